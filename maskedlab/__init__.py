@@ -1,0 +1,2 @@
+"See, touch, train and compare masked modeling."
+__version__ = "0.1.0"
