@@ -5,19 +5,22 @@
 # %% ../../nbs/masks/01_strategies.ipynb #c5a03c76
 from __future__ import annotations
 
+import difflib
+import importlib
 import inspect
-import math
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
-from .units import Units, layout
+from .units import Units
 
 # %% auto #0
-__all__ = ['Law', 'Range', 'Strategy', 'controls', 'count', 'Random', 'first_k', 'hide', 'check']
+__all__ = ['Rate', 'Law', 'Range', 'controls', 'Strategy', 'rand', 'rates', 'count', 'first_k', 'Random', 'share', 'sketch',
+           'Union', 'Inverse', 'accepted', 'hide', 'check', 'list_strategies', 'create_strategy']
 
 # %% ../../nbs/masks/01_strategies.ipynb #e9673e55
 @dataclass(frozen=True)
@@ -26,22 +29,6 @@ class Range:
     low: float
     high: float
     step: float = .05
-
-# %% ../../nbs/masks/01_strategies.ipynb #7c03fbd4
-@dataclass(frozen=True)
-class Strategy:
-    "Base of the strategies: checks each field against its annotation, and combines masks with `|` and `~`."
-    exact: ClassVar[bool] = False   # does every sample with equally many free units hide equally many?
-
-    def __post_init__(self):
-        for c in controls(self):
-            _check_field(type(self).__name__, c)
-
-    def __call__(self, u: Units,                                # units, or a bare `layout`
-                 generator: torch.Generator | None = None,      # the same generator gives the same mask
-                 **signals) -> Tensor:                          # bool `[B, *u.shape]`, True = hidden
-        "Draw a mask."
-        raise NotImplementedError(f"{type(self).__name__} does not say where to hide")
 
 def controls(strategy: Any,             # a strategy, or its class
              ) -> list[dict[str, Any]]: # for each field: name, kind ('float', 'int', 'choice', 'bool'), low, high, step, choices, value
@@ -53,75 +40,250 @@ def controls(strategy: Any,             # a strategy, or its class
         hint, value = hints[f.name], getattr(strategy, f.name, f.default)
         if get_origin(hint) is Annotated:
             base, range_ = get_args(hint)[:2]
-            out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low, high=range_.high, step=range_.step, value=value))
+            out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low, high=range_.high, step=range_.step,
+                            value=value, schedule=base not in (int, float)))
         elif get_origin(hint) is Literal:
             out.append(dict(name=f.name, kind='choice', choices=list(get_args(hint)), value=value))
         elif hint is bool:
             out.append(dict(name=f.name, kind='bool', value=value))
     return out
 
-def _check_field(owner: str, c: dict[str, Any]) -> None:
-    name, value = f"{owner}({c['name']}={c['value']!r})", c['value']
-    if c['kind'] == 'choice' and value not in c['choices']:
-        raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
-    if c['kind'] == 'bool' and not isinstance(value, bool):
-        raise TypeError(f"{name}: give True or False")
-    if c['kind'] in ('int', 'float') and not callable(value):
-        if isinstance(value, bool) or not isinstance(value, int if c['kind'] == 'int' else (int, float)):
-            raise TypeError(f"{name}: give a{' whole' if c['kind'] == 'int' else ''} number from {c['low']} to {c['high']}")
-        if not c['low'] <= value <= c['high']:      # a NaN fails this too
-            raise ValueError(f"{name}: give a number from {c['low']} to {c['high']}")
+def _checked(owner: str, c: dict[str, Any]) -> Any:
+    "The value of a field as a plain Python one, or one sentence that says what is wrong with it."
+    value, name = c['value'], f"{owner}({c['name']}={str(c['value'])[:40] if not isinstance(c['value'], str) else repr(c['value'][:40])})"
+    if c['kind'] == 'choice':
+        if value not in c['choices']: raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
+        return value
+    if c['kind'] == 'bool':
+        if not isinstance(value, bool): raise TypeError(f"{name}: give True or False")
+        return value
+    if c['schedule'] and callable(value): return value
+    whole = c['kind'] == 'int'
+    wanted = f"give a{' whole' if whole else ''} number from {c['low']} to {c['high']}"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)): raise TypeError(f"{name}: {wanted}")
+    if not c['low'] <= value <= c['high']: raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
+    return int(value) if whole else float(value)
 
-# %% ../../nbs/masks/01_strategies.ipynb #82198743
-def count(law: str,       # 'floor kept', 'round kept', 'floor hidden' or 'ceil hidden'
-          ratio: Tensor,  # `[B]` float64, share to hide
+# %% ../../nbs/masks/01_strategies.ipynb #39fdacb8
+@dataclass(frozen=True)
+class Strategy:
+    "Base of the strategies: checks fields and units, hides only what is free, combines masks with `|` and `~`."
+
+    def __post_init__(self):
+        for c in controls(self):
+            object.__setattr__(self, c['name'], _checked(type(self).__name__, c))
+
+    def __call__(self, u: Units,                                # units, or a bare `layout`
+                 generator: torch.Generator | None = None,      # the same generator gives the same mask
+                 **signals) -> Tensor:                          # bool `[B, *u.shape]`, True = hidden
+        "Draw a mask."
+        if not isinstance(u, Units):
+            raise TypeError(f"a strategy is called on units, got {type(u).__name__}; try r.units(batch) or ml.layout((14, 14), batch=8)")
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise TypeError(f"generator={str(generator)[:40]}: give a torch.Generator, such as torch.Generator().manual_seed(0)")
+        if len(u) == 0: raise ValueError("these units hold no sample: a mask needs a batch of at least one")
+        return self.where(u, generator, **signals) & u.free
+
+    def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
+        "Bool `[B, *u.shape]`: what a subclass writes."
+        raise NotImplementedError(f"{type(self).__name__} does not say where to hide: write its method where(u, generator, **signals)")
+
+    @property
+    def exact(self) -> bool:
+        "Where every unit is free: does every sample hide equally many, in every draw?"
+        return False
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        "The fewest and the most units that each sample may hide, two int64 `[B]`."
+        n = u.free.flatten(1).sum(1)
+        return torch.zeros_like(n), n
+
+    def chance(self, u: Units) -> Tensor | None:
+        "The probability with which each unit is hidden, float64 `[B, *u.shape]`; None where there is no formula."
+        return None
+
+    @property
+    def exchangeable(self) -> bool:
+        "Given its count, is every set of free units equally likely? Then neighbours are hidden independently of each other."
+        return False
+
+    @property
+    def mirrored(self) -> bool:
+        "Is a mask as likely as its mirror image along each axis?"
+        return self.exchangeable
+
+    def __or__(self, other: Callable[..., Tensor]) -> Union: return Union(self, other)
+    def __ror__(self, other: Callable[..., Tensor]) -> Union: return Union(other, self)
+    def __invert__(self) -> Strategy: return Inverse(self)
+
+# %% ../../nbs/masks/01_strategies.ipynb #eb8c6be1
+def rand(shape: Sequence[int],
+         generator: torch.Generator | None = None,
+         device: str | torch.device | None = None,  # of the result; the numbers are drawn where the generator lives
+         ) -> Tensor:                               # float32 in [0, 1)
+    "Uniform numbers, all from `generator`."
+    return torch.rand(tuple(shape), generator=generator, device=device if generator is None else generator.device).to(device)
+
+# %% ../../nbs/masks/01_strategies.ipynb #bb35b885
+Rate = float | Callable[..., Tensor]    # a share from 0 to 1, or a schedule
+
+def rates(ratio: Rate,
+          n: int,                                       # samples
+          generator: torch.Generator | None = None,
+          progress: float = 1.,                         # 0..1, how far training has come
+          device: str | torch.device | None = None,
+          ) -> Tensor:                                  # `[n]` float64, each from 0 to 1
+    "One rate for each sample."
+    if not callable(ratio): return torch.full((n,), ratio, dtype=torch.float64, device=device)
+    r = ratio(n, progress=progress, generator=generator, device=device)
+    name = getattr(ratio, '__name__', type(ratio).__name__)[:40]
+    if not torch.is_tensor(r) or tuple(r.shape) != (n,):
+        got = list(r.shape) if torch.is_tensor(r) else type(r).__name__
+        raise ValueError(f"the schedule {name} must give one rate for each of {n} samples, a tensor [{n}], got {got}")
+    r = r.to(device, torch.float64)
+    bad = r[~((r >= 0) & (r <= 1))]
+    if len(bad): raise ValueError(f"the schedule {name} gave the rate {bad[0].item():.4g}: rates lie from 0 to 1")
+    return r
+
+# %% ../../nbs/masks/01_strategies.ipynb #79296a6c
+Law = Literal['floor kept', 'round kept', 'floor hidden', 'round hidden', 'ceil hidden']
+
+def count(law: Law,       # which side of the count is rounded, and how ('round': half to even)
+          rate: Tensor,   # `[B]` float64, share to hide
           n: Tensor,      # `[B]` units that may be hidden
           ) -> Tensor:    # `[B]` int64, how many to hide
     "The law of the count, computed in float64 as the released codes do."
     n = n.to(torch.float64)
-    k = {'floor kept':   lambda: n - (n * (1 - ratio)).floor(),
-         'round kept':   lambda: n - (n * (1 - ratio)).round(),
-         'floor hidden': lambda: (n * ratio).floor(),
-         'ceil hidden':  lambda: (n * ratio).ceil()}[law]()
+    k = {'floor kept':   lambda: n - (n * (1 - rate)).floor(),
+         'round kept':   lambda: n - (n * (1 - rate)).round(),
+         'floor hidden': lambda: (n * rate).floor(),
+         'round hidden': lambda: (n * rate).round(),
+         'ceil hidden':  lambda: (n * rate).ceil()}[law]()
     return k.long()
 
-Law = Literal['floor kept', 'round kept', 'floor hidden', 'ceil hidden']
-
-@dataclass(frozen=True)
-class Random(Strategy):
-    "Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022, section 3.2)."
-    ratio: Annotated[float, Range(0, 1)] = .75  # share of the free units to hide
-    law: Law = 'floor kept'                     # which side of the count is rounded, and how
-    exact: ClassVar[bool] = True
-
-    def __call__(self, u: Units, generator: torch.Generator | None = None, **signals) -> Tensor:
-        "Bool `[B, *u.shape]`, exactly `count(law, ratio, free units)` True in each sample."
-        free = u.free.flatten(1)
-        n = free.sum(1)
-        k = count(self.law, torch.full(n.shape, self.ratio, dtype=torch.float64, device=n.device), n)
-        return first_k(torch.rand(free.shape, generator=generator, device=free.device), k, free).view(u.free.shape)
-
+# %% ../../nbs/masks/01_strategies.ipynb #3202b690
 def first_k(noise: Tensor,  # `[B, N]`
             k: Tensor,      # `[B]` int64
             free: Tensor,   # bool `[B, N]`
-            ) -> Tensor:    # bool `[B, N]`, exactly min(k, free) True in each row
-    "The k free units with the smallest noise; ties go to the first."
-    order = noise.masked_fill(~free, torch.inf).argsort(1)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return (rank < k[:, None]) & free
+            ) -> Tensor:    # bool `[B, N]`, exactly min(k, free units) True in each row, even where noise has ties
+    "The k free units with the smallest noise."
+    k = torch.minimum(k, free.sum(1))
+    noise = noise.masked_fill(~free, torch.inf)
+    if noise.is_cpu and (k == k[0]).all():      # on a GPU this question would make the host wait, and sorting is cheap there
+        return torch.zeros_like(free).scatter_(1, noise.topk(int(k[0]), 1, largest=False, sorted=False).indices, True)
+    return torch.empty_like(free).scatter_(1, noise.argsort(1), torch.arange(free.shape[1], device=free.device) < k[:, None])
+
+# %% ../../nbs/masks/01_strategies.ipynb #66e9ab38
+@dataclass(frozen=True)
+class Random(Strategy):
+    "Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022, section 3.2). Exact: `count(law, ratio, n)`."
+    ratio: Annotated[Rate, Range(0, 1)] = .75   # share of the free units to hide, or a schedule
+    law: Law = 'floor kept'                     # which side of the count is rounded, and how
+
+    def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
+        free = u.free.flatten(1)
+        k = count(self.law, rates(self.ratio, len(u), generator, progress, u.device), free.sum(1))
+        return first_k(rand(free.shape, generator, u.device), k, free).view(u.free.shape)
+
+    @property
+    def exact(self) -> bool: return not callable(self.ratio)
+
+    @property
+    def exchangeable(self) -> bool: return True
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        if callable(self.ratio): return super().counts(u)
+        k = count(self.law, rates(self.ratio, len(u), device=u.device), u.free.flatten(1).sum(1))
+        return k, k
+
+    def chance(self, u: Units) -> Tensor | None:
+        return None if callable(self.ratio) else share(self.counts(u)[0], u.free)
+
+def share(k: Tensor,     # `[B]`
+          free: Tensor,  # bool `[B, *shape]`
+          ) -> Tensor:   # float64 `[B, *shape]`
+    "The chance of each free unit where k of them are hidden and all are alike."
+    each = k.double() / free.flatten(1).sum(1).clamp_min(1)
+    return free * each.view(-1, *[1] * (free.ndim - 1))
+
+# %% ../../nbs/masks/01_strategies.ipynb #f9e2d0c9
+def sketch(mask: Tensor,                # bool `[B, H, W]` or `[B, L]`
+           u: Units | None = None,      # the units, to leave padding blank
+           n: int = 4,                  # samples, side by side
+           ) -> str:
+    "Masks as text, a few samples side by side."
+    m = mask[:n] if mask.ndim == 3 else mask[:n, None]
+    real = torch.ones_like(m) if u is None else u.valid[:n].view(m.shape)
+    line = lambda cells, ok: ''.join('#' if c else '.' if o else ' ' for c, o in zip(cells, ok))
+    if mask.ndim == 2: return '\n'.join(line(r[0], o[0]) for r, o in zip(m.tolist(), real.tolist()))
+    return '\n'.join('   '.join(line(c, o) for c, o in zip(row, ok)) for row, ok in zip(m.transpose(0, 1).tolist(), real.transpose(0, 1).tolist()))
+
+# %% ../../nbs/masks/01_strategies.ipynb #f70fb032
+@dataclass(frozen=True, repr=False)
+class Union(Strategy):
+    "`a | b`: hidden by either of two independent draws. The count lies between the larger fewest and the sum of the mosts."
+    a: Callable[..., Tensor]    # a strategy, or any function of units
+    b: Callable[..., Tensor]
+
+    def __repr__(self) -> str: return f'({self.a!r} | {self.b!r})'
+
+    def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
+        return hide(self.a, u, generator, **signals) | hide(self.b, u, generator, **signals)
+
+    @property
+    def mirrored(self) -> bool: return all(getattr(s, 'mirrored', False) for s in (self.a, self.b))
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        (a0, a1), (b0, b1) = (s.counts(u) if isinstance(s, Strategy) else Strategy.counts(self, u) for s in (self.a, self.b))
+        return torch.maximum(a0, b0), torch.minimum(a1 + b1, u.free.flatten(1).sum(1))
+
+    def chance(self, u: Units) -> Tensor | None:
+        a, b = (s.chance(u) if isinstance(s, Strategy) else None for s in (self.a, self.b))
+        return None if a is None or b is None else 1 - (1 - a) * (1 - b)
+
+@dataclass(frozen=True, repr=False)
+class Inverse(Strategy):
+    "`~a`: hides the free units that `a` leaves; exact where `a` is."
+    of: Callable[..., Tensor]   # a strategy, or any function of units
+
+    def __repr__(self) -> str: return f'~{self.of!r}'
+    def __invert__(self) -> Strategy: return self.of if isinstance(self.of, Strategy) else Inverse(self)
+
+    def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
+        return u.free & ~hide(self.of, u, generator, **signals)
+
+    @property
+    def exact(self) -> bool: return getattr(self.of, 'exact', False)
+
+    @property
+    def exchangeable(self) -> bool: return getattr(self.of, 'exchangeable', False)
+
+    @property
+    def mirrored(self) -> bool: return getattr(self.of, 'mirrored', False)
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        n = u.free.flatten(1).sum(1)
+        low, high = self.of.counts(u) if isinstance(self.of, Strategy) else Strategy.counts(self, u)
+        return n - high, n - low
+
+    def chance(self, u: Units) -> Tensor | None:
+        p = self.of.chance(u) if isinstance(self.of, Strategy) else None
+        return None if p is None else u.free * (1 - p)
 
 # %% ../../nbs/masks/01_strategies.ipynb #91188fe7
+def accepted(function: Callable, given: dict[str, Any]) -> dict[str, Any]:
+    "The keywords that a function's signature can take."
+    try: params = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError): params = ()
+    if any(p.kind is p.VAR_KEYWORD for p in params): return given
+    return {p.name: given[p.name] for p in params if p.name in given}
+
 def hide(strategy: Callable[..., Tensor],             # a strategy, or any function of units
          u: Units,
          generator: torch.Generator | None = None,
          **signals) -> Tensor:                        # bool `[B, *u.shape]`
     "Call any strategy or function of units, passing the generator and the signals that it accepts; check what it returns."
-    given = dict(generator=generator, **signals)
-    try: params = inspect.signature(strategy).parameters.values()
-    except (TypeError, ValueError): params = ()
-    if not any(p.kind is p.VAR_KEYWORD for p in params):
-        given = {p.name: given[p.name] for p in params if p.name in given}
-    return check(strategy(u, **given), u)
+    return check(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)
 
 def check(mask: Any, u: Units) -> Tensor:
     "A mask is bool `[B, *shape]` or `[B, V, *shape]` for V views, on the device of the units: else one sentence says what it is instead."
@@ -132,3 +294,26 @@ def check(mask: Any, u: Units) -> Tensor:
     if mask.shape != u.valid.shape and mask.shape[:1] + mask.shape[2:] != u.valid.shape:
         raise ValueError(f"a mask for these units must have shape {want}, got {list(mask.shape)}")
     return mask.to(u.device)
+
+# %% ../../nbs/masks/01_strategies.ipynb #71ba1d06
+def list_strategies() -> dict[str, type[Strategy]]:
+    "The strategies of the kit that can be made without an argument: their names in small letters, and their classes."
+    room = __name__.rpartition('.')[0]
+    if room:
+        for m in pkgutil.iter_modules(importlib.import_module(room).__path__): importlib.import_module(f'{room}.{m.name}')
+    found, queue = {}, [Strategy]
+    while queue:
+        for c in queue.pop().__subclasses__():
+            queue.append(c)
+            if c.__module__.startswith(f'{room}.') and all(p.default is not p.empty for p in inspect.signature(c).parameters.values()):
+                found[c.__name__.lower()] = c
+    return dict(sorted(found.items()))
+
+def create_strategy(name: str,      # such as 'random' or 'block'
+                    **fields,       # its fields
+                    ) -> Strategy:
+    "Make a strategy by its name."
+    known = list_strategies()
+    if str(name).lower() in known: return known[str(name).lower()](**fields)
+    near = difflib.get_close_matches(str(name).lower(), known, 2)
+    raise ValueError(f"unknown strategy {str(name)[:40]!r}: " + (f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"))
