@@ -18,11 +18,11 @@ _NAMES = {   # public name -> module
     'sample': 'data.samples', 'list_samples': 'data.samples',
     'load_pretrained': 'recipes.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage', 'count_law': 'instruments.count_law',
-    'fit': 'train.loop',
+    'fit': 'train.loop', 'psnr': 'instruments.baselines',
     'Explorer': 'show.explorer',
     'setting': 'settings', 'settings': 'settings',
 }
-_ROOMS = ('masks', 'corruptions', 'targets', 'parts', 'recipes', 'instruments', 'data', 'train', 'uses', 'show')
+_ROOMS = ('masks', 'corruptions', 'targets', 'parts', 'recipes', 'instruments', 'data', 'train', 'show')
 
 __all__ = ['__version__', *_NAMES, *_ROOMS]
 

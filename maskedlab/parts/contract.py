@@ -101,6 +101,7 @@ class Recipe(nn.Module):
     fill: Any = None                            # fill(batch, out) -> batch: predictions in data space, visible units untouched
     attention: Any = None                       # attention(batch, mask) -> (weights [layers, B, heads, Q, K], query_unit [B, Q], key_unit [B, K])
     features: Any = None                        # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
+    declared: tuple[str, ...] = ()              # what hidden units give away by design, in words: the leak check names it
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds
 
