@@ -1,0 +1,7 @@
+# All of it is in lab.py, which also runs where there is no make:  python lab.py [test | quick]  (options: ARGS="--cpu")
+PYTHON ?= python3
+
+.PHONY: lab test quick
+lab:   ; $(PYTHON) lab.py $(ARGS)
+test:  ; $(PYTHON) lab.py test $(ARGS)
+quick: ; $(PYTHON) lab.py quick $(ARGS)
