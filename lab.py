@@ -92,10 +92,15 @@ def size(cpu: bool, tests: bool) -> tuple[float, float]:
     return (down + SIZE_OF_TESTS[0], disk + SIZE_OF_TESTS[1]) if tests else (down, disk)
 
 
+def minutes(download: float) -> float:
+    """How long that many GB take at 50 Mbit/s, and the unpacking."""
+    return download * 8000 / 50 / 60 + 2
+
+
 def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> None:
     """Say size and time first, and offer the CPU build where a GPU build would be of no use."""
     down, disk = size(options.cpu or torch is not None, tests)
-    say(f'Installing into {VENV}: about {down:.1f} GB to download (with 50 Mbit/s {down * 8000 / 50 / 60 + 2:.0f} minutes), {disk:.1f} GB on disk.')
+    say(f'Installing into {VENV}: about {down:.1f} GB to download ({minutes(down):.0f} minutes at 50 Mbit/s), {disk:.1f} GB on disk.')
     if torch: say(f'It takes the torch {torch} that is already installed.')
     elif sys.platform == 'linux' and not (options.cpu or options.torch_index or options.find_links or has_gpu()):
         small = size(True, tests)
@@ -140,8 +145,10 @@ def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
         log.unlink(missing_ok=True)
         if subprocess.run([str(PYTHON), '-m', 'pip', 'install', '--log', str(log), *arguments], cwd=ROOT, env=env).returncode == 0: return
         text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
-        if re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text) and 'Retrying (' not in text: raise Unresolvable
+        broken = re.search('Retrying \\(|[Cc]onnection|[Tt]imed? ?out|[Ii]ncomplete|RemoteDisconnected|DO NOT MATCH THE HASHES|HTTP error|SSLError', text)
+        if re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text) and not broken: raise Unresolvable
         if 'No space left' in text: raise Trouble('the disk is full; free some space and run this command again: it goes on where it stopped.')
+        if not broken: raise Trouble(f'pip could not install {arguments[-1]}, for the reason above (details: {log}); mend it and run this command again.')
         if n < tries:
             say(f'That did not finish. Trying again ({n + 1} of {tries}); what has arrived is kept.')
             time.sleep(pause * n)
@@ -190,7 +197,7 @@ def install(extra: str, options: argparse.Namespace) -> None:
     pin.write_text(f'torch=={torch.split("+")[0]}\n')
     package = ['-c', str(pin), '-e', f'.[{extra}]']
     try: from_stick(options.find_links, '-c', 'constraints.txt', *package)
-    except Unresolvable:
+    except Unresolvable:  # on another Python or system
         say('The versions in constraints.txt do not fit here; taking the newest that do.')
         try: from_stick(options.find_links, *package)
         except Unresolvable: raise Trouble(f'pip finds no versions that fit together for this Python (details: {VENV / "install.log"}).') from None

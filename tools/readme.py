@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""README.md from nbs/index.ipynb: nbdev's filters, nbconvert's Markdown, and tables that are computed and never typed.
+
+    python tools/readme.py                     write README.md
+    python tools/readme.py --check             exit 1 where README.md is not what would be written
+    python tools/readme.py --repository URL    move the project: pyproject.toml, citation, README and tutorials
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.chdir(ROOT)  # nbdev finds its configuration from the working folder
+
+
+def methods() -> str:
+    """The table of methods, from the cards."""
+    from maskedlab.recipes.table import card, list_recipes
+    rows = ['| recipe | paper | on | where | how | what | then what |', '|---|---|---|---|---|---|---|']
+    for name in list_recipes():
+        c = card(name)
+        rows.append('| ' + ' | '.join(str(cell).replace('|', r'\|') for cell in
+                                      (f'`{name}`', f'[{c.title}]({c.link}) ({c.year})', c.modality, c.where, c.how, c.what, c.use)) + ' |')
+    return '\n'.join(rows)
+
+
+def sizes() -> str:
+    """What an installation takes, from lab.py, which announces the same."""
+    import lab
+    names = {'linux': 'Linux', 'linux cpu': 'Linux, CPU build', 'darwin': 'macOS', 'win32': 'Windows'}
+    rows = ['| system | download | on disk | time at 50 Mbit/s |', '|---|---|---|---|']
+    rows += [f'| {names[k]} | {down:.1f} GB | {disk:.1f} GB | {lab.minutes(down):.0f} min |' for k, (down, disk) in lab.SIZES.items()]
+    down, disk = lab.SIZE_OF_TESTS
+    return '\n'.join([*rows, f'| more for `make test` | {down:.1f} GB | {disk:.1f} GB | {lab.minutes(down) - lab.minutes(0):.0f} min |'])
+
+
+def picture() -> str:
+    """The explorer, once its picture is there."""
+    return '![The explorer: original, seen, returned and error side by side](docs/explorer.png)' if (ROOT / 'docs/explorer.png').exists() else ''
+
+
+TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture}
+
+
+def readme() -> str:
+    """The text of README.md."""
+    from fastcore.nbio import read_nb
+    from nbconvert import MarkdownExporter
+    from nbdev.processors import FilterDefaults, FrontmatterProc, add_links, insert_warning
+
+    class Filters(FilterDefaults):
+        def base_procs(self):  # front matter and its warning are for a web site, and there is no page to link a symbol to
+            return [p for p in super().base_procs() if p not in (FrontmatterProc, insert_warning, add_links)]
+
+    nb = read_nb(ROOT / 'nbs' / 'index.ipynb')
+    Filters()(nb)
+    text, resources = MarkdownExporter().from_notebook_node(_as_nbformat(nb))
+    if resources.get('outputs'): raise ValueError('index.ipynb has pictures among its outputs; link a file under docs/ instead')
+    text = re.sub(r'<!-- (\w+) -->', lambda m: TABLES[m[1]](), text)
+    text = text.replace('../', '')  # links of the notebook in nbs/, seen from the root
+    return '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that notebook. -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+
+def _as_nbformat(nb):
+    """The notebook as nbconvert wants it, without the directives that nbdev leaves in."""
+    import json
+
+    import nbformat
+    from fastcore.nbio import nb2str
+    out = nbformat.reads(json.dumps(json.loads(nb2str(nb))), as_version=4)
+    for cell in out.cells: cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
+    out.metadata.language_info = {'name': 'python'}
+    return out
+
+
+def repository() -> str:
+    """The one address of the project, from pyproject.toml."""
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['urls']['Repository']
+
+
+def carriers() -> list[Path]:
+    """The files in which the address stands."""
+    names = [ROOT / n for n in ('pyproject.toml', 'CITATION.cff', 'CONTRIBUTING.md', 'CHANGELOG.md')]
+    return [p for p in [*names, *(ROOT / 'nbs').rglob('*.ipynb'), *(ROOT / 'tutorials').rglob('*.ipynb')] if p.exists()]
+
+
+def move(url: str) -> None:
+    """Give the project another address, in badges and citation too."""
+    old, new = (u.rstrip('/').removeprefix('https://github.com/') for u in (repository(), url))
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', new): raise SystemExit(f'{url} is no address of the form https://github.com/OWNER/NAME')
+    for path in carriers():
+        text = path.read_text(encoding='utf-8')
+        moved = re.sub(rf'(github(?:\.com)?/){re.escape(old)}\b', lambda m: m[1] + new, text)
+        if moved != text: path.write_text(moved, encoding='utf-8', newline='\n')
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description='README.md from nbs/index.ipynb')
+    p.add_argument('--check', action='store_true')
+    p.add_argument('--repository', metavar='URL')
+    options = p.parse_args()
+    if options.repository: move(options.repository)
+    file, text = ROOT / 'README.md', readme()
+    if options.check:
+        same = file.exists() and file.read_text(encoding='utf-8') == text
+        print('README.md agrees with nbs/index.ipynb' if same else 'README.md differs from nbs/index.ipynb: run python tools/readme.py')
+        return int(not same)
+    file.write_text(text, encoding='utf-8', newline='\n')
+    return 0
+
+
+if __name__ == '__main__': sys.exit(main())
