@@ -5,14 +5,18 @@
 # %% ../../nbs/instruments/03_baselines.ipynb #78a6a7b8
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..masks.units import Units, widen
+from ..parts.contract import Recipe
 
 # %% auto #0
-__all__ = ['psnr', 'hidden_pixels', 'visible_mean', 'inpaint']
+__all__ = ['psnr', 'hidden_pixels', 'visible_mean', 'inpaint', 'beside_baselines']
 
 # %% ../../nbs/instruments/03_baselines.ipynb #b945f4f8
 def psnr(image: Tensor,     # `[B, C, H, W]`, 0..1
@@ -45,7 +49,6 @@ def inpaint(image: Tensor,         # `[B, C, H, W]`, 0..1
             ) -> Tensor:           # like `image`
     "Continue the visible pixels smoothly into the holes."
     if method == 'auto':
-        from importlib.util import find_spec
         method = 'biharmonic' if find_spec('skimage') else 'harmonic'
     fills = {'biharmonic': _biharmonic, 'harmonic': _harmonic}
     if method not in fills: raise ValueError(f"method={method!r}: choose one of 'auto', {', '.join(map(repr, fills))}")
@@ -67,3 +70,19 @@ def _harmonic(image: Tensor, hidden: Tensor, sweeps: int = 400) -> Tensor:
     for _ in range(sweeps):
         x = torch.where(hidden, F.conv2d(F.pad(x, (1, 1, 1, 1), mode='replicate'), cross, groups=len(image)), x)
     return x[0]
+
+def beside_baselines(recipe: Recipe,       # one that can fill, over pictures
+                     batch: dict,
+                     mask: Any = None,     # default: the recipe's own strategy
+                     seed: int = 0,
+                     ) -> dict[str, float]:   # mean PSNR over hidden pixels in decibels: network, visible mean, inpainting
+    "The network and the two formulas on the same holes."
+    if recipe.fill is None: raise ValueError(f"{type(recipe).__name__} does not paint pixels, so there is no PSNR")
+    was_training = recipe.training
+    recipe.eval()
+    with torch.no_grad(): out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
+    recipe.train(was_training)
+    truth, hidden = batch['image'], hidden_pixels(out.units, out.mask)
+    pictures = {'network': recipe.fill(batch, out)['image'], 'visible mean': visible_mean(truth, hidden), 'inpainting (harmonic)': inpaint(truth, hidden, 'harmonic')}
+    if find_spec('skimage'): pictures['inpainting (biharmonic)'] = inpaint(truth, hidden, 'biharmonic')
+    return {k: round(float(psnr(v, truth, hidden).nanmean()), 2) for k, v in pictures.items()}

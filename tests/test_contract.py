@@ -1,0 +1,197 @@
+"""What every recipe of the kit keeps to, whatever its field: tests over `list_recipes()`, and over recipes from outside."""
+import inspect
+
+import pytest
+import torch
+
+import maskedlab as ml
+from maskedlab.masks.strategies import Random
+from maskedlab.masks.units import Units, mean, rows, spread
+from maskedlab.parts.contract import Card, Out, Recipe, draw
+from maskedlab.train.loop import fit
+
+NAMES = ml.list_recipes()
+
+
+def gen(seed=0): return torch.Generator().manual_seed(seed)
+def same(a, b): return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+@pytest.fixture(scope='module', params=NAMES)
+def case(request):
+    torch.manual_seed(0)
+    r = ml.create_recipe(request.param).eval()
+    return r, ml.sample(r.card.modality.split()[0], n=3)
+
+
+@pytest.mark.quick
+def test_signature(case):
+    r, _ = case
+    assert str(inspect.signature(type(r).forward)).replace("'", '') == str(inspect.signature(Recipe.forward)).replace("'", '')
+    assert isinstance(r, Recipe) and type(r).__mro__[1] is Recipe, 'recipes inherit from Recipe alone'
+
+
+@pytest.mark.quick
+def test_card_and_sizes(case):
+    r, _ = case
+    assert all(str(v).strip() for v in vars(r.card).values()) and r.card.link.startswith('https://')
+    assert {'micro', 'tiny', 'small', 'base'} <= set(r.sizes) and r.defaults
+
+
+@pytest.mark.quick
+def test_out_speaks_in_rows(case):
+    r, b = case
+    out = r(b, generator=gen())
+    u = out.units
+    assert out.mask.dtype == torch.bool and out.mask.shape[-len(u.shape):] == u.shape
+    assert not (out.mask & ~u.free).any()
+    assert out.error.shape == u.valid.shape and not out.error.requires_grad
+    assert len(out.pred) == len(out.target) == int(out.scored.sum())
+    assert torch.allclose(sum(out.terms.values()), out.loss) and out.loss.isfinite() and out.loss.requires_grad
+
+
+def test_forward_is_pure_and_repeats(case):
+    r, b = case
+    before = {k: v.clone() for k, v in r.state_dict().items()}
+    copy = {k: v.clone() for k, v in b.items() if torch.is_tensor(v)}
+    state = torch.get_rng_state()
+    first, again, other = r(b, generator=gen()), r(b, generator=gen()), r(b, generator=gen(1))
+    assert torch.equal(torch.get_rng_state(), state), 'the global generator was used'
+    assert torch.equal(first.pred, again.pred) and same(first.error, again.error) and not torch.equal(first.mask, other.mask)
+    assert all(torch.equal(v, before[k]) for k, v in r.state_dict().items())
+    assert all(torch.equal(b[k], v) for k, v in copy.items())
+
+
+def test_replay_and_units_given_back(case):
+    r, b = case
+    out = r(b, generator=gen())
+    a, c = gen(), gen()
+    replay = r(b, mask=out.mask, generator=a)
+    assert torch.equal(replay.pred, out.pred)
+    r(b, generator=c)
+    assert torch.equal(a.get_state(), c.get_state()), 'a given mask must take as much from the generator as a drawn one'
+    assert torch.equal(r(b, units=r.units(b), generator=gen()).pred, out.pred)
+
+
+def test_mask_may_be_a_tensor_a_strategy_or_a_function(case):
+    r, b = case
+    u = r.units(b)
+    for mask in (Random(.5), lambda u: u.free.clone(), lambda u, generator: Random(.3)(u, generator), u.none(), u.all()):
+        assert r(b, mask=mask, generator=gen()).loss.isfinite()
+    nothing = r(b, mask=u.none())
+    assert nothing.loss.item() == 0 or nothing.scored.any()
+
+
+def test_units_are_pure_and_put_inverts_x(case):
+    r, b = case
+    u = r.units(b)
+    assert len(u) == 3 and torch.equal(r.units(b).x, u.x)
+    if u.put is None: return
+    back = u.put(b, u.x)
+    assert all(torch.equal(back[k], v) for k, v in b.items() if torch.is_tensor(v))
+    assert torch.equal(r.units(back).x, u.x)
+
+
+def test_fill_leaves_the_visible_untouched(case):
+    r, b = case
+    if r.fill is None: return
+    out = r(b, generator=gen())
+    filled = r.fill(b, out)
+    assert filled.keys() == b.keys()
+    x, y = out.units.x, r.units(filled).x
+    assert torch.equal(rows(x, ~out.mask), rows(y, ~out.mask)) and not torch.equal(rows(x, out.mask), rows(y, out.mask))
+    for k, v in filled.items():
+        if torch.is_tensor(v) and v.is_floating_point(): assert not v.requires_grad and v.isfinite().all() and v.shape == b[k].shape
+
+
+def test_attention_names_units(case):
+    r, b = case
+    if r.attention is None: return
+    out = r(b, generator=gen())
+    w, q, k = r.attention(b, out.mask)
+    assert w.ndim == 5 and w.shape[1] == 3 and w.shape[3:] == (q.shape[1], k.shape[1])
+    assert torch.allclose(w.sum(-1), torch.ones(()), atol=1e-4)
+    assert int(q.max()) < out.units.count and int(q.min()) >= -1
+
+
+def test_features_hide_nothing(case):
+    r, b = case
+    if r.features is None: return
+    pooled, dense = r.features(b), r.features(b, pool=False)
+    assert pooled.ndim == 2 and dense.ndim == 3 and pooled.shape == (3, dense.shape[-1])
+    assert torch.equal(r.features(b), pooled), 'features depend on chance'
+    one = {k: v[1:2] for k, v in b.items() if torch.is_tensor(v)}
+    assert torch.allclose(r.features(one)[0], pooled[1], atol=1e-5), 'features of a sample depend on its batch'
+
+
+def test_every_parameter_learns(case):
+    r, b = case
+    r.train()
+    r(b, generator=gen()).loss.backward()
+    dead = [n for n, p in r.named_parameters() if p.grad is None]
+    r.zero_grad(set_to_none=True); r.eval()
+    assert not dead, dead
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_base_is_the_papers_size_and_runs_on_the_plain_sample(name):
+    r = ml.create_recipe(name, size='base').eval()
+    with torch.no_grad(): out = r(ml.sample(r.card.modality.split()[0], n=1), generator=gen())
+    assert out.loss.isfinite() and sum(p.numel() for p in r.parameters()) > 80e6
+
+
+def test_names():
+    assert ml.list_recipes('*mim*') == ['simmim'] and ml.list_recipes(modality='nothing') == []
+    assert type(ml.create_recipe('mae')) is type(ml.create_recipe(ml.create_recipe('mae')))
+    assert ml.card('mae').modality == 'image'
+    assert set(ml.list_recipes(modality='image')) >= {'mae', 'simmim'}
+
+
+# ---------------------------------------------------------------- from outside the package, in a modality that it has never heard of
+class Scent(Recipe):
+    "Predict hidden molecules of a smell by the mean of the visible ones, times a learned number."
+    card = Card('Scent', 2026, 'scent', 'random', 'NaN', 'concentration', 'none', 'none', 'https://example.org')
+    strategy = Random(.5)
+
+    def __init__(self, start: float = .5):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(start))
+
+    def units(self, batch):
+        return Units('set', batch['scent'].shape[1:], x=batch['scent'], put=lambda b, x: {**b, 'scent': x})
+
+    def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
+        u = self.units(batch) if units is None else units
+        mask = draw(self.strategy, u, mask, generator, progress=progress)
+        y = u.x.masked_fill(mask, torch.nan).nanmean(1, keepdim=True).nan_to_num().expand_as(u.x) * self.scale
+        pred, target = rows(y, mask), rows(u.x, mask)
+        e = (pred - target).pow(2)
+        return Out({'square': mean(e)}, mask, pred, target, spread(e, mask), u)
+
+    def fill(self, batch, out):
+        from maskedlab.masks.units import place
+        return out.units.put(batch, place(out.units.x, out.mask, out.pred.detach()))
+
+
+def smell(n=8, generator=None, split='train'):
+    return dict(scent=torch.rand(n, 12, generator=generator))
+
+
+def test_a_made_up_modality_needs_no_edit(monkeypatch):
+    from maskedlab.data import samples
+    monkeypatch.setitem(samples.SAMPLES, 'scent', smell)
+    b = ml.sample('scent', n=4)
+    assert ml.leak_check(Scent, b).ok
+    r = Scent()
+    history = fit(r, (ml.sample('scent', n=16, generator=gen(i)) for i in range(60)), 60, lr=.05, weight_decay=0.)
+    assert history[-1]['loss'] < history[0]['loss'] and abs(float(r.scale.detach()) - 1) < .2
+
+
+def test_a_recipe_from_a_file(tmp_path):
+    (tmp_path / 'json.py').write_text('from maskedlab.recipes.mae import MAE\nclass Mine(MAE): sizes = {"micro": dict(MAE.sizes["micro"], depth=1)}\n')
+    r = ml.create_recipe(f'{tmp_path}/json.py:Mine')
+    assert len(r.encoder.blocks) == 1
+    import json
+    assert hasattr(json, 'loads')
+    with pytest.raises(FileNotFoundError, match='my_file.py:Mine'): ml.create_recipe(f'{tmp_path}/nothing.py:Mine')
+    with pytest.raises(ValueError, match='Other'): ml.create_recipe(f'{tmp_path}/json.py:Other')
