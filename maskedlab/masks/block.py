@@ -7,70 +7,92 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .strategies import Random, Range, Rate, Strategy, count, first_k, rand, rates
+from .strategies import Range, Rate, Strategy, count, first_k, rand, rates
 from .units import Units
 
 # %% auto #0
 __all__ = ['Block']
 
 # %% ../../nbs/masks/02_block.ipynb #5141dfbf
-def _sums(x: Tensor) -> Tensor:
-    "`[b, H, W]` -> `[b, H+1, W+1]`: the sum of all entries above and to the left."
-    above = [torch.ones(s + 1, s, device=x.device).tril(-1) for s in x.shape[1:]]
-    return above[0] @ x.float() @ above[1].mT
+_WORD = 16      # bits of a word; the table of their counts has 2 ** 16 entries
 
-def _block(open_: Tensor,           # bool `[b, H, W]`, free and not hidden yet
-           room: Tensor,            # `[b]` float, how many may still be hidden
+@lru_cache
+def _ones(device: torch.device) -> Tensor:
+    "How many bits are set in each word, uint8 `[65536]`."
+    return (torch.arange(2 ** _WORD, device=device)[:, None] >> torch.arange(_WORD, device=device) & 1).sum(1).to(torch.uint8)
+
+def _pack(grid: Tensor,     # bool `[b, H, W]`
+          ) -> Tensor:      # int32 `[b, H, words]`
+    "The rows of a grid as bits."
+    words = F.pad(grid, (0, -grid.shape[2] % _WORD)).unflatten(2, (-1, _WORD))
+    return (words.float() @ (2. ** torch.arange(_WORD, device=grid.device))).int()
+
+def _unpack(bits: Tensor, W: int) -> Tensor:
+    "The inverse of `_pack`."
+    one = 1 << torch.arange(_WORD, device=bits.device, dtype=torch.int32)
+    return (bits[..., None] & one).bool().flatten(2)[:, :, :W]
+
+def _number(bits: Tensor,   # int32 `[b, attempts, H, words]`
+            ) -> Tensor:    # int64 `[b, attempts]`
+    "How many bits are set."
+    return _ones(bits.device).index_select(0, bits.flatten()).view(*bits.shape[:2], -1).sum(2)
+
+# %% ../../nbs/masks/02_block.ipynb #79d83a38
+def _round(open_: Tensor,           # int32 `[b, H, words]`, units free and not hidden yet
+           room: Tensor,            # `[b]`, how many may still be hidden
+           tries: Tensor,           # `[b]`, attempts that each sample has left
+           most: int,               # attempts to draw
+           W: int,
            area: int,               # the smallest area to draw
            aspect: float,           # sides' ratio, log-uniform in [aspect, 1 / aspect]
-           tries: int,
            generator: torch.Generator | None,
-           ) -> Tensor:             # bool `[b, H, W]`: the first of `tries` random blocks that fits; nothing where none does
-    "Draw `tries` blocks for each sample and take the first that covers from 1 to `room` open units."
-    b, H, W = open_.shape
-    size, shape, down, right = rand((4, b, tries), generator, open_.device)
-    size = area + (room[:, None] - area) * size                 # where room < area the ends are swapped, as released
-    shape = torch.exp((2 * shape - 1) * math.log(aspect))
-    h, w = (size * shape).sqrt().round(), (size / shape).sqrt().round()
-    smaller = (h < H) & (w < W)                                 # than the grid, in both directions
-    h, w = h.clamp(max=H), w.clamp(max=W)
-    top, left = (down * (H - h + 1)).floor(), (right * (W - w + 1)).floor()
-    corner = torch.stack([top * (W + 1) + left, top * (W + 1) + left + w, (top + h) * (W + 1) + left, (top + h) * (W + 1) + left + w], 1)
-    a, b_, c, d = _sums(open_).flatten(1).gather(1, corner.long().flatten(1)).view(b, 4, tries).unbind(1)
-    new = d - b_ - c + a
-    fits = smaller & (new > 0) & (new <= room[:, None])
-    pick = fits.byte().argmax(1, keepdim=True)                  # the first True
-    top, left, h, w = (t.gather(1, pick) for t in (top, left, h, w))
-    i, j = torch.arange(H, device=open_.device), torch.arange(W, device=open_.device)
-    rows_ = (i >= top) & (i < top + h) & fits.any(1, keepdim=True)
-    return rows_[:, :, None] & ((j >= left) & (j < left + w))[:, None]
+           ) -> tuple[Tensor, Tensor]:      # the open units of that block, int32 `[b, H, words]`, and their number `[b]`; 0 where none fits
+    "Draw `most` blocks for each sample and take the first that covers from 1 to `room` open units."
+    b, H, words = open_.shape
+    dev = open_.device
+    size, shape, down, right = rand((4, b, most), generator, dev)
+    side = (area + (room[:, None] - area) * size).sqrt()            # where room < area the ends are swapped, as released
+    shape = torch.exp((shape - .5) * math.log(aspect))              # square root of height by width
+    h, w = (side * shape).round(), (side / shape).round()
+    fits = (h < H) & (w < W) & (torch.arange(most, device=dev) < tries[:, None])
+    top, left = (down * (H + 1 - h)).floor(), (right * (W + 1 - w)).floor()
+    start = _WORD * torch.arange(words, device=dev)                 # first column of each word
+    begin, end = (((x[..., None] - start).clamp(0, _WORD)).int() for x in (left, left + w))
+    i = torch.arange(H, device=dev)
+    inside = (i >= top[..., None]) & (i < (top + h)[..., None])
+    block = ((1 << end) - (1 << begin))[:, :, None] * inside[..., None] & open_[:, None]      # [b, most, H, words]
+    new = _number(block)
+    fits &= (new > 0) & (new <= room[:, None])
+    pick = torch.arange(b, device=dev), fits.byte().argmax(1)       # the first True
+    found = fits.any(1)
+    return block[pick] * found[:, None, None], new[pick] * found
 
 # %% ../../nbs/masks/02_block.ipynb #e2a7f64a
 def _blocks(free: Tensor,       # bool `[B, H, W]`
             n: Tensor,          # `[B]` int64, how many to hide
-            area: int, aspect: float, attempts: int,
-            exact: bool,        # go on until n are hidden; else stop after `attempts` misses in a row
+            area: int, aspect: float,
+            patience: int,      # misses in a row after which a sample stops
             generator: torch.Generator | None,
-            patience: int = 500,
-            ) -> Tensor:        # bool `[B, H, W]`
-    "Lay blocks until n units are hidden."
-    hidden, missed = torch.zeros_like(free), torch.zeros_like(n)
+            ) -> Tensor:        # bool `[B, H, W]`, at most n True
+    "Lay blocks until n units are hidden, or none is found."
+    bits, W = _pack(free), free.shape[2]
+    open_, room, left = bits.clone(), n.clone(), torch.full_like(n, patience)
     todo = n.nonzero()[:, 0]
     while len(todo):
-        tries = max(attempts, min(10 * len(n) // len(todo), 200)) if exact else attempts
-        open_, room = free[todo] & ~hidden[todo], n[todo] - hidden[todo].flatten(1).sum(1)
-        new = _block(open_, room.float(), area, aspect, tries, generator) & open_
-        hidden[todo] |= new
-        added = new.flatten(1).sum(1)
-        missed[todo] = torch.where(added > 0, 0, missed[todo] + tries)
-        todo = todo[(added < room) & (missed[todo] < (patience if exact else attempts))]
-    return _fill(hidden, free, n, generator) if exact else hidden
+        most = min(patience, max(4, min(4 * len(n) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
+        block, new = _round(open_[todo], room[todo], left[todo], most, W, area, aspect, generator)
+        open_[todo] -= block                                                # the bits of a block are open ones
+        room[todo] -= new
+        left[todo] = torch.where(new > 0, patience, left[todo] - most)
+        todo = todo[(room[todo] > 0) & (left[todo] > 0)]
+    return _unpack(bits - open_, W)
 
 def _fill(hidden: Tensor, free: Tensor, n: Tensor, generator: torch.Generator | None) -> Tensor:
     "Hide the free units nearest to hidden ones until there are n."
@@ -124,12 +146,15 @@ class Block(Strategy):
         n = self._n(u, rates(self.ratio, len(u), generator, progress, u.device))
         if self.law == 'single': return _single(u.free, n, self.aspect, generator)
         area = self.min_area or min(16, max(1, u.count * 16 // 196))
-        return _blocks(u.free, n, area, self.aspect, self.attempts, self.law == 'exact', generator)
+        if self.law == 'at most': return _blocks(u.free, n, area, self.aspect, self.attempts, generator)
+        return _fill(_blocks(u.free, n, area, self.aspect, 500, generator), u.free, n, generator)
 
     def _n(self, u: Units, rate: Tensor) -> Tensor:
         if len(u.shape) != 2:
-            raise ValueError(f"Block hides rectangles of a 2-D grid, and these units have shape {u.shape}: take Span for one axis, Tube for three")
-        if self.n > u.count: raise ValueError(f"Block(n={self.n}) asks for more than the {u.count} units of {u.shape}: give a ratio, or a smaller n")
+            raise ValueError(f"Block hides rectangles of a 2-D grid, and these units have shape {u.shape}: "
+                             "take Span for one axis, Tube for three")
+        if self.n > u.count:
+            raise ValueError(f"Block(n={self.n}) asks for more than the {u.count} units of {u.shape}: give a ratio, or a smaller n")
         free = u.free.flatten(1).sum(1)
         return free.clamp(max=self.n) if self.n else count('floor hidden', rate, free)
 

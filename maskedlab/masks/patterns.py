@@ -5,7 +5,7 @@
 # %% ../../nbs/masks/04_patterns.ipynb #ce05754f
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ def _axes(u: Units) -> list[Tensor]:
 @dataclass(frozen=True)
 class _Keep(Strategy):
     "Keeps one of several classes of units."
+    shift: bool = True      # each sample draws the class that it keeps; else that of the first unit
 
     def classes(self, u: Units) -> tuple[Tensor, int]:
         "The class of each unit `[*u.shape]`, and how many there are."
@@ -53,9 +54,10 @@ class _Keep(Strategy):
 # %% ../../nbs/masks/04_patterns.ipynb #b90d1290
 @dataclass(frozen=True)
 class Grid(_Keep):
-    "Keeps one unit of every `step` along each axis: 1 of 4 on a picture (MAE, He et al. 2022, figure 6). With `shift` the count is exact only where `step` divides every side."
+    """Keeps one unit of every `step` along each axis: 1 of 4 on a picture (MAE, He et al. 2022, figure 6).
+
+    With `shift` samples hide equally many only where `step` divides every side."""
     step: Annotated[int, Range(1, 8, 1)] = 2    # one unit is kept in every `step` units of an axis
-    shift: bool = True                          # each sample draws which one; else the first
 
     def classes(self, u: Units) -> tuple[Tensor, int]:
         c = torch.zeros(u.shape, dtype=torch.long, device=u.device)
@@ -64,11 +66,10 @@ class Grid(_Keep):
 
 @dataclass(frozen=True)
 class Checkerboard(_Keep):
-    "Hides every other unit, so that no two neighbours are hidden. With `shift` the count is exact only where the grid has an even number of units."
-    shift: bool = True      # each sample draws the colour that it keeps; else that of the first unit
+    "Hides every other unit, so that no two neighbours are hidden. With `shift` an odd grid hides one unit more in half of the samples."
 
     def classes(self, u: Units) -> tuple[Tensor, int]:
-        return sum(_axes(u)) % 2, 2
+        return sum(_axes(u), torch.zeros(u.shape, dtype=torch.long, device=u.device)) % 2, 2
 
 # %% ../../nbs/masks/04_patterns.ipynb #819b511a
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Tube(Strategy):
 
     def _places(self, u: Units) -> Tensor:
         "Bool `[B, places]`: may any step of this place be hidden?"
-        if len(u.shape) < 2: raise ValueError(f"Tube repeats places over a first axis, and these units have shape {u.shape}: take Random or Span")
+        if len(u.shape) < 2:
+            raise ValueError(f"Tube repeats places over a first axis, and these units have shape {u.shape}: take Random or Span")
         return u.free.any(1).flatten(1)
 
     @property
@@ -113,21 +115,24 @@ class Tube(Strategy):
 # %% ../../nbs/masks/04_patterns.ipynb #b0f19968
 @dataclass(frozen=True)
 class Painted(Strategy):
-    "A mask given by hand: a bool tensor `[*shape]` (the same for each sample) or `[B, *shape]`, or the flat indices of the units to hide. Exact for one mask."
+    """A mask given by hand: a bool tensor `[*shape]`, the same for each sample, or `[B, *shape]`, or the flat indices of the units to hide.
+
+    The count is that of the mask, less what is not free."""
     hidden: Any = ()                        # the mask, or indices; kept as a tuple of flat indices
     shape: tuple[int, ...] | None = None    # of the mask that they index; None: of the units
 
     def __post_init__(self):
         hidden, shape = self.hidden, self.shape
         if torch.is_tensor(hidden) and hidden.dtype == torch.bool:
-            hidden, shape = hidden.flatten().nonzero()[:, 0].tolist(), tuple(hidden.shape)
+            shape, hidden = tuple(hidden.shape), hidden.flatten().nonzero()[:, 0].tolist()
         object.__setattr__(self, 'hidden', _indices(hidden))
         object.__setattr__(self, 'shape', None if shape is None else tuple(int(s) for s in shape))
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         shape = self.shape or u.shape
         if shape not in (u.shape, tuple(u.free.shape)):
-            raise ValueError(f"this mask was painted on {shape}, and the units are {u.shape} in a batch of {len(u)}: paint one of that shape")
+            raise ValueError(f"this mask was painted on {shape}, and the units are {u.shape} in a batch of {len(u)}: "
+                             "paint one of that shape")
         mask = torch.zeros(shape, dtype=torch.bool, device=u.device)
         if self.hidden and self.hidden[-1] >= mask.numel():
             raise ValueError(f"Painted asks for unit {self.hidden[-1]}, and {shape} has {mask.numel()}: count them from 0, row by row")
@@ -145,10 +150,12 @@ class Painted(Strategy):
 
 def _indices(hidden: Any) -> tuple[int, ...]:
     "Sorted whole numbers from 0."
-    if torch.is_tensor(hidden) and not hidden.is_floating_point(): hidden = hidden.flatten().tolist()
-    if not isinstance(hidden, Iterable) or isinstance(hidden, (str, bytes)) or torch.is_tensor(hidden):
-        got = f"a {hidden.dtype} tensor" if torch.is_tensor(hidden) else f"{str(hidden)[:40]!r}"
-        raise TypeError(f"Painted takes a bool mask or the indices of the units to hide, got {got}; try mask > 0")
+    if torch.is_tensor(hidden):
+        if hidden.is_floating_point():
+            raise TypeError(f"Painted takes a bool mask or the indices of the units to hide, got a {hidden.dtype} tensor; try mask > 0")
+        hidden = hidden.flatten().tolist()
+    if not isinstance(hidden, Iterable) or isinstance(hidden, (str, bytes)):
+        raise TypeError(f"Painted takes a bool mask or the indices of the units to hide, got {str(hidden)[:40]!r}; try mask > 0")
     hidden = list(hidden)
     bad = [i for i in hidden if isinstance(i, bool) or not hasattr(i, '__index__') or i < 0]
     if bad: raise ValueError(f"Painted: {str(bad[0])[:40]!r} is no unit: give a bool tensor, or whole numbers from 0")

@@ -57,7 +57,8 @@ class Coin:
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
         heads = rand((n,), generator, device) < self.p
-        return torch.where(heads, *(rates(r, n, generator, progress, device) for r in (self.a, self.b)))
+        a, b = (rates(r, n, generator, progress, device) for r in (self.a, self.b))
+        return torch.where(heads, a, b)
 
 def _share(record, *names: str) -> None:
     "Numbers among these fields lie from 0 to 1."

@@ -9,21 +9,41 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .strategies import Range, Rate, Strategy, first_k, rand, rates
 from .units import Units
 
 # %% auto #0
-__all__ = ['Span']
+__all__ = ['distinct', 'Span']
 
-# %% ../../nbs/masks/03_span.ipynb #6770f266
+# %% ../../nbs/masks/03_span.ipynb #3cf90b3b
+def distinct(n: Tensor,         # `[B]` int64, how many
+             places: Tensor,    # `[B]` int64, among the first of them; at least n
+             width: int,        # at least the most places
+             generator: torch.Generator | None = None,
+             ) -> Tensor:       # bool `[B, width]`, n True in each row
+    "A random set of n of the first `places`."
+    if not n.is_cpu or (2 * n > places).any():      # on a GPU each look at how many are missing would make the host wait
+        noise = rand((len(n), width), generator, n.device)
+        return first_k(noise, n, torch.arange(width, device=n.device) < places[:, None])
+    chosen = torch.zeros(len(n), width + 1, dtype=torch.bool)       # the last column takes what is not needed
+    missing = n
+    while missing.any():
+        most = int(missing.max())
+        draw = (rand((len(n), most), generator) * places[:, None]).long()
+        chosen.scatter_(1, torch.where(torch.arange(most) < missing[:, None], draw, width), True)
+        missing = n - chosen[:, :width].sum(1)
+    return chosen[:, :width]
+
+# %% ../../nbs/masks/03_span.ipynb #59863da3
 @dataclass(frozen=True)
 class Span(Strategy):
     """Runs of `length` units along one axis, which may overlap (wav2vec 2.0, Baevski et al. 2020, section 3.1 and the released code).
 
-    The count varies: `int(prob * L / length + U)` spans, at least `least`, with different starts. Spans run over the free units in order, so
-    padding and special units are no part of L. A clip that is not longer than a span may be hidden whole. `prob=0` hides nothing."""
+    The count varies: `int(prob * L / length + U)` spans, at least `least`, with different starts. Spans run over the free units in
+    order, so padding and special units are no part of L. A clip no longer than a span may be hidden whole. `prob=0` hides nothing."""
     prob: Annotated[Rate, Range(0, 1)] = .65            # spans times length by L, before overlap; or a schedule
     length: Annotated[int, Range(1, 100, 1)] = 10       # units of a span
     least: Annotated[int, Range(0, 16, 1)] = 2          # fewest spans in a clip
@@ -34,23 +54,22 @@ class Span(Strategy):
         N, L = u.count, u.free.sum(1)
         spans = self._expected(rates(self.prob, len(u), generator, progress, u.device), L)
         n = self._spans(spans, rand((len(u),), generator, u.device).double())
-        most = self._most(N)
-        places = self._places(L, n)
-        width = max(N - self.length, most + 1)
-        noise = rand((len(u), width), generator, u.device)
-        noise = noise.masked_fill_(torch.arange(width, device=u.device) >= places[:, None], torch.inf)
-        start = noise.topk(most, 1, largest=False).indices                      # in the order of their noise, so the first n are random
-        on = torch.arange(most, device=u.device) < n[:, None]
-        reach = torch.zeros(len(u), max(N, width) + self.length, dtype=torch.bool, device=u.device)
-        begun = reach.scatter_(1, start + self.length, on).cumsum(1)
+        start = distinct(n, self._places(L, n), max(N, self._most(N) + 1), generator)
+        begun = F.pad(start, (self.length, 0)).cumsum(1)
         covered = (begun[:, self.length:] > begun[:, :-self.length])[:, :N]     # has a span begun in the last `length` units?
-        mask = u.free & covered.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))  # from the order of free units to places
+        mask = self._lay(covered, u)
         if not self.equal: return mask
         k = mask.sum(1)
         return first_k(rand(mask.shape, generator, u.device), k.min().expand_as(k), mask)
 
     def _one_axis(self, u: Units) -> None:
-        if len(u.shape) != 1: raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take Block or Random")
+        if len(u.shape) != 1:
+            raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take Block or Random")
+
+    def _lay(self, x: Tensor, u: Units) -> Tensor:
+        "From the order of the free units to their places, `[B, N]`; nothing to do where all are free."
+        if u.free.is_cpu and u.free.all(): return x
+        return u.free * x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
 
     def _expected(self, rate: Tensor, L: Tensor) -> Tensor: return rate * L.double() / self.length
 
@@ -84,8 +103,9 @@ class Span(Strategy):
         L = u.free.sum(1)
         e = self._expected(rates(self.prob, len(u), device=u.device), L)
         more = e - e.floor()
-        p = sum(w[:, None] * self._covered(u, L, n) for w, n in ((1 - more, self._spans(e.floor(), 0.)), (more, self._spans(e.floor(), 1.))))
-        return u.free * p.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
+        few, many = (self._covered(u, L, self._spans(e.floor(), x) * (e > 0)) for x in (0., 1.))
+        p = torch.lerp(few, many, more[:, None])
+        return self._lay(p, u)
 
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."

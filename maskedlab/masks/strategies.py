@@ -168,7 +168,7 @@ def first_k(noise: Tensor,  # `[B, N]`
             ) -> Tensor:    # bool `[B, N]`, exactly min(k, free units) True in each row, even where noise has ties
     "The k free units with the smallest noise."
     k = torch.minimum(k, free.sum(1))
-    noise = noise.masked_fill(~free, torch.inf)
+    noise = torch.where(free, noise, torch.inf)
     if noise.is_cpu and (k == k[0]).all():      # on a GPU this question would make the host wait, and sorting is cheap there
         return torch.zeros_like(free).scatter_(1, noise.topk(int(k[0]), 1, largest=False, sorted=False).indices, True)
     return torch.empty_like(free).scatter_(1, noise.argsort(1), torch.arange(free.shape[1], device=free.device) < k[:, None])
@@ -176,7 +176,9 @@ def first_k(noise: Tensor,  # `[B, N]`
 # %% ../../nbs/masks/01_strategies.ipynb #66e9ab38
 @dataclass(frozen=True)
 class Random(Strategy):
-    "Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022, section 3.2). Exact: `count(law, ratio, n)`."
+    """Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022, section 3.2).
+
+    Exact: `k = count(law, ratio, n)` of n free units."""
     ratio: Annotated[Rate, Range(0, 1)] = .75   # share of the free units to hide, or a schedule
     law: Law = 'floor kept'                     # which side of the count is rounded, and how
 
@@ -216,7 +218,8 @@ def sketch(mask: Tensor,                # bool `[B, H, W]` or `[B, L]`
     real = torch.ones_like(m) if u is None else u.valid[:n].view(m.shape)
     line = lambda cells, ok: ''.join('#' if c else '.' if o else ' ' for c, o in zip(cells, ok))
     if mask.ndim == 2: return '\n'.join(line(r[0], o[0]) for r, o in zip(m.tolist(), real.tolist()))
-    return '\n'.join('   '.join(line(c, o) for c, o in zip(row, ok)) for row, ok in zip(m.transpose(0, 1).tolist(), real.transpose(0, 1).tolist()))
+    across = zip(m.transpose(0, 1).tolist(), real.transpose(0, 1).tolist())
+    return '\n'.join('   '.join(line(c, o) for c, o in zip(row, ok)) for row, ok in across)
 
 # %% ../../nbs/masks/01_strategies.ipynb #f70fb032
 @dataclass(frozen=True, repr=False)
@@ -273,8 +276,8 @@ class Inverse(Strategy):
 # %% ../../nbs/masks/01_strategies.ipynb #91188fe7
 def accepted(function: Callable, given: dict[str, Any]) -> dict[str, Any]:
     "The keywords that a function's signature can take."
-    try: params = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError): params = ()
+    try: params = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError): params = []
     if any(p.kind is p.VAR_KEYWORD for p in params): return given
     return {p.name: given[p.name] for p in params if p.name in given}
 
@@ -316,4 +319,5 @@ def create_strategy(name: str,      # such as 'random' or 'block'
     known = list_strategies()
     if str(name).lower() in known: return known[str(name).lower()](**fields)
     near = difflib.get_close_matches(str(name).lower(), known, 2)
-    raise ValueError(f"unknown strategy {str(name)[:40]!r}: " + (f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"))
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+    raise ValueError(f"unknown strategy {str(name)[:40]!r}: {hint}")

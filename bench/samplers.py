@@ -1,0 +1,110 @@
+"""Mask samplers beside the public ways of drawing the same masks, in one run: `python bench/samplers.py`.
+
+Prints a table: median milliseconds of interleaved rounds at 2 threads, and how many times faster the kit is. The counterparts are the double
+argsort of MAE's code, a Python loop per image over block attempts (BEiT's and CAE's rules, numpy slices), and transformers'
+`_compute_mask_indices`. Rows marked 'ragged' have padding in every sample, which the counterparts of Random and Block cannot do.
+"""
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import random
+import statistics
+import time
+
+import numpy as np
+import torch
+import transformers
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+from maskedlab.masks.block import Block
+from maskedlab.masks.patterns import Tube
+from maskedlab.masks.span import Span
+from maskedlab.masks.strategies import Random
+from maskedlab.masks.units import layout
+
+
+def double_argsort(batch, units, ratio=.75):
+    rank = torch.rand(batch, units).argsort(1).argsort(1)
+    return rank >= int(units * (1 - ratio))
+
+
+def block_loop(batch, H, W, n, exact, area=16, aspect=.3, attempts=10):
+    "One image after another, one attempt after another."
+    out = np.zeros((batch, H, W), dtype=bool)
+    for mask in out:
+        count = 0
+        while count < n:
+            room, added = n - count, 0
+            for _ in range(attempts):
+                size = random.uniform(area, room)
+                shape = math.exp(random.uniform(math.log(aspect), -math.log(aspect)))
+                h, w = round(math.sqrt(size * shape)), round(math.sqrt(size / shape))
+                if h >= H or w >= W: continue
+                top, left = random.randint(0, H - h), random.randint(0, W - w)
+                block = mask[top:top + h, left:left + w]
+                new = h * w - int(block.sum())
+                if 0 < new <= room:
+                    block[:] = True
+                    count, added = count + new, new
+                    break
+            if not added and not exact: break
+    return torch.from_numpy(out)
+
+
+def cases():
+    "Name, the kit's sampler, its counterpart and the factor asked for (None: no counterpart)."
+    g, ones = torch.Generator().manual_seed(0), torch.ones
+    patches, frames = layout((14, 14), batch=256), layout((1500,), batch=32)
+    flat = layout((196,), batch=256)
+    lengths = torch.randint(98, 197, (256, 1), generator=g)
+    ragged = layout((196,), valid=torch.arange(196) < lengths)
+    ragged_grid = layout((14, 14), valid=ones(256, 14, 14, dtype=torch.bool) & (torch.arange(14)[:, None] < lengths[:, :, None] // 14))
+    ends = torch.randint(750, 1501, (32, 1), generator=g)
+    speech = layout((1500,), valid=torch.arange(1500) < ends)
+    attend = speech.valid.long()
+    draw = lambda s, u: lambda: s(u, generator=g)
+    return [
+        ('Random, 256 x 196', draw(Random(), flat), lambda: double_argsort(256, 196), 2),
+        ('Random, 256 x 196, ragged', draw(Random(), ragged), None, None),
+        ('Block, 256 x 14 x 14, at most 75', draw(Block(n=75, law='at most'), patches), lambda: block_loop(256, 14, 14, 75, False), 10),
+        ('Block, 256 x 14 x 14, exactly 98', draw(Block(n=98), patches), lambda: block_loop(256, 14, 14, 98, True), 10),
+        ('Block, 256 x 14 x 14, ragged, exactly half', draw(Block(.5), ragged_grid), None, None),
+        ('Span, 32 x 1500', draw(Span(), frames), lambda: _compute_mask_indices((32, 1500), .65, 10, min_masks=2), 2),
+        ('Span, 32 x 1500, ragged', draw(Span(), speech), lambda: _compute_mask_indices((32, 1500), .65, 10, attend, min_masks=2), None),
+        ('Span, 32 x 1500, ragged, equal counts', draw(Span(equal=True), speech), None, None),
+        ('Tube, 32 x 8 x 14 x 14', draw(Tube(), layout((8, 14, 14), batch=32)), None, None),
+    ]
+
+
+def medians(functions, rounds):
+    "Median milliseconds of each function over interleaved rounds."
+    taken = [[] for _ in functions]
+    for f in functions: f()
+    for _ in range(rounds):
+        for f, t in zip(functions, taken):
+            start = time.perf_counter()
+            f()
+            t.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(t) for t in taken]
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    args.add_argument('--rounds', type=int, default=50)
+    args.add_argument('--threads', type=int, default=2)
+    args = args.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {args.threads} threads, torch {torch.__version__}, '
+          f'transformers {transformers.__version__}, median of {args.rounds} interleaved rounds\n')
+    print(f'| {"sampler":44} | kit (ms) | public (ms) | times faster | asked for |\n|{"-" * 46}|---------:|------------:|-------------:|----------:|')
+    for name, ours, theirs, asked in cases():
+        t = medians([ours] + [theirs] * (theirs is not None), args.rounds)
+        other, ratio = (f'{t[1]:.2f}', f'{t[1] / t[0]:.1f}') if theirs else ('', '')
+        print(f'| {name:44} | {t[0]:8.2f} | {other:>11} | {ratio:>12} | {f">= {asked}" if asked else "":>9} |', flush=True)
+
+
+if __name__ == '__main__':
+    main()
