@@ -350,6 +350,7 @@ def test_nothing_is_loaded_or_fetched_early():
 
 def test_data_imports_no_other_room():
     for f in FILES.parent.glob('*.py'):
-        for node in ast.walk(ast.parse(f.read_text(encoding='utf-8'))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ''] if isinstance(node, ast.ImportFrom) else []
-            assert all(n.startswith('maskedlab.data') for n in names if n.startswith('maskedlab')), (f.name, names)
+        nodes = list(ast.walk(ast.parse(f.read_text(encoding='utf-8'))))
+        names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module or '' for n in nodes if isinstance(n, ast.ImportFrom)]
+        assert all(n.startswith('maskedlab.data') for n in names if n.startswith('maskedlab')), (f.name, names)

