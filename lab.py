@@ -8,6 +8,7 @@
 The first call makes the folder .venv beside this file and installs into it; it says size and time before it does.
 A call that was interrupted goes on where it stopped. `python lab.py --help` lists the options.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,9 +41,9 @@ PYTHON = VENV / ('Scripts/python.exe' if WINDOWS else 'bin/python')
 OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 11)
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'  # where PyTorch keeps its CPU builds for Linux
 
-# What an installation takes, in GB: (download, on disk). The rows of Linux were measured, the others add up the published sizes.
-SIZES = {'linux': (3.4, 6.7), 'linux cpu': (.5, 1.9), 'darwin': (.4, 1.5), 'win32': (.5, 1.9)}
-SIZE_OF_TESTS = (.4, 1.2)  # more, for `test` and `quick`, with the browser
+# What an installation takes, in GB: (download, on disk). Linux was measured; the others are its size without the GPU's libraries.
+SIZES = {'linux': (3.2, 6.0), 'linux cpu': (0.4, 1.5), 'darwin': (0.3, 1.2), 'win32': (0.4, 1.5)}
+SIZE_OF_TESTS = (0.3, 1.1)  # more, for `test` and `quick`, with the browser
 
 # Files of the package that no notebook makes.
 HAND_KEPT = ('__init__.py', 'py.typed', 'show/static/*', 'data/files/*', 'weights/*')
@@ -56,17 +57,22 @@ class Trouble(Exception):
     """What went wrong and what to do about it, in one sentence."""
 
 
-def say(*words: object) -> None: print(*words, flush=True)
+def say(*words: object) -> None:
+    print(*words, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- installing
+
 
 def newer_python() -> str | None:
     """A Python on this machine that is new enough, where the one that runs this file is not."""
     names = [f'python3.{minor}' for minor in range(20, OLDEST_PYTHON[1] - 1, -1)]
     found = next((p for p in map(shutil.which, names) if p), None)
-    if found or not WINDOWS or not shutil.which('py'): return found
-    probe = subprocess.run(['py', '-3', '-c', 'import sys; print(sys.version_info >= (3, 11), sys.executable)'], capture_output=True, text=True)
+    if found or not WINDOWS or not shutil.which('py'):
+        return found
+    probe = subprocess.run(
+        ['py', '-3', '-c', 'import sys; print(sys.version_info >= (3, 11), sys.executable)'], capture_output=True, text=True
+    )
     ok, _, path = probe.stdout.strip().partition(' ')
     return path if ok == 'True' else None
 
@@ -83,7 +89,8 @@ def torch_of(python: str | Path) -> str | None:
     return text if probe.returncode == 0 and version(text)[:2] >= OLDEST_TORCH else None
 
 
-def has_gpu() -> bool: return shutil.which('nvidia-smi') is not None or Path('/proc/driver/nvidia').exists()
+def has_gpu() -> bool:
+    return shutil.which('nvidia-smi') is not None or Path('/proc/driver/nvidia').exists()
 
 
 def size(cpu: bool, tests: bool) -> tuple[float, float]:
@@ -101,30 +108,39 @@ def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> Non
     """Say size and time first, and offer the CPU build where a GPU build would be of no use."""
     down, disk = size(options.cpu or torch is not None, tests)
     say(f'Installing into {VENV}: about {down:.1f} GB to download ({minutes(down):.0f} minutes at 50 Mbit/s), {disk:.1f} GB on disk.')
-    if torch: say(f'It takes the torch {torch} that is already installed.')
+    if torch:
+        say(f'It takes the torch {torch} that is already installed.')
     elif sys.platform == 'linux' and not (options.cpu or options.torch_index or options.find_links or has_gpu()):
         small = size(True, tests)
-        say(f'No NVIDIA GPU was found. The CPU build of torch would do: {small[0]:.1f} GB to download, {small[1]:.1f} GB on disk (option --cpu).')
+        say('No NVIDIA GPU was found. The CPU build of torch would do (option --cpu):')
+        say(f'{small[0]:.1f} GB to download, {small[1]:.1f} GB on disk.')
         if sys.stdin and sys.stdin.isatty() and 'CI' not in os.environ:
             options.cpu = input('Take the CPU build? [y/N] ').strip().lower().startswith('y')
             down, disk = size(options.cpu, tests)
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < disk: raise Trouble(f'about {disk:.1f} GB are needed and this disk has {free:.1f} GB left; free some space'
-                                  + ('.' if options.cpu else ', or take the smaller CPU build with --cpu.'))
+    if free < disk:
+        raise Trouble(
+            f'about {disk:.1f} GB are needed and this disk has {free:.1f} GB left; free some space'
+            + ('.' if options.cpu else ', or take the smaller CPU build with --cpu.')
+        )
 
 
 def make_venv(share: bool) -> None:
     """The folder .venv; `share` lets it see the packages of the Python that makes it, and so a torch that is there."""
     if importlib.util.find_spec('ensurepip') is None:
-        raise Trouble('this Python comes without its venv part; on Debian and Ubuntu run "sudo apt-get install python3-venv", then this command again.')
-    try: venv.create(VENV, with_pip=True, symlinks=not WINDOWS, system_site_packages=share)
+        raise Trouble(
+            'this Python lacks its venv part; on Debian and Ubuntu run "sudo apt-get install python3-venv", then this command again.'
+        )
+    try:
+        venv.create(VENV, with_pip=True, symlinks=not WINDOWS, system_site_packages=share)
     except subprocess.CalledProcessError:
         raise Trouble(f'pip could not be put into {VENV}; delete that folder and run this command again.') from None
 
 
 def check_venv() -> bool:
     """Whether .venv is there; an unfinished one is mended, a broken one is named."""
-    if not PYTHON.exists(): return False
+    if not PYTHON.exists():
+        return False
     probe = subprocess.run([str(PYTHON), '-c', 'import sys; print(*sys.version_info[:2])'], capture_output=True, text=True)
     if probe.returncode or tuple(map(int, probe.stdout.split())) < OLDEST_PYTHON:
         raise Trouble(f'the Python in {VENV} does not run or is older than 3.11; delete that folder and run this command again.')
@@ -143,12 +159,20 @@ def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
     env = {**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_RESUME_RETRIES': '10'}
     for n in range(1, tries + 1):
         log.unlink(missing_ok=True)
-        if subprocess.run([str(PYTHON), '-m', 'pip', 'install', '--log', str(log), *arguments], cwd=ROOT, env=env).returncode == 0: return
+        if subprocess.run([str(PYTHON), '-m', 'pip', 'install', '--log', str(log), *arguments], cwd=ROOT, env=env).returncode == 0:
+            return
         text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
-        broken = re.search('Retrying \\(|[Cc]onnection|[Tt]imed? ?out|[Ii]ncomplete|RemoteDisconnected|DO NOT MATCH THE HASHES|HTTP error|SSLError', text)
-        if re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text) and not broken: raise Unresolvable
-        if 'No space left' in text: raise Trouble('the disk is full; free some space and run this command again: it goes on where it stopped.')
-        if not broken: raise Trouble(f'pip could not install {arguments[-1]}, for the reason above (details: {log}); mend it and run this command again.')
+        broken = re.search(
+            'Retrying \\(|[Cc]onnection|[Tt]imed? ?out|[Ii]ncomplete|RemoteDisconnected|DO NOT MATCH THE HASHES|HTTP error|SSLError', text
+        )
+        if re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text) and not broken:
+            raise Unresolvable
+        if 'No space left' in text:
+            raise Trouble('the disk is full; free some space and run this command again: it goes on where it stopped.')
+        if not broken:
+            raise Trouble(
+                f'pip could not install {arguments[-1]}, for the reason above (details: {log}); mend it and run this command again.'
+            )
         if n < tries:
             say(f'That did not finish. Trying again ({n + 1} of {tries}); what has arrived is kept.')
             time.sleep(pause * n)
@@ -158,8 +182,10 @@ def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
 def from_stick(folder: str | None, *arguments: str) -> None:
     """`pip install` from the wheels in a folder alone where that works, else from the folder and the network."""
     if folder:
-        try: return pip('--no-index', '--find-links', folder, *arguments, tries=1)
-        except (Unresolvable, Trouble): say(f'{folder} does not hold all that is needed; the rest comes from the network.')
+        try:
+            return pip('--no-index', '--find-links', folder, *arguments, tries=1)
+        except (Unresolvable, Trouble):
+            say(f'{folder} does not hold all that is needed; the rest comes from the network.')
         arguments = ('--find-links', folder, *arguments)
     pip(*arguments)
 
@@ -167,6 +193,7 @@ def from_stick(folder: str | None, *arguments: str) -> None:
 def wanted(extra: str) -> str:
     """A digest of what an installation with this extra depends on; a change asks for a new one."""
     import tomllib
+
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
     what = [project.get('dependencies'), project.get('optional-dependencies'), project.get('scripts'), extra, str(VENV)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
@@ -175,36 +202,48 @@ def wanted(extra: str) -> str:
 def install(extra: str, options: argparse.Namespace) -> None:
     """Bring .venv to what `maskedlab[extra]` asks for. A marker is written only after success."""
     marker = VENV / f'maskedlab-{extra}.txt'
-    if PYTHON.exists() and marker.exists() and marker.read_text() == wanted(extra): return
+    if PYTHON.exists() and marker.exists() and marker.read_text() == wanted(extra):
+        return
     if options.find_links and not any(Path(options.find_links).glob('*.whl')):
         raise Trouble(f'there is no wheel (*.whl) in {options.find_links!r}; give --find-links the folder that holds them.')
     own = options.cpu or options.torch_index
     there = check_venv()
     torch = torch_of(PYTHON if there else sys.executable) if there or not own else None
     announce(options, extra == 'test', torch)
-    if not there: make_venv(share=torch is not None)
-    try: pip('--quiet', '--upgrade', 'pip>=25.1', *(['--find-links', options.find_links] if options.find_links else []), tries=1)
-    except (Unresolvable, Trouble): pass  # an older pip only starts a broken file anew
+    if not there:
+        make_venv(share=torch is not None)
+    try:
+        pip('--quiet', '--upgrade', 'pip>=25.1', *(['--find-links', options.find_links] if options.find_links else []), tries=1)
+    except (Unresolvable, Trouble):
+        pass  # an older pip only starts a broken file anew
     index = options.torch_index or (CPU_INDEX if options.cpu and sys.platform == 'linux' else None)
     index = ['--index-url', index] if index else []
     if not torch:
-        try: from_stick(options.find_links, *index, f'torch>={".".join(map(str, OLDEST_TORCH))}', 'torchvision')
-        except Unresolvable: raise Trouble(f'no torch >= 2.11 for this Python ({sys.version.split()[0]}) and system was found; try Python 3.12.') from None
+        try:
+            from_stick(options.find_links, *index, f'torch>={".".join(map(str, OLDEST_TORCH))}', 'torchvision')
+        except Unresolvable:
+            raise Trouble(f'no torch >= 2.11 for this Python ({sys.version.split()[0]}) and system was found; try Python 3.12.') from None
         torch = torch_of(PYTHON)
-        if not torch: raise Trouble('torch was installed but cannot be imported; run ".venv/bin/python -c \'import torch\'" to see why.')
+        if not torch:
+            raise Trouble('torch was installed but cannot be imported; run ".venv/bin/python -c \'import torch\'" to see why.')
     # What comes next must leave that torch alone, and take the torchvision that belongs to it.
     pin = VENV / 'torch.txt'
     pin.write_text(f'torch=={torch.split("+")[0]}\n')
     package = ['-c', str(pin), '-e', f'.[{extra}]']
-    try: from_stick(options.find_links, '-c', 'constraints.txt', *package)
+    try:
+        from_stick(options.find_links, '-c', 'constraints.txt', *package)
     except Unresolvable:  # on another Python or system
         say('The versions in constraints.txt do not fit here; taking the newest that do.')
-        try: from_stick(options.find_links, *package)
-        except Unresolvable: raise Trouble(f'pip finds no versions that fit together for this Python (details: {VENV / "install.log"}).') from None
+        try:
+            from_stick(options.find_links, *package)
+        except Unresolvable:
+            raise Trouble(f'pip finds no versions that fit together for this Python (details: {VENV / "install.log"}).') from None
     probe = subprocess.run([str(PYTHON), '-c', 'import torch, torchvision; torchvision.ops.nms'], capture_output=True, text=True)
-    if probe.returncode: raise Trouble(f'torch and torchvision do not fit together ({probe.stderr.strip()[-80:]}); delete .venv and run this command again.')
+    if probe.returncode:
+        raise Trouble(f'torch and torchvision do not fit together ({probe.stderr.strip()[-80:]}); delete .venv and run this command again.')
     quiet_lab()
-    for done in ('lab', 'test') if extra == 'test' else ('lab',): (VENV / f'maskedlab-{done}.txt').write_text(wanted(done))
+    for done in ('lab', 'test') if extra == 'test' else ('lab',):
+        (VENV / f'maskedlab-{done}.txt').write_text(wanted(done))
 
 
 def quiet_lab() -> None:
@@ -216,13 +255,17 @@ def quiet_lab() -> None:
 
 # ------------------------------------------------------------------------------------------------------------------- the lab
 
+
 def free_port(wish: int | None) -> int:
     """The port that was asked for, or the first free one from 8888 on."""
     for port in [wish] if wish else range(8888, 8988):
         with socket.socket() as s:
-            if not WINDOWS: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try: s.bind(('127.0.0.1', port))
-            except (OSError, OverflowError): continue
+            if not WINDOWS:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(('127.0.0.1', port))
+            except (OSError, OverflowError):
+                continue
             return port
     raise Trouble(f'port {wish} cannot be had; give another with --port, or none to take a free one.')
 
@@ -233,8 +276,10 @@ def no_display() -> bool:
 
 def answers(url: str) -> bool:
     """Whether a page of the local server can be had; no proxy is asked."""
-    try: return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5).status == 200
-    except OSError: return False
+    try:
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5).status == 200
+    except OSError:
+        return False
 
 
 def lab(options: argparse.Namespace) -> int:
@@ -242,72 +287,117 @@ def lab(options: argparse.Namespace) -> int:
     start = time.monotonic()
     first = next(iter(sorted(ROOT.glob('tutorials/*.ipynb'))), None)
     port, token = free_port(options.port), secrets.token_hex(24)
-    command = [str(PYTHON), '-m', 'jupyterlab', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
-               f'--ServerApp.root_dir={ROOT}', '--ServerApp.answer_yes=True', '--log-level=WARN']
+    command = [
+        str(PYTHON),
+        '-m',
+        'jupyterlab',
+        '--ServerApp.ip=127.0.0.1',
+        f'--ServerApp.port={port}',
+        '--ServerApp.port_retries=0',
+        f'--ServerApp.root_dir={ROOT}',
+        '--ServerApp.answer_yes=True',
+        '--ServerApp.log_level=WARN',
+        '--LabApp.log_level=WARN',
+    ]
     page = f'/lab/tree/{first.relative_to(ROOT).as_posix()}' if first else '/lab'
     command.append(f'--ServerApp.default_url={page}')
-    if options.no_browser or no_display(): command.append('--no-browser')
-    if hasattr(os, 'geteuid') and os.geteuid() == 0: command.append('--allow-root')
+    if options.no_browser or no_display():
+        command.append('--no-browser')
+    if hasattr(os, 'geteuid') and os.geteuid() == 0:
+        command.append('--allow-root')
     server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, 'JUPYTER_TOKEN': token, 'JUPYTER_PREFER_ENV_PATH': '1'})
 
     def report() -> None:
         url = f'http://127.0.0.1:{port}{page}?token={token}'
-        while server.poll() is None and not answers(url): time.sleep(.1)
-        if server.poll() is None: say(f'\nThe lab is ready ({time.monotonic() - start:.1f} s): {url}\nCtrl-C stops it.\n')
+        while server.poll() is None and not answers(url):
+            time.sleep(0.1)
+        if server.poll() is None:
+            say(f'\nThe lab is ready ({time.monotonic() - start:.1f} s): {url}\nCtrl-C stops it.\n')
 
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
     threading.Thread(target=report, daemon=True).start()
-    try: return server.wait()
-    except KeyboardInterrupt:
-        try: server.wait(10)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired): server.terminate()
+    try:
+        return server.wait()
+    except KeyboardInterrupt:  # the server hears Ctrl-C too, but not a signal to this process alone
+        try:
+            server.wait(2)
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            server.terminate()
+        server.wait()
         return 0
 
 
 # ------------------------------------------------------------------------------------------------------------------- checks
 
+
 @dataclass
 class Result:
     """What one file or check came to."""
+
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     seconds: float = 0
-    text: str = ''               # shown where something failed
+    text: str = ''  # shown where something failed
 
 
 @dataclass
 class Item:
     """One file or check to run: a command whose exit code and, for pytest, whose report tell how it went."""
+
     name: str
     command: list[str]
     budget: float
-    report: Path | None = None   # pytest's junit file
+    report: Path | None = None  # pytest's junit file
     env: dict[str, str] = field(default_factory=dict)
 
 
 def environment(folder: Path) -> dict[str, str]:
     """What every check runs in: this tree's package, the test budget, no hub, nobody's personal configuration."""
     mine = {k: v for k, v in os.environ.items() if not k.startswith('MASKEDLAB_') or k == 'MASKEDLAB_DEVICE'}
-    return {**mine, 'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1',  # two workers with two threads each would spin, not work
-            'PYTHONPATH': str(ROOT), 'PYTHONUTF8': '1', 'HF_HUB_OFFLINE': '1', 'JUPYTER_PREFER_ENV_PATH': '1', 'JUPYTER_PLATFORM_DIRS': '1',
-            'JUPYTER_CONFIG_DIR': str(folder / 'jupyter'), 'IPYTHONDIR': str(folder / 'ipython')}
+    return {
+        **mine,
+        'MASKEDLAB_BUDGET': 'test',
+        'OMP_NUM_THREADS': '1',  # two workers with two threads each would spin, not work
+        'PYTHONPATH': str(ROOT),
+        'PYTHONUTF8': '1',
+        'HF_HUB_OFFLINE': '1',
+        'JUPYTER_PREFER_ENV_PATH': '1',
+        'JUPYTER_PLATFORM_DIRS': '1',
+        'JUPYTER_CONFIG_DIR': str(folder / 'jupyter'),
+        'IPYTHONDIR': str(folder / 'ipython'),
+    }
 
 
 def counts(report: Path) -> Result:
     """Read pytest's junit file."""
     result = Result()
     for suite in ET.parse(report).getroot().iter('testsuite'):
-        tests, bad, skipped = int(suite.get('tests', 0)), int(suite.get('failures', 0)) + int(suite.get('errors', 0)), int(suite.get('skipped', 0))
-        result.passed, result.failed, result.skipped = result.passed + max(tests - bad - skipped, 0), result.failed + bad, result.skipped + skipped
+        tests, bad, skipped = (
+            int(suite.get('tests', 0)),
+            int(suite.get('failures', 0)) + int(suite.get('errors', 0)),
+            int(suite.get('skipped', 0)),
+        )
+        result.passed, result.failed, result.skipped = (
+            result.passed + max(tests - bad - skipped, 0),
+            result.failed + bad,
+            result.skipped + skipped,
+        )
     return result
 
 
 def stop(process: subprocess.Popen) -> None:
     """End a check and what it started."""
-    if WINDOWS: subprocess.run(['taskkill', '/F', '/T', '/PID', str(process.pid)], capture_output=True)
+    if WINDOWS:
+        subprocess.run(['taskkill', '/F', '/T', '/PID', str(process.pid)], capture_output=True)
     else:
-        try: os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError: pass
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     process.wait()
 
 
@@ -315,23 +405,42 @@ def run(item: Item, env: dict[str, str], patience: float = 1) -> Result:
     """Run one item. A failing command, a report without tests and a file over its budget are failures."""
     start, limit = time.monotonic(), item.budget * patience
     with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as out:
-        process = subprocess.Popen(item.command, cwd=ROOT, env={**env, **item.env}, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                   start_new_session=not WINDOWS)
-        try: code: int | None = process.wait(3 * limit)
-        except subprocess.TimeoutExpired: code = None
+        process = subprocess.Popen(
+            item.command,
+            cwd=ROOT,
+            env={**env, **item.env},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=not WINDOWS,
+        )
+        try:
+            code: int | None = process.wait(3 * limit)
+        except subprocess.TimeoutExpired:
+            code = None
         finally:
-            if process.poll() is None: stop(process)
+            if process.poll() is None:
+                stop(process)
         out.seek(0)
         text = out.read()
     seconds = time.monotonic() - start
-    result = counts(item.report) if item.report and item.report.exists() else Result(passed=int(code == 0), failed=int(code != 0))
+    if item.report:
+        result = counts(item.report) if item.report.exists() else Result(failed=1)
+    else:
+        result = Result(passed=int(code == 0), failed=int(code != 0))
     result.seconds, result.text = seconds, text
-    if code is None: why = f'stopped after {seconds:.0f} s'
-    elif code == 5 and item.report: why = 'no test was collected'
-    elif item.report and not item.report.exists(): why = f'pytest wrote no report (exit code {code})'
-    elif seconds > limit: why = f'over its budget of {limit:.0f} s'
-    elif code and not result.failed: why = f'exit code {code}'
-    else: why = ''
+    if code is None:
+        why = f'stopped after {seconds:.0f} s'
+    elif code == 5 and item.report:
+        why = 'no test was collected'
+    elif item.report and not item.report.exists():
+        why = f'pytest wrote no report (exit code {code})'
+    elif seconds > limit:
+        why = f'over its budget of {limit:.0f} s'
+    elif code and not result.failed:
+        why = f'exit code {code}'
+    else:
+        why = ''
     if why:
         result.failed += not (result.failed and not result.passed)  # once, where the command's own failure has not been counted
         result.text += f'\n{item.name}: {why}\n'
@@ -340,28 +449,38 @@ def run(item: Item, env: dict[str, str], patience: float = 1) -> Result:
 
 def tell(name: str, r: Result) -> None:
     word = 'FAIL' if r.failed else 'skip' if r.skipped and not r.passed else 'ok'
-    say(f'{r.seconds:7.1f} s  {word:4}  {name}' + (f'  ({r.passed} passed, {r.failed} failed, {r.skipped} skipped)' if r.passed + r.failed + r.skipped > 1 else ''))
-    if r.failed: say('\n'.join('    ' + line for line in r.text.strip().splitlines()[-120:]))
+    say(
+        f'{r.seconds:7.1f} s  {word:4}  {name}'
+        + (f'  ({r.passed} passed, {r.failed} failed, {r.skipped} skipped)' if r.passed + r.failed + r.skipped > 1 else '')
+    )
+    if r.failed:
+        say('\n'.join('    ' + line for line in r.text.strip().splitlines()[-120:]))
     else:
         for line in r.text.splitlines():
-            if line.startswith('SKIPPED'): say('                ' + line)
+            if line.startswith('SKIPPED'):
+                say('                ' + line)
 
 
 def browser() -> str | None:
     """A Chromium or Chrome of this machine, for the tests that need a real browser."""
     names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
-    places = ('/Applications/Google Chrome.app/Contents/MacOS/Google Chrome', '/Applications/Chromium.app/Contents/MacOS/Chromium',
-              *(f'{os.environ.get(k)}/Google/Chrome/Application/chrome.exe' for k in ('PROGRAMFILES', 'PROGRAMFILES(X86)', 'LOCALAPPDATA')))
+    places = (
+        '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
+        '/Applications/Chromium.app/Contents/MacOS/Chromium',
+        *(f'{os.environ.get(k)}/Google/Chrome/Application/chrome.exe' for k in ('PROGRAMFILES', 'PROGRAMFILES(X86)', 'LOCALAPPDATA')),
+    )
     return next((p for p in map(shutil.which, names) if p), None) or next((p for p in places if Path(p).exists()), None)
 
 
 def install_browser() -> str | None:
     """Debian's chromium where this user may install it; None where not."""
-    if browser(): return browser()
+    if browser():
+        return browser()
     if shutil.which('apt-get') and hasattr(os, 'geteuid') and os.geteuid() == 0:
         say('Installing chromium for the browser tests (about 0.1 GB to download).')
         env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
-        for command in (['apt-get', 'update', '-qq'], ['apt-get', 'install', '-y', '-qq', 'chromium']): subprocess.run(command, env=env, stdout=subprocess.DEVNULL)
+        for command in (['apt-get', 'update', '-qq'], ['apt-get', 'install', '-y', '-qq', 'chromium']):
+            subprocess.run(command, env=env, stdout=subprocess.DEVNULL)
     return browser()
 
 
@@ -381,17 +500,20 @@ class Checks:
 
     def script(self, name: str) -> str:
         found = shutil.which(name, path=str(PYTHON.parent)) or shutil.which(name)
-        if not found: raise Trouble(f'{name} is not installed in .venv; run "python lab.py test" without --no-install.')
+        if not found:
+            raise Trouble(f'{name} is not installed in .venv; run "python lab.py test" without --no-install.')
         return found
 
     def many(self, items: list[Item], what: str, workers: int | None = None) -> None:
         """Run items, several at a time. A stage that finds nothing to run has failed, unless --match thinned it out."""
         chosen = [i for i in items if self.options.match in i.name]
-        if not items: self.add(what, Result(failed=1, text=f'nothing to run: no {what} was found'))
+        if not items:
+            self.add(what, Result(failed=1, text=f'nothing to run: no {what} was found'))
         with ThreadPoolExecutor(workers or self.workers) as pool:
             running = [pool.submit(lambda i: self.add(i.name, run(i, self.env, self.options.patience)), i) for i in chosen]
             try:
-                for r in running: r.result()
+                for r in running:
+                    r.result()
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -399,7 +521,13 @@ class Checks:
     def pytest(self, name: str, *arguments: str, budget: float, **env: str) -> Item:
         self.n += 1
         report = self.folder / f'{self.n}.xml'
-        return Item(name, [str(PYTHON), '-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', f'--junitxml={report}', *arguments], budget, report, env)
+        return Item(
+            name,
+            [str(PYTHON), '-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', f'--junitxml={report}', *arguments],
+            budget,
+            report,
+            env,
+        )
 
     def files(self, folder: str, pattern: str) -> list[str]:
         found = (p.relative_to(ROOT) for p in sorted((ROOT / folder).rglob(pattern)))
@@ -409,7 +537,8 @@ class Checks:
         """Notebooks and package in a folder of their own, where they may be changed."""
         to = self.folder / name
         for part in ('nbs', 'tutorials', 'maskedlab'):
-            if (ROOT / part).exists(): shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+            if (ROOT / part).exists():
+                shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
         shutil.copy(ROOT / 'pyproject.toml', to)
         return to
 
@@ -424,18 +553,25 @@ class Checks:
         """A fresh nbdev-export must give the very files of the package; all others are hand-kept and listed."""
         start, copy = time.monotonic(), self.copy('export')
         kept = lambda p: any(fnmatch.fnmatch(p, pattern) for pattern in HAND_KEPT)
-        package = lambda root: {p.relative_to(root / 'maskedlab').as_posix(): p for p in (root / 'maskedlab').rglob('*')
-                                if p.is_file() and '__pycache__' not in p.parts}
+        package = lambda root: {
+            p.relative_to(root / 'maskedlab').as_posix(): p
+            for p in (root / 'maskedlab').rglob('*')
+            if p.is_file() and '__pycache__' not in p.parts
+        }
         for path, file in package(copy).items():
-            if file.suffix == '.py' and not kept(path): file.unlink()
+            if file.suffix == '.py' and not kept(path):
+                file.unlink()
         trouble = [self.tool(copy, self.script('nbdev-export'))]
         ours, fresh = package(ROOT), package(copy)
         for path in sorted(ours.keys() | fresh.keys()):
             if path not in fresh or (path in ours and not kept(path) and not path.endswith('.py')):
                 trouble.append(f'maskedlab/{path} comes from no notebook and is not among the hand-kept files')
-            elif path not in ours: trouble.append(f'maskedlab/{path} is missing: run nbdev-export')
-            elif ours[path].read_bytes() != fresh[path].read_bytes(): trouble.append(f'maskedlab/{path} differs from its notebook: run nbdev-export')
-        if (copy / 'pyproject.toml').read_bytes() != (ROOT / 'pyproject.toml').read_bytes(): trouble.append('nbdev-export changes pyproject.toml')
+            elif path not in ours:
+                trouble.append(f'maskedlab/{path} is missing: run nbdev-export')
+            elif ours[path].read_bytes() != fresh[path].read_bytes():
+                trouble.append(f'maskedlab/{path} differs from its notebook: run nbdev-export')
+        if (copy / 'pyproject.toml').read_bytes() != (ROOT / 'pyproject.toml').read_bytes():
+            trouble.append('nbdev-export changes pyproject.toml')
         text = '\n'.join(t for t in trouble if t)
         self.add('a fresh nbdev-export changes nothing', Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text))
         say('                hand-kept: ' + ', '.join(sorted(p for p in ours if kept(p))))
@@ -443,64 +579,122 @@ class Checks:
     def clean(self) -> None:
         """nbdev-clean must have nothing to do."""
         start, copy = time.monotonic(), self.copy('clean')
-        trouble = [self.tool(copy, self.script('nbdev-clean'), '--fname', str(copy / part)) for part in ('nbs', 'tutorials') if (copy / part).exists()]
+        trouble = [
+            self.tool(copy, self.script('nbdev-clean'), '--fname', str(copy / part))
+            for part in ('nbs', 'tutorials')
+            if (copy / part).exists()
+        ]
         for path in self.files('nbs', '*.ipynb') + self.files('tutorials', '*.ipynb'):
-            if (copy / path).read_bytes() != (ROOT / path).read_bytes(): trouble.append(f'{path} is not clean: run nbdev-clean --fname {path}')
+            if (copy / path).read_bytes() != (ROOT / path).read_bytes():
+                trouble.append(f'{path} is not clean: run nbdev-clean --fname {path}')
         text = '\n'.join(t for t in trouble if t)
         self.add('nbdev-clean changes nothing', Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text))
 
     def lint(self) -> None:
         """Style and types."""
         paths = [p for p in ('maskedlab', 'tests', 'tools', 'bench', 'lab.py') if (ROOT / p).exists()]
-        self.many([Item('ruff', [str(PYTHON), '-m', 'ruff', 'check', '--no-cache', *paths], BUDGETS['check']),
-                   Item('mypy', [str(PYTHON), '-m', 'mypy', '--no-error-summary', 'maskedlab'], BUDGETS['check'])], 'checker')
+        self.many(
+            [
+                Item('ruff', [str(PYTHON), '-m', 'ruff', 'check', '--no-cache', *paths], BUDGETS['check']),
+                Item('mypy', [str(PYTHON), '-m', 'mypy', '--no-error-summary', 'maskedlab'], BUDGETS['check']),
+            ],
+            'checker',
+        )
 
     def nbs(self) -> None:
         """The notebooks that the package is made of."""
         test = self.script('nbdev-test')
-        self.many([Item(p, [test, p, '--n-workers', '0'], BUDGET_OF.get(p, BUDGETS['nbs'])) for p in self.files('nbs', '*.ipynb')], 'notebook in nbs')
+        self.many(
+            [Item(p, [test, p, '--n-workers', '0'], BUDGET_OF.get(p, BUDGETS['nbs'])) for p in self.files('nbs', '*.ipynb')],
+            'notebook in nbs',
+        )
 
     def package(self) -> None:
         """pytest on the package, with coverage."""
         paths = [p for p in self.files('tests', 'test_*.py') if not p.startswith('tests/browser/')]
-        items = [self.pytest(p, p, '--cov=maskedlab', '--cov-report=', budget=BUDGET_OF.get(p, BUDGETS['tests']),
-                             COVERAGE_FILE=str(self.folder / f'.coverage.{n}')) for n, p in enumerate(paths)]
+        items = [
+            self.pytest(
+                p,
+                p,
+                '--cov=maskedlab',
+                '--cov-report=',
+                budget=BUDGET_OF.get(p, BUDGETS['tests']),
+                COVERAGE_FILE=str(self.folder / f'.coverage.{n}'),
+            )
+            for n, p in enumerate(paths)
+        ]
         self.many(items, 'test file')
-        coverage = lambda *a: subprocess.run([str(PYTHON), '-m', 'coverage', *a], cwd=ROOT, env={**self.env, 'COVERAGE_FILE': str(self.folder / '.coverage')},
-                                             capture_output=True, text=True).stdout.strip()
+        coverage = lambda *a: subprocess.run(
+            [str(PYTHON), '-m', 'coverage', *a],
+            cwd=ROOT,
+            env={**self.env, 'COVERAGE_FILE': str(self.folder / '.coverage')},
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
         coverage('combine', str(self.folder))
         say('                coverage of the package:')
         say('\n'.join('                ' + line for line in coverage('report', '--skip-covered').splitlines()))
 
     def tutorials(self) -> None:
         """The course, as a learner runs it, on the test budget."""
-        self.many([self.pytest(p, '--nbval-lax', '--nbval-current-env', p, budget=BUDGET_OF.get(p, BUDGETS['tutorials']))
-                   for p in self.files('tutorials', '*.ipynb')[:1 if self.options.command == 'quick' else None]], 'tutorial')
+        self.many(
+            [
+                self.pytest(p, '--nbval-lax', '--nbval-current-env', p, budget=BUDGET_OF.get(p, BUDGETS['tutorials']))
+                for p in self.files('tutorials', '*.ipynb')[: 1 if self.options.command == 'quick' else None]
+            ],
+            'tutorial',
+        )
 
     def browser(self) -> None:
         """The pages in a real browser, one after the other, since they measure times."""
-        if not self.browser_there(): return
-        self.many([self.pytest(p, p, budget=BUDGETS['tests/browser']) for p in self.files('tests/browser', 'test_*.py')], 'browser test', workers=1)
+        if not self.browser_there():
+            return
+        self.many(
+            [self.pytest(p, p, budget=BUDGETS['tests/browser']) for p in self.files('tests/browser', 'test_*.py')],
+            'browser test',
+            workers=1,
+        )
 
     def browser_there(self) -> bool:
-        if install_browser(): return True
+        if install_browser():
+            return True
         needed = os.environ.get('CI', '').lower() in ('true', '1')
-        say('No Chromium or Chrome is here and none may be installed by this user, so the browser tests are left out: install chromium to run them.')
+        say(
+            'No Chromium or Chrome was found and this user may not install one: the browser tests are left out until you install chromium.'
+        )
         self.add('browser tests', Result(failed=int(needed), skipped=int(not needed), text='CI must have a browser'))
         return False
 
     def some(self) -> None:
         """The tests marked `quick`, and one picture of the explorer."""
-        self.many([self.pytest('tests marked quick', 'tests', '--ignore=tests/browser', '-m', 'quick', budget=BUDGETS['tests'])], 'quick test')
+        self.many(
+            [self.pytest('tests marked quick', 'tests', '--ignore=tests/browser', '-m', 'quick', budget=BUDGETS['tests'])], 'quick test'
+        )
         self.tutorials()
-        if not self.browser_there(): return
+        if not self.browser_there():
+            return
         pictures = ROOT / 'runs' / 'quick'
         pictures.mkdir(parents=True, exist_ok=True)
         begin = time.time() - 1
-        self.many([self.pytest('browser tests marked quick', 'tests/browser', '-m', 'quick', budget=BUDGETS['tests/browser'], LAB_PICTURES=str(pictures))], 'quick test')
+        self.many(
+            [
+                self.pytest(
+                    'browser tests marked quick',
+                    'tests/browser',
+                    '-m',
+                    'quick',
+                    budget=BUDGETS['tests/browser'],
+                    LAB_PICTURES=str(pictures),
+                )
+            ],
+            'quick test',
+        )
         new = [p for p in pictures.glob('*.png') if p.stat().st_mtime >= begin]
-        self.add('a picture of the explorer', Result(passed=int(bool(new)), failed=int(not new), text=f'no picture was saved in {pictures}'))
-        for p in new: say(f'                {p}')
+        self.add(
+            'a picture of the explorer', Result(passed=int(bool(new)), failed=int(not new), text=f'no picture was saved in {pictures}')
+        )
+        for p in new:
+            say(f'                {p}')
 
 
 STAGES = ('export', 'clean', 'lint', 'nbs', 'package', 'tutorials', 'browser')
@@ -513,8 +707,10 @@ def test(options: argparse.Namespace) -> int:
         checks = Checks(options, Path(folder))
         for stage in ('some',) if options.command == 'quick' else [s for s in STAGES if s in (options.only or STAGES)]:
             say(f'\n{stage}: {(getattr(Checks, stage).__doc__ or "").strip()}')
-            try: getattr(checks, stage)()
-            except (Trouble, OSError) as e: checks.add(stage, Result(failed=1, text=str(e)))
+            try:
+                getattr(checks, stage)()
+            except (Trouble, OSError) as e:
+                checks.add(stage, Result(failed=1, text=str(e)))
     return close(checks.results, time.monotonic() - start, options)
 
 
@@ -525,7 +721,8 @@ def close(results: list[tuple[str, Result]], seconds: float, options: argparse.N
     if not total[0] and not total[1]:
         bad, total[1] = ['nothing was run'], 1
     say('\n' + ('Failed: ' + ', '.join(bad) if bad else 'All is well.'))
-    if not bad and options.freeze: freeze()
+    if not bad and options.freeze and not (options.only or options.match):
+        freeze()
     say(f'{int(seconds // 60)} min {seconds % 60:.0f} s')
     say('{} passed, {} failed, {} skipped'.format(*total))
     return int(bool(bad))
@@ -533,7 +730,9 @@ def close(results: list[tuple[str, Result]], seconds: float, options: argparse.N
 
 def freeze() -> None:
     """Write down the versions with which the tests have just passed. torch stays free: its build depends on the machine."""
-    lines = subprocess.run([str(PYTHON), '-m', 'pip', 'list', '--format=freeze', '--exclude-editable'], capture_output=True, text=True, check=True).stdout.split()
+    lines = subprocess.run(
+        [str(PYTHON), '-m', 'pip', 'list', '--format=freeze', '--exclude-editable'], capture_output=True, text=True, check=True
+    ).stdout.split()
     ours = ('torch', 'nvidia', 'cuda', 'triton')
     head = ['# The versions with which the tests last passed (written by `python lab.py test --freeze`).']
     head += [f'# {line}' for line in lines if line.startswith('torch')]
@@ -544,9 +743,16 @@ def freeze() -> None:
 
 # --------------------------------------------------------------------------------------------------------------------- main
 
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog='lab.py', description='maskedlab: JupyterLab on the first tutorial, or the checks.')
-    p.add_argument('command', nargs='?', default='lab', choices=('lab', 'test', 'quick'), help='lab (default), test, or quick: the checks of three minutes')
+    p.add_argument(
+        'command',
+        nargs='?',
+        default='lab',
+        choices=('lab', 'test', 'quick'),
+        help='lab (default), test, or quick: the checks of three minutes',
+    )
     i = p.add_argument_group('installing')
     i.add_argument('--cpu', action='store_true', help='the CPU build of torch: far smaller on Linux')
     i.add_argument('--torch-index', metavar='URL', help='fetch torch and torchvision from this index')
@@ -568,17 +774,21 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if sys.version_info < OLDEST_PYTHON:
         other = newer_python()
-        if other: return subprocess.call([other, str(Path(__file__).resolve()), *arguments])
+        if other:
+            return subprocess.call([other, str(Path(__file__).resolve()), *arguments])
         say(f'maskedlab needs Python 3.11 or newer and this is {sys.version.split()[0]}: install one and run it with this file.')
         return 2
     options = parser().parse_args(arguments)
     try:
         if options.no_install:
-            if not PYTHON.exists(): raise Trouble('there is no .venv yet; run this command without --no-install.')
+            if not PYTHON.exists():
+                raise Trouble('there is no .venv yet; run this command without --no-install.')
         else:
-            if options.find_links: options.find_links = str(Path(options.find_links).resolve())
+            if options.find_links:
+                options.find_links = str(Path(options.find_links).resolve())
             install('lab' if options.command == 'lab' else 'test', options)
-        if options.install_only: return 0
+        if options.install_only:
+            return 0
         return lab(options) if options.command == 'lab' else test(options)
     except Trouble as e:
         say(f'lab.py: {e}')
@@ -588,4 +798,5 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

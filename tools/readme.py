@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """README.md from nbs/index.ipynb: nbdev's filters, nbconvert's Markdown, and tables that are computed and never typed.
 
-    python tools/readme.py                     write README.md
-    python tools/readme.py --check             exit 1 where README.md is not what would be written
-    python tools/readme.py --repository URL    move the project: pyproject.toml, citation, README and tutorials
+python tools/readme.py                     write README.md
+python tools/readme.py --check             exit 1 where README.md is not what would be written
+python tools/readme.py --repository URL    move the project: pyproject.toml, citation, README and tutorials
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,17 +23,25 @@ os.chdir(ROOT)  # nbdev finds its configuration from the working folder
 def methods() -> str:
     """The table of methods, from the cards."""
     from maskedlab.recipes.table import card, list_recipes
+
     rows = ['| recipe | paper | on | where | how | what | then what |', '|---|---|---|---|---|---|---|']
     for name in list_recipes():
         c = card(name)
-        rows.append('| ' + ' | '.join(str(cell).replace('|', r'\|') for cell in
-                                      (f'`{name}`', f'[{c.title}]({c.link}) ({c.year})', c.modality, c.where, c.how, c.what, c.use)) + ' |')
+        rows.append(
+            '| '
+            + ' | '.join(
+                str(cell).replace('|', r'\|')
+                for cell in (f'`{name}`', f'[{c.title}]({c.link}) ({c.year})', c.modality, c.where, c.how, c.what, c.use)
+            )
+            + ' |'
+        )
     return '\n'.join(rows)
 
 
 def sizes() -> str:
     """What an installation takes, from lab.py, which announces the same."""
     import lab
+
     names = {'linux': 'Linux', 'linux cpu': 'Linux, CPU build', 'darwin': 'macOS', 'win32': 'Windows'}
     rows = ['| system | download | on disk | time at 50 Mbit/s |', '|---|---|---|---|']
     rows += [f'| {names[k]} | {down:.1f} GB | {disk:.1f} GB | {lab.minutes(down):.0f} min |' for k, (down, disk) in lab.SIZES.items()]
@@ -42,7 +51,11 @@ def sizes() -> str:
 
 def picture() -> str:
     """The explorer, once its picture is there."""
-    return '![The explorer: original, seen, returned and error side by side](docs/explorer.png)' if (ROOT / 'docs/explorer.png').exists() else ''
+    return (
+        '![The explorer: original, seen, returned and error side by side](docs/explorer.png)'
+        if (ROOT / 'docs/explorer.png').exists()
+        else ''
+    )
 
 
 TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture}
@@ -61,7 +74,8 @@ def readme() -> str:
     nb = read_nb(ROOT / 'nbs' / 'index.ipynb')
     Filters()(nb)
     text, resources = MarkdownExporter().from_notebook_node(_as_nbformat(nb))
-    if resources.get('outputs'): raise ValueError('index.ipynb has pictures among its outputs; link a file under docs/ instead')
+    if resources.get('outputs'):
+        raise ValueError('index.ipynb has pictures among its outputs; link a file under docs/ instead')
     text = re.sub(r'<!-- (\w+) -->', lambda m: TABLES[m[1]](), text)
     text = text.replace('../', '')  # links of the notebook in nbs/, seen from the root
     return '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that notebook. -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
@@ -73,8 +87,10 @@ def _as_nbformat(nb):
 
     import nbformat
     from fastcore.nbio import nb2str
+
     out = nbformat.reads(json.dumps(json.loads(nb2str(nb))), as_version=4)
-    for cell in out.cells: cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
+    for cell in out.cells:
+        cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
     out.metadata.language_info = {'name': 'python'}
     return out
 
@@ -93,11 +109,13 @@ def carriers() -> list[Path]:
 def move(url: str) -> None:
     """Give the project another address, in badges and citation too."""
     old, new = (u.rstrip('/').removeprefix('https://github.com/') for u in (repository(), url))
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', new): raise SystemExit(f'{url} is no address of the form https://github.com/OWNER/NAME')
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', new):
+        raise SystemExit(f'{url} is no address of the form https://github.com/OWNER/NAME')
     for path in carriers():
         text = path.read_text(encoding='utf-8')
         moved = re.sub(rf'(github(?:\.com)?/){re.escape(old)}\b', lambda m: m[1] + new, text)
-        if moved != text: path.write_text(moved, encoding='utf-8', newline='\n')
+        if moved != text:
+            path.write_text(moved, encoding='utf-8', newline='\n')
 
 
 def main() -> int:
@@ -105,7 +123,8 @@ def main() -> int:
     p.add_argument('--check', action='store_true')
     p.add_argument('--repository', metavar='URL')
     options = p.parse_args()
-    if options.repository: move(options.repository)
+    if options.repository:
+        move(options.repository)
     file, text = ROOT / 'README.md', readme()
     if options.check:
         same = file.exists() and file.read_text(encoding='utf-8') == text
@@ -115,4 +134,5 @@ def main() -> int:
     return 0
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,464 @@
+"""lab.py: installing, resuming, serving, and that no check is green by accident."""
+
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import lab
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def options(*words):
+    return lab.parser().parse_args(list(words))
+
+
+@pytest.fixture
+def venv(monkeypatch, tmp_path):
+    """A .venv that only looks like one, beside a copy of pyproject.toml."""
+    folder = tmp_path / '.venv'
+    (folder / 'bin').mkdir(parents=True)
+    (folder / 'bin' / 'python').touch()
+    shutil.copy(ROOT / 'pyproject.toml', tmp_path)
+    for name, value in dict(ROOT=tmp_path, VENV=folder, PYTHON=folder / 'bin' / 'python').items():
+        monkeypatch.setattr(lab, name, value)
+    monkeypatch.setattr(lab.time, 'sleep', lambda s: None)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------------- the file
+
+
+def test_standard_library_alone_and_readable_by_old_pythons():
+    tree = ast.parse((ROOT / 'lab.py').read_text(encoding='utf-8'), feature_version=(3, 8))  # so that an old Python can say what is missing
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert {n.split('.')[0] for n in names} <= sys.stdlib_module_names
+
+
+def test_make_and_ci_only_call_it():
+    make = (ROOT / 'Makefile').read_text()
+    assert {line.split(';')[1].strip() for line in make.splitlines() if ';' in line} == {
+        f'$(PYTHON) lab.py{c} $(ARGS)' for c in ('', ' test', ' quick')
+    }
+    assert 'make test' in (ROOT / '.ci' / 'run').read_text() and os.access(ROOT / '.ci' / 'run', os.X_OK)
+    flow = (ROOT / '.github' / 'workflows' / 'test.yml').read_text()
+    assert 'make test' in flow and all(f"'3.{n}'" in flow for n in (11, 12, 13, 14))
+
+
+def test_an_old_python_is_told_what_is_needed(monkeypatch, capsys):
+    monkeypatch.setattr(lab, 'OLDEST_PYTHON', (99, 0))
+    monkeypatch.setattr(lab, 'newer_python', lambda: None)
+    assert lab.main(['test']) == 2
+    assert 'needs Python 3.11' in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------------------- installing
+
+
+def test_debian_without_venv(monkeypatch):
+    monkeypatch.setattr(lab.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(lab.Trouble, match='python3-venv'):
+        lab.make_venv(share=False)
+
+
+def fake_pip(monkeypatch, *logs):
+    """pip that ends with each of these logs in turn: '' is success."""
+    calls, left = [], list(logs)
+
+    def run(command, **kw):
+        calls.append(command)
+        text = left.pop(0)
+        Path(command[command.index('--log') + 1]).write_text(text)
+        return subprocess.CompletedProcess(command, int(bool(text)))
+
+    monkeypatch.setattr(lab.subprocess, 'run', run)
+    return calls
+
+
+def test_a_broken_download_is_tried_again(venv, monkeypatch, capsys):
+    calls = fake_pip(monkeypatch, 'ReadTimeoutError: Read timed out.', 'Retrying (Retry(total=4)) No matching distribution found', '')
+    lab.pip('torch')
+    assert len(calls) == 3 and 'what has arrived is kept' in capsys.readouterr().out
+
+
+def test_a_download_that_stays_broken_says_how_to_go_on(venv, monkeypatch):
+    fake_pip(monkeypatch, *['Connection broken'] * 4)
+    with pytest.raises(lab.Trouble, match='goes on where it stopped'):
+        lab.pip('torch')
+
+
+@pytest.mark.parametrize(
+    'log, error',
+    [
+        ('ResolutionImpossible: for help visit', lab.Unresolvable),
+        ('No matching distribution found for x', lab.Unresolvable),
+        ('OSError: [Errno 28] No space left on device', lab.Trouble),
+        ('error: metadata-generation-failed', lab.Trouble),
+    ],
+)
+def test_what_no_second_try_would_change_is_not_tried_again(venv, monkeypatch, log, error):
+    calls = fake_pip(monkeypatch, log)
+    with pytest.raises(error):
+        lab.pip('x')
+    assert len(calls) == 1
+
+
+def test_wheels_on_a_stick_come_first(venv, monkeypatch):
+    calls = fake_pip(monkeypatch, '')
+    lab.from_stick('stick', 'x')
+    assert '--no-index' in calls[0] and calls[0][calls[0].index('--find-links') + 1] == 'stick'
+    calls = fake_pip(monkeypatch, 'No matching distribution found for x', '')
+    lab.from_stick('stick', 'x')
+    assert len(calls) == 2 and '--no-index' not in calls[1] and 'stick' in calls[1]
+
+
+def test_an_empty_stick_is_named(venv, tmp_path):
+    with pytest.raises(lab.Trouble, match='no wheel'):
+        lab.install('lab', options('--find-links', str(tmp_path)))
+
+
+@pytest.fixture
+def dry(venv, monkeypatch):
+    """install() with every step recorded and none done."""
+    said, state = [], dict(torch=None, fail=None)
+
+    def pip(*arguments, **kw):
+        said.append(' '.join(arguments))
+        if state['fail'] and state['fail'] in said[-1]:
+            raise lab.Unresolvable
+        if 'torchvision' in arguments:
+            state['torch'] = '2.14.1'
+
+    monkeypatch.setattr(lab, 'pip', pip)
+    monkeypatch.setattr(lab, 'check_venv', lambda: True)
+    monkeypatch.setattr(lab, 'torch_of', lambda python: state['torch'])
+    monkeypatch.setattr(lab.subprocess, 'run', lambda *a, **k: subprocess.CompletedProcess(a, 0, '', ''))
+    return said, state
+
+
+def test_torch_and_torchvision_come_together_and_stay(dry, venv, capsys):
+    said, _ = dry
+    lab.install('lab', options())
+    assert re.match('Installing into .* GB to download .* minutes .* GB on disk', capsys.readouterr().out)  # before anything else
+    assert [s for s in said if 'torch' in s.split()[0]] == ['torch>=2.11 torchvision']
+    assert '-e .[lab]' in said[-1] and '-c constraints.txt' in said[-1] and (venv / 'torch.txt').read_text() == 'torch==2.14.1\n'
+    n = len(said)
+    lab.install('lab', options())
+    assert len(said) == n, 'a finished installation is not begun again'
+    lab.install('test', options())
+    assert '-e .[test]' in said[-1]
+    n = len(said)
+    lab.install('lab', options())
+    assert len(said) == n
+
+
+def test_a_torch_that_is_there_is_taken(dry, capsys):
+    said, state = dry
+    state['torch'] = '2.12.0+cpu'
+    lab.install('lab', options())
+    assert not any('torchvision' in s for s in said) and 'already installed' in capsys.readouterr().out
+
+
+def test_cpu_build_and_own_index(dry, monkeypatch):
+    said, state = dry
+    monkeypatch.setattr(lab.sys, 'platform', 'linux')
+    lab.install('lab', options('--cpu'))
+    assert f'--index-url {lab.CPU_INDEX} torch' in ' '.join(said)
+    state['torch'] = None
+    lab.install('test', options('--torch-index', 'https://example.org/whl'))
+    assert '--index-url https://example.org/whl torch' in ' '.join(said)
+
+
+def test_an_interrupted_installation_leaves_no_marker(dry, venv, monkeypatch):
+    said, state = dry
+    state['fail'] = '-e .[lab]'
+    with pytest.raises(lab.Trouble):
+        lab.install('lab', options())
+    assert '-c constraints.txt' in said[-2] and 'constraints.txt' not in said[-1], 'first with the known versions, then without'
+    assert not list(venv.glob('maskedlab-*.txt'))
+    state['fail'] = None
+    lab.install('lab', options())
+    assert (venv / 'maskedlab-lab.txt').exists() and sum('torchvision' in s for s in said) == 1, 'torch was kept'
+
+
+def test_changed_dependencies_ask_for_a_new_installation(dry, venv):
+    said, _ = dry
+    lab.install('lab', options())
+    n, project = len(said), venv.parent / 'pyproject.toml'
+    project.write_text(project.read_text() + '\n# a remark\n')
+    lab.install('lab', options())
+    assert len(said) == n
+    project.write_text(project.read_text().replace('"numpy"', '"numpy", "other"'))
+    lab.install('lab', options())
+    assert len(said) > n
+
+
+def test_a_full_disk_is_said_before(dry, monkeypatch):
+    monkeypatch.setattr(lab.shutil, 'disk_usage', lambda p: argparse.Namespace(free=1e9))
+    with pytest.raises(lab.Trouble, match=r'GB are needed.*--cpu'):
+        lab.install('lab', options())
+    assert not dry[0]
+
+
+def test_the_cpu_build_is_offered_where_no_gpu_is(dry, monkeypatch, capsys):
+    monkeypatch.setattr(lab, 'has_gpu', lambda: False)
+    monkeypatch.setattr(lab.sys, 'platform', 'linux')
+    monkeypatch.setattr(lab.sys, 'stdin', None)
+    lab.install('lab', options())
+    assert '--cpu' in capsys.readouterr().out
+
+
+def test_versions():
+    assert [lab.version(t) for t in ('2.14.1+cpu', '2.11.0', '2.9.0a0+git')] == [(2, 14, 1), (2, 11, 0), (2, 9, 0)]
+
+
+# -------------------------------------------------------------------------------------------------------------------- the lab
+
+
+def test_ports():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        with pytest.raises(lab.Trouble, match='--port'):
+            lab.free_port(s.getsockname()[1])
+    assert 8888 <= lab.free_port(None) < 8988
+    with pytest.raises(lab.Trouble):
+        lab.free_port(70000)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='sends a signal')
+@pytest.mark.skipif(not lab.PYTHON.exists(), reason='needs the .venv of lab.py')
+def test_the_server_is_ready_in_time_and_asks_for_its_token():
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / 'lab.py'), '--no-install', '--no-browser'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        said = ''
+        while 'Ctrl-C' not in said and process.poll() is None:
+            said += process.stdout.readline()
+        seconds, url = time.monotonic() - start, re.search(r'http://127\.0\.0\.1:\d+(/\S*)\?token=\w{48}', said)
+        assert url, said
+        assert seconds <= 20, f'{seconds:.1f} s beside other checks; alone it must be ready in 10'
+        first = sorted(ROOT.glob('tutorials/*.ipynb'))
+        assert url[1] == (f'/lab/tree/{first[0].relative_to(ROOT).as_posix()}' if first else '/lab')
+        assert lab.answers(url[0])
+        with pytest.raises(urllib.error.HTTPError) as e:
+            urllib.request.urlopen(url[0].split('/lab')[0] + '/api/contents', timeout=5)
+        assert e.value.code == 403
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+# --------------------------------------------------------------------------------------------------------------------- checks
+
+
+@pytest.fixture
+def project(monkeypatch, tmp_path):
+    """A small project of the same make: one notebook, one module."""
+    (tmp_path / 'nbs').mkdir()
+    (tmp_path / 'tests').mkdir()
+    (tmp_path / 'pyproject.toml').write_text(
+        '[project]\nname = "maskedlab"\nrequires-python = ">=3.11"\ndynamic = ["version"]\n\n'
+        '[tool.nbdev]\nnbs_path = "nbs"\nput_version_in_init = false\n'
+    )
+    cells = [('markdown', '# Thing'), ('code', '#| default_exp room.thing'), ('code', '#| export\ndef f(): return 1')]
+    nb = {
+        'cells': [
+            {
+                'cell_type': k,
+                'id': f'c{i}',
+                'metadata': {},
+                'source': s.splitlines(True),
+                **({'outputs': [], 'execution_count': None} if k == 'code' else {}),
+            }
+            for i, (k, s) in enumerate(cells)
+        ],
+        'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}},
+        'nbformat': 4,
+        'nbformat_minor': 5,
+    }
+    (tmp_path / 'nbs' / 'thing.ipynb').write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n')
+    package = tmp_path / 'maskedlab'
+    package.mkdir()
+    (package / '__init__.py').write_text('__version__ = "1"\n')
+    monkeypatch.setattr(lab, 'ROOT', tmp_path)
+    monkeypatch.setattr(lab, 'PYTHON', Path(sys.executable))
+    subprocess.run([shutil.which('nbdev-export', path=str(Path(sys.executable).parent))], cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path
+
+
+def checks(folder, *words):
+    (folder / 'scratch').mkdir(exist_ok=True)
+    import tempfile
+
+    return lab.Checks(options('test', *words), Path(tempfile.mkdtemp(dir=folder / 'scratch')))
+
+
+def outcome(c):
+    return [(r.passed, r.failed, r.skipped) for _, r in c.results]
+
+
+def stage(folder, name, *words):
+    c = checks(folder, *words)
+    getattr(c, name)()
+    return c
+
+
+def test_export_and_clean_pass_on_a_good_project(project):
+    assert outcome(stage(project, 'export')) == [(1, 0, 0)]
+    assert outcome(stage(project, 'clean')) == [(1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    'fault, said',
+    [
+        (lambda p: (p / 'maskedlab/room/thing.py').write_text('def f(): return 2\n'), 'differs from its notebook'),
+        (lambda p: (p / 'maskedlab/room/thing.py').unlink(), 'is missing'),
+        (lambda p: (p / 'maskedlab/room/__init__.py').unlink(), 'is missing'),
+        (lambda p: (p / 'maskedlab/room/stale.py').write_text('# AUTOGENERATED! DO NOT EDIT!\n'), 'comes from no notebook'),
+        (lambda p: (p / 'maskedlab/notes.txt').write_text('x'), 'comes from no notebook'),
+        (lambda p: (p / 'nbs/thing.ipynb').write_text('{'), 'failed'),
+    ],
+)
+def test_export_finds_what_does_not_come_from_a_notebook(project, fault, said):
+    fault(project)
+    c = stage(project, 'export')
+    assert outcome(c) == [(0, 1, 0)] and said in c.results[0][1].text
+
+
+def test_export_lists_hand_kept_files(project, capsys):
+    (project / 'maskedlab/show/static').mkdir(parents=True)
+    (project / 'maskedlab/show/static/canvas.js').write_text('// ours')
+    assert outcome(stage(project, 'export')) == [(1, 0, 0)]
+    assert 'hand-kept: __init__.py, show/static/canvas.js' in capsys.readouterr().out
+
+
+def test_clean_finds_a_notebook_that_is_not(project):
+    file = project / 'nbs/thing.ipynb'
+    file.write_text(file.read_text().replace('"execution_count": null', '"execution_count": 3'))
+    c = stage(project, 'clean')
+    assert outcome(c) == [(0, 1, 0)] and 'nbs/thing.ipynb is not clean' in c.results[0][1].text
+
+
+def test_a_failing_notebook_fails(project):
+    assert outcome(stage(project, 'nbs')) == [(1, 0, 0)]
+    file = project / 'nbs/thing.ipynb'
+    file.write_text(file.read_text().replace('# Thing', '# Thing').replace('def f(): return 1', 'assert False'))
+    assert outcome(stage(project, 'nbs')) == [(0, 1, 0)]
+
+
+TESTS = {
+    'good': ('def test_a(): pass\ndef test_b(): pass\n', (2, 0, 0)),
+    'bad': ('def test_a(): pass\ndef test_b(): assert 0\n', (1, 1, 0)),
+    'skipped': ('import pytest\ndef test_a(): pytest.skip("no GPU")\n', (0, 0, 1)),
+    'empty': ('x = 1\n', (0, 1, 0)),
+    'broken': ('import no_such_module\n', (0, 1, 0)),
+    'dies': ('import os\ndef test_a(): os._exit(0)\n', (0, 1, 0)),
+    'error': ('import pytest\n@pytest.fixture\ndef f(): raise ValueError\ndef test_a(f): pass\n', (0, 1, 0)),
+}
+
+
+@pytest.mark.parametrize('name', TESTS)
+def test_counts_of_a_test_file(project, name):
+    text, expected = TESTS[name]
+    (project / 'tests' / 'test_x.py').write_text(text)
+    c = checks(project)
+    c.many([c.pytest('x', 'tests/test_x.py', budget=60)], 'test')
+    assert outcome(c) == [expected]
+    assert lab.close(c.results, 1, options('test')) == int(bool(expected[1]) or not expected[0])
+
+
+def test_a_file_over_its_budget_fails_and_a_hanging_one_is_stopped(project):
+    env = lab.environment(project)
+    slow = [sys.executable, '-c', 'import time; time.sleep(.6)']
+    assert lab.run(lab.Item('slow', slow, 30), env).failed == 0
+    r = lab.run(lab.Item('slow', slow, 0.3), env)
+    assert (r.passed, r.failed) == (1, 1) and 'over its budget' in r.text
+    assert lab.run(lab.Item('slow', slow, 0.3), env, patience=100).failed == 0
+    r = lab.run(lab.Item('hangs', [sys.executable, '-c', 'import time; time.sleep(60)'], 0.2), env)
+    assert (r.passed, r.failed) == (0, 1) and r.seconds < 10 and 'stopped after' in r.text
+
+
+@pytest.mark.parametrize('name', ['package', 'tutorials'])
+def test_a_stage_with_nothing_to_run_has_failed(project, name):
+    assert outcome(stage(project, name)) == [(0, 1, 0)]
+
+
+def test_a_missing_browser_is_said_and_fails_in_ci(project, monkeypatch, capsys):
+    monkeypatch.setattr(lab, 'install_browser', lambda: None)
+    monkeypatch.delenv('CI', raising=False)
+    assert outcome(stage(project, 'browser')) == [(0, 0, 1)]
+    assert 'install chromium' in capsys.readouterr().out
+    monkeypatch.setenv('CI', 'true')
+    assert outcome(stage(project, 'browser')) == [(0, 1, 0)]
+
+
+def test_chromium_comes_from_apt_where_it_may(monkeypatch):
+    ran, there = [], []
+    monkeypatch.setattr(lab, 'browser', lambda: there[0] if there else None)
+    monkeypatch.setattr(lab.shutil, 'which', lambda n: '/usr/bin/' + n)
+    monkeypatch.setattr(
+        lab.subprocess, 'run', lambda c, **k: (ran.append(c), there.append('/usr/bin/chromium') if 'install' in c else None)
+    )
+    monkeypatch.setattr(lab.os, 'geteuid', lambda: 1000, raising=False)
+    assert lab.install_browser() is None and not ran
+    monkeypatch.setattr(lab.os, 'geteuid', lambda: 0, raising=False)
+    assert lab.install_browser() == '/usr/bin/chromium' and ran[-1][-1] == 'chromium'
+
+
+@pytest.mark.parametrize(
+    'results, code, last',
+    [
+        ([], 1, '0 passed, 1 failed, 0 skipped'),
+        ([('a', lab.Result(3)), ('b', lab.Result(1, 0, 2))], 0, '4 passed, 0 failed, 2 skipped'),
+        ([('a', lab.Result(3)), ('b', lab.Result(1, 1, 0))], 1, '4 passed, 1 failed, 0 skipped'),
+        ([('a', lab.Result(0, 0, 5))], 1, '0 passed, 1 failed, 5 skipped'),
+    ],
+)
+def test_the_last_line_is_the_count(results, code, last, capsys):
+    assert lab.close(results, 61, options('test')) == code
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == ['1 min 1 s', last] and ('Failed: ' in said[1]) == bool(code)
+
+
+def test_all_stages_run_even_where_one_breaks(project, monkeypatch, capsys):
+    ran = []
+    for name in lab.STAGES:
+
+        def go(self, name=name):
+            ran.append(name)
+            if name == 'clean':
+                raise lab.Trouble('no tool')
+            self.add(name, lab.Result(1))
+
+        monkeypatch.setattr(lab.Checks, name, go)
+    assert lab.test(options('test')) == 1 and ran == list(lab.STAGES)
+    assert capsys.readouterr().out.endswith(f'{len(lab.STAGES) - 1} passed, 1 failed, 0 skipped\n')
+
+
+def test_checks_run_in_an_environment_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv('MASKEDLAB_SEED', '7')
+    monkeypatch.setenv('MASKEDLAB_DEVICE', 'cpu')
+    env = lab.environment(tmp_path)
+    assert (
+        'MASKEDLAB_SEED' not in env
+        and env['MASKEDLAB_DEVICE'] == 'cpu'
+        and env['MASKEDLAB_BUDGET'] == 'test'
+        and env['OMP_NUM_THREADS'] == '1'
+    )
