@@ -4,7 +4,8 @@
 
 The package never needs this script, nor the hosts: it is the record of where its data come from. Each source file is found by path
 (in FOLDER, a folder of unpacked wheels, or else beside the installed packages), its SHA-256 is compared with the one written below,
-and the result is the same on every run (another release of Pillow may compress the same pixels to other bytes). `--check` writes nothing and says whether the files on disk are what the script would write.
+and the result is the same on every run (another release of Pillow may compress the same pixels to other bytes). `--check` writes
+nothing and says whether the files on disk are what the script would write.
 
 Hosts with which it was last run: scikit-image 0.26.0, scikit-learn 1.9.1, scipy 1.9.3, matplotlib 3.10.3, mlxtend 0.25.0. Newer
 releases of scipy do not hold the two pictures any more; to get a wheel unpacked, without touching the installed packages:
