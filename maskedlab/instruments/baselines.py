@@ -83,6 +83,7 @@ def beside_baselines(recipe: Recipe,       # one that can fill, over pictures
     with torch.no_grad(): out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     recipe.train(was_training)
     truth, hidden = batch['image'], hidden_pixels(out.units, out.mask)
-    pictures = {'network': recipe.fill(batch, out)['image'], 'visible mean': visible_mean(truth, hidden), 'inpainting (harmonic)': inpaint(truth, hidden, 'harmonic')}
+    pictures = {'network': recipe.fill(batch, out)['image'], 'visible mean': visible_mean(truth, hidden),
+                'inpainting (harmonic)': inpaint(truth, hidden, 'harmonic')}
     if find_spec('skimage'): pictures['inpainting (biharmonic)'] = inpaint(truth, hidden, 'biharmonic')
     return {k: round(float(psnr(v, truth, hidden).nanmean()), 2) for k, v in pictures.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks.units import Units, rows, spread, widen
+from ..masks.units import Units, rows, spread
 from ..parts.contract import Out
 from ..recipes.table import create_recipe
 
@@ -68,7 +68,7 @@ def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
         out = run(mask)
         if out.mask is None: return report.notes.append('hides nothing: there is nothing to leak')
         u = out.units
-        if u is None or len(u) < 2: raise ValueError(f"the leak check exchanges content between samples: give a batch of at least 2, got {0 if u is None else len(u)}")
+        if len(u) < 2: raise ValueError(f"the leak check exchanges content between samples: give a batch of at least 2, got {len(u)}")
         again = run(out.mask, luck=1)
         if not torch.equal(out.mask, run(mask, luck=1).mask) or _moved(out, again, out.scored) > TOLERANCE:
             report.faults.append('two forwards with the same generator differ: it draws from the global one')
@@ -112,14 +112,14 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
 def _rows(out: Out, which: Tensor) -> list[Tensor]:
     "Predictions of the chosen units; several streams give several tensors."
     if not isinstance(out.pred, dict): return [out.pred[rows(which, out.scored)]]
-    assert out.units is not None
     chosen, scored = out.units.split(which), out.units.split(out.scored)
     return [p[rows(chosen[s], scored[s])] for s, p in out.pred.items()]
 
 def _moved(a: Out, b: Out, which: Tensor) -> float:
     "The largest change of a prediction, in units of the predictions' spread; infinite where another set of units was scored."
     if not torch.equal(a.scored, b.scored): return float('inf')
-    return max((float((p - q).abs().max() / p.float().std().clamp_min(1e-12)) for p, q in zip(_rows(a, which), _rows(b, which)) if p.numel() > 1), default=0.)
+    pairs = [(p, q) for p, q in zip(_rows(a, which), _rows(b, which)) if p.numel() > 1]
+    return max((float((p - q).abs().max() / p.float().std().clamp_min(1e-12)) for p, q in pairs), default=0.)
 
 def _note(report: Leak, site: str, a: Out, b: Out, judged: Tensor) -> None:
     report.changes[site] = max(report.changes.get(site, 0.), _moved(a, b, judged))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,7 @@ class Units:
     group: Tensor | None = None  # int `[B, *shape]`, word or cube that a strategy may take whole (advice)
     pos: Tensor | None = None    # `[B, *shape, d]`, where a unit lies (centres, boxes, times)
     streams: dict[str, tuple[slice, tuple[int, ...]]] | None = None  # several modalities on one flat axis: name -> (slice, shape)
-    put: Callable[[dict, Any], dict] | None = None                   # `put(batch, x) -> batch` in data space; None: no way back
+    put: Any = None              # `put(batch, x) -> batch` in data space; None: no way back
 
     def __post_init__(self):
         object.__setattr__(self, 'shape', tuple(int(s) for s in self.shape))
@@ -137,7 +137,7 @@ class Units:
         if self.streams is None: raise ValueError("these units have one stream: there is nothing to join")
         return torch.cat([parts[k].flatten(1, len(shape)) for k, (_, shape) in self.streams.items()], 1)
 
-def _swap(x: Tensor, which: Tensor, new: Tensor | None) -> Tensor:
+def _swap(x: Tensor, which: Tensor, new: Any) -> Tensor:
     return torch.where(widen(which, x), x.roll(1, 0), x) if new is None else place(x, which, new)
 
 # %% ../../nbs/masks/00_units.ipynb #7490bfa0

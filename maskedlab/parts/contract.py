@@ -24,11 +24,11 @@ __all__ = ['Out', 'child', 'draw', 'Card', 'Recipe']
 class Out:
     "What a recipe's forward returns. mask, pred, target and error describe its primary reconstruction; further passes are terms only."
     terms: dict[str, Tensor]                # the summands of the loss, as they enter it
-    mask: Tensor | None = None              # bool `[B, *shape]` or `[B, V, *shape]`: chosen units; None: this system hides nothing
+    mask: Any = None                        # bool `[B, *shape]` or `[B, V, *shape]`: chosen units; None: this system hides nothing
     pred: Any = None                        # `[n, ...]`, rows of the scored units (several streams: a dict of rows)
     target: Any = None                      # the same rows
-    error: Tensor | None = None             # `[B, *shape]`, detached, NaN where the loss does not look
-    units: Units | None = None              # the units that it worked on
+    error: Any = None                       # `[B, *shape]`, detached, NaN where the loss does not look
+    units: Any = None                       # the units that it worked on
     kept: Tensor | None = None              # bool: chosen but left readable (the 10 % of 80/10/10); default none
     order: Tensor | None = None             # int: pred of i may read hidden j only if order[j] < order[i]; default: never
     seen: dict[str, Any] | None = None      # the batch as the network got it, where data or ids were changed; default: holes
@@ -76,7 +76,8 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
     free = u.free if m.ndim == u.valid.ndim else u.free[:, None]
     if given and bool((m & ~free).any()):
         bad = (m & ~free).nonzero()[0].tolist()
-        raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden (padding or special); use mask & units.free")
+        raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden (padding or special); "
+                         "use mask & units.free")
     return m & free
 
 # %% ../../nbs/parts/00_contract.ipynb #f0a06e14
@@ -99,7 +100,7 @@ class Recipe(nn.Module):
     sizes: dict[str, dict[str, Any]] = {}       # 'micro', 'tiny', 'small', 'base' -> arguments of the constructor
     defaults: dict[str, Any] = {}               # the card's optimiser, rate and schedule
     fill: Any = None                            # fill(batch, out) -> batch: predictions in data space, visible units untouched
-    attention: Any = None                       # attention(batch, mask) -> (weights [layers, B, heads, Q, K], query_unit [B, Q], key_unit [B, K])
+    attention: Any = None                       # attention(batch, mask) -> weights [layers, B, heads, Q, K], units [B, Q] and [B, K]
     features: Any = None                        # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
     declared: tuple[str, ...] = ()              # what hidden units give away by design, in words: the leak check names it
     strategy: Callable[..., Tensor]

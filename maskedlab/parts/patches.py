@@ -32,10 +32,9 @@ def unpatchify(patches: Tensor,   # `[B, h, w, P]`
                ) -> Tensor:       # `[B, C, h*size, w*size]`
     "Put patches together again: the inverse of `patchify`."
     B, h, w, P = patches.shape
-    sides = dict(zip(range(6), (B, P // size ** 2, h, size, w, size)))
+    grid = (B, P // size ** 2, h, size, w, size)                      # B C h p w q, as in `patchify`
     axes = ORDERS[order]
-    back = [axes.index(i) for i in range(6)]
-    return patches.reshape([sides[a] for a in axes]).permute(back).reshape(B, sides[1], h * size, w * size)
+    return patches.reshape([grid[a] for a in axes]).permute([axes.index(a) for a in range(6)]).reshape(B, -1, h * size, w * size)
 
 # %% ../../nbs/parts/01_patches.ipynb #b930ba9b
 def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
@@ -45,18 +44,20 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
                 ) -> Tensor:       # the image
     "The picture of a batch, or one sentence about what is wrong with it."
     if not isinstance(batch, dict) or 'image' not in batch:
-        got = f"keys {sorted(batch)}" if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"a batch for this recipe is a dict with 'image' [B, {channels}, H, W], got {got}")
+        found = f"keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f"a batch for this recipe is a dict with 'image' [B, {channels}, H, W], got {found[:80]}")
     image = batch['image']
     if not torch.is_tensor(image) or image.ndim != 4:
         got = list(image.shape) if torch.is_tensor(image) else type(image).__name__
         raise ValueError(f"image must be a tensor [B, {channels}, H, W], got {got}; add a batch axis with image[None]")
     if not len(image): raise ValueError("the batch is empty: give at least one picture")
     if image.shape[1] != channels:
-        raise ValueError(f"image has {image.shape[1]} channels, the recipe takes {channels}; convert it or create the recipe with channels={image.shape[1]}")
+        raise ValueError(f"image has {image.shape[1]} channels, the recipe takes {channels}; "
+                         f"convert it or create the recipe with channels={image.shape[1]}")
     H, W = image.shape[2:]
     if H % size or W % size or not H or not W:
-        raise ValueError(f"image of {H} x {W} pixels is not a multiple of the {what}, {size}; resize or crop it to {max(H // size, 1) * size} x {max(W // size, 1) * size}")
+        fits = ' x '.join(str(max(n // size, 1) * size) for n in (H, W))
+        raise ValueError(f"image of {H} x {W} pixels is not a multiple of the {what}, {size}; resize or crop it to {fits}")
     if not image.is_floating_point():
         raise TypeError(f"image is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes 0..255: image / 255")
     low, high = (float(v) for v in image.detach().aminmax())
@@ -73,7 +74,7 @@ def sides(image: int | Sequence[int],   # pixels: a square's side, or (height, w
     "The grid of patches of a picture."
     H, W = (image, image) if isinstance(image, int) else image
     if size < 1 or H < size or W < size or H % size or W % size:
-        raise ValueError(f"a picture of {H} x {W} pixels does not divide into {what} sides of {size}; choose sides that are multiples of it")
+        raise ValueError(f"a picture of {H} x {W} pixels does not divide into {what} sides of {size}; choose multiples of it")
     return H // size, W // size
 
 # %% ../../nbs/parts/01_patches.ipynb #edde97c7

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 __all__ = ['sincos', 'fit_positions', 'RelativeBias']
 
 # %% ../../nbs/parts/02_positions.ipynb #5c45f0ad
-def sincos(grid: tuple[int, int],   # rows, columns
+def sincos(grid: tuple[int, ...],   # rows, columns
            dim: int,                # width of a token, a multiple of 4
            prefix: int = 0,         # tokens in front that are no patch (class token): zeros
            ) -> Tensor:             # `[1, prefix + rows*columns, dim]`
@@ -28,8 +28,8 @@ def sincos(grid: tuple[int, int],   # rows, columns
 
 # %% ../../nbs/parts/02_positions.ipynb #0649509e
 def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for the grid `native`
-                  native: tuple[int, int],
-                  grid: tuple[int, int],    # the grid at hand
+                  native: tuple[int, ...],
+                  grid: tuple[int, ...],    # the grid at hand
                   ) -> Tensor:              # `[1, prefix + rows*columns, dim]`
     "The same positions on another grid: waves are computed anew, anything else is resized (bicubic)."
     if grid == native: return table
@@ -42,17 +42,19 @@ def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for t
 
 # %% ../../nbs/parts/02_positions.ipynb #9796af5c
 class RelativeBias(nn.Module):
-    "A learned bias for each head and each offset between two patches, shared by all blocks (BEiT, Bao et al. 2022; SimMIM, Xie et al. 2022)."
-    def __init__(self, grid: tuple[int, int],   # the largest grid; smaller ones use a part of the table
+    "A learned bias for each head and each offset between two patches, shared by all blocks (BEiT, Bao et al. 2022; SimMIM)."
+    def __init__(self, grid: tuple[int, ...],   # the largest grid; smaller ones use a part of the table
                  heads: int):
         super().__init__()
         self.grid = grid
         self.table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
 
-    def forward(self, grid: tuple[int, int]) -> Tensor:   # `[1, heads, 1+N, 1+N]`, class token first
+    def forward(self, grid: tuple[int, ...]) -> Tensor:   # `[1, heads, 1+N, 1+N]`, class token first
         "The bias for patches on `grid`."
         (H, W), (h, w) = self.grid, grid
-        if h > H or w > W: raise ValueError(f"a grid of {h} x {w} patches is larger than the {H} x {W} of the bias table; create the recipe with a larger image=")
+        if h > H or w > W:
+            raise ValueError(f"a grid of {h} x {w} patches is larger than the {H} x {W} of the bias table; "
+                             "create the recipe with a larger image=")
         place = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(self.table.device)
         offset = place[:, None] - place[None] + torch.tensor([H - 1, W - 1], device=place.device)
         index = (offset[..., 0] * (2 * W - 1) + offset[..., 1])

@@ -5,6 +5,8 @@
 # %% ../../nbs/parts/03_transformer.ipynb #222bae01
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +32,8 @@ class Attention(nn.Module):
                 ) -> Tensor:                           # `[B, N, D]`
         "Mix the tokens."
         B, N, D = x.shape
-        qkv = self.qkv(x) if self.key_bias else F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+        if self.key_bias: qkv = self.qkv(x)
+        else: qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
         q, k, v = qkv.view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         blind = None
         if bias is not None:
@@ -72,6 +75,10 @@ class Block(nn.Module):
         x = x + self._branch(self.attn(self.norm1(x), bias, watch), self.gamma_1, generator)
         return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2, generator)
 
+    def shrink(self, factor: float) -> None:
+        "Divide the weights of both output projections (a start for deep networks: BEiT, SimMIM)."
+        for linear in (self.attn.proj, self.mlp.fc2): linear.weight.data /= factor
+
     def _branch(self, y: Tensor, scale: Tensor | None, generator: torch.Generator | None) -> Tensor:
         if scale is not None: y = y * scale
         if not (self.training and self.drop_path): return y
@@ -87,12 +94,12 @@ class Transformer(nn.Module):
                  drop_path: float = 0.):               # of the last block; it grows from 0 linearly over the blocks
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, eps, key_bias, layer_scale, r) for r in rates)
+        self.blocks: Any = nn.ModuleList(Block(dim, heads, mlp_ratio, eps, key_bias, layer_scale, r) for r in rates)
         self.norm = nn.LayerNorm(dim, eps)
 
     def forward(self, x: Tensor,                       # `[B, N, D]`
                 pad: Tensor | None = None,             # bool `[B, N]`, True = padding: nobody looks at it
-                bias: Tensor | None = None,            # float added to the logits, or bool with True = may look; broadcasts to `[layers, B, heads, N, N]`
+                bias: Tensor | None = None,            # float added to the logits, or bool, True = may look; to `[layers, B, heads, N, N]`
                 pos: Tensor | None = None,             # `[B, N, D]`, added before every block (Point-MAE)
                 watch: list[Tensor] | None = None,     # a list that receives each layer's attention `[B, heads, N, N]`
                 generator: torch.Generator | None = None,  # of stochastic depth; None: the global one

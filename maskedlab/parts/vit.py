@@ -20,7 +20,7 @@ class ViT(Transformer):
     "MAE's encoder: linear patch embedding, fixed sine and cosine positions, a class token, pre-norm blocks (He et al. 2022, appendix A.1)."
     prefix = 1      # tokens in front of the patches
 
-    def __init__(self, grid: tuple[int, int],   # rows and columns of patches that it is made for; others work too
+    def __init__(self, grid: tuple[int, ...],   # rows and columns of patches that it is made for; others work too
                  values: int,                   # numbers in a patch: side * side * colours
                  dim: int, depth: int, heads: int, eps: float = 1e-6):
         super().__init__(dim, depth, heads, eps=eps)
@@ -39,12 +39,13 @@ class ViT(Transformer):
         return self.patch_embed(patches.flatten(1, 2)) + pos[:, 1:]
 
     def forward(self, x: Tensor,                # `[B, n, dim]`, any of the embedded patches
-                index: Tensor | None = None,    # `[B, n]`, which patches they are (encoders with rotary positions ask)
-                grid: tuple[int, int] | None = None,  # of the whole picture
                 pad: Tensor | None = None,      # bool `[B, n]`, True = padding
-                watch: list[Tensor] | None = None,    # receives each layer's attention
+                bias: Tensor | None = None, pos: Tensor | None = None, watch: list[Tensor] | None = None,
+                generator: torch.Generator | None = None,    # as in `Transformer`; bias and pos with the class token
+                *, index: Tensor | None = None,       # `[B, n]`, which patches they are (encoders with rotary positions ask)
+                grid: tuple[int, ...] | None = None,  # of the whole picture (they ask for this too)
                 ) -> Tensor:                    # `[B, 1 + n, dim]`, the class token first
         "Encode these patches and no others."
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         pad = None if pad is None else F.pad(pad, (1, 0))
-        return super().forward(torch.cat([cls, x], 1), pad=pad, watch=watch)
+        return super().forward(torch.cat([cls, x], 1), pad, bias, pos, watch, generator)

@@ -32,7 +32,8 @@ class MAE(Recipe):
     card = Card(
         title='Masked Autoencoders Are Scalable Vision Learners', year=2022, modality='image',
         where='random patches, 75 %', how='dropped before the first block', what='pixels of the hidden patches, plain or normalised',
-        use='fine-tune or probe the encoder', headline='ImageNet-1k fine-tuned: ViT-B 83.6, ViT-L 85.9, ViT-H 86.9 (README, norm_pix, 1600 epochs)',
+        use='fine-tune or probe the encoder',
+        headline='ImageNet-1k fine-tuned: ViT-B 83.6, ViT-L 85.9, ViT-H 86.9 (README, norm_pix, 1600 epochs)',
         link='https://arxiv.org/abs/2111.06377')
     sizes = {
         'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4, norm_pix=False),
@@ -105,7 +106,6 @@ class MAE(Recipe):
 
         A normalised prediction has no brightness of its own. `statistics='true'` lends it each hidden patch's true mean and deviation
         (what most demonstrations show, and a piece of the answer); `'visible'` those of the picture's visible pixels."""
-        assert out.units is not None and out.mask is not None
         u, pred = out.units, out.pred
         if self.norm_pix: pred = self.un_norm(pred, u, out.mask, statistics)
         pred = self.colours.undo(pred, ORDER).clamp(0, 1)
@@ -119,12 +119,13 @@ class MAE(Recipe):
         if statistics == 'visible':         # averages of the visible patches of the same picture; 0 and 1 where nothing is visible
             w = (~mask)[..., None].to(x)
             n = w.sum((1, 2), keepdim=True)
-            m, s = (torch.where(n > 0, (v * w).sum((1, 2), keepdim=True) / n.clamp_min(1), default).expand_as(v) for v, default in ((m, 0.), (s, 1.)))
+            average = lambda v, default: torch.where(n > 0, (v * w).sum((1, 2), keepdim=True) / n.clamp_min(1), default).expand_as(v)
+            m, s = average(m, 0.), average(s, 1.)
         return pred * rows(s, mask) + rows(m, mask)
 
     def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
                   part: str = 'encoder',                 # or 'decoder', which sees every patch
-                  ) -> tuple[Tensor, Tensor, Tensor]:    # weights `[layers, B, heads, Q, K]`, query and key units `[B, Q]`, -1 for the class token
+                  ) -> tuple[Tensor, Tensor, Tensor]:    # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
         "Who looks at whom; units are flat indices of patches."
         if part not in ('encoder', 'decoder'): raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
         u = self.units(batch)

@@ -41,7 +41,7 @@ class BiasedViT(Transformer):
                 if m.bias is not None: nn.init.zeros_(m.bias)
         nn.init.trunc_normal_(self.cls_token, std=.02)
         for layer, block in enumerate(self.blocks, 1):
-            for linear in (block.attn.proj, block.mlp.fc2): linear.weight.data /= math.sqrt(2 * layer)
+            block.shrink(math.sqrt(2 * layer))
 
     def embed(self, image: Tensor) -> Tensor:   # `[B, C, H, W]` to `[B, h, w, dim]`
         "Token embeddings, without positions."
@@ -64,7 +64,8 @@ class SimMIM(Recipe):
     "Masked image modeling with large random cells, a mask token, a one-layer head and an L1 loss (Xie et al. 2022, section 3)."
     card = Card(
         title='SimMIM: A Simple Framework for Masked Image Modeling', year=2022, modality='image',
-        where='random cells of 32 pixels, 60 %', how='embeddings replaced by one learned vector', what='plain pixels of the hidden cells (L1)',
+        where='random cells of 32 pixels, 60 %', how='embeddings replaced by one learned vector',
+        what='plain pixels of the hidden cells (L1)',
         use='fine-tune', headline='ImageNet-1k fine-tuned: ViT-B 83.8, Swin-B 84.0, Swin-L 85.4 (README tables)',
         link='https://arxiv.org/abs/2111.09886')
     sizes = {
@@ -88,7 +89,8 @@ class SimMIM(Recipe):
         sides(image, cell, 'cell')
         self.encoder = BiasedViT(grid, token, channels, dim, depth, heads, eps, drop_path)
         if cell % self.encoder.stride:
-            raise ValueError(f"cells of {cell} pixels do not divide into tokens of {self.encoder.stride}; choose cell= a multiple of the encoder's stride")
+            raise ValueError(f"cells of {cell} pixels do not divide into tokens of {self.encoder.stride}; "
+                             "choose cell= a multiple of the encoder's stride")
         self.cell, self.channels, self.strategy = cell, channels, strategy
         self.colours = Colours(channels, mean, std)
         self.mask_token = nn.Parameter(torch.empty(dim))
@@ -124,7 +126,6 @@ class SimMIM(Recipe):
 
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with predictions pasted over its hidden cells, in 0..1."
-        assert out.units is not None and out.mask is not None
         pred = self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()
         return out.units.put(batch, place(out.units.x, out.mask, pred))
 

@@ -37,7 +37,8 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
                  ) -> type[Recipe]:
     "The class of a recipe."
     if isinstance(which, type): return which
-    if not isinstance(which, str): raise TypeError(f"a recipe is a name, 'file.py:Class', a class or an instance, got {type(which).__name__}")
+    if not isinstance(which, str):
+        raise TypeError(f"a recipe is a name, 'file.py:Class', a class or an instance, got {type(which).__name__}")
     name = which.replace('-', '_')
     path = TABLE.get(ALIASES.get(name, name)) or (which if ':' in which else None)
     if path is None:
@@ -50,7 +51,8 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
 
 def _load_file(path: str) -> Any:
     file = Path(path).resolve()
-    if not file.is_file(): raise FileNotFoundError(f"there is no file {path}; give the path of a Python file and a class, as in my_file.py:Mine")
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give the path of a Python file and a class, as in my_file.py:Mine")
     name = f'maskedlab_file_{file.stem}'          # a name of its own: my json.py must not become everybody's json
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
