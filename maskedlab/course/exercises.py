@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'Verdict', 'judge', 'exercises', 'exercise', 'check', 'show',
-           'in_notebook', 'tensor', 'Guess', 'predict', 'reveal']
+__all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'Verdict', 'judge', 'exercises', 'exercise', 'check',
+           'show', 'in_notebook', 'tensor', 'Guess', 'predict', 'reveal']
 
 # %% ../../nbs/course/00_exercises.ipynb #a69b7130
 class Hint(Exception):
@@ -45,6 +45,12 @@ class Exercise:
         exec(compile(source, self.name, 'exec'), space)
         if self.answer not in space: raise ValueError(f"the text of {self.name} does not define {self.answer}")
         return space[self.answer]
+
+# %% ../../nbs/course/00_exercises.ipynb #f6f5805c
+def mistakes(text: str) -> tuple[tuple[str, str], ...]:
+    "Wrong answers from one text: `=== words of the hint`, then the code, and so on."
+    parts = [p.partition('\n') for p in f'\n{text.strip()}'.split('\n=== ')[1:]]
+    return tuple((code.strip(), words.strip()) for words, _, code in parts)
 
 # %% ../../nbs/course/00_exercises.ipynb #772c6dc4
 def _watched(f: Callable) -> Callable:
