@@ -111,7 +111,7 @@ class TimmViT(nn.Module):
         if embed.proj.in_channels != channels:
             raise ValueError(f"this encoder takes {embed.proj.in_channels} channels, the recipe {channels}; give one the other's number")
         self.patch: int = embed.patch_size[0]                       # side in pixels
-        self.grid: tuple[int, int] = tuple(embed.grid_size)         # that it is made for; others work too
+        self.grid: tuple[int, ...] = tuple(embed.grid_size)         # that it is made for; others work too
         self.dim: int = self.net.embed_dim
         self.prefix: int = self.net.num_prefix_tokens               # tokens in front of the patches
         self.order = order
@@ -124,14 +124,14 @@ class TimmViT(nn.Module):
         pos = self.positions(grid)
         return x if pos is None else x + pos[:, -x.shape[1]:]
 
-    def positions(self, grid: tuple[int, int]) -> Tensor | None:   # `[1, N, dim]`, or `[1, prefix + N, dim]`
+    def positions(self, grid: tuple[int, ...]) -> Tensor | None:   # `[1, N, dim]`, or `[1, prefix + N, dim]`
         "The learned positions, resized by timm's own function for another grid."
         from timm.layers import resample_abs_pos_embed
         if self.net.pos_embed is None: return None
         front = 0 if self.net.no_embed_class else self.prefix
         return resample_abs_pos_embed(self.net.pos_embed, new_size=list(grid), old_size=list(self.grid), num_prefix_tokens=front)
 
-    def rotary(self, grid: tuple[int, int], index: Tensor | None) -> list[Tensor] | None:
+    def rotary(self, grid: tuple[int, ...], index: Tensor | None) -> list[Tensor] | None:
         "The rotary positions of the chosen patches, for each block; broadcast to `[B, heads, n, 2*head]`."
         rope = getattr(self.net, 'rope', None)
         if rope is None: return None
@@ -146,9 +146,9 @@ class TimmViT(nn.Module):
         return list(table) if getattr(self.net, 'rope_mixed', False) else [table] * len(self.net.blocks)
 
     def forward(self, x: Tensor,                # `[B, n, dim]`, any of the embedded patches
-                index: Tensor | None = None,    # `[B, n]`, which patches they are; default: all, in order
-                grid: tuple[int, int] | None = None,  # of the whole picture
                 pad: Tensor | None = None,      # bool `[B, n]`, True = padding
+                *, index: Tensor | None = None,       # `[B, n]`, which patches they are; default: all, in order
+                grid: tuple[int, ...] | None = None,  # of the whole picture
                 watch: list[Tensor] | None = None,    # receives each layer's attention
                 ) -> Tensor:                    # `[B, prefix + n, dim]`
         "Encode these patches and no others."
