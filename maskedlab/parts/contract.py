@@ -106,10 +106,18 @@ class Recipe(nn.Module):
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds
 
+    # How checkpoints of other libraries are written, name -> layouts[name](recipe, state) -> files, and read:
+    # adopt(config, state, given) -> (arguments, state, parts that it does not hold), or None where it is no checkpoint of this recipe
+    layouts: dict[str, Callable[..., dict[str, Any]]] = {}
+    adopt: Any = None
+
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs).arguments
-        self.__dict__['config'] = {k: v for k, v in list(bound.items())[1:]}
+        signature = inspect.signature(cls.__init__)
+        bound = dict(list(signature.bind_partial(self, *args, **kwargs).arguments.items())[1:])
+        for p in signature.parameters.values():
+            if p.kind is p.VAR_KEYWORD: bound |= bound.pop(p.name, {})      # what **kwargs collected is arguments like others
+        self.__dict__['config'] = bound
         return self
 
     def units(self, batch: dict) -> Units:
@@ -127,3 +135,11 @@ class Recipe(nn.Module):
     def no_weight_decay(self) -> set[str]:
         "Names of parameters without weight decay, beside those with one axis."
         return set()
+
+    def save_pretrained(self, folder: Any,                  # made where it is missing
+                        layout: str = 'maskedlab',          # or one of `layouts`, which other libraries open
+                        dtype: torch.dtype | None = None,   # of the weights on disk; default: as they are
+                        ) -> Any:                           # the folder
+        "Write its arguments and weights for `load_pretrained`."
+        from maskedlab.parts.checkpoints import save
+        return save(self, folder, layout, dtype)
