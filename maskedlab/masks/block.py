@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,58 +21,48 @@ from .units import Units
 __all__ = ['Block']
 
 # %% ../../nbs/masks/02_block.ipynb #5141dfbf
-_WORD = 16      # bits of a word; the table of their counts has 2 ** 16 entries
+_WORD = 16      # bits of a word
+_ONES = np.unpackbits(np.arange(2 ** _WORD, dtype=np.uint16).view(np.uint8)).reshape(-1, _WORD).sum(1, dtype=np.uint8)  # set in each word
 
-@lru_cache
-def _ones(device: torch.device) -> Tensor:
-    "How many bits are set in each word, uint8 `[65536]`."
-    return (torch.arange(2 ** _WORD, device=device)[:, None] >> torch.arange(_WORD, device=device) & 1).sum(1).to(torch.uint8)
+def _pack(grid: np.ndarray,     # bool `[b, H, W]`
+          ) -> np.ndarray:      # uint16 `[H, words, b]`
+    "The rows of a grid as bits, the first unit lowest."
+    b, H, W = grid.shape
+    padded = np.zeros((b, H, -(-W // _WORD) * _WORD), bool)
+    padded[:, :, :W] = grid
+    octets = np.packbits(padded.ravel(), bitorder='little')
+    return np.ascontiguousarray(octets.view('<u2').reshape(b, H, -1).transpose(1, 2, 0)).astype(np.uint16, copy=False)
 
-def _pack(grid: Tensor,     # bool `[b, H, W]`
-          ) -> Tensor:      # int32 `[b, H, words]`
-    "The rows of a grid as bits."
-    words = F.pad(grid, (0, -grid.shape[2] % _WORD)).unflatten(2, (-1, _WORD))
-    return (words.float() @ (2. ** torch.arange(_WORD, device=grid.device))).int()
-
-def _unpack(bits: Tensor, W: int) -> Tensor:
+def _unpack(bits: np.ndarray, W: int) -> np.ndarray:
     "The inverse of `_pack`."
-    one = 1 << torch.arange(_WORD, device=bits.device, dtype=torch.int32)
-    return (bits[..., None] & one).bool().flatten(2)[:, :, :W]
-
-def _number(bits: Tensor,   # int32 `[b, attempts, H, words]`
-            ) -> Tensor:    # int64 `[b, attempts]`
-    "How many bits are set."
-    return _ones(bits.device).index_select(0, bits.flatten()).view(*bits.shape[:2], -1).sum(2)
+    octets = np.ascontiguousarray(bits.transpose(2, 0, 1)).astype('<u2', copy=False).view(np.uint8)
+    return np.unpackbits(octets, axis=2, count=W, bitorder='little').view(bool)
 
 # %% ../../nbs/masks/02_block.ipynb #79d83a38
-def _round(open_: Tensor,           # int32 `[b, H, words]`, units free and not hidden yet
-           room: Tensor,            # `[b]`, how many may still be hidden
-           tries: Tensor,           # `[b]`, attempts that each sample has left
-           most: int,               # attempts to draw
+def _round(open_: np.ndarray,           # uint16 `[H, words, b]`, units free and not hidden yet
+           room: np.ndarray,            # `[b]`, how many may still be hidden
+           tries: np.ndarray,           # `[b]`, attempts that each sample has left
+           uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1)
            W: int,
-           area: int,               # the smallest area to draw
-           aspect: float,           # sides' ratio, log-uniform in [aspect, 1 / aspect]
-           generator: torch.Generator | None,
-           ) -> tuple[Tensor, Tensor]:      # the open units of that block, int32 `[b, H, words]`, and their number `[b]`; 0 where none fits
-    "Draw `most` blocks for each sample and take the first that covers from 1 to `room` open units."
-    b, H, words = open_.shape
-    dev = open_.device
-    size, shape, down, right = rand((4, b, most), generator, dev)
-    side = (area + (room[:, None] - area) * size).sqrt()            # where room < area the ends are swapped, as released
-    shape = torch.exp((shape - .5) * math.log(aspect))              # square root of height by width
-    h, w = (side * shape).round(), (side / shape).round()
-    fits = (h < H) & (w < W) & (torch.arange(most, device=dev) < tries[:, None])
-    top, left = (down * (H + 1 - h)).floor(), (right * (W + 1 - w)).floor()
-    start = _WORD * torch.arange(words, device=dev)                 # first column of each word
-    begin, end = (((x[..., None] - start).clamp(0, _WORD)).int() for x in (left, left + w))
-    i = torch.arange(H, device=dev)
-    inside = (i >= top[..., None]) & (i < (top + h)[..., None])
-    block = ((1 << end) - (1 << begin))[:, :, None] * inside[..., None] & open_[:, None]      # [b, most, H, words]
-    new = _number(block)
+           area: int,                   # the smallest area to draw
+           aspect: float,               # sides' ratio, log-uniform in [aspect, 1 / aspect]
+           ) -> tuple[np.ndarray, np.ndarray]:      # the open units of that block, as `open_`, and their number; 0 where none fits
+    "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
+    H, words, b = open_.shape
+    size, shape, down, right = uniform
+    side = np.sqrt(area + (room[:, None] - area) * size)            # where room < area the ends are swapped, as released
+    shape = np.exp((shape - .5) * math.log(aspect))                 # square root of height by width
+    h, w = np.rint(side * shape), np.rint(side / shape)
+    fits = (h < H) & (w < W) & (np.arange(down.shape[1]) < tries[:, None])
+    top, left = np.floor(down * (H + 1 - h)), np.floor(right * (W + 1 - w))
+    row, column = np.arange(H, dtype=np.int16)[:, None, None], _WORD * np.arange(words, dtype=np.int16)[:, None, None]
+    inside = (row >= top.astype(np.int16)) & (row < (top + h).astype(np.int16))
+    begin, end = (np.minimum(np.maximum(x.astype(np.int16) - column, 0), _WORD).astype(np.int32) for x in (left, left + w))
+    block = inside[:, None] * ((1 << end) - (1 << begin)).astype(np.uint16) & open_[..., None]      # [H, words, b, attempts]
+    new = np.add.reduce(_ONES.take(block), (0, 1), np.int32)
     fits &= (new > 0) & (new <= room[:, None])
-    pick = torch.arange(b, device=dev), fits.byte().argmax(1)       # the first True
-    found = fits.any(1)
-    return block[pick] * found[:, None, None], new[pick] * found
+    pick = np.arange(b), fits.argmax(1)                             # the first True
+    return block[:, :, *pick] * fits[pick], new[pick] * fits[pick]
 
 # %% ../../nbs/masks/02_block.ipynb #e2a7f64a
 def _blocks(free: Tensor,       # bool `[B, H, W]`
@@ -82,17 +72,18 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
             generator: torch.Generator | None,
             ) -> Tensor:        # bool `[B, H, W]`, at most n True
     "Lay blocks until n units are hidden, or none is found."
-    bits, W = _pack(free), free.shape[2]
-    open_, room, left = bits.clone(), n.clone(), torch.full_like(n, patience)
-    todo = n.nonzero()[:, 0]
+    bits, room, W = _pack(free.cpu().numpy()), n.cpu().numpy().astype(np.int32), free.shape[2]
+    open_, left = bits.copy(), np.full_like(room, patience)
+    todo = room.nonzero()[0]
     while len(todo):
-        most = min(patience, max(4, min(4 * len(n) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
-        block, new = _round(open_[todo], room[todo], left[todo], most, W, area, aspect, generator)
-        open_[todo] -= block                                                # the bits of a block are open ones
+        tries = min(patience, max(4, min(4 * len(room) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
+        uniform = rand((4, len(todo), tries), generator, 'cpu').numpy()
+        block, new = _round(open_[..., todo], room[todo], left[todo], uniform, W, area, aspect)
+        open_[..., todo] -= block                                               # the bits of a block are open ones
         room[todo] -= new
-        left[todo] = torch.where(new > 0, patience, left[todo] - most)
+        left[todo] = np.where(new > 0, patience, left[todo] - tries)
         todo = todo[(room[todo] > 0) & (left[todo] > 0)]
-    return _unpack(bits - open_, W)
+    return torch.from_numpy(_unpack(bits - open_, W)).to(free.device)
 
 def _fill(hidden: Tensor, free: Tensor, n: Tensor, generator: torch.Generator | None) -> Tensor:
     "Hide the free units nearest to hidden ones until there are n."
