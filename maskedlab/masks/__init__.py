@@ -1,0 +1,12 @@
+"""Where to mask: strategies, and the units that they are called on."""
+from .block import Block
+from .parse import parse
+from .patterns import Checkerboard, Grid, Painted, Tube
+from .schedules import Coin, Cosine, Linear, Uniform
+from .span import Span
+from .strategies import Inverse, Random, Range, Strategy, Union, controls, create_strategy, hide, list_strategies
+from .units import Units, layout, mean, place, repeat_to, rows, spread
+
+__all__ = ['Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range', 'Span', 'Strategy', 'Tube',
+           'Uniform', 'Union', 'Units', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'parse', 'place',
+           'repeat_to', 'rows', 'spread']
