@@ -17,8 +17,10 @@ from ..masks.units import Units, mean, place, rows, spread
 from ..parts.contract import Card, Out, Recipe, draw
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.positions import fit_positions, sincos
+from ..parts.timm_vit import as_encoder
 from ..parts.transformer import Transformer, init_xavier
 from ..parts.vit import ViT
+from .mae_layouts import adopt, write_original, write_transformers
 from ..targets.pixels import patch_norm, patch_stats
 
 # %% auto #0
@@ -41,6 +43,8 @@ class MAE(Recipe):
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4, decoder_heads=8),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8, decoder_heads=16)}
     defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, warmup_epochs=40, schedule='cosine')
+    layouts = {'original': write_original, 'transformers': write_transformers}
+    adopt = staticmethod(adopt)
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
                  patch: int = 16,                            # side of a patch in pixels
@@ -50,17 +54,20 @@ class MAE(Recipe):
                  norm_pix: bool = True,                      # predict patches normalised by their own mean and deviation
                  eps: float = 1e-6,                          # of all LayerNorms (transformers' configuration says 1e-12 by default)
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
-                 strategy: Callable[..., Tensor] = Random(.75, law='floor kept')):
+                 strategy: Callable[..., Tensor] = Random(.75, law='floor kept'),
+                 encoder: Any = None):                       # a name or network of timm; brings its own image, patch, dim, depth and heads
         super().__init__()
-        grid = sides(image, patch)
-        self.patch, self.channels, self.norm_pix, self.strategy = patch, channels, norm_pix, strategy
+        if encoder is None: net: Any = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps)
+        else: net = as_encoder(encoder, channels)
+        patch = getattr(net, 'patch', patch)
         values = patch * patch * channels
+        self.patch, self.channels, self.norm_pix, self.strategy = patch, channels, norm_pix, strategy
         self.colours = Colours(channels, mean, std)
-        self.encoder = ViT(grid, values, dim, depth, heads, eps)
-        self.decoder_embed = nn.Linear(self.encoder.dim, decoder_dim)
+        self.encoder = net
+        self.decoder_embed = nn.Linear(net.dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_dim))
         self.decoder_pos_embed: Tensor
-        self.register_buffer('decoder_pos_embed', sincos(grid, decoder_dim, self.encoder.prefix))
+        self.register_buffer('decoder_pos_embed', sincos(net.grid, decoder_dim, net.prefix))
         self.decoder = Transformer(decoder_dim, decoder_depth, decoder_heads, eps=eps)
         self.head = nn.Linear(decoder_dim, values)
         for part in (self.decoder_embed, self.decoder, self.head): part.apply(init_xavier)
@@ -142,3 +149,7 @@ class MAE(Recipe):
         u = self.units(batch)
         h = self.encode(u, u.none())[:, self.encoder.prefix:]
         return h.mean(1) if pool else h
+
+    def no_weight_decay(self) -> set[str]:
+        "What an encoder from outside asks for; our own has nothing beside its biases and norms."
+        return {f'encoder.{n}' for n in getattr(self.encoder, 'no_weight_decay', set)()}

@@ -20,6 +20,7 @@ from ..parts.contract import Card, Out, Recipe, draw
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.positions import RelativeBias
 from ..parts.transformer import Transformer
+from .simmim_layouts import adopt, write_original
 
 # %% auto #0
 __all__ = ['ORDER', 'BiasedViT', 'SimMIM']
@@ -74,6 +75,8 @@ class SimMIM(Recipe):
         'small': dict(image=224, token=16, cell=32, dim=384, depth=12, heads=6),
         'base':  dict(image=224, token=16, cell=32, dim=768, depth=12, heads=12)}
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_512=1e-4, warmup_epochs=10, clip=5., schedule='multistep')
+    layouts = {'original': write_original}
+    adopt = staticmethod(adopt)
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  token: int = 16,                            # side of a token in pixels

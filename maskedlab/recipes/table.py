@@ -13,10 +13,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import maskedlab
+from ..parts.checkpoints import brief, name_of
 from ..parts.contract import Card, Recipe
 
 # %% auto #0
-__all__ = ['TABLE', 'ALIASES', 'list_recipes', 'recipe_class', 'create_recipe', 'card']
+__all__ = ['TABLE', 'ALIASES', 'WEIGHTS', 'list_recipes', 'recipe_class', 'create_recipe', 'card']
 
 # %% ../../nbs/recipes/table.ipynb #c0dd95bd
 TABLE: dict[str, str] = {     # name -> module:class; a new method costs its notebook and a row here
@@ -67,13 +69,24 @@ def create_recipe(which: Any,                    # a name, 'my_file.py:Mine', a 
     "Make a recipe."
     if isinstance(which, Recipe): return which
     cls = recipe_class(which)
+    if pretrained: return _weights(cls, size or 'micro', arguments)
     size = size or ('micro' if 'micro' in cls.sizes else None)
     if size is not None and size not in cls.sizes:
         raise ValueError(f"{which} has no size {size!r}; choose one of {', '.join(cls.sizes) or '(none: leave size out)'}")
-    try: recipe = cls(**{**cls.sizes.get(size or '', {}), **arguments})
+    try: return cls(**{**cls.sizes.get(size or '', {}), **arguments})
     except TypeError as error: raise TypeError(f"{which}: {error}") from None
-    if pretrained: raise NotImplementedError('weights')
-    return recipe
+
+WEIGHTS = Path(maskedlab.__file__).parent / 'weights'     # <name>-<size>/, folders as save_pretrained writes them
+
+def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
+    "The recipe with the weights that ship with the kit."
+    from maskedlab.recipes.pretrained import load_pretrained     # which reads this table
+    name = name_of(cls)
+    folder = WEIGHTS / f'{name}-{size}'
+    if ':' not in name and folder.is_dir(): return load_pretrained(folder, **arguments)
+    have = sorted(p.name.rpartition('-')[2] for p in WEIGHTS.glob(f'{name}-*')) if ':' not in name else []
+    remedy = f"choose size={' or '.join(map(repr, have))}, or" if have else "leave pretrained out, or"
+    raise ValueError(f"{brief(name)} ships no weights of size {size!r}; {remedy} give your own to ml.load_pretrained")
 
 def card(which: Any) -> Card:     # a name, class or instance
     "What a method is: title, year, the four answers, its headline figure and where to read it."
