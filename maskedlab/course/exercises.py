@@ -18,7 +18,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'Verdict', 'judge', 'exercises', 'exercise', 'check',
-           'show', 'in_notebook', 'tensor', 'Guess', 'predict', 'reveal']
+           'solved', 'show', 'in_notebook', 'tensor', 'Guess', 'predict', 'reveal']
 
 # %% ../../nbs/course/00_exercises.ipynb #a69b7130
 class Hint(Exception):
@@ -121,6 +121,13 @@ def check(which: str | Exercise,   # 'tutorial/exercise', or an exercise
           ) -> None:
     "Judge an answer and show the verdict: not yet, a hint, or yes."
     show(judge(which if isinstance(which, Exercise) else exercise(which), answer))
+
+def solved(which: str | Exercise,
+           answer: Any,                  # the learner's
+           otherwise: Any) -> Any:       # what the next cells use until it is right
+    "The learner's answer where it is right, else the one given: so that a lesson can go on with it."
+    e = which if isinstance(which, Exercise) else exercise(which)
+    return answer if judge(e, answer).kind == 'yes' else otherwise
 
 def show(verdict: Verdict) -> None:
     "Display in a notebook, print elsewhere."
