@@ -19,7 +19,7 @@ _NAMES = {   # public name -> module
     'images': 'data.own', 'load_image': 'data.own',
     'load_pretrained': 'recipes.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage', 'count_law': 'instruments.count_law',
-    'fit': 'train.loop', 'psnr': 'instruments.baselines',
+    'fit': 'train.loop', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
     'Explorer': 'show.explorer',
     'setting': 'settings', 'settings': 'settings',
 }
