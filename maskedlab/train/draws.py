@@ -20,7 +20,8 @@ from ..masks.strategies import Strategy, hide
 from ..masks.units import Units
 
 # %% auto #0
-__all__ = ['seed_of', 'drawing', 'generators', 'restore_generators', 'seeded', 'Share', 'share_strategies', 'take_back']
+__all__ = ['seed_of', 'drawing', 'generators', 'restore_generators', 'seeded', 'Share', 'share_strategies', 'own_strategies',
+           'take_back']
 
 # %% ../../nbs/train/01_draws.ipynb #04a0a8c9
 def seed_of(*key: Any,      # the run's seed, what for, counters: anything with a stable repr
@@ -123,6 +124,15 @@ def share_strategies(recipe: nn.Module, total: int, part: int) -> dict[str, Shar
     shares = {k: Share(v, total, part) for k, v in own.items()}
     for k, v in shares.items(): setattr(recipe, k, v)
     return shares
+
+@contextmanager
+def own_strategies(recipe: nn.Module) -> Iterator[None]:
+    "Inside, a recipe in training has its own strategies: for a look at it between two steps."
+    shares = {k: v for k, v in vars(recipe).items() if isinstance(v, Share)}
+    take_back(recipe, shares)
+    try: yield
+    finally:
+        for k, v in shares.items(): setattr(recipe, k, v)
 
 def take_back(recipe: nn.Module, shares: dict[str, Share]) -> None:
     "Give a recipe its own strategies back."
