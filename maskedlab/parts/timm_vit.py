@@ -171,7 +171,7 @@ class TimmViT(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         "What timm would not decay."
-        return {f'net.{n}' for n in self.net.no_weight_decay()}
+        return {f'net.{n}' for n in self.net.no_weight_decay()} & {n for n, _ in self.named_parameters()}
 
 def _look(pad: Tensor, prefix: int) -> Tensor:
     "Padding as a bias on attention `[B, 1, 1, prefix + n]`: 0, or minus infinity for a key that is padding."

@@ -48,7 +48,8 @@ TO_V4 = [(r'^(cls_token)', r'vit.embeddings.\1'), (r'^pos_embed', 'vit.embedding
          (r'\.norm1\.', '.layernorm_before.'), (r'\.norm2\.', '.layernorm_after.'), (r'\.attn\.proj\.', '.attention.output.dense.'),
          (r'\.attn\.(query|key|value)\.', r'.attention.attention.\1.'),
          (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
-FROM_V5 = [(r'^vit\.layers\.', 'vit.encoder.layer.'), (r'\.attention\.([qkv])_proj\.', r'.attention.attention.\1.'),
+FROM_V5 = [(r'^decoder\.decoder_encoder\.layer\.', 'decoder.decoder_layers.'),
+           (r'^vit\.layers\.', 'vit.encoder.layer.'), (r'\.attention\.([qkv])_proj\.', r'.attention.attention.\1.'),
            (r'\.attention\.q\.', '.attention.query.'), (r'\.attention\.k\.', '.attention.key.'), (r'\.attention\.v\.', '.attention.value.'),
            (r'\.attention\.o_proj\.', '.attention.output.dense.'),
            (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
@@ -158,6 +159,8 @@ def _plain(recipe: Any) -> None:
     if type(recipe.encoder) is not ViT:
         raise ValueError(f"this layout holds MAE's own encoder, and this recipe a {type(recipe.encoder).__name__}; use layout='maskedlab'")
 
+def _digits(v: Tensor) -> list[float]: return [round(float(x), 6) for x in v]
+
 def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The file of the original code; its name says what it predicts."
     _plain(recipe)
@@ -184,6 +187,6 @@ def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
         mask_ratio=s.ratio, norm_pix_loss=recipe.norm_pix, torch_dtype=str(state['mask_token'].dtype).removeprefix('torch.'))
     side = dict(height=h * recipe.patch, width=h * recipe.patch)
     pictures = dict(image_processor_type='ViTImageProcessor', do_resize=True, size=side, resample=3, do_rescale=True, do_normalize=True,
-                    rescale_factor=1 / 255, image_mean=recipe.colours.mean.tolist(), image_std=recipe.colours.std.tolist())
+                    rescale_factor=1 / 255, image_mean=_digits(recipe.colours.mean), image_std=_digits(recipe.colours.std))
     weights = to_transformers(to_original(state, recipe.channels))
     return {'model.safetensors': weights, 'preprocessor_config.json': pictures, 'config.json': config}

@@ -34,7 +34,8 @@ def load_pretrained(path: str | Path,        # a folder, a .safetensors or a .pt
     except TypeError as error: raise ValueError(f"{brief(path, 40)} cannot be made into a {cls.__name__}: {error}"[:199]) from None
     load_state(made, state, str(path), untrained)
     if untrained:
-        warnings.warn(f"{brief(path)} holds an encoder only; these parts are untrained: {', '.join(untrained)}", stacklevel=2)
+        learned = [u for u in untrained if u not in dict(made.named_buffers())]
+        warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(learned)}", stacklevel=2)
     return made.eval()
 
 def _trusted(name: str, given: Any, path: str | Path) -> type[Recipe]:

@@ -23,11 +23,11 @@ ORIGINAL = [(r'^encoder\.patch_embed\.', 'encoder.patch_embed.proj.'), (r'\.tabl
             (r'^head\.', 'decoder.0.'), (r'^mask_token$', 'encoder.mask_token')]
 
 def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any],
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments of SimMIM, weights in our names, what they lack
+          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments, weights in our names, what they lack
     "A checkpoint of the original code, or None where it is not one."
     if not {'encoder.mask_token', 'encoder.patch_embed.proj.weight', 'decoder.0.weight'} <= set(state): return None
     table = state.get('encoder.rel_pos_bias.relative_position_bias_table')
-    if table is None: raise ValueError("this SimMIM checkpoint has no shared bias table: it is no ViT (a Swin?); take one of a ViT")
+    if table is None: raise ValueError("this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
     dim, channels, token, _ = state['encoder.patch_embed.proj.weight'].shape
     side = (math.isqrt(len(table) - 3) + 1) // 2                # (2 * side - 1) ** 2 + 3 rows
     depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'encoder\.blocks\.\d+\.', k))
