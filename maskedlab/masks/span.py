@@ -103,7 +103,7 @@ class Span(Strategy):
         L = u.free.sum(1)
         e = self._expected(rates(self.prob, len(u), device=u.device), L)
         more = e - e.floor()
-        few, many = (self._covered(u, L, self._spans(e.floor(), x) * (e > 0)) for x in (0., 1.))
+        few, many = (self._covered(u, L, self._spans(e, x)) for x in (0., 1.))
         p = torch.lerp(few, many, more[:, None])
         return self._lay(p, u)
 

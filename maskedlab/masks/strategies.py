@@ -308,7 +308,8 @@ def list_strategies() -> dict[str, type[Strategy]]:
     while queue:
         for c in queue.pop().__subclasses__():
             queue.append(c)
-            if c.__module__.startswith(f'{room}.') and all(p.default is not p.empty for p in inspect.signature(c).parameters.values()):
+            public = c.__module__.startswith(f'{room}.') and not c.__name__.startswith('_')
+            if public and all(p.default is not p.empty for p in inspect.signature(c).parameters.values()):
                 found[c.__name__.lower()] = c
     return dict(sorted(found.items()))
 
