@@ -1,0 +1,18 @@
+"""Figures, and the explorer. Names are loaded when they are first used."""
+from importlib import import_module as _import
+
+_NAMES = {   # public name -> module
+    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures', 'sheet': 'figures',
+    'Explore': 'explore', 'State': 'explore', 'verdict': 'explore', 'Explorer': 'explorer', 'serve': 'explorer',
+    'VIEWS': 'views', 'view_of': 'views', 'cividis': 'views',
+}
+
+__all__ = list(_NAMES)
+
+
+def __getattr__(name):
+    if name in _NAMES: return getattr(_import(f'maskedlab.show.{_NAMES[name]}'), name)
+    raise AttributeError(f"maskedlab.show has no {name!r}; see maskedlab.show.__all__")
+
+
+def __dir__(): return sorted(__all__)
