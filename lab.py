@@ -66,15 +66,15 @@ def say(*words: object) -> None:
 
 def newer_python() -> str | None:
     """A Python on this machine that is new enough, where the one that runs this file is not."""
-    names = [f'python3.{minor}' for minor in range(20, OLDEST_PYTHON[1] - 1, -1)]
-    found = next((p for p in map(shutil.which, names) if p), None)
-    if found or not WINDOWS or not shutil.which('py'):
-        return found
-    probe = subprocess.run(
-        ['py', '-3', '-c', 'import sys; print(sys.version_info >= (3, 11), sys.executable)'], capture_output=True, text=True
-    )
-    ok, _, path = probe.stdout.strip().partition(' ')
-    return path if ok == 'True' else None
+    commands = [[f'python3.{minor}'] for minor in range(20, OLDEST_PYTHON[1] - 1, -1)] + [['python3'], ['py', '-3']]
+    for command in commands:
+        if not shutil.which(command[0]):
+            continue
+        probe = [*command, '-c', 'import sys; print(sys.version_info >= (3, 11), sys.executable)']  # a name alone may be an empty promise
+        ok, _, path = subprocess.run(probe, capture_output=True, text=True).stdout.strip().partition(' ')
+        if ok == 'True':
+            return path
+    return None
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -523,7 +523,7 @@ class Checks:
         report = self.folder / f'{self.n}.xml'
         return Item(
             name,
-            [str(PYTHON), '-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', f'--junitxml={report}', *arguments],
+            [str(PYTHON), '-m', 'pytest', '-q', '-rsfE', '-p', 'no:cacheprovider', f'--junitxml={report}', *arguments],
             budget,
             report,
             env,

@@ -422,6 +422,8 @@ def installed(tmp_path_factory):
         [sys.executable, '-m', 'pip', '--python', str(exe), 'install', '--no-deps', '--no-index', '--quiet', str(wheel)],
         capture_output=True,
         text=True,
+        cwd=folder,
+        env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},  # else it would find the package of this tree
     )
     assert pip.returncode == 0, pip.stderr[-2000:]
     site = Path(python('import sysconfig; print(sysconfig.get_paths()["purelib"])', exe=exe, path=None))
