@@ -15,7 +15,8 @@ timm = pytest.importorskip('timm')
 DECODER = dict(decoder_dim=32, decoder_depth=1, decoder_heads=2)
 NETS = {'plain': 'vit_tiny_patch16_224', 'deit3': 'deit3_small_patch16_224', 'registers': 'vit_small_patch14_reg4_dinov2',
         'rotary': 'vit_small_patch16_rope_224', 'rotary by layer': 'vit_small_patch16_rope_mixed_224',
-        'no token of its own': 'vit_base_patch16_siglip_gap_224', 'eva': 'eva02_tiny_patch14_224', 'distilled': 'deit_tiny_distilled_patch16_224'}
+        'no token of its own': 'vit_base_patch16_siglip_gap_224', 'eva': 'eva02_tiny_patch14_224',
+        'distilled': 'deit_tiny_distilled_patch16_224'}
 
 
 def shake(net):

@@ -50,8 +50,8 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{brief(path)} is no whole safetensors file ({str(error)[:60]}); fetch or save it again") from None
+    except (SafetensorError, OSError, ValueError):
+        raise ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or save it again") from None
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     "A training script keeps its weights under 'model', beside the optimiser and the options that it was called with."
@@ -103,8 +103,7 @@ def load_state(module: nn.Module,
     shapes = [f'{k} is {_shape(state[k])}, expected {_shape(own[k])}' for k in own if k in state and state[k].shape != own[k].shape]
     problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': shapes}
     if any(problems.values()):
-        said = '; '.join(f"{len(v)} {k}: {_few(v)}" for k, v in problems.items() if v)
-        error = ValueError(f"{brief(where, 40)} does not fit {type(module).__name__}: {said}"[:199])
+        error = ValueError(_sentence(f"{brief(where, 40)} does not fit {type(module).__name__}", problems))
         for kind, keys in problems.items():
             if keys: error.add_note(f"{kind}: {', '.join(keys)}")
         raise error
@@ -112,7 +111,13 @@ def load_state(module: nn.Module,
 
 def _shape(t: Tensor) -> str: return 'x'.join(map(str, t.shape)) or 'a number'
 
-def _few(keys: Sequence[str]) -> str: return ', '.join(keys[:2]) + (', ...' if len(keys) > 2 else '')
+def _sentence(start: str, problems: dict[str, list[str]]) -> str:
+    "As many of the names as 200 characters hold."
+    for n in (3, 2, 1, 0):
+        some = {k: ', '.join(v[:n]) + (', ...' if len(v) > n > 0 else '') for k, v in problems.items() if v}
+        said = f"{start}: {'; '.join(f'{len(problems[k])} {k}' + (f' ({names})' if names else '') for k, names in some.items())}"
+        if len(said) <= 160: break
+    return f"{said}; is it of another model or size?"
 
 # %% ../../nbs/parts/06_checkpoints.ipynb #af2ed139
 def rename(state: dict[str, Tensor],

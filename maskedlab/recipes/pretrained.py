@@ -31,7 +31,7 @@ def load_pretrained(path: str | Path,        # a folder, a .safetensors or a .pt
         arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
     else: cls, arguments, state, untrained = _adopted(config, state, overrides, recipe, path)
     try: made = cls(**{**arguments, **overrides})
-    except TypeError as error: raise ValueError(f"{brief(path, 40)} cannot be made into a {cls.__name__}: {error}"[:199]) from None
+    except TypeError as error: raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
     load_state(made, state, str(path), untrained)
     if untrained:
         learned = [u for u in untrained if u not in dict(made.named_buffers())]
