@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -268,12 +269,13 @@ def test_the_server_is_ready_in_time_and_asks_for_its_token():
 # --------------------------------------------------------------------------------------------------------------------- checks
 
 
-@pytest.fixture
-def project(monkeypatch, tmp_path):
+@pytest.fixture(scope='module')
+def template(tmp_path_factory):
     """A small project of the same make: one notebook, one module."""
-    (tmp_path / 'nbs').mkdir()
-    (tmp_path / 'tests').mkdir()
-    (tmp_path / 'pyproject.toml').write_text(
+    root = tmp_path_factory.mktemp('template')
+    (root / 'nbs').mkdir()
+    (root / 'tests').mkdir()
+    (root / 'pyproject.toml').write_text(
         '[project]\nname = "maskedlab"\nrequires-python = ">=3.11"\ndynamic = ["version"]\n\n'
         '[tool.nbdev]\nnbs_path = "nbs"\nput_version_in_init = false\n'
     )
@@ -293,20 +295,26 @@ def project(monkeypatch, tmp_path):
         'nbformat': 4,
         'nbformat_minor': 5,
     }
-    (tmp_path / 'nbs' / 'thing.ipynb').write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n')
-    package = tmp_path / 'maskedlab'
+    (root / 'nbs' / 'thing.ipynb').write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n')
+    package = root / 'maskedlab'
     package.mkdir()
     (package / '__init__.py').write_text('__version__ = "1"\n')
-    monkeypatch.setattr(lab, 'ROOT', tmp_path)
+    subprocess.run([shutil.which('nbdev-export', path=str(Path(sys.executable).parent))], cwd=root, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture
+def project(template, monkeypatch, tmp_path):
+    """A copy of it that a test may spoil."""
+    root = tmp_path / 'project'
+    shutil.copytree(template, root)
+    monkeypatch.setattr(lab, 'ROOT', root)
     monkeypatch.setattr(lab, 'PYTHON', Path(sys.executable))
-    subprocess.run([shutil.which('nbdev-export', path=str(Path(sys.executable).parent))], cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path
+    return root
 
 
 def checks(folder, *words):
     (folder / 'scratch').mkdir(exist_ok=True)
-    import tempfile
-
     return lab.Checks(options('test', *words), Path(tempfile.mkdtemp(dir=folder / 'scratch')))
 
 
@@ -379,6 +387,7 @@ def test_counts_of_a_test_file(project, name):
     text, expected = TESTS[name]
     (project / 'tests' / 'test_x.py').write_text(text)
     c = checks(project)
+    c.env['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'  # pytest starts sooner without them
     c.many([c.pytest('x', 'tests/test_x.py', budget=60)], 'test')
     assert outcome(c) == [expected]
     assert lab.close(c.results, 1, options('test')) == int(bool(expected[1]) or not expected[0])
