@@ -1,0 +1,113 @@
+"""Two processes with half a batch each train what one process trains with the whole batch."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import maskedlab as ml
+from maskedlab.masks.schedules import Uniform
+from maskedlab.masks.strategies import Random
+from maskedlab.recipes.mae import MAE
+from maskedlab.recipes.simmim import SimMIM
+
+ROOT = Path(__file__).parents[1]
+TINY = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=False)
+CASES = {
+    'equal counts': lambda: SimMIM(image=16, token=4, cell=4, dim=16, depth=1, heads=2, drop_path=0.),
+    'key biases': lambda: MAE(**TINY),
+    'ragged counts': lambda: MAE(**TINY, strategy=Random(Uniform(.1, .9)))}
+
+
+def train(folder: Path, case: str) -> ml.Trainer:
+    "Twenty steps; keeps the gradients of the first, and the samples and masks that this process had."
+    torch.manual_seed(0)
+    t = ml.Trainer(CASES[case](), 'image', steps=20, batch=8, lr=1e-3, seed=3, precision='no', show=False)
+    seen, clip, forward = [], t._clip, t.recipe.forward
+
+    def first(*a):
+        norm = clip(*a)
+        if t.step == 0 and t.rank == 0:
+            save_file({k: p.grad.clone() for k, p in t.recipe.named_parameters() if p.grad is not None}, folder / f'{case} gradients')
+        return norm
+
+    def look(batch, *a, **k):
+        out = forward(batch, *a, **k)
+        seen.append({'image': batch['image'].sum((1, 2, 3)).tolist(), 'mask': out.mask.flatten(1).int().tolist()})
+        return out
+
+    t._clip, t.recipe.forward = first, look
+    history = t.fit(background=False)
+    if t.rank == 0: save_file({k: v.clone() for k, v in t.recipe.state_dict().items()}, folder / f'{case} weights')
+    (folder / f'{case} {t.rank}.json').write_text(json.dumps(dict(world=t.world, seen=seen, loss=[h['loss'] for h in history])))
+    return t
+
+
+if __name__ == '__main__':      # under torchrun
+    torch.set_num_threads(1)
+    for c in CASES: last = train(Path(sys.argv[1]), c)
+    last.accelerator.end_training()
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    one, two = tmp_path_factory.mktemp('one'), tmp_path_factory.mktemp('two')
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'MASKEDLAB_DEVICE': 'cpu'}
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', __file__, str(two)],
+                          env=env, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-3000:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for c in CASES: train(one, c)
+    torch.set_num_threads(threads)
+    return one, two
+
+
+def largest(a: Path, b: Path, but: str = '') -> float:
+    "The largest difference of any number; `but` leaves tensors of that ending out."
+    x, y = load_file(a), load_file(b)
+    assert x.keys() == y.keys()
+    return max((x[k] - y[k]).abs().max().item() for k in x if not (but and k.endswith(but)))
+
+
+def test_there_were_two_with_samples_of_their_own(runs):
+    one, two = runs
+    whole = json.loads((one / 'equal counts 0.json').read_text())
+    halves = [json.loads((two / f'equal counts {k}.json').read_text()) for k in (0, 1)]
+    assert whole['world'] == 1 and [h['world'] for h in halves] == [2, 2]
+    for all_, a, b in zip(whole['seen'], *(h['seen'] for h in halves), strict=True):
+        assert set(a['image']).isdisjoint(b['image'])
+        assert a['image'] + b['image'] == all_['image']         # together they had the whole batch
+        assert a['mask'] + b['mask'] == all_['mask']            # with the same places hidden
+
+
+def test_equal_counts(runs):
+    one, two = runs
+    gradient, weights = (largest(one / f'equal counts {k}', two / f'equal counts {k}') for k in ('gradients', 'weights'))
+    print(f'\nequal counts: gradients of step 1 differ by {gradient:.1e}, weights after 20 steps by {weights:.1e}')
+    assert gradient < 1e-6 and weights < 1e-4
+    a, b = (json.loads((f / 'equal counts 0.json').read_text())['loss'] for f in runs)
+    assert max(abs(x - y) for x, y in zip(a, b, strict=True)) < 1e-5
+
+
+def test_biases_of_keys_are_noise(runs):
+    "A bias of the keys changes no attention: its gradient is rounding alone, and Adam makes steps of full length of that."
+    one, two = runs
+    gradient, biases = (largest(one / f'key biases {k}', two / f'key biases {k}') for k in ('gradients', 'weights'))
+    others = largest(one / 'key biases weights', two / 'key biases weights', but='qkv.bias')
+    print(f'\nkey biases: gradients of step 1 differ by {gradient:.1e}, weights by {others:.1e}, biases of keys by {biases:.1e}')
+    assert gradient < 1e-6 and others < 1e-5 and biases < .05
+
+
+def test_ragged_counts_are_means_of_means(runs):
+    "Each process divides by its own count of hidden patches: close to the whole batch's mean, and not the same."
+    one, two = runs
+    a, b = (json.loads((f / 'ragged counts 0.json').read_text()) for f in runs)
+    assert a['seen'][0]['mask'][:4] == b['seen'][0]['mask']     # the draws agree all the same
+    gradient, weights = (largest(one / f'ragged counts {k}', two / f'ragged counts {k}') for k in ('gradients', 'weights'))
+    print(f'\nragged counts: gradients of step 1 differ by {gradient:.1e}, weights after 20 steps by {weights:.1e}')
+    assert 1e-5 < gradient < .5 and 1e-5 < weights < .05
