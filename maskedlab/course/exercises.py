@@ -102,6 +102,8 @@ def judge(exercise: Exercise, answer: Any) -> Verdict:
 TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'see_it': 'maskedlab.course.see_it',
     'true': 'maskedlab.course.what_true_means',
+    'build_it': 'maskedlab.course.build_it',
+    'five': 'maskedlab.course.five_reasons',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'
