@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .strategies import Inverse, Strategy, Union
@@ -40,8 +40,12 @@ def _read(node: ast.expr, known: dict[str, type]) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if node.func.id not in known:
             raise ValueError(f"there is no strategy {node.func.id[:40]!r}; the kit has {', '.join(sorted(known))}"[:200])
-        if any(k.arg is None for k in node.keywords): raise SyntaxError
-        return known[node.func.id](*(_value(a, known) for a in node.args), **{str(k.arg): _value(k.value, known) for k in node.keywords})
+        record, names = known[node.func.id], [f.name for f in fields(known[node.func.id])]
+        for k in node.keywords:
+            if k.arg not in names: raise ValueError(f"{node.func.id} has no field {str(k.arg)[:40]!r}; it has {', '.join(names)}"[:200])
+        if len(node.args) > len(names):
+            raise ValueError(f"{node.func.id} has {len(names)} fields, got {len(node.args)}: give {', '.join(names)}"[:200])
+        return record(*(_value(a, known) for a in node.args), **{str(k.arg): _value(k.value, known) for k in node.keywords})
     raise SyntaxError
 
 def _value(node: ast.expr, known: dict[str, type]) -> Any:
