@@ -191,9 +191,9 @@ def test_count_laws_of_the_cards(law, n, ratio, k):
 @given(n=st.integers(1, 300), b=st.integers(1, 5), levels=st.integers(1, 4), seed=st.integers(0, 999))
 def test_ties_do_not_change_the_count(n, b, levels, seed):
     noise = torch.randint(0, levels, (b, n), generator=seeded(seed)).float()
-    k = torch.randint(0, n + 1, (b,), generator=seeded(seed))
+    some = torch.randint(0, n + 1, (b,), generator=seeded(seed))
     free = torch.rand(b, n, generator=seeded(seed)) < .8
-    for k in (k, k[:1].expand(b)):
+    for k in (some, some[:1].expand(b)):
         m = first_k(noise, k, free)
         assert torch.equal(m.sum(1), torch.minimum(k, free.sum(1))) and not (m & ~free).any()
 
@@ -234,7 +234,8 @@ def reference_block(H, W, n, rng, exact=False, area=16, aspect=.3, attempts=10):
     return hidden
 
 
-@pytest.mark.parametrize('H,W,n,area,exact,draws', [(14, 14, 75, 16, False, 1500), (14, 14, 98, 16, True, 800), (7, 20, 50, 6, False, 1000)])
+@pytest.mark.parametrize('H,W,n,area,exact,draws', [(14, 14, 75, 16, False, 1500), (14, 14, 98, 16, True, 800),
+                                                    (7, 20, 50, 6, False, 1000)])
 def test_block_follows_the_card(H, W, n, area, exact, draws):
     rng = random.Random(0)
     ref = torch.tensor([reference_block(H, W, n, rng, exact, area) for _ in range(draws)])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import RISK, Draws, draw_many, margin, surprise
+from .draws import RISK, Draws, draw_many, margin, reach, surprise
 from ..masks.strategies import Strategy
 from ..masks.units import Units
 
@@ -106,9 +106,11 @@ def _against(times: Tensor, chances: Tensor, promised: Tensor, shape: tuple[int,
     p = torch.where(real, surprise(times / chances.clamp_min(1), promised.nan_to_num(), chances), 1.)
     off = p < RISK / 4 / max(int(real.sum()), 1)
     if not off.any(): return []
-    worst = int(p.argmin())
-    return [f"{_where(off.view(shape))} hidden too often or too rarely: unit {_unit(worst, shape)} in {times[worst] / chances[worst]:.3f} "
-            f"of the draws, promised {promised[worst]:.3f}"]
+    worst, never, always = int(p.argmin()), off & (times == 0), off & (times == chances)
+    alarms = [f"{_where(w.view(shape))} {what} hidden, promised {promised[w].mean():.3f} of the time"
+              for what, w in (('never', never), ('always', always)) if w.any()]
+    return alarms + [f"{_where(off.view(shape))} hidden too often or too rarely: unit {_unit(worst, shape)} in "
+                     f"{times[worst] / chances[worst]:.3f} of the draws, promised {promised[worst]:.3f}"]
 
 def _mirror(d: Draws, shape: tuple[int, ...]) -> list[str]:
     "Is each unit hidden as often as its mirror image along each axis? Of the draws that hide one of the two, half should hide either."
@@ -170,23 +172,33 @@ def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...]) -> list[
             i, j = divmod(int(p.argmin()), len(p))
             alarms.append(f"{int(off.sum()) // 2} pairs are hidden together too often or too rarely, "
                           f"such as {_unit(i, shape)} with {_unit(j, shape)}")
-    grid, real = m.view(-1, *shape), free.view(-1, *shape)
-    together, places = torch.zeros(len(m)).double(), torch.zeros(len(m)).double()
-    for a in range(1, len(shape) + 1):
-        together, places = together + _touching(grid, a), places + _touching(real, a)
-    some = places > 0
+    degree, edges = _neighbours(free.view(-1, *shape))
+    some = edges > 0
     if some.any():
-        excess = (together / places - pair.cpu())[some]
-        if excess.mean().abs() > margin(excess, 1 + float(pair.max() - pair.min()), RISK / 4):
-            more = 'more' if excess.mean() > 0 else 'less'
-            seen = (together / places)[some].mean()
-            alarms.append(f"neighbours are hidden together {more} often than by chance: {seen:.3f} of the time, "
-                          f"independent units {pair.mean():.3f}")
+        together = _neighbours(m.view(-1, *shape))[1]
+        excess = ((together - edges * pair) / edges)[some].mean()
+        if excess.abs() > reach(int(some.sum()), float((_scatter(k, n, degree, edges) / edges.square())[some].mean()), 1., RISK / 4):
+            more = 'more' if excess > 0 else 'less'
+            alarms.append(f"neighbours are hidden together {more} often than by chance: {(together / edges)[some].mean():.3f} of the time, "
+                          f"independent units {pair[some].mean():.3f}")
     return alarms
 
-def _touching(x: Tensor, axis: int) -> Tensor:
-    "How many neighbours along an axis are both True, float64 `[draws]`."
-    return (x.narrow(axis, 1, x.shape[axis] - 1) & x.narrow(axis, 0, x.shape[axis] - 1)).flatten(1).sum(1).double().cpu()
+def _neighbours(x: Tensor,      # bool `[draws, *shape]`
+                ) -> tuple[Tensor, Tensor]:     # float64 `[draws, N]`, and `[draws]`
+    "How many of the neighbours of each True unit are True, and how many such pairs there are."
+    degree = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+    for a in range(1, x.ndim):
+        m = x.shape[a] - 1
+        touch = x.narrow(a, 1, m) & x.narrow(a, 0, m)
+        degree.narrow(a, 1, m).add_(touch)
+        degree.narrow(a, 0, m).add_(touch)
+    return degree.flatten(1), degree.flatten(1).sum(1) / 2
+
+def _scatter(k: Tensor, n: Tensor, degree: Tensor, edges: Tensor) -> Tensor:
+    "The variance of the number of neighbours hidden together, where each set of k of n is equally likely, `[draws]`."
+    two, three, four = (torch.stack([(k - i).clamp_min(0) / (n - i).clamp_min(1) for i in range(j)]).prod(0) for j in (2, 3, 4))
+    share_one = (degree * (degree - 1)).sum(1)      # ordered pairs of edges that meet in a unit
+    return (edges * two + share_one * three + (edges * (edges - 1) - share_one) * four - (edges * two).square()).clamp_min(0)
 
 def _rows(d: Draws) -> list[str]:
     "Are two samples of one batch as alike as two samples of different batches?"

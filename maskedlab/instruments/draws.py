@@ -18,7 +18,7 @@ from ..masks.strategies import Strategy, hide
 from ..masks.units import Units
 
 # %% auto #0
-__all__ = ['RISK', 'surprise', 'margin', 'Draws', 'draw_many', 'tile']
+__all__ = ['RISK', 'surprise', 'margin', 'reach', 'Draws', 'draw_many', 'tile']
 
 # %% ../../nbs/instruments/00_draws.ipynb #ed2dfe1b
 RISK = 1e-6     # of a false alarm in one run of an instrument, shared by all its questions
@@ -42,6 +42,13 @@ def margin(x: Tensor,               # `[n]`, independent draws of a number
     if n < 2: return math.inf
     log = math.log(4 / risk)
     return math.sqrt(2 * x.double().var().item() * log / n) + 7 * width * log / (3 * (n - 1))
+
+# %% ../../nbs/instruments/00_draws.ipynb #72d61945
+def reach(n: int, variance: float, width: float = 1., risk: float = RISK) -> float:
+    "How far a mean of n independent numbers of known variance may lie from the truth (Bernstein)."
+    log = math.log(2 / risk)
+    b = width * log / (3 * n)
+    return b + math.sqrt(b * b + 2 * variance * log / n)
 
 # %% ../../nbs/instruments/00_draws.ipynb #496a1216
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,226 @@
+"Coverage map and count law: they catch planted faults, each in its own words, and are silent on right samplers."
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from maskedlab.instruments.count_law import count_law
+from maskedlab.instruments.coverage import coverage_map
+from maskedlab.instruments.draws import RISK, draw_many, margin, surprise, tile
+from maskedlab.masks.block import Block
+from maskedlab.masks.patterns import Checkerboard, Grid, Painted, Tube
+from maskedlab.masks.schedules import Coin, Cosine, Linear
+from maskedlab.masks.span import Span
+from maskedlab.masks.strategies import Random, first_k, list_strategies, rand
+from maskedlab.masks.units import layout
+
+HOLES = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(1)) < .8
+PADDED = torch.arange(40) < torch.tensor([40, 33, 20, 8])[:, None]
+RIGHT = [(Random(.75), layout((7, 7))), (Block(.4), layout((6, 6))), (Block(n=19, law='at most'), layout((7, 7))),
+         (Span(length=4), layout((40,))), (Grid(), layout((7, 7))), (Tube(.75), layout((3, 4, 4))), (Checkerboard(), layout((5, 5)))]
+RAGGED = [(Random(.5), layout((7, 7), valid=HOLES)), (Block(.4), layout((7, 7), valid=HOLES)),
+          (Span(length=4), layout((40,), valid=PADDED)), (Grid(), layout((7, 7), valid=HOLES)),
+          (Checkerboard(), layout((7, 7), valid=HOLES)), (Tube(.5), layout((7, 7), valid=HOLES)),
+          (Random(Cosine()), layout((7, 7))), (Random(Coin(.9, .1)), layout((7, 7), valid=HOLES)), (Random(.5) | Grid(), layout((6, 6))),
+          (~Random(.9), layout((6, 6), valid=HOLES[:, :6, :6])), (~Span(length=4), layout((40,))), (Block(law='single'), layout((6, 9)))]
+
+
+def seeded(seed=0): return torch.Generator().manual_seed(seed)
+
+
+# ------------------------------------------------------------------ right samplers
+
+@pytest.mark.parametrize('strategy,u', RIGHT, ids=lambda x: str(x)[:30])
+def test_no_alarm_in_a_thousand_seeds(strategy, u):
+    for seed in range(1000):
+        c, k = coverage_map(strategy, u, 24, seeded(seed)), count_law(strategy, u, 8, seeded(seed))
+        assert c.ok and k.ok, (seed, c, k)
+
+
+@pytest.mark.parametrize('strategy,u', RIGHT + RAGGED, ids=lambda x: str(x)[:30])
+def test_no_alarm_in_many_draws(strategy, u):
+    for seed in range(4):
+        c, k = coverage_map(strategy, u, 4000, seeded(seed)), count_law(strategy, u, 4000, seeded(seed))
+        assert c.alarms == () and k.alarms == (), (c, k)
+    assert 'ok' in repr(c) and 'ok' in repr(k)
+
+
+@pytest.mark.parametrize('name', list_strategies())
+def test_every_strategy_of_the_room(name):
+    s = list_strategies()[name]()
+    for shape in ((8, 8), (50,), (3, 4, 5)):
+        try: s(layout(shape))
+        except ValueError: continue
+        c, k = coverage_map(s, layout(shape, batch=3), 600), count_law(s, layout(shape, batch=3), 600)
+        assert c.alarms == () and k.alarms == (), (c, k)
+        if s.exact: assert 'exactly' in k.promise and len(k.histogram) == 1
+
+
+CONSTANT = [Random(0.), Random(1.), Painted([1, 2]), Checkerboard(shift=False), Random(Linear(0., 1.)), Grid(step=1)]
+
+
+@pytest.mark.parametrize('strategy', CONSTANT)
+def test_constant_masks_are_no_fault(strategy):
+    assert coverage_map(strategy, layout((4, 5)), 200).alarms == () and count_law(strategy, layout((4, 5)), 200).alarms == ()
+
+
+# ------------------------------------------------------------------ planted faults
+
+def fault(base):
+    "A strategy that promises what `base` does, and does what the decorated function does."
+    def wrap(where):
+        body = {'where': lambda self, u, generator, **signals: where(self, u, generator)}
+        return dataclass(frozen=True)(type(where.__name__, (base,), body))()
+    return wrap
+
+
+@fault(Random)
+def last_row_never(self, u, generator):
+    free = u.free.clone()
+    free[:, -1] = False
+    k = self.counts(u)[0]
+    return first_k(rand(free.flatten(1).shape, generator), k, free.flatten(1)).view(free.shape)
+
+
+@fault(Block)
+def last_row_never_block(self, u, generator):
+    mask = torch.zeros_like(u.free)
+    mask[:, :-1] = Block(n=40)(layout((u.shape[0] - 1, u.shape[1]), batch=len(u)), generator)
+    return mask
+
+
+@fault(Random)
+def count_off_by_one(self, u, generator):
+    off = (rand((len(u),), generator) < .01).long()
+    free = u.free.flatten(1)
+    return first_k(rand(free.shape, generator), self.counts(u)[0] - off, free).view(u.free.shape)
+
+
+@fault(Random)
+def one_for_the_batch(self, u, generator): return Random(.75)(layout(u.shape), generator).expand(u.free.shape)
+
+
+@fault(Random)
+def neighbours(self, u, generator):
+    x = torch.nn.functional.avg_pool2d(rand((len(u), 1, *u.shape), generator), 3, 1, 1, count_include_pad=False).flatten(1)
+    x = .4 * x.argsort(1).argsort(1) / x.shape[1] + rand(x.shape, generator)      # a mild correlation
+    return first_k(x, self.counts(u)[0], u.free.flatten(1)).view(u.free.shape)
+
+
+@fault(Random)
+def far_pair(self, u, generator):
+    x = rand((len(u), u.count), generator)
+    x[:, 11] = (x[:, 80] * .999)
+    return first_k(x, self.counts(u)[0], u.free.flatten(1)).view(u.free.shape)
+
+
+@fault(Random)
+def from_the_global(self, u, generator): return Random(.75)(u)
+
+
+@fault(Random)
+def deaf(self, u, generator): return Random(.75)(u, seeded(3))
+
+
+def padding(u, generator=None):
+    everywhere = torch.ones(len(u), u.count, dtype=torch.bool)
+    return first_k(rand((len(u), u.count), generator), torch.full((len(u),), u.count // 2), everywhere).view(u.free.shape)
+
+
+def reseeded(u, generator=None):
+    "Draws from the clock, not from the global generator."
+    import time
+    return Random(.5)(u, seeded(time.perf_counter_ns() % 2 ** 31))
+
+
+GRID = layout((10, 10))
+FAULTS = [(last_row_never, GRID, 'row 9', 'coverage'), (last_row_never_block, GRID, 'axis 0', 'coverage'),
+          (count_off_by_one, GRID, 'break the promise', 'count'), (one_for_the_batch, GRID, 'one batch', 'coverage'),
+          (neighbours, GRID, 'neighbours', 'coverage'), (far_pair, GRID, '(1, 1) with (8, 0)', 'coverage'),
+          (from_the_global, GRID, 'global', 'both'), (deaf, GRID, 'listen', 'both'), (reseeded, GRID, 'two different', 'both'),
+          (padding, layout((40,), valid=PADDED), 'padding', 'both')]
+
+
+@pytest.mark.parametrize('sampler,u,says,by', FAULTS, ids=[getattr(f[0], '__name__', type(f[0]).__name__) for f in FAULTS])
+def test_planted_faults_are_caught(sampler, u, says, by):
+    for seed in range(3):
+        found = {'coverage': coverage_map(sampler, u, 2000, seeded(seed)), 'count': count_law(sampler, u, 2000, seeded(seed))}
+        for name, result in found.items():
+            if by in (name, 'both'):
+                assert not result.ok and any(says in a for a in result.alarms), result
+                assert 'ALARM' in repr(result)
+            else: assert result.ok, result
+        assert all(len(a) <= 200 for r in found.values() for a in r.alarms)
+
+
+def test_a_learners_function_goes_through_both():
+    def left(u): return torch.arange(u.shape[-1]).lt(3).expand(u.free.shape)
+    c, k = coverage_map(left, layout((4, 8)), 500), count_law(left, layout((4, 8)), 500)
+    assert k.ok and k.histogram == {12: len(k.counts)} and k.promise == 'nothing' and 'always 12' in repr(k)
+    assert c.never_hidden[:, 3:].all() and c.never_seen[:, :3].all() and 'never hidden' in repr(c)
+    def half(u, generator=None): return torch.rand(u.free.shape, generator=generator) < .5
+    assert coverage_map(half, GRID, 2000).ok and count_law(half, GRID, 2000).ok
+    def no_last(u, generator=None): return half(u, generator) & (torch.arange(10) < 9)[:, None]
+    assert 'row 9' in coverage_map(no_last, GRID, 2000).alarms[0]
+    with pytest.raises(TypeError, match='bool'): coverage_map(lambda u: u.free.float(), GRID)
+
+
+# ------------------------------------------------------------------ the numbers
+
+def test_maps_are_what_the_masks_say():
+    u = layout((7, 7), valid=HOLES)
+    d = draw_many(Random(.5), u, 300, seeded())
+    c = coverage_map(Random(.5), u, 300, seeded())
+    m, f = d.flat.double(), d.open.double()
+    assert torch.allclose(c.rate.flatten(), m.sum(0) / f.sum(0), equal_nan=True) and c.draws == len(m) >= 300
+    i, j = 3, 17
+    both = (d.open[:, i] & d.open[:, j])
+    assert abs(c.pairs[i, j] - (d.flat[:, i] & d.flat[:, j])[both].double().mean()) < 1e-5
+    assert c.together(3).shape == (7, 7)
+    k = count_law(Random(.5), u, 300, seeded())
+    assert torch.equal(k.counts, d.mask.sum(3).flatten()) and sum(k.histogram.values()) == len(k.counts)
+
+
+def test_exact_counts_given_pairs():
+    "Of 1 of 4, no two are hidden together, and independence given the counts says so too."
+    c = coverage_map(Random(.25, law='floor hidden'), layout((4,)), 400)
+    off = ~torch.eye(4).bool()
+    assert not c.pairs[off].any() and c.independent[off].abs().max() < 1e-6 and c.ok
+
+
+def test_bounds_hold():
+    g = seeded()
+    for p, n in ((.01, 30), (.3, 50), (.75, 200)):
+        x = (torch.rand(20000, n, generator=g) < p).double().mean(1)
+        assert (surprise(x, torch.tensor(p), n) < .01).double().mean() <= .01
+    x = torch.rand(2000, 100, generator=g)
+    assert sum(abs(r.mean() - .5) > margin(r, 1., .01) for r in x) <= 20
+    assert margin(torch.zeros(1)) == float('inf') and RISK == 1e-6
+
+
+def test_content_is_repeated_with_the_layout():
+    u = layout((3,), batch=2).but(x=torch.arange(6.).view(2, 3))
+    assert tile(u, 2).x.tolist() == [[0., 1., 2.], [3., 4., 5.]] * 2 and len(tile(u, 5)) == 10
+    seen = []
+    coverage_map(lambda u: seen.append(u.x) or (u.x > 1), u, 50)
+    assert seen[0].shape[0] == len(seen[0]) and torch.equal(seen[0][:2], u.x)
+
+
+def test_large_grids_do_without_pairs():
+    c = coverage_map(Tube(), layout((8, 20, 20)), 50)
+    assert c.pairs is None and c.ok
+    with pytest.raises(ValueError, match='smaller grid'): c.together(0)
+
+
+@pytest.mark.parametrize('n', [0, 1, -3, 2.5, True])
+def test_bad_number_of_draws(n):
+    for f in (coverage_map, count_law):
+        with pytest.raises(ValueError, match='draws'): f(Random(), GRID, n)
+
+
+def test_pictures():
+    pytest.importorskip('plotly')
+    for u in (GRID, layout((30,)), layout((3, 4, 5))): assert coverage_map(Random(), u, 50).plot().data
+    assert count_law(Random(), GRID, 50).plot().data
