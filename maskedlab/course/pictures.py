@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['HIDDEN', 'SHOWN', 'COLOURS', 'MARKS', 'DASHES', 'pixels', 'Strip', 'strip', 'interval', 'curves']
+__all__ = ['HIDDEN', 'SHOWN', 'COLOURS', 'MARKS', 'DASHES', 'pixels', 'Strip', 'strip', 'interval', 'curves', 'plain']
 
 # %% ../../nbs/course/03_pictures.ipynb #957f9205
 HIDDEN, SHOWN = (0x4c, 0x56, 0x6a), (0xf2, 0xcc, 0x8f)     # a mask's tiles: dark where hidden, sand where visible
@@ -97,9 +97,12 @@ def curves(x: Sequence[Any],                            # along the axis: number
         error = dict(array=[h - v for h, v in zip(high, m)], arrayminus=[v - b for v, b in zip(m, low)], thickness=1.5, width=5)
         fig.add_scatter(x=list(x), y=list(m), name=name, error_y=error, mode='lines+markers',
                         line=dict(color=COLOURS[i % 4], dash=DASHES[i % 4]), marker=dict(symbol=MARKS[i % 4], size=9))
-    grid = dict(gridcolor='rgba(128,128,128,.3)', zerolinecolor='rgba(128,128,128,.6)')
-    grey = '#808080'                                    # readable on white and on black
-    fig.update_layout(title=title, xaxis=dict(title=across, **grid), yaxis=dict(title=up, **grid), width=680, height=380,
-                      font=dict(color=grey, size=13), paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
-                      margin=dict(l=60, r=20, t=50, b=50), hovermode='x unified')
-    return fig
+    ticks = dict(tickvals=list(x)) if len(x) < 9 else {}
+    return plain(fig, title, 680).update_layout(xaxis=dict(title=across, **ticks), yaxis=dict(title=up), hovermode='x unified')
+
+def plain(figure: Any, title: str, width: int = 430, height: int = 380) -> Any:
+    "A plotly figure in the size of a lesson, without a background, its writing in a grey that can be read on white and on black."
+    lines = dict(gridcolor='rgba(128,128,128,.3)', zerolinecolor='rgba(128,128,128,.6)', constrain='domain')
+    figure.update_xaxes(**lines).update_yaxes(**lines)
+    return figure.update_layout(title=title, width=width, height=height, font=dict(color='#808080', size=13),
+                                paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)', margin=dict(l=60, r=20, t=50, b=50))
