@@ -23,11 +23,11 @@ from ..masks.strategies import Strategy, check, controls, hide, list_strategies
 from ..masks.units import Units
 from ..parts.contract import Out, Recipe
 from ..recipes.table import create_recipe, list_recipes, recipe_class
-from .views import cividis, view_of, without
+from .views import cividis, tinted, view_of, without
 
 # %% auto #0
-__all__ = ['SMALL', 'TITLES', 'State', 'watching', 'choices_of', 'look_at', 'Shown', 'decibels', 'Choice', 'Explore', 'spelled',
-           'verdict']
+__all__ = ['SMALL', 'TITLES', 'SCORED', 'State', 'watching', 'choices_of', 'look_at', 'Shown', 'decibels', 'Choice', 'Explore',
+           'spelled', 'verdict']
 
 # %% ../../nbs/show/01_explore.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ SMALL = 5_000_000       # parameters up to which one thread is quickest
 
 @contextmanager
 def watching(recipe: Recipe) -> Iterator[None]:
-    "Evaluation mode, no gradients, one thread for small networks; everything as before afterwards."
+    "Evaluation mode, no gradients, one thread for small networks; everything as before afterwards, the global generator too."
     mode, threads = [(m, m.training) for m in recipe.modules()], torch.get_num_threads()
     small = sum(p.numel() for p in recipe.parameters()) <= SMALL
     recipe.eval()
     if small: torch.set_num_threads(1)
     try:
-        with torch.no_grad(): yield
+        with torch.no_grad(), torch.random.fork_rng(devices=[]): yield
     finally:
         if small: torch.set_num_threads(threads)
         for m, was in mode: m.training = was
@@ -219,8 +219,7 @@ class Explore:
         try: statistics = choices_of(r.fill, 'statistics', ('true', 'visible')) if self._matters(key) else []
         except ValueError: statistics = []
         return dict(
-            recipes=[dict(key=k, label=f'{label}: {recipe_card.title}' if recipe_card else label) for k, label in self.menu().items()
-                     for recipe_card in [self.recipe(k).card if k in self._made else recipe_class(k).card]],
+            recipes=[dict(key=k, label=label) for k, label in self.menu().items()],
             recipe=key, title=f'{card.title} ({card.year})', link=card.link, note=c.note, parameters=sum(p.numel() for p in r.parameters()),
             answers=[['Where', card.where], ['How', card.how], ['What', card.what]], one=self.view.one, many=self.view.many,
             sets=self.sets(), kind=self.view.key, statistics=statistics, fill=r.fill is not None, attention=r.attention is not None,
@@ -271,7 +270,7 @@ class Explore:
                 scores['network'] = v.score(filled, b, holes)
             mean = v.mean(b, holes)
             pictures['mean'] = v.paint(mean)
-            scores['mean of the visible'] = v.score(mean, b, holes)
+            scores['the mean of the visible'] = v.score(mean, b, holes)
             if r.attention is None: notes['attention'] = 'This method has no attention to look at.'
             elif s.look is not None:
                 picture, words = self._attention(s, r, b, mask, u)
@@ -305,9 +304,7 @@ class Explore:
         if seen is None:
             offer = f" Its {parts[1]} has {v.one} {unit}: choose it below." if len(parts) > 1 and part == parts[0] else ''
             return None, f"{name} is hidden, and this {part or 'network'} never gets hidden {v.many}: no attention to show.{offer}"
-        tint = cividis(v.spread(u, (seen / seen.nan_to_num(0.).max().clamp_min(1e-12)).view(1, *u.shape)))
-        grey = v.paint(batch)[..., :3].float().mean(-1, keepdim=True)
-        mixed = torch.cat([.3 * grey + .7 * tint[..., :3], tint[..., 3:].float()], -1).round().byte()
+        mixed = tinted(v.paint(batch), v.spread(u, (seen / seen.nan_to_num(0.).max().clamp_min(1e-12)).view(1, *u.shape)))
         absent = int(seen.isnan().sum())
         words = [f'{name}: brightest where it looks most.']
         if elsewhere > .005: words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
@@ -349,11 +346,10 @@ class Explore:
         d = self.draw(s)
         smooth, score, words = self.inpaint(s, d)
         titled = [(t, d.pictures[k]) for k, t in TITLES.items() if k in d.pictures]
-        below = {'What it returns': d.scores.get('network'), 'Mean of the visible': d.scores['mean of the visible'], 'Inpainting': score}
-        titled.insert(5, ('Inpainting', smooth))
-        caption = {t: decibels(x) for t, x in below.items() if x is not None}
+        titled.insert([t for t, _ in titled].index('Mean of the visible') + 1, ('Inpainting', smooth))
+        caption = {TITLES[k]: decibels(d.scores[n]) for k, n in SCORED.items() if n in d.scores} | {'Inpainting': decibels(score)}
         strategy = 'painted by hand' if s.painted is not None else repr(self.strategy(s))
-        return sheet([(t, p, caption.get(t, '')) for t, p in titled], [f'{s.recipe}, {strategy}, seed {s.seed}', d.status, words], d.mask)
+        return sheet([(t, p, caption.get(t, '')) for t, p in titled], [f'{s.recipe}, {strategy}, seed {s.seed}', d.status, words])
 
     # ---- messages of the page
 
@@ -439,6 +435,8 @@ def spelled(strategy: Strategy) -> str:
 TITLES = {'original': 'Original', 'seen': 'What the network sees', 'returned': 'What it returns', 'error': 'Error',
           'mean': 'Mean of the visible', 'attention': 'Attention'}
 
+SCORED = {'returned': 'network', 'mean': 'the mean of the visible'}       # picture -> its score
+
 def verdict(scores: dict[str, float]) -> str:
     "Who is closest, in words; honest where a small network loses."
     net = scores.get('network', float('nan'))
@@ -456,7 +454,7 @@ def _plain(scores: dict[str, float]) -> dict[str, float | None]:
 
 def _sentence(error: BaseException) -> str:
     text = ' '.join(str(error).split()) or type(error).__name__
-    return text[:1].upper() + text[1:220]
+    return text[:1].upper() + text[1:220] if text.split()[0].isalpha() else text[:220]      # a file's name stays as it is
 
 def _fields(strategy: Any) -> dict[str, Any]: return {c['name']: c['value'] for c in controls(strategy) if not callable(c['value'])}
 

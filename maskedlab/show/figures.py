@@ -14,13 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .explore import Explore, choices_of, decibels, look_at, watching
-from .views import cividis, without
+from .views import cividis, tinted, without
 
 # %% auto #0
-__all__ = ['INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'panel', 'sheet', 'strip', 'attention_map', 'map_of', 'curve']
+__all__ = ['INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'HATCHED', 'panel', 'sheet', 'strip', 'attention_map', 'map_of', 'curve']
 
 # %% ../../nbs/show/02_figures.ipynb #e4c9994a
 INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96, 106), (255, 255, 255), (233, 237, 242), (150, 160, 171)
+HATCHED = 'What the network sees'      # the panel whose holes are hidden units; elsewhere they are places with nothing to show
 
 def _font(size: int) -> Any:
     try: return ImageFont.load_default(size)
@@ -28,25 +29,25 @@ def _font(size: int) -> Any:
 
 def panel(rgba: Tensor,        # uint8 `[H, W, 4]`; see-through: hidden, or nothing to show
           side: int = 192,     # pixels of the longer side
+          hatched: bool = True,
           ) -> Image.Image:
-    "A drawing enlarged without smoothing, its holes hatched rather than only coloured."
+    "A drawing enlarged without smoothing, what is hidden hatched rather than only coloured."
     h, w = rgba.shape[:2]
     size = (max(1, round(w * side / max(h, w))), max(1, round(h * side / max(h, w))))
     paper = Image.new('RGB', size, HOLE)
     pen = ImageDraw.Draw(paper)
-    for x in range(-size[1], size[0], 7): pen.line([(x, size[1]), (x + size[1], 0)], fill=LINES, width=1)
+    for x in range(-size[1], size[0], 7) if hatched else (): pen.line([(x, size[1]), (x + size[1], 0)], fill=LINES, width=1)
     paper.paste(big := Image.fromarray(rgba.cpu().numpy(), 'RGBA').resize(size, Image.Resampling.NEAREST), (0, 0), big)
     return paper
 
 def sheet(panels: Sequence[tuple[str, Tensor, str]],     # title, drawing, line beneath
           words: Sequence[str] = (),                     # lines under all of it
-          mask: Tensor | None = None,
           columns: int = 4, side: int = 192,
           ) -> Image.Image:
     "Panels side by side, each with its name."
     gap, head, foot = 20, 26, 24
     rows = [panels[i:i + columns] for i in range(0, len(panels), columns)]
-    pictures = [[panel(p, side) for _, p, _ in row] for row in rows]
+    pictures = [[panel(p, side, title.startswith(HATCHED)) for title, p, _ in row] for row in rows]
     width = gap + min(columns, len(panels)) * (side + gap)
     lines = [line for text in words if text for line in textwrap.wrap(text, max(20, width // 8))]
     height = sum(head + max(p.height for p in row) + foot for row in pictures) + gap + 22 * len(lines) + (8 if lines else 0)
@@ -91,13 +92,12 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
         mine = u.but(x=u.x[i:i + 1], valid=u.valid[i:i + 1], free=u.free[i:i + 1], pos=None, group=None)
         holes = v.spread(mine, hidden[i:i + 1]) > .5
         top = float(error[i].nan_to_num(0.).max())
-        title = (lambda text: text) if i == 0 else (lambda text: '')
         count = f'{int(hidden[i].sum())} of {int(u.valid[i].sum())} hidden'
-        panels += [(title('Original'), v.paint(one), ''), (title('What the network sees'), without(v.paint(one), holes), count)]
+        panels += [('Original', v.paint(one), ''), (HATCHED, without(v.paint(one), holes), count)]
         if filled is not None:
             back = {k: x[i:i + 1] for k, x in filled.items()}
-            panels.append((title('What it returns'), v.paint(back), decibels(v.score(back, one, holes))))
-        panels.append((title('Error'), cividis(v.spread(mine, error[i:i + 1]) / (top or 1.)), f'0 to {top:.2g}'))
+            panels.append(('What it returns', v.paint(back), decibels(v.score(back, one, holes))))
+        panels.append(('Error', cividis(v.spread(mine, error[i:i + 1]) / (top or 1.)), f'0 to {top:.2g}'))
     return sheet(panels, columns=3 if filled is None else 4, side=side)
 
 # %% ../../nbs/show/02_figures.ipynb #feda8777
@@ -117,9 +117,7 @@ def attention_map(recipe: Any, batch: dict,
     u = r.units(b)
     seen, _ = look_at(weights, query, key, unit, u.count, layer, head)
     if seen is None: raise ValueError(f"{v.one} {unit} is hidden or does not exist, so it looks nowhere; choose another, or another part")
-    tint = cividis(v.spread(u, (seen / seen.nan_to_num(0.).max().clamp_min(1e-12)).view(1, *u.shape)))
-    grey = v.paint(b)[..., :3].float().mean(-1, keepdim=True)
-    mixed = torch.cat([.3 * grey + .7 * tint[..., :3], tint[..., 3:].float()], -1).round().byte()
+    mixed = tinted(v.paint(b), v.spread(u, (seen / seen.nan_to_num(0.).max().clamp_min(1e-12)).view(1, *u.shape)))
     of = lambda name, i: f'all {name}s' if i < 0 else f'{name} {i + 1}'
     what = f"{part or (parts or ['network'])[0]}, {of('layer', layer)}, {of('head', head)}"
     return sheet([('Original', v.paint(b), ''), (f'Where {v.one} {unit} looks', mixed, what)], side=side)

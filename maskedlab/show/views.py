@@ -18,20 +18,28 @@ from ..instruments.baselines import inpaint, psnr, visible_mean
 from ..masks.units import Units, widen
 
 # %% auto #0
-__all__ = ['CIVIDIS', 'VIEWS', 'cividis', 'without', 'PictureView', 'view_of']
+__all__ = ['CIVIDIS', 'VIEWS', 'cividis', 'tinted', 'without', 'PictureView', 'view_of']
 
 # %% ../../nbs/show/00_views.ipynb #c689a3e1
 CIVIDIS = ((0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
            (138, 134, 120), (165, 156, 116), (195, 179, 105), (254, 232, 56))
 
 def cividis(x: Tensor,     # any shape, 0..1; NaN: nothing is known here
-            ) -> Tensor:   # uint8 `[..., 4]`: red, green, blue, and 0 opacity where x is NaN
+            ) -> Tensor:   # uint8 `[..., 4]`: red, green, blue, opacity; all 0 where x is NaN
     "Numbers as colours that everybody can tell apart."
     stops = torch.tensor(CIVIDIS, dtype=torch.float32)
     at = x.float().nan_to_num(0.).clamp(0, 1) * (len(stops) - 1)
     low = at.floor().long().clamp(max=len(stops) - 2)
     rgb = torch.lerp(stops[low], stops[low + 1], (at - low)[..., None])
-    return torch.cat([rgb.round(), 255. * ~x.isnan()[..., None]], -1).byte()
+    return torch.where(x.isnan()[..., None], 0., torch.cat([rgb.round(), torch.full_like(rgb[..., :1], 255.)], -1)).byte()
+
+def tinted(picture: Tensor,   # uint8 `[H, W, 4]`
+           x: Tensor,         # `[H, W]`, 0..1; NaN: see-through
+           ) -> Tensor:       # uint8 `[H, W, 4]`
+    "A picture in grey under the colours of a map."
+    colours, grey = cividis(x), picture[..., :3].float().mean(-1, keepdim=True)
+    mixed = (.3 * grey + .7 * colours[..., :3]).round().byte()
+    return without(torch.cat([mixed, colours[..., 3:]], -1), x.isnan())
 
 def without(rgba: Tensor,      # uint8 `[H, W, 4]`
             holes: Tensor,     # bool `[H, W]`
@@ -51,8 +59,8 @@ class PictureView:
     key, one, many = 'image', 'patch', 'patches'
     leave_out = ('painted', 'tube')      # strategies without a place in a picture's menu: painting has a brush, tubes need time
     sets: dict[str, tuple[str, dict[str, Any], Callable[[int], str]]] = {     # label -> (sample, its options, what a picture shows)
-        'Photographs, not used in training': ('image', dict(n=8, split='test'), _photo),
-        'Photographs used in training': ('image', dict(n=12, split='train'), _photo),
+        'Held-out photographs': ('image', dict(n=8, split='test'), _photo),
+        'Training photographs': ('image', dict(n=12, split='train'), _photo),
         'Handwritten digits': ('digits', dict(n=12, split='test'), _digit)}
 
     def size(self, recipe: Any) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 import base64
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -16,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / 'maskedlab' / 'show' / 'static'
-CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')) if p), None)
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--no-first-run']
 
 
@@ -43,8 +43,12 @@ const heard = new Set();
 const model = {
   on: (name, f) => heard.add(f), off: (name, f) => heard.delete(f),
   send: async (message, _, buffers) => {
-    const base64 = await Promise.all((buffers ?? []).map(async (b) => (await new Promise((done) => { const r = new FileReader();
-      r.onload = () => done(r.result); r.readAsDataURL(new Blob([b])); })).split(",")[1] ?? ""));
+    const read = (b) => new Promise((done) => {
+      const r = new FileReader();
+      r.onload = () => done(r.result.split(",")[1] ?? "");
+      r.readAsDataURL(new Blob([b]));
+    });
+    const base64 = await Promise.all((buffers ?? []).map(read));
     const [reply, data] = JSON.parse(await window.ask(JSON.stringify([message, base64])));
     const back = data.map((d) => { const a = Uint8Array.from(atob(d), (c) => c.charCodeAt(0)); return new DataView(a.buffer); });
     for (const f of heard) f(reply, back);
@@ -57,11 +61,11 @@ page.render({ model, el: document.getElementById("here") });
 
 @pytest.fixture
 def bare(browser, tmp_path):
-    "Open an explorer without Jupyter: `bare(core, width=, dark=, ...)` gives a page; `page.errors` collects what its console complains about."
+    "Open an explorer without Jupyter: `bare(core, width=, dark=)` gives a page; `page.errors` collects what its console complains about."
     contexts = []
 
     def open_page(core, width=1240, height=900, dark=False, theme=None):
-        context = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light', accept_downloads=True)
+        context = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light')
         contexts.append(context)
         page = context.new_page()
         page.errors = []
@@ -74,9 +78,11 @@ def bare(browser, tmp_path):
             return json.dumps([reply, [base64.b64encode(d).decode() for d in data]])
 
         page.expose_function('ask', ask)
-        module = (STATIC / 'explorer.js').read_text(encoding='utf-8').replace('export default {', 'const page = {').replace('export class', 'class')
+        module = (STATIC / 'explorer.js').read_text(encoding='utf-8')
+        module = module.replace('export default {', 'const page = {').replace('export class', 'class')
         html = BARE.replace('MODULE', module).replace('CSS', (STATIC / 'explorer.css').read_text(encoding='utf-8'))
-        html = html.replace('ATTR', '' if theme is None else f'data-jp-theme-light="{theme}"').replace('BODY', 'background: #14171b' if dark or theme == 'false' else '')
+        html = html.replace('ATTR', '' if theme is None else f'data-jp-theme-light="{theme}"')
+        html = html.replace('BODY', 'background: #14171b' if dark or theme == 'false' else '')
         file = tmp_path / 'page.html'
         file.write_text(html, encoding='utf-8')
         page.goto(file.as_uri())
@@ -89,7 +95,9 @@ def bare(browser, tmp_path):
 
 def ready(page, timeout=60_000):
     "Wait until the explorer has painted, the slower baseline too."
-    page.wait_for_function("() => { const r = document.querySelector('.mlx'); return r && r.dataset.inpainted && r.dataset.inpainted === r.dataset.painted; }", timeout=timeout)
+    page.wait_for_function("""() => {
+        const r = document.querySelector('.mlx');
+        return r && r.dataset.inpainted && r.dataset.inpainted === r.dataset.painted; }""", timeout=timeout)
 
 
 def settled(page, action, timeout=20_000):
@@ -155,7 +163,8 @@ def jupyter(tmp_path_factory):
 
 def notebook(source):
     cell = dict(cell_type='code', id='one', execution_count=None, metadata={}, outputs=[], source=source)
-    return json.dumps(dict(cells=[cell], metadata=dict(kernelspec=dict(display_name='Python 3', language='python', name='python3')), nbformat=4, nbformat_minor=5))
+    kernel = dict(display_name='Python 3', language='python', name='python3')
+    return json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5))
 
 
 def in_lab(browser, jupyter, source, name, **options):
@@ -179,6 +188,3 @@ def in_lab(browser, jupyter, source, name, **options):
     page.wait_for_selector('.mlx', timeout=120_000)
     ready(page, 120_000)
     return page
-
-
-def strip_ansi(text): return re.sub(r'\x1b\[[0-9;]*m', '', text)

@@ -2,12 +2,13 @@
 import io
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import pixels, settled, stage
+from conftest import pixels, ready, settled, stage
 
 import maskedlab as ml
 from maskedlab.show.explore import Explore, State
@@ -39,8 +40,9 @@ def test_picture_of_the_page(bare):
 def test_slider_shows_what_the_package_computes(bare):
     core = Explore('mae')
     page = bare(core)
+    slider = page.locator('[data-field=ratio]')
     for value in ('0.3', '0.9', '0', '1'):
-        settled(page, lambda: page.locator('[data-field=ratio]').fill(value))
+        settled(page, partial(slider.fill, value))
         assert state(core).fields['ratio'] == float(value)
         equal(page, core)
     assert page.errors == []
@@ -58,10 +60,10 @@ def test_painting_by_mouse_is_seen_at_once(bare):
     page.mouse.move(*at(2, 5))                   # one jump: the cells between are painted too
     now = pixels(page, 'What the network sees')  # before any answer can have come
     assert (now[16:24, 8:48, 3] == 0).all()
-    settled(page, page.mouse.up) if page.evaluate("document.querySelector('.mlx').dataset.inpainted !== document.querySelector('.mlx').dataset.painted") else page.mouse.up()
-    page.wait_for_timeout(300)
+    page.mouse.up()
+    page.wait_for_function("document.querySelector('.mlx-status').textContent.startsWith('5 of 64')")
+    ready(page)
     assert state(core).painted == [2 * 8 + c for c in range(1, 6)]
-    assert '5 of 64' in page.locator('.mlx-status').inner_text()
     page.get_by_role('button', name='Brush of 2 by 2').click()
     settled(page, lambda: page.mouse.click(*at(6, 6)))
     assert {54, 55, 62, 63} <= set(state(core).painted)
@@ -202,7 +204,9 @@ def test_normalised_targets_offer_both_statistics(bare):
 
 
 def test_method_without_fill_and_attention_says_so(bare):
-    class Silent(ml.recipes.mae.MAE if hasattr(ml.recipes, 'mae') else __import__('maskedlab.recipes.mae', fromlist=['MAE']).MAE):
+    from maskedlab.recipes.mae import MAE
+
+    class Silent(MAE):
         fill = None
         attention = None
 

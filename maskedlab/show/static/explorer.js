@@ -73,24 +73,28 @@ class Picture {
     this.empty.textContent = words;
     this.stage.classList.add("mlx-nothing");
   }
-  // The sharp layer: hatched cells, a grid, outlines of cells.
-  layer(shape, hatched, marks, colours, grid) {
+  // The sharp layer: hatched (hidden) or plain (nothing to show) cells, a grid, outlines of cells.
+  layer(shape, hatched, marks, colours, grid, plain = null) {
     const box = this.stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     const W = Math.max(1, Math.round(box.width * ratio)), H = Math.max(1, Math.round(box.height * ratio));
     if (this.over.width !== W || this.over.height !== H) { this.over.width = W; this.over.height = H; }
     const pen = this.over.getContext("2d");
     pen.clearRect(0, 0, W, H);
     const [rows, columns] = shape, x = (c) => Math.round(c * W / columns), y = (r) => Math.round(r * H / rows);
+    const cover = (cells) => {
+      pen.beginPath();
+      cells.forEach((on, i) => {
+        const r = Math.floor(i / columns), c = i % columns;
+        if (on) pen.rect(x(c), y(r), x(c + 1) - x(c), y(r + 1) - y(r));
+      });
+      pen.fillStyle = colours.hole;
+      pen.fill();
+    };
+    if (plain) cover(plain);
     if (hatched) {
       pen.save();
-      pen.beginPath();
-      for (let i = 0; i < hatched.length; i++) if (hatched[i]) {
-        const r = Math.floor(i / columns), c = i % columns;
-        pen.rect(x(c), y(r), x(c + 1) - x(c), y(r + 1) - y(r));
-      }
+      cover(hatched);
       pen.clip();
-      pen.fillStyle = colours.hole;
-      pen.fillRect(0, 0, W, H);
       pen.strokeStyle = colours.hatch;
       pen.lineWidth = ratio;
       pen.beginPath();
@@ -169,7 +173,7 @@ class Page {
     pictures.original.caption.append(this.lookHint);
 
     const radio = (name, options, onpick) => {
-      const node = h("span", { class: "mlx-segment", role: "group", "aria-label": name });
+      const node = h("span", { class: "mlx-segment mlx-tight", role: "group", "aria-label": name });
       for (const [value, text] of options) node.append(button(text, () => onpick(value), { "data-value": String(value) }));
       return node;
     };
@@ -206,7 +210,7 @@ class Page {
           group("1  Method", this.method, this.about),
           group("2  Picture", this.set, this.thumbs, h("label", { class: "mlx-button mlx-open" }, "Open your own picture …", this.file)),
           group("3  Mask", this.strategy, this.fields,
-            h("div", { class: "mlx-row" }, label("Seed", this.seed), this.seed, button("Draw another", () => this.another(), { class: "mlx-another" })))),
+            h("div", { class: "mlx-row" }, label("Seed", this.seed), this.seed, button("Another", () => this.another(), { class: "mlx-another" })))),
         h("div", { class: "mlx-main" },
           h("div", { class: "mlx-grid" }, pictures.original.node, pictures.seen.node, pictures.returned.node, pictures.error.node),
           h("div", { class: "mlx-grid mlx-second" }, close, pictures.mean.node, pictures.inpainting.node, pictures.attention.node))),
@@ -289,6 +293,7 @@ class Page {
     fill(this.method, spec.recipes.map((r) => [r.key, r.label]));
     const million = (spec.parameters / 1e6).toFixed(1);
     this.about.replaceChildren(
+      h("p", { class: "mlx-title" }, spec.title),
       h("p", {}, spec.note, " ", `${million} million parameters. `, h("a", { href: spec.link, target: "_blank", rel: "noopener" }, "Paper")),
       h("details", {}, h("summary", {}, "What it does"), h("dl", {}, ...spec.answers.flatMap(([q, a]) => [h("dt", {}, q), h("dd", {}, a)]))));
     fill(this.strategy, [...spec.strategies.map((s) => [s.key, s.label]), ["painted", "Painted by hand"]]);
@@ -327,8 +332,9 @@ class Page {
     this.drawBars();
     this.status.textContent = m.notes[""] ? `${m.status} ${m.notes[""]}` : m.status;
     const db = (x) => (x === null || x === undefined ? "" : `${x.toFixed(1)} dB`);
-    this.returnedWords.textContent = db(m.scores.network);
-    this.meanWords.textContent = db(m.scores["mean of the visible"]);
+    const psnr = (x) => (db(x) ? `PSNR ${db(x)}` : "");
+    this.returnedWords.textContent = psnr(m.scores.network);
+    this.meanWords.textContent = psnr(m.scores["the mean of the visible"]);
     this.errorWords.textContent = `The loss of each hidden ${this.spec.one}.`;
     this.scaleWords.textContent = m.scale.toPrecision(2);
     this.code.value = m.code;
@@ -337,7 +343,7 @@ class Page {
     this.pictures.original.stage.setAttribute("aria-label", `Original. Arrows move, Space shows where a ${this.spec.one} looks.`);
     this.pictures.returned.stage.setAttribute("aria-label", `What the network returns, ${this.state.paste ? "pasted together" : "predicted only"}. PSNR ${db(m.scores.network) || "not defined"}.`);
     this.pictures.error.stage.setAttribute("aria-label", `Error of each hidden ${this.spec.one}, from 0 to ${m.scale.toPrecision(2)}.`);
-    this.pictures.mean.stage.setAttribute("aria-label", `Mean of the visible. PSNR ${db(m.scores["mean of the visible"]) || "not defined"}.`);
+    this.pictures.mean.stage.setAttribute("aria-label", `Mean of the visible. PSNR ${db(m.scores["the mean of the visible"]) || "not defined"}.`);
     this.layers();
     this.tell(this.status.textContent);
     this.root.dataset.painted = String(m.seq);
@@ -350,8 +356,8 @@ class Page {
     this.root.classList.remove("mlx-stale");
     this.pictures.inpainting.show(m, buffers[0]);
     const x = m.scores.inpainting;
-    this.smoothWords.textContent = x === null ? "" : `${x.toFixed(1)} dB`;
-    this.pictures.inpainting.stage.setAttribute("aria-label", `Inpainting: the visible pixels continued smoothly. PSNR ${this.smoothWords.textContent || "not defined"}.`);
+    this.smoothWords.textContent = x === null ? "" : `PSNR ${x.toFixed(1)} dB`;
+    this.pictures.inpainting.stage.setAttribute("aria-label", `Inpainting: the visible pixels continued smoothly. ${this.smoothWords.textContent}`);
     this.scores = { ...this.scores, ...m.scores };
     this.verdict.textContent = m.verdict;
     this.drawBars();
@@ -423,7 +429,9 @@ class Page {
         oninput: () => { number.value = slider.value; change(c.name, Number(slider.value)); } });
       return h("div", { class: "mlx-field" }, h("label", { for: id }, name), number, slider);
     });
-    this.fields.replaceChildren(...(s?.about ? [h("p", { class: "mlx-small" }, s.about)] : []), ...rows);
+    const [first, ...more] = rows;
+    this.fields.replaceChildren(...(s?.about ? [h("p", { class: "mlx-small" }, s.about)] : []), ...(first ? [first] : []),
+      ...(more.length ? [h("details", { class: "mlx-more", open: this.more ?? false, ontoggle: (e) => { this.more = e.target.open; } }, h("summary", {}, "More"), ...more)] : []));
   }
 
   another() { this.seed.value = String(Math.floor(Math.random() * 10000)); this.choose({ seed: Number(this.seed.value), painted: null }); }
@@ -530,19 +538,19 @@ class Page {
     const open = this.mask.map((m) => 1 - m);
     original.layer(this.shape, null, [...look, ...ring(original, "look")], colours, false);
     seen.layer(this.shape, this.drawable ? this.mask : null, ring(seen, "paint"), colours, this.drawable);
-    returned.layer(this.shape, this.drawable && !this.state.paste ? open : null, [], colours, false);
-    error.layer(this.shape, this.drawable ? open : null, [], colours, false);
+    returned.layer(this.shape, null, [], colours, false, this.drawable && !this.state.paste && !returned.empty.textContent ? open : null);
+    error.layer(this.shape, null, [], colours, false, this.drawable ? open : null);
     attention.layer(this.shape, null, attention.empty.textContent ? [] : look, colours, false);
   }
 
   drawBars() {
     const known = Object.entries(this.scores).filter(([, x]) => x !== null && x !== undefined);
-    const order = ["network", "inpainting", "mean of the visible"];
+    const order = ["network", "inpainting", "the mean of the visible"];
     const names = order.filter((n) => n === "inpainting" || known.some(([k]) => k === n));
     const top = Math.max(25, ...known.map(([, x]) => Math.min(x, 40)));
     this.bars.replaceChildren(...names.map((name) => {
       const x = this.scores[name], missing = x === null || x === undefined;
-      return h("div", { class: `mlx-bar mlx-${name.split(" ")[0]}` }, h("span", {}, name), h("b", {}, missing ? "–" : x.toFixed(1)),
+      return h("div", { class: `mlx-bar mlx-${name.split(" ").at(-1)}` }, h("span", {}, name.replace("the ", "")), h("b", {}, missing ? "–" : x.toFixed(1)),
         h("i", { style: `--mlx-length:${missing ? 0 : Math.max(0, Math.min(1, x / top)) * 100}%` }));
     }));
   }

@@ -1,0 +1,263 @@
+"""Pictures and the explorer's answers, without a browser."""
+import io
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+import maskedlab as ml
+from maskedlab.parts.contract import Card, Out, Recipe
+from maskedlab.recipes.mae import MAE
+from maskedlab.show.explore import Explore, State, look_at, spelled, verdict
+from maskedlab.show.views import PictureView, cividis, view_of
+
+RECIPES = [n for n in ml.list_recipes() if ml.card(n).modality.split()[0] == 'image']
+
+
+@pytest.fixture(scope='module')
+def core(): return Explore('mae')
+
+
+def ask(core, kind, state=None, buffers=(), **more):
+    return core.answer(dict(kind=kind, seq=7, view='v', state=asdict(state or core.state), **more), buffers)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_what_is_shown_is_what_the_package_computes(name):
+    e = Explore(name, seed=5)
+    d = e.draw(e.state)
+    b = {k: v[:1] for k, v in e.samples(name, e.state.set)[0].items()}
+    r = e.recipe(name).eval()
+    with torch.no_grad(): out = r(b, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(out.mask[0], d.mask) and d.hidden == int(out.mask.sum())
+    if r.fill: assert torch.equal(d.pictures['returned'], e.view.paint(r.fill(b, out)))
+    assert d.loss == float(out.loss)
+    h = d.mask.shape[0] and d.pictures['seen'].shape[0] // d.mask.shape[0]
+    cells = d.mask.repeat_interleave(h, 0).repeat_interleave(h, 1)
+    assert torch.equal(d.pictures['seen'][..., 3] == 0, cells)               # hidden pixels are not in the drawing at all
+    assert torch.equal(d.pictures['error'][..., 3] == 255, cells)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_code_runs_and_recreates(name):
+    e = Explore(name, seed=1, index=3)
+    states = [e.state, replace(e.state, painted=[0, 5, 9]), replace(e.state, paste=False)]
+    states += [replace(e.state, set='Handwritten digits', index=1)]
+    states += [replace(e.state, strategy=k, fields={}) for k in e.strategies(name)][:3]
+    for s in states:
+        scope = {}
+        exec(e.code(s).replace('; ', '; shown = '), scope)
+        again = scope['shown'].core
+        assert torch.equal(again.draw(again.state).pictures['seen'], e.draw(s).pictures['seen']), e.code(s)
+
+
+def test_code_of_combined_strategies():
+    s = ml.masks.Random(.3) | ~ml.masks.Block(ratio=.5)
+    e = Explore('mae', strategy=s)
+    assert eval(spelled(s), {'ml': ml}) == s
+    assert 'ml.masks.Block(' in e.code(e.state)
+
+
+def test_every_strategy_of_the_menu_and_its_ends_can_be_drawn(core):
+    spec = core.spec('mae')
+    json.dumps(spec, allow_nan=False)
+    for s in spec['strategies']:
+        base = replace(core.state, strategy=s['key'], fields={c['name']: c['value'] for c in s['controls']})
+        for c in s['controls']:
+            for value in c.get('choices', [c.get('low', True), c.get('high', False)]):
+                reply, _ = ask(core, 'draw', replace(base, fields={**base.fields, c['name']: value}))
+                assert reply['kind'] == 'drawn' or reply['words'], (s['key'], c['name'], value)
+                assert len(reply.get('words', '')) <= 200
+
+
+def test_messages_are_plain_and_carry_their_number(core):
+    for kind, more in dict(open={}, draw={}, inpaint=dict(of=3), save={}, thumbs=dict(recipe='mae', set='Handwritten digits')).items():
+        reply, data = ask(core, kind, **more)
+        assert reply['kind'] != 'trouble', reply
+        assert (reply['seq'], reply['view']) == (7, 'v') and all(isinstance(b, bytes) for b in data)
+        json.dumps(reply, allow_nan=False)
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(fields={'ratio': 1.2}), '1.2'), (dict(fields={'ratio': float('nan')}), 'nan'), (dict(fields={'ratio': -.1}), '-0.1'),
+    (dict(strategy='hard'), 'hard'), (dict(set='Elsewhere'), 'Elsewhere'), (dict(index=99), '99'), (dict(seed=-1), '-1'),
+    (dict(seed=None), 'None'), (dict(painted=[400]), '400'), (dict(recipe='mea'), 'mea'), (dict(fields={'shape': 1}), 'shape')])
+def test_bad_input_is_one_sentence_and_the_next_request_works(core, change, words):
+    reply, data = ask(core, 'draw', replace(core.state, **change))
+    assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200 and data == []
+    core.state = core.start('mae')
+    assert ask(core, 'draw')[0]['kind'] == 'drawn'
+
+
+def test_unknown_message(core): assert ask(core, 'dance')[0]['kind'] == 'trouble'
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match='shape'): Explore('mae', mask=torch.zeros(3, 3, dtype=torch.bool))
+    with pytest.raises(TypeError, match='bool'): Explore('mae', mask=torch.zeros(8, 8))
+    with pytest.raises(ValueError, match='multiple'): Explore('mae', batch={'image': torch.rand(1, 3, 63, 64)})
+    with pytest.raises(ValueError, match='did you mean'): Explore('mea')
+
+
+def test_recipes_from_outside(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text('from maskedlab.recipes.mae import MAE\nclass Mine(MAE):\n    "Mine."\n')
+    for which in (f'{file}:Mine', MAE, ml.create_recipe('mae')):
+        e = Explore(which)
+        assert e.draw(e.state).hidden == 48
+        assert e.key in e.menu()
+
+
+def test_training_mode_and_threads_are_left_alone():
+    r, threads = ml.create_recipe('mae').train(), torch.get_num_threads()
+    state = {k: v.clone() for k, v in r.state_dict().items()}
+    luck = torch.random.get_rng_state()
+    e = Explore(r)
+    e.draw(replace(e.state, look=3))
+    assert all(m.training for m in r.modules()) and torch.get_num_threads() == threads
+    assert all(torch.equal(v, state[k]) for k, v in r.state_dict().items())
+    assert torch.equal(luck, torch.random.get_rng_state())
+
+
+def test_method_without_doors_and_of_other_data():
+    class Silent(MAE):
+        fill = None
+        attention = None
+
+    d = Explore(Silent)
+    shown = d.draw(replace(d.state, look=3))
+    assert 'returned' not in shown.pictures and 'does not predict' in shown.notes['returned'] and 'no attention' in shown.notes['attention']
+
+    class Words(Recipe):
+        card = Card('Words', 2018, 'text', '', '', '', '', '', '')
+
+    with pytest.raises(ValueError, match='only image'): Explore(Words)
+
+
+def test_a_new_kind_of_data_needs_one_view(monkeypatch):
+    from maskedlab.masks.strategies import Random
+    from maskedlab.parts.contract import draw
+    from maskedlab.show import views
+
+    class Heights(Recipe):
+        card = Card('Heights', 2026, 'heights', '', '', '', '', '', '')
+        strategy = Random(.5)
+
+        def units(self, batch):
+            return ml.Units('grid', (4, 4), x=batch['heights'][..., None], put=lambda b, x: {**b, 'heights': x[..., 0]})
+
+        def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
+            u = units or self.units(batch)
+            m = draw(self.strategy, u, mask, generator)
+            e = u.x[m].pow(2).mean(-1)
+            return Out({'h': e.mean()}, m, torch.zeros_like(u.x[m]), u.x[m], ml.masks.spread(e, m), u)
+
+        def fill(self, batch, out): return out.units.put(batch, ml.masks.place(out.units.x, out.mask, out.pred))
+
+    class HeightsView(PictureView):
+        key, one, many = 'heights', 'place', 'places'
+        sets = {'Hills': ('hills', {}, str)}
+
+        def load(self, label, recipe): return {'heights': torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))}, ['a', 'b']
+        def options(self, label, recipe): return 'heights', {}
+        def fit(self, batch, recipe): return batch
+        def paint(self, batch): return cividis(batch['heights'][0])
+        def spread(self, u, values): return values[0].float()
+        def score(self, batch, truth, hidden): return 1.
+        def mean(self, batch, hidden): return batch
+
+    monkeypatch.setitem(views.VIEWS, 'heights', HeightsView())
+    e = Explore(Heights)
+    d = e.draw(e.state)
+    assert d.hidden == 8 and 'places hidden' in d.status and d.pictures['returned'].shape == (4, 4, 4)
+
+
+def test_ragged_ends():
+    e = Explore('mae')
+    none, all_ = e.draw(replace(e.state, painted=[])), e.draw(replace(e.state, painted=list(range(64))))
+    assert none.hidden == 0 and 'Nothing is hidden' in none.notes[''] and none.scale == 0
+    assert all_.hidden == 64 and 'Everything is hidden' in all_.notes['']
+    assert json.dumps(ask(e, 'inpaint', replace(e.state, painted=[]))[0], allow_nan=False)
+
+
+def test_own_file(core, tmp_path):
+    from PIL import Image
+    data = io.BytesIO()
+    im = Image.new('RGB', (40, 90), (255, 0, 0))
+    exif = im.getexif(); exif[0x0112] = 6                   # lies on its side
+    im.save(data, 'JPEG', exif=exif)
+    raw = data.getvalue()
+    cut = len(raw) // 2
+    for part, piece in enumerate((raw[:cut], raw[cut:])):
+        reply, _ = core.answer(dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2, seq=1), [memoryview(piece)])
+    assert reply['kind'] == 'filed' and reply['set'] in reply['sets']
+    s = replace(core.state, set='holiday.jpg')
+    assert core.draw(s).pictures['original'].shape == (64, 64, 4)
+    assert "ml.load_image('holiday.jpg'" in core.code(s)
+    for name, bad in (('a.png', b''), ('b.png', b'text'), ('c.jpg', raw[:cut])):
+        reply, _ = core.answer(dict(kind='file', recipe='mae', name=name, seq=2), [bad])
+        assert reply['kind'] == 'trouble' and reply['words'].startswith(name) and len(reply['words']) <= 200
+    assert 'a.png' not in core.sets()
+
+
+def test_attention_adds_up(core):
+    s = replace(core.state, painted=[0, 1])
+    r, b = core.recipe('mae'), core.batch(s)
+    with torch.no_grad(): w, q, k = r.attention(b, core.draw(s).out.mask)
+    seen, elsewhere = look_at(w, q, k, 30, 64)
+    assert float(seen.nansum()) + elsewhere == pytest.approx(1, abs=1e-4)
+    assert seen[:2].isnan().all() and look_at(w, q, k, 0, 64)[0] is None
+    one, _ = look_at(w, q, k, 30, 64, 2, 1)
+    assert torch.allclose(one[2:], w[2, 0, 1, (q[0] == 30).nonzero()[0, 0], 1:])
+
+
+def test_verdict_is_honest():
+    assert 'further off than inpainting' in verdict({'network': 10., 'inpainting': 12.})
+    assert 'closer than inpainting' in verdict({'network': 13., 'inpainting': 12.})
+    assert verdict({'network': float('nan'), 'inpainting': 1.}) == ''
+
+
+def test_still_pictures():
+    from maskedlab import show
+    b = ml.sample('image', n=3, split='test')
+    r = ml.create_recipe('mae')
+    four, two = show.strip(r, b), show.strip(r, b, n=2)
+    assert four.width == two.width and four.height > two.height
+    with torch.no_grad(): out = r.eval()(b, mask=torch.zeros(3, 8, 8, dtype=torch.bool))
+    show.strip(r, b, out)
+    assert show.attention_map(r, b, 5, part='decoder').width > 400
+    assert show.map_of(torch.rand(5)).width > 100
+    with pytest.raises(ValueError, match='axes'): show.map_of(torch.zeros(2, 2, 2))
+
+
+def test_explorer_carries_a_picture_and_a_widget():
+    pytest.importorskip('anywidget')
+    e = ml.Explorer('mae')
+    data, _ = e._repr_mimebundle_()
+    assert data['image/png'][:4] == b'\x89PNG' and len(data['image/png']) < 150_000
+    assert '48 of 64 patches hidden' in data['text/plain'] and 'application/vnd.jupyter.widget-view+json' in data
+    sent = []
+    e.widget.send = lambda content, buffers: sent.append((content, buffers))
+    e.widget._handle_custom_msg(dict(kind='draw', seq=1, view='x', state=asdict(e.core.state)), [])
+    assert sent[0][0]['kind'] == 'drawn' and sent[0][0]['seq'] == 1
+
+
+def test_explorer_without_anywidget():
+    code = ("import sys; sys.modules['anywidget'] = None\nimport maskedlab as ml\n"
+            "d, _ = ml.Explorer('mae')._repr_mimebundle_()\nassert 'image/png' in d and 'pip install anywidget' in d['text/plain']")
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_rooms_import_stays_light():
+    code = ("import sys, maskedlab.show, maskedlab.show.explorer, maskedlab.show.figures\n"
+            "bad = {'plotly', 'ipywidgets', 'anywidget', 'IPython', 'matplotlib', 'skimage'} & set(sys.modules); assert not bad, bad")
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_view_of_names_the_kinds(): assert isinstance(view_of(ml.create_recipe('mae')), PictureView)
+
+
+def test_state_has_plain_defaults(): json.dumps(asdict(State('mae', 'x')))
