@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .patches import unpatchify
 
 # %% auto #0
 __all__ = ['uncut', 'create_net', 'watched', 'TimmViT', 'as_encoder']
@@ -116,13 +116,19 @@ class TimmViT(nn.Module):
         self.prefix: int = self.net.num_prefix_tokens               # tokens in front of the patches
         self.order = order
 
-    def embed(self, patches: Tensor,            # `[B, h, w, values]`, normalised pixels
-              ) -> Tensor:                      # `[B, h*w, dim]`
+    def embed(self, patches: Tensor,                    # normalised pixels, `[B, h, w, values]`, or `[B, n, values]` with an index
+              index: Tensor | None = None,              # `[B, n]`, which patches they are; default: all, in order
+              grid: tuple[int, ...] | None = None,      # of the whole picture, where there is an index
+              ) -> Tensor:                              # `[B, h*w, dim]`, or `[B, n, dim]`
         "Tokens with their positions, where the network adds any."
-        e, grid = self.net.patch_embed, (patches.shape[1], patches.shape[2])
-        x = e.norm(e.proj(unpatchify(patches, self.patch, self.order)).flatten(2).mT)
+        embed, grid = self.net.patch_embed, tuple(patches.shape[1:3]) if grid is None else grid
+        # a convolution whose windows do not overlap is a linear layer on each patch, so it needs no whole picture
+        kernel = embed.proj.weight if self.order == 'colour row column' else embed.proj.weight.permute(0, 2, 3, 1)
+        x = embed.norm(F.linear(patches.flatten(1, -2), kernel.flatten(1), embed.proj.bias))
         pos = self.positions(grid)
-        return x if pos is None else x + pos[:, -x.shape[1]:]
+        if pos is None: return x
+        pos = pos[:, -math.prod(grid):]
+        return x + (pos if index is None else pos[0, index])
 
     def positions(self, grid: tuple[int, ...]) -> Tensor | None:   # `[1, N, dim]`, or `[1, prefix + N, dim]`
         "The learned positions, resized by timm's own function for another grid."

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..corruptions.drop import keep, restore
@@ -86,14 +87,14 @@ class MAE(Recipe):
         mask = draw(self.strategy, u, mask, generator, progress=progress)   # where
         h = self.encode(u, mask)                                            # how: the encoder never gets what is hidden
         y = self.decode(h, mask)                                            # predict
-        pred, target = self.head(rows(y, mask)), rows(self.target(u), mask)  # what
-        e = (pred - target).pow(2).mean(-1)
+        pred, target = self.head(rows(y, mask)), self.target(u, mask)      # what
+        e = F.mse_loss(pred, target, reduction='none').mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
     def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
         "Encode the visible patches, `[B, 1 + visible, dim]`."
-        x = self.encoder.embed(self.colours(u.x, ORDER))
-        x, index, pad = keep(x, ~mask)
+        x, index, pad = keep(u.x.flatten(1, 2), ~mask)                      # before they are embedded, which is work too
+        x = self.encoder.embed(self.colours(x, ORDER), index, u.shape)
         return self.encoder(x, index=index, grid=u.shape, pad=pad, watch=watch)
 
     def decode(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
@@ -103,9 +104,9 @@ class MAE(Recipe):
         z = z + fit_positions(self.decoder_pos_embed, self.encoder.grid, tuple(mask.shape[1:]))
         return self.decoder(z, watch=watch)[:, prefix:]
 
-    def target(self, u: Units) -> Tensor:
-        "What is to be predicted, for every patch."
-        t = self.colours(u.x, ORDER)
+    def target(self, u: Units, which: Tensor | None = None) -> Tensor:
+        "What is to be predicted: for every patch `[B, h, w, P]`, or rows for those of the mask `which`."
+        t = self.colours(u.x if which is None else rows(u.x, which), ORDER)
         return patch_norm(t) if self.norm_pix else t
 
     def fill(self, batch: dict, out: Out, statistics: str = 'true') -> dict:
