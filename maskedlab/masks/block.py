@@ -22,7 +22,6 @@ __all__ = ['Block']
 
 # %% ../../nbs/masks/02_block.ipynb #5141dfbf
 _WORD = 16      # bits of a word
-_ONES = np.unpackbits(np.arange(2 ** _WORD, dtype=np.uint16).view(np.uint8)).reshape(-1, _WORD).sum(1, dtype=np.uint8)  # set in each word
 
 def _pack(grid: np.ndarray,     # bool `[b, H, W]`
           ) -> np.ndarray:      # uint16 `[H, words, b]`
@@ -59,7 +58,7 @@ def _round(open_: np.ndarray,           # uint16 `[H, words, b]`, units free and
     inside = (row >= top.astype(np.int16)) & (row < (top + h).astype(np.int16))
     begin, end = (np.minimum(np.maximum(x.astype(np.int16) - column, 0), _WORD).astype(np.int32) for x in (left, left + w))
     block = inside[:, None] * ((1 << end) - (1 << begin)).astype(np.uint16) & open_[..., None]      # [H, words, b, attempts]
-    new = np.add.reduce(_ONES.take(block), (0, 1), np.int32)
+    new = np.add.reduce(np.bitwise_count(block), (0, 1), np.int32)
     fits &= (new > 0) & (new <= room[:, None])
     pick = np.arange(b), fits.argmax(1)                             # the first True
     return block[:, :, *pick] * fits[pick], new[pick] * fits[pick]
@@ -72,18 +71,23 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
             generator: torch.Generator | None,
             ) -> Tensor:        # bool `[B, H, W]`, at most n True
     "Lay blocks until n units are hidden, or none is found."
-    bits, room, W = _pack(free.cpu().numpy()), n.cpu().numpy().astype(np.int32), free.shape[2]
-    open_, left = bits.copy(), np.full_like(room, patience)
-    todo = room.nonzero()[0]
-    while len(todo):
-        tries = min(patience, max(4, min(4 * len(room) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
+    bits, W = _pack(free.cpu().numpy()), free.shape[2]
+    open_: np.ndarray; room: np.ndarray; left: np.ndarray; todo: np.ndarray
+    room = n.cpu().numpy().astype(np.int32)
+    open_, left, todo = bits.copy(), np.full_like(room, patience), np.arange(len(room))     # of the samples still at work
+    rest = bits.copy()                                                                      # what all samples leave open
+    while True:
+        go = (room > 0) & (left > 0)
+        if not go.all():
+            rest[..., todo[~go]] = open_[..., ~go]
+            open_, room, left, todo = (x[..., go] for x in (open_, room, left, todo))
+        if not len(todo): return torch.from_numpy(_unpack(bits - rest, W)).to(free.device)
+        tries = min(patience, max(4, min(4 * len(free) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
         uniform = rand((4, len(todo), tries), generator, 'cpu').numpy()
-        block, new = _round(open_[..., todo], room[todo], left[todo], uniform, W, area, aspect)
-        open_[..., todo] -= block                                               # the bits of a block are open ones
-        room[todo] -= new
-        left[todo] = np.where(new > 0, patience, left[todo] - tries)
-        todo = todo[(room[todo] > 0) & (left[todo] > 0)]
-    return torch.from_numpy(_unpack(bits - open_, W)).to(free.device)
+        block, new = _round(open_, room, left, uniform, W, area, aspect)
+        open_ -= block                                                          # the bits of a block are open ones
+        room -= new
+        left = np.where(new > 0, patience, left - tries)
 
 def _fill(hidden: Tensor, free: Tensor, n: Tensor, generator: torch.Generator | None) -> Tensor:
     "Hide the free units nearest to hidden ones until there are n."
