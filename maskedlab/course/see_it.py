@@ -238,4 +238,4 @@ def mean_fill(image, hidden):
     praise='That is right. Any network that is worse than these four lines has learned nothing.')
 
 # %% ../../nbs/course/01_see_it.ipynb #e9680b1a
-EXERCISES = (VISIBLE, PAINT, ERROR, MEAN)
+EXERCISES = (VISIBLE, ERROR, MEAN, PAINT)
