@@ -109,7 +109,7 @@ def test_paint_with_the_mouse(page):
     assert [(i, i) in {tuple(x) for x in np.argwhere(alpha == 0).tolist()} for i in range(1, 5)] == [True] * 4
     page.mouse.up()
     page.wait_for_function("document.querySelector('.mlx-status').textContent.startsWith('4 of 64')")
-    assert 'Painted((9, 18, 27, 36)' in page.locator('.mlx-code').input_value()
+    assert 'Painted(hidden=(9, 18, 27, 36)' in page.locator('.mlx-code').input_value()
 
 
 def test_keys_alone(page):

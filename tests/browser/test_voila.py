@@ -14,7 +14,7 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 
 def answering(port, tries=300):
-    "Wait until the server says anything; an address that is not there will do: the page itself starts a kernel."
+    "Wait until the server says anything, here that it has no such file: the page itself would start a kernel."
     for _ in range(tries):
         try: return urllib.request.urlopen(f'http://127.0.0.1:{port}/static/none', timeout=2)
         except urllib.error.HTTPError: return
@@ -27,7 +27,7 @@ def test_page_of_its_own(browser, tmp_path):
     port = free_port()
     code = f"from maskedlab.show.explorer import serve; serve('mae', port={port}, open_browser=False)"
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path / 'run')}
-    server = subprocess.Popen([sys.executable, '-c', code], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    server = subprocess.Popen([sys.executable, '-c', code], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert f'http://127.0.0.1:{port}/' in server.stdout.readline()
         answering(port)

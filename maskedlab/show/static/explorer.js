@@ -81,19 +81,19 @@ class Picture {
     const pen = this.over.getContext("2d");
     pen.clearRect(0, 0, W, H);
     const [rows, columns] = shape, x = (c) => Math.round(c * W / columns), y = (r) => Math.round(r * H / rows);
-    const cover = (cells) => {
+    const cover = (cells, colour) => {
       pen.beginPath();
       cells.forEach((on, i) => {
         const r = Math.floor(i / columns), c = i % columns;
         if (on) pen.rect(x(c), y(r), x(c + 1) - x(c), y(r + 1) - y(r));
       });
-      pen.fillStyle = colours.hole;
+      pen.fillStyle = colour;
       pen.fill();
     };
-    if (plain) cover(plain);
+    if (plain) cover(plain, colours.paper);
     if (hatched) {
       pen.save();
-      cover(hatched);
+      cover(hatched, colours.hole);
       pen.clip();
       pen.strokeStyle = colours.hatch;
       pen.lineWidth = ratio;
@@ -532,7 +532,7 @@ class Page {
   layers() {
     if (!this.drawn) return;
     const css = getComputedStyle(this.root), get = (n) => css.getPropertyValue(n).trim();
-    const colours = { hole: get("--mlx-hole"), hatch: get("--mlx-hatch"), grid: get("--mlx-grid"), outline: get("--mlx-outline") };
+    const colours = { paper: get("--mlx-paper"), hole: get("--mlx-hole"), hatch: get("--mlx-hatch"), grid: get("--mlx-grid"), outline: get("--mlx-outline") };
     const ring = (p, what) => (document.activeElement === p.stage ? [[this.cursor[what], get("--mlx-cursor")]] : []);
     const { original, seen, returned, error, attention } = this.pictures, look = this.state.look === null ? [] : [[this.state.look, get("--mlx-mark")]];
     const open = this.mask.map((m) => 1 - m);
