@@ -574,7 +574,8 @@ class Checks:
             trouble.append('nbdev-export changes pyproject.toml')
         text = '\n'.join(t for t in trouble if t)
         self.add('a fresh nbdev-export changes nothing', Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text))
-        say('                hand-kept: ' + ', '.join(sorted(p for p in ours if kept(p) and (p.endswith('.typed') or ours[p].stat().st_size))))
+        listed = sorted(p for p in ours if kept(p) and (p == 'py.typed' or ours[p].stat().st_size))  # not the empty __init__.py of rooms
+        say('                hand-kept: ' + ', '.join(listed))
 
     def clean(self) -> None:
         """nbdev-clean must have nothing to do."""
