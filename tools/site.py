@@ -1,0 +1,404 @@
+#!/usr/bin/env python3
+"""The notebooks, the tutorials and the index as plain HTML that opens from a folder: no kernel, no server, no network.
+
+python tools/site.py                 write _docs/ ; tutorials are run first, on the budget of the tests (a few minutes)
+python tools/site.py --no-run        write it from the outputs that are stored in the notebooks
+python tools/site.py --run-all       run the notebooks of nbs/ too
+python tools/site.py --out FOLDER    write it elsewhere
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import json
+import os
+import re
+import shutil
+import sys
+import tomllib
+from io import BytesIO
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
+from pygments.formatters import HtmlFormatter
+
+ROOT = Path(__file__).resolve().parents[1]
+RATIOS = [k / 10 for k in range(1, 10)]
+WIDGET, FIGURE = 'application/vnd.jupyter.widget-view+json', 'application/vnd.plotly.v1+json'
+
+
+# ------------------------------------------------------------------------------------------------------------------ the shell
+
+CSS = """
+:root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --code: #f6f8fa; --link: #0b5cad; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --code: #1d2228; --link: #7ab7ff; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
+nav, main { max-width: 56rem; margin: 0 auto; padding: .8rem 1.2rem; }
+nav { border-bottom: 1px solid var(--line); display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; }
+a { color: var(--link); }
+:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
+h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em; }
+h1 { margin-top: .6em; }
+.anchor-link { display: none; }
+pre { margin: 0; padding: .7rem .9rem; overflow-x: auto; font: 13.5px/1.5 ui-monospace, monospace; white-space: pre; }
+code { font-family: ui-monospace, monospace; font-size: .9em; background: var(--code); padding: .1em .3em; border-radius: 4px; }
+pre code { padding: 0; background: none; font-size: 1em; }
+.highlight, .jp-RenderedHTMLCommon pre, main > pre, details pre { background: var(--code); border-radius: 6px; margin: .6rem 0; }
+.output, .jp-OutputArea { overflow-x: auto; }
+.prompt, .jp-InputPrompt, .jp-OutputPrompt { display: none; }
+blockquote { margin: 0 0 1em; padding-left: 1em; border-left: 4px solid var(--line); color: var(--faint); }
+main table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; }
+main th, main td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+main img { max-width: 100%; height: auto; }
+details { margin: .6rem 0; }
+summary { cursor: pointer; }
+iframe { width: 100%; height: 30rem; border: 1px solid var(--line); border-radius: 6px; background: var(--paper); }
+.note { color: var(--faint); }
+.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { display: none; }
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>TITLE</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="UPsite.css">
+</head>
+<body>
+<nav aria-label="Site">
+<a href="UPindex.html">maskedlab</a><a href="UPframes.html">Move the ratio</a>
+<a href="UPindex.html#tutorials">Tutorials</a><a href="UPindex.html#notebooks">Notebooks</a>
+</nav>
+<main>
+BODY
+</main>
+SCRIPT</body>
+</html>
+"""
+
+PLOTS = """<script src="UPplotly.min.js"></script>
+<script>
+for (const el of document.querySelectorAll('.figure'))
+  Plotly.newPlot(el, JSON.parse(el.querySelector('script').textContent).data,
+                 JSON.parse(el.querySelector('script').textContent).layout, {displaylogo: false, responsive: true});
+</script>
+"""
+
+
+def shell(title: str, body: str, depth: int) -> str:
+    """A whole page; `depth` folders below the index."""
+    up = '../' * depth
+    script = PLOTS.replace('UP', up) if 'class="figure"' in body else ''
+    return PAGE.replace('UP', up).replace('TITLE', html.escape(title)).replace('SCRIPT', script).replace('BODY', body)
+
+
+def css() -> str:
+    """The one style sheet, with the colours of code for light and dark."""
+    light, dark = (HtmlFormatter(style=s).get_style_defs('.highlight') for s in ('default', 'github-dark'))
+    clean = lambda text: re.sub(r'^(pre|td\.linenos|span\.linenos)[^\n]*\n', '', text, flags=re.M)
+    plain = '.highlight { background: var(--code) !important; }\n'
+    return f'{CSS}{clean(light)}\n@media (prefers-color-scheme: dark) {{\n{clean(dark)}\n}}\n{plain}'
+
+
+# ------------------------------------------------------------------------------------------------------------------ notebooks
+
+
+def cleaned(nb: nbformat.NotebookNode, up: str = '../') -> nbformat.NotebookNode:
+    """A copy as a reader wants it: no directives, no plumbing, and outputs that a page without a kernel can show."""
+    nb = nbformat.from_dict(json.loads(json.dumps(nb)))
+    nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*(hide|default_exp)', c.source, re.M)]
+    nb.metadata.pop('widgets', None)
+    for cell in nb.cells:
+        if cell.cell_type == 'markdown':
+            # a badge is a picture from the web; its words are enough
+            cell.source = re.sub(r'\[!\[([^\]]*)\]\(https?://[^)]*\)\]\(([^)]*)\)', r'[\1](\2)', cell.source)
+            continue
+        cell.source = re.sub(r'^#\|[^\n]*\n?', '', cell.source, flags=re.M)
+        for out in cell.get('outputs', []):
+            data = out.get('data', {})
+            widget, figure = data.pop(WIDGET, None), data.pop(FIGURE, None)
+            if figure:
+                text = json.dumps({k: figure[k] for k in ('data', 'layout')}).replace('</', '<\\/')
+                data['text/html'] = f'<div class="figure"><script type="application/json">{text}</script></div>'
+            elif widget and 'image/png' in data:
+                data['text/html'] = (
+                    '<p class="note">The page itself needs a kernel. Here the same with stored pictures: move the ratio.</p>'
+                    f'<iframe src="{up}frames.html" title="Move the ratio: stored pictures of a masked autoencoder"></iframe>'
+                )
+    return nb
+
+
+def run(nb: nbformat.NotebookNode, folder: Path, **env: str) -> None:
+    """Execute a notebook in place, on the budget of the tests."""
+    from nbclient import NotebookClient
+
+    old = dict(os.environ)
+    path = os.pathsep.join(p for p in (str(ROOT), old.get('PYTHONPATH', '')) if p)
+    os.environ.update({'MASKEDLAB_BUDGET': 'test', 'PLOTLY_RENDERER': 'plotly_mimetype', 'PYTHONPATH': path, **env})
+    try:
+        where = {'metadata': {'path': str(folder)}}
+        NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False, resources=where).execute()
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
+
+
+def local(body: str) -> str:
+    """Links to notebooks become links to their pages."""
+    return re.sub(r'href="(?!https?:)([^"#]*)\.ipynb', r'href="\1.html', body)
+
+
+def described(body: str) -> str:
+    """Every picture has words for those who cannot see it."""
+    return re.sub(r'<img(?![^>]*\balt=)', '<img alt="What this cell shows"', body)
+
+
+def page(nb: nbformat.NotebookNode, title: str, depth: int) -> str:
+    """The page of a notebook."""
+    body, _ = HTMLExporter(template_name='basic', exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(
+        cleaned(nb, '../' * depth)
+    )
+    return shell(title, described(local(body)), depth)
+
+
+def heading(nb: nbformat.NotebookNode) -> tuple[str, str]:
+    """Title and subtitle of a notebook."""
+    text = nb.cells[0].source
+    title, quote = re.search(r'^# +(.*)', text, re.M), re.search(r'^> *(.*)', text, re.M)
+    return title[1].removeprefix('# ') if title else 'Notebook', quote[1] if quote else ''
+
+
+# ------------------------------------------------------------------------------------------------- frames: the ratio, no kernel
+
+
+def frames(pictures: int = 4, masks: int = 3) -> str:
+    """One page that holds what a masked autoencoder makes of a few photographs at nine ratios."""
+    import torch
+    from PIL import Image
+
+    import maskedlab as ml
+    from maskedlab.instruments.baselines import hidden_pixels, inpaint, psnr, visible_mean
+
+    try:
+        r, trained = ml.create_recipe('mae', pretrained=True).eval(), True
+    except (FileNotFoundError, ValueError):
+        r, trained = ml.create_recipe('mae').eval(), False
+    b = ml.sample('image', n=pictures, split='test')
+    truth = b['image']
+    u = r.units(b)
+
+    def byte(x):
+        return (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+
+    store: list[dict] = []
+    for seed in range(masks):
+        # one order of the patches for all ratios: what is hidden at a tenth stays hidden at two tenths
+        rank = torch.rand(pictures, u.count, generator=torch.Generator().manual_seed(seed)).argsort(1).argsort(1)
+        rows, facts = [], []
+        for ratio in RATIOS:
+            mask = (rank < round(ratio * u.count)).view(pictures, *u.shape)
+            with torch.no_grad():
+                out = r(b, mask=mask)
+            hidden = hidden_pixels(out.units, out.mask)
+            filled = r.fill(b, out)['image']
+            error = (filled - truth).abs().mean(1, keepdim=True).expand_as(truth) * 3
+            rows.append(torch.cat([byte(torch.where(hidden[:, None], 0.5, truth)), byte(filled), byte(error)], 2))
+            score = [psnr(x, truth, hidden) for x in (filled, inpaint(truth, hidden, 'harmonic'), visible_mean(truth, hidden))]
+            facts.append([[int(mask[i].sum()), *(round(s[i].item(), 1) for s in score)] for i in range(pictures)])
+        for i in range(pictures):
+            sheet = torch.cat([row[i] for row in rows])
+            store.append({'picture': i, 'mask': seed, 'sheet': _png(Image.fromarray(sheet.numpy())), 'facts': [f[i] for f in facts]})
+    names = [ml.data.samples.photo_credits()[int(k)]['title'] for k in b['label']]
+    originals = [_png(Image.fromarray(x.numpy())) for x in byte(truth)]
+    data = {'side': truth.shape[-1], 'patches': u.count, 'ratios': RATIOS, 'names': names, 'originals': originals, 'frames': store}
+    about = '' if trained else 'The network here has random weights: its trained ones are not in this copy. '
+    return FRAMES.replace('ABOUT', about).replace('DATA', json.dumps(data).replace('</', '<\\/'))
+
+
+def _png(image) -> str:
+    file = BytesIO()
+    image.save(file, 'PNG', optimize=True)
+    return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+FRAMES = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Move the ratio</title>
+<link rel="icon" href="data:,">
+<style>
+:root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --accent: #0b5cad; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 56rem; padding: .6rem 1rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.25rem; margin: 0 0 .5rem; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.4rem; align-items: center; }
+label { display: inline-flex; gap: .5rem; align-items: center; }
+input[type=range] { width: 15rem; max-width: 60vw; accent-color: var(--accent); }
+output { font-variant-numeric: tabular-nums; min-width: 3ch; }
+button, select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 6px;
+  padding: .2rem .7rem; max-width: 22rem; }
+:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
+.pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .8rem; margin: .9rem 0 .4rem; }
+@media (max-width: 34rem) { .pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+figure { margin: 0; }
+canvas { width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; border: 1px solid var(--line); }
+figcaption { font-size: .9rem; }
+#said { margin: .4rem 0; min-height: 3em; }
+.faint { color: var(--faint); font-size: .9rem; margin: .2rem 0; }
+</style>
+</head>
+<body>
+<h1>Hide a part of a photograph: a small masked autoencoder fills it in</h1>
+<div class="controls">
+<label>Ratio <input id="ratio" type="range" min="0" max="8" step="1" value="7" aria-describedby="said">
+<output id="value" for="ratio"></output></label>
+<label>Photograph <select id="picture"></select></label>
+<button id="mask" type="button">New mask</button>
+</div>
+<div class="pictures">
+<figure><canvas id="original" role="img"></canvas><figcaption>original</figcaption></figure>
+<figure><canvas id="seen" role="img"></canvas><figcaption>seen by the network</figcaption></figure>
+<figure><canvas id="returned" role="img"></canvas><figcaption>returned</figcaption></figure>
+<figure><canvas id="error" role="img"></canvas><figcaption>error, three times enlarged</figcaption></figure>
+</div>
+<p id="said" role="status" aria-live="polite"></p>
+<p class="faint">ABOUTThe pictures are stored in this page; nothing is computed here. The photographs were not used in training.
+PSNR is measured on hidden pixels, more is better. Arrow keys move the slider.</p>
+<script type="application/json" id="data">DATA</script>
+<script>
+const d = JSON.parse(document.getElementById('data').textContent), s = d.side;
+const at = (id) => document.getElementById(id);
+const load = (src) => new Promise((done) => { const i = new Image(); i.onload = () => done(i); i.src = src; });
+d.names.forEach((name, i) => at('picture').add(new Option(name, i)));
+const masks = d.frames.length / d.names.length;
+let mask = 0, newest = 0;
+async function show() {
+  const mine = ++newest, k = +at('ratio').value, p = +at('picture').value;
+  const f = d.frames.find((f) => f.picture === p && f.mask === mask);
+  const [whole, sheet] = await Promise.all([load(d.originals[p]), load(f.sheet)]);
+  if (mine !== newest) return;                                  // a newer value is on its way
+  const [hidden, network, smooth, mean] = f.facts[k];
+  const draw = (id, image, x, y, words) => {
+    const c = at(id);
+    c.width = c.height = s;
+    c.getContext('2d').drawImage(image, x, y, s, s, 0, 0, s, s);
+    c.setAttribute('aria-label', words);
+  };
+  draw('original', whole, 0, 0, 'original: ' + d.names[p]);
+  draw('seen', sheet, 0, k * s, `seen by the network: ${hidden} of ${d.patches} patches are grey`);
+  draw('returned', sheet, s, k * s, `returned, ${network} dB`);
+  draw('error', sheet, 2 * s, k * s, 'error: brighter is farther from the original');
+  at('value').textContent = d.ratios[k].toFixed(1);
+  at('ratio').setAttribute('aria-valuetext', d.ratios[k].toFixed(1));
+  at('said').textContent = `${hidden} of ${d.patches} patches hidden. Network ${network} dB, inpainting ${smooth} dB, ` +
+    `mean of the visible pixels ${mean} dB.`;
+  document.body.dataset.shown = [p, mask, k].join(' ');
+}
+at('ratio').addEventListener('input', show);
+at('picture').addEventListener('change', show);
+at('mask').addEventListener('click', () => { mask = (mask + 1) % masks; show(); });
+show();
+</script>
+</body>
+</html>
+"""
+
+
+# ------------------------------------------------------------------------------------------------------------------- the site
+
+
+def found(folder: str) -> list[Path]:
+    """The notebooks below a folder, in order."""
+    paths = sorted((ROOT / folder).rglob('*.ipynb'))
+    return [p for p in paths if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts)]
+
+
+def index(lists: str) -> str:
+    """README.md as the first page; what it links to beside notebooks is in the repository."""
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    text = re.sub(r'\[!\[([^\]]*)\]\(https?://[^)]*\)\]\(([^)]*)\)', r'[\1](\2)', text)
+    body = markdown2html(text)
+    body = re.sub(r'<pre><code class="([\w-]*)">', r'<pre class="highlight"><code>', body)
+    blob = f'{project["urls"]["Repository"]}/blob/main/'
+    body = re.sub(r'href="(?!https?:|#)(?![^"]*\.ipynb)([^"]*)"', lambda m: f'href="{blob}{m[1]}"', body)
+    frame = '<iframe src="frames.html" title="Move the ratio: stored pictures of a masked autoencoder"></iframe>'
+    first, rest = body.split('<h2', 1) if '<h2' in body else (body, '')
+    return shell('maskedlab', described(local(f'{first}{frame}{lists}' + (f'<h2{rest}' if rest else ''))), 0)
+
+
+def pictures_of(body: str, out: Path) -> None:
+    """Copy the pictures that the first page shows."""
+    for name in re.findall(r'<img[^>]*src="(?!data:|https?:)([^"]+)"', body):
+        if (ROOT / name).is_file():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, out / name)
+
+
+def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: str = '') -> int:
+    """Write the site; its size in bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    lists = {}
+    for folder, title in (('tutorials', 'Tutorials'), ('nbs', 'Notebooks')):
+        items = []
+        for path in found(folder):
+            name = path.relative_to(ROOT).as_posix()
+            if match not in name or name == 'nbs/index.ipynb':
+                continue
+            nb = nbformat.read(path, as_version=4)
+            if (run_tutorials and folder == 'tutorials') or run_all:
+                print(f'running {name}', flush=True)
+                run(nb, path.parent, **({'IN_TEST': '1'} if folder == 'nbs' else {}))
+            to = out / Path(name).with_suffix('.html')
+            to.parent.mkdir(parents=True, exist_ok=True)
+            head, below = heading(nb)
+            to.write_text(page(nb, f'{head} · maskedlab', len(to.relative_to(out).parts) - 1), encoding='utf-8')
+            room = path.parent.relative_to(ROOT / folder).as_posix()
+            items.append((room, to.relative_to(out).as_posix(), head, below))
+        text, last = [f'<h2 id="{title.lower()}">{title}</h2>'], None
+        for room, href, head, below in items:
+            if room != last:
+                text.append(('</ul>' if last is not None else '') + (f'<h3>{html.escape(room)}</h3>' if room != '.' else '') + '<ul>')
+            last = room
+            text.append(f'<li><a href="{href}">{html.escape(head)}</a>{": " + html.escape(below) if below else ""}</li>')
+        lists[folder] = '\n'.join(text) + ('</ul>' if items else '')
+    first = index('\n'.join(lists.values()))
+    pictures_of(first, out)
+    (out / 'index.html').write_text(first, encoding='utf-8')
+    (out / 'frames.html').write_text(frames(), encoding='utf-8')
+    (out / 'site.css').write_text(css(), encoding='utf-8')
+    if any('class="figure"' in p.read_text(encoding='utf-8') for p in out.rglob('*.html')):
+        from plotly.offline import get_plotlyjs
+
+        (out / 'plotly.min.js').write_text(get_plotlyjs(), encoding='utf-8')
+    return sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--out', type=Path, default=ROOT / '_docs', help='the folder to write (default: _docs)')
+    p.add_argument('--no-run', action='store_true', help='take the outputs that are stored in the notebooks')
+    p.add_argument('--run-all', action='store_true', help='run the notebooks of nbs/ too')
+    p.add_argument('--match', default='', help='only notebooks with this in their path')
+    o = p.parse_args()
+    size = build(o.out, not o.no_run, o.run_all, o.match)
+    print(f'{o.out / "index.html"} ({size / 1e6:.1f} MB); open it in a browser')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
