@@ -63,38 +63,53 @@ def _explore(a: argparse.Namespace) -> None:
     from maskedlab.show.explorer import serve
     serve(a.recipe, port=a.port)
 
+def _claim(a: argparse.Namespace) -> None:
+    from maskedlab.claims.core import find_claim, run_claim
+    claim = find_claim(a.recipe)
+    print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}', flush=True)
+    rehearsal = a.steps or a.seeds
+    out = a.out or (None if rehearsal else f"claims/{a.recipe.replace('-', '_')}.json")
+    r = run_claim(a.recipe, claim, out=out, full=a.full, steps=a.steps, seeds=a.seeds, say=lambda line: print(line, flush=True))
+    print(f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to {r['interval'][1]:+.4f}: {r['verdict']}"
+          + (' (a rehearsal: not the budget that was written down)' if rehearsal else ''))
+
+def _claims(a: argparse.Namespace) -> None:
+    from maskedlab.claims.core import claims_table
+    print(claims_table(a.folder))
+
 # %% ../nbs/01_cli.ipynb #52d37644
 def _train(a: argparse.Namespace) -> None:
-    import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from maskedlab.data.batches import batches
-    from maskedlab.data.samples import sample
-    from maskedlab.data.vary import vary
-    from maskedlab.instruments.baselines import beside_baselines
-    from maskedlab.settings import device
-    from maskedlab.train.loop import fit
+    from maskedlab.train.trainer import Trainer
     out = Path(a.out)
-    if out.exists() and any(out.iterdir()) and not a.overwrite:
-        raise ValueError(f"{out} is not empty; choose another --out, or say --overwrite")
-    torch.manual_seed(a.seed)
-    recipe = _recipe(a).to(device())
+    if out.exists() and any(out.iterdir()) and not (a.overwrite or a.resume):
+        raise ValueError(f"{out} is not empty; say --resume to go on, --overwrite to begin anew, or choose another --out")
     began = time.time()
-    stream = batches(a.data or recipe.card.modality, a.batch, generator=torch.Generator().manual_seed(a.seed), size=a.image)
-    if a.vary: stream = vary(stream, torch.Generator().manual_seed(a.seed))
-    with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(a.recipe, total=a.steps)
-        history = fit(recipe, stream, a.steps, lr=a.lr, clip=a.clip, seed=a.seed,
-                      watch=lambda _, loss: bar.update(task, advance=1, description=f"{a.recipe} loss {loss['loss']:.4f}"))
-    recipe.cpu().eval().save_pretrained(out, dtype=torch.float16 if a.half else None)
-    last = [h['loss'] for h in history[-50:]]
+    same = ('size', 'steps', 'epochs', 'batch', 'accumulate', 'lr', 'lr_base', 'weight_decay', 'warmup', 'clip', 'ema', 'compile', 'mask',
+            'image', 'vary', 'workers', 'seed', 'resume', 'overwrite', 'keep', 'save_every', 'tensorboard')
+    more = {k: getattr(a, k) for k in same}
+    t = Trainer(a.recipe, a.data, out=out, precision='bf16' if a.bf16 else None, augment=not a.no_augment, **more)
+    try: history = t.fit(background=False)
+    except KeyboardInterrupt:
+        print(f'maskedlab: stopped at step {t.step} of {t.steps}; the same words with --resume go on', file=sys.stderr)
+        raise
+    if t.rank == 0: _finish(a, t, [h['loss'] for h in history[-50:]], round(time.time() - began))
+
+def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> None:
+    "Write the weights, and beside them how they came about."
+    import torch
+    from maskedlab.data.samples import sample
+    from maskedlab.instruments.baselines import beside_baselines
+    recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
+    recipe.save_pretrained(t.out, dtype=dtype)
+    if t.average: t.averaged().save_pretrained(t.out / 'average', dtype=dtype)
     report: dict[str, Any] = dict(
-        command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__, device=str(device()),
-        date=time.strftime('%Y-%m-%d'), seconds=round(time.time() - began), parameters=sum(p.numel() for p in recipe.parameters()),
+        command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__, device=str(t.device), processes=t.world,
+        date=time.strftime('%Y-%m-%d'), seconds=seconds, parameters=sum(p.numel() for p in recipe.parameters()),
         loss=round(sum(last) / len(last), 5))
     if recipe.fill and not a.data:
-        held_out = sample(recipe.card.modality, n=64, split='test', generator=torch.Generator().manual_seed(0))
+        held_out = sample(recipe.card.modality, n=64, split='test', generator=torch.Generator().manual_seed(0), size=t.image)
         report['held_out_psnr'] = beside_baselines(recipe, held_out, seed=0)
-    (out / 'provenance.json').write_text(json.dumps(report, indent=1) + '\n')
+    (t.out / 'provenance.json').write_text(json.dumps(report, indent=1) + '\n')
     print(json.dumps(report, indent=1))
 
 def _version() -> str:
@@ -130,20 +145,42 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--shape', default='14x14', help='layout of the units, such as 14x14 or 1500')
     c.add_argument('-n', type=int, default=2000, help='masks to draw')
 
+    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict", recipe=True)
+    c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
+    c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted run goes on')
+    c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
+    c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
+    c = add('claims', _claims, 'the table of all results')
+    c.add_argument('folder', nargs='?', default='claims')
+
     c = add('train', _train, 'train a recipe', recipe=True)
-    c.add_argument('--out', required=True, help='folder for the weights')
-    c.add_argument('--data', help='a folder of pictures; default: the embedded data')
-    c.add_argument('--size', help='micro, tiny, small or base')
-    c.add_argument('--image', type=int, default=64, help='side of the crops in pixels')
-    c.add_argument('--steps', type=int, default=1000)
-    c.add_argument('--batch', type=int, default=64)
-    c.add_argument('--lr', type=float, default=1e-3)
-    c.add_argument('--clip', type=float, help='largest norm of the gradient')
-    c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
-    c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
-    c.add_argument('--seed', type=int, default=0)
-    c.add_argument('--half', action='store_true', help='store weights in 16 bits')
+    c.add_argument('--out', required=True, help='folder for checkpoints, metrics and the weights')
+    c.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there is one')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
+    c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the embedded data of its modality')
+    c.add_argument('--size', help='micro, tiny, small or base')
+    c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
+    c.add_argument('--image', type=int, help='side of the crops in pixels; default: what the recipe is made for')
+    c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
+    c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
+    c.add_argument('--steps', type=int, help='optimiser steps; default 1000')
+    c.add_argument('--epochs', type=float, help='instead of --steps: how often each picture is seen')
+    c.add_argument('--batch', type=int, default=64, help='samples of a step, over all processes and rounds')
+    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS', help='rounds that a step is split into, where memory is short')
+    c.add_argument('--lr', type=float, help='highest learning rate; default 1e-3')
+    c.add_argument('--lr-base', type=float, help='instead of --lr: the rate for a batch of 256')
+    c.add_argument('--weight-decay', type=float)
+    c.add_argument('--warmup', type=int, help='steps; default a twentieth of all')
+    c.add_argument('--clip', type=float, help='largest norm of the gradient')
+    c.add_argument('--ema', type=float, help='decay of an average of the weights, such as .999')
+    c.add_argument('--bf16', action='store_true', help='bfloat16 where it is safe')
+    c.add_argument('--compile', action='store_true', help='torch.compile')
+    c.add_argument('--workers', type=int, default=0, help='processes that read ahead')
+    c.add_argument('--seed', type=int, default=0)
+    c.add_argument('--save-every', type=int, metavar='STEPS', help='default: a tenth of all steps, at most 1000')
+    c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
+    c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
+    c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
 
     c = add('explore', _explore, 'the explorer in a browser, without a notebook')
     c.add_argument('recipe', nargs='?', default='mae')
@@ -156,8 +193,10 @@ def main(words: Sequence[str] | None = None) -> int:
     a = parser().parse_args(words)
     a.words = words
     try: return a.run(a) or 0
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except BrokenPipeError: return 0
+    except (ValueError, TypeError, OSError) as error:
         print(f'maskedlab: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt: return 130
-    except BrokenPipeError: return 0
+
+if __name__ == '__main__' and sys.argv[0].endswith('cli.py'): sys.exit(main())

@@ -76,8 +76,10 @@ def test_recipes_and_data_of_all_kinds(folder, tmp_path):
     batch = ml.sample('image', n=16, size=16)
     assert len(run(None, batch)) == len(run(None, [{'image': x} for x in batch['image']])) == 6
     assert len(run(None, (batch for _ in range(4)), steps=9)) == 4       # a stream that ends early
-    assert run(None, mask='Block(ratio=.4)') == run(MAE(**TINY, strategy=Block(ratio=.4))) != run()
-    assert make(None, folder, epochs=2.5, batch=5).steps == 5
+    torch.manual_seed(0)
+    blocks = MAE(**TINY, strategy=Block(ratio=.4))
+    assert run(None, mask='Block(ratio=.4)') == run(blocks) != run()
+    assert make(None, folder, steps=None, epochs=2.5, batch=5).steps == 5
     assert make(lr_base=1e-3, batch=64).lr == pytest.approx(2.5e-4)
 
 
@@ -101,9 +103,16 @@ def test_clip_is_heeded():
     assert all(h['gradient'] > 2e-3 for h in history) and max(norms) < 1.01e-3
 
 
-def test_bf16_and_compile_stay_close():
+def test_bf16_stays_close():
     plain = run()
     assert plain != run(precision='bf16') and all(abs(a - b) < .02 * a for a, b in zip(plain, run(precision='bf16')))
+
+
+def test_compiling_takes_the_repeated_blocks_and_renames_nothing():
+    from maskedlab.train.trainer import compile_blocks
+    r = MAE(**{**TINY, 'depth': 3})
+    names = list(r.state_dict())
+    assert compile_blocks(r) == 4 and list(r.state_dict()) == names
 
 
 def test_the_readers_own_random_numbers_are_left_alone():

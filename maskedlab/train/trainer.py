@@ -5,10 +5,12 @@
 # %% ../../nbs/train/04_trainer.ipynb #a9508e34
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -33,7 +35,7 @@ from .feed import Plan, Source, Waiting, hold, room, rounds, source_of
 from .loop import Average, cosine, decay_groups
 
 # %% auto #0
-__all__ = ['SAME', 'PRECISIONS', 'Loss', 'in_kernel', 'interruptible', 'picture_size', 'Trainer']
+__all__ = ['SAME', 'PRECISIONS', 'Loss', 'compile_blocks', 'in_kernel', 'interruptible', 'picture_size', 'Trainer']
 
 # %% ../../nbs/train/04_trainer.ipynb #861406c7
 class Loss(nn.Module):
@@ -47,6 +49,16 @@ class Loss(nn.Module):
         self.out = None         # lets go of the last round's activations
         with self.autocast(): self.out = self.recipe(batch, generator=generator, progress=progress)
         return self.out.loss.float()
+
+# %% ../../nbs/train/04_trainer.ipynb #1c9934f9
+def compile_blocks(module: nn.Module) -> int:       # how many were compiled
+    "Compile, in place, the blocks that a network repeats; the whole of it where it repeats none."
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len({type(b) for b in m}) == 1
+             and any(len([*b.children()]) for b in m)]
+    blocks = {id(b): b for m in lists for b in m}
+    for b in blocks.values(): b.compile()
+    if not blocks: module.compile()
+    return len(blocks)
 
 # %% ../../nbs/train/04_trainer.ipynb #76d71dc0
 _ONE = threading.Lock()             # one run at a time in one process
@@ -133,6 +145,7 @@ class Trainer:
                  seed: int | None = None,               # of all that is drawn; default: the lab's setting
                  out: str | Path | None = None,         # folder for checkpoints and metrics; None keeps nothing
                  resume: bool = False,                  # go on from the last checkpoint in `out`, if there is one
+                 overwrite: bool = False,               # forget the run that `out` holds
                  keep: int = 3,                         # checkpoints to keep
                  save_every: int | None = None,         # steps; default a tenth of all, at most 1000
                  log_every: int | None = None,          # steps between two looks at the losses; default 1, on a GPU 10
@@ -174,7 +187,7 @@ class Trainer:
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._shares: dict[str, Share] = {}
         self._kept_bytes = 0                            # of metrics.jsonl, at the last checkpoint
-        if self.out is not None: self._open_folder(resume)
+        if self.out is not None: self._open_folder(resume, overwrite)
 
     # ------------------------------------------------------------------------------------------------ opening
 
@@ -185,9 +198,12 @@ class Trainer:
         several = int(os.environ.get('WORLD_SIZE', 1)) > 1
         # terms may differ from step to step, and with them the weights that take part
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-        self.accelerator = Accelerator(cpu=several and setting('device') == 'cpu', device_placement=False, kwargs_handlers=handlers)
+        # without cpu=True it starts no process group where there is no GPU, and each process trains for itself
+        on_cpu = several and lab_device().type == 'cpu'
+        self.accelerator = Accelerator(cpu=on_cpu, device_placement=False, kwargs_handlers=handlers)
         self.device = self.accelerator.device if several else lab_device()
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        if several and self.world == 1: raise ValueError("several processes were started, but they do not find each other; use torchrun")
 
     def _make_recipe(self, recipe: Any, size: str | None, mask: Any) -> None:
         if isinstance(mask, str):
@@ -280,7 +296,7 @@ class Trainer:
         feed = Waiting(iter(made), self.device)
         autocast = lambda: torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
         self._loss = Loss(self.recipe, autocast)
-        if self.compile: self.recipe.compile()
+        if self.compile: compile_blocks(self.recipe)
         model = self.accelerator.prepare_model(self._loss) if self.world > 1 else self._loss
         generator = torch.Generator()
         try:
@@ -394,10 +410,12 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ the folder
 
-    def _open_folder(self, resume: bool) -> None:
+    def _open_folder(self, resume: bool, overwrite: bool) -> None:
         "Find the last checkpoint, or make sure that there is none."
         assert self.out is not None
         if self.out.is_file(): raise ValueError(f"out={str(self.out)[-80:]!r} is a file; give a folder")
+        if overwrite and not resume and self.rank == 0: shutil.rmtree(self.out / 'checkpoints', ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         found = load_checkpoint(self.out / 'checkpoints')
         if found and not resume:
             raise ValueError(f"{brief(self.out)} holds a run at step {found.step}; say resume=True to go on, or choose another folder")
@@ -479,6 +497,13 @@ class Trainer:
                 'workers': self.workers, 'compile': self.compile, 'log_every': self.log_every, 'tensorboard': self.tensorboard}
 
     # ------------------------------------------------------------------------------------------------ for people
+
+    def averaged(self) -> Recipe:
+        "A copy of the recipe with the averaged weights."
+        if self.average is None: raise ValueError("this run keeps no average of the weights; give ema=.999")
+        other = copy.deepcopy(self.recipe)
+        other.load_state_dict(self.average.values)
+        return other
 
     @property
     def running(self) -> bool:
