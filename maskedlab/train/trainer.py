@@ -182,7 +182,7 @@ class Trainer:
         self.speed = self.waiting = 0.                  # samples a second, share of the time spent waiting for data
         self.error: BaseException | None = None
         self.view: Any = None
-        self._thread: threading.Thread | None = None
+        self._done: threading.Event | None = None       # set when a run in the background has ended
         self._stop, self._saved = threading.Event(), -1
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._shares: dict[str, Share] = {}
@@ -533,8 +533,8 @@ class Trainer:
     def _begin_thread(self) -> None:
         if self.show and in_kernel(): self._open_view()
         if in_kernel(): _hear_idle_interrupts(self)
-        self._thread = threading.Thread(target=self._in_thread, name='maskedlab training', daemon=True)
-        self._thread.start()
+        self._done = threading.Event()
+        threading.Thread(target=self._in_thread, name='maskedlab training', daemon=True).start()
 
     def _open_view(self) -> None:
         try: from maskedlab.train.view import View
@@ -543,12 +543,14 @@ class Trainer:
         self.view.show()
 
     def _in_thread(self) -> None:
+        assert self._done is not None
         _yield_to_others()
         try: self._train()
         except BaseException as error: self.error = error
         finally:
             self._release()
             if self.view is not None: self.view.close()
+            self._done.set()
 
     def _release(self) -> None:
         if _RUNNING and _RUNNING[0] is self:
@@ -562,11 +564,11 @@ class Trainer:
     def wait(self, timeout: float | None = None,    # seconds; None: as long as it takes
              ) -> list[dict[str, float]]:           # the history
         "Wait for a run in the background; an interrupt stops the run and waits for its last checkpoint."
-        if self._thread is not None:
-            try: self._thread.join(timeout)
+        if self._done is not None:      # an event: Thread.join() forgets the thread when it is interrupted (Python 3.11)
+            try: self._done.wait(timeout)
             except KeyboardInterrupt:
                 self.stop()
-                self._thread.join()
+                self._done.wait()
         if self.error is not None: raise self.error
         return self.history
 

@@ -20,7 +20,7 @@ from .draws import drawing, own_strategies, seeded
 if TYPE_CHECKING: from maskedlab.train.trainer import Trainer
 
 # %% auto #0
-__all__ = ['GREY', 'look_at', 'paint', 'strip', 'thin', 'View']
+__all__ = ['GREY', 'look_at', 'paint', 'strip', 'thin', 'curve', 'View']
 
 # %% ../../nbs/train/05_view.ipynb #ee436f60
 GREY = .5       # what hidden places look like
@@ -76,6 +76,24 @@ def thin(values: list[float],
     groups = [range(i, min(i + size, len(values))) for i in range(0, len(values), size)]
     return [sum(g) / len(g) for g in groups], [sum(values[i] for i in g) / len(g) for g in groups]
 
+# %% ../../nbs/train/05_view.ipynb #03966dcd
+def curve(values: list[float],          # the losses, one a step
+          width: int = 440, height: int = 280,      # pixels
+          ) -> str:                     # SVG
+    "The curve of the losses, with the smallest and largest of what it shows."
+    steps, means = thin(values)
+    low, high = (min(means), max(means)) if means else (0., 1.)
+    x0, y0, w, h = 56, 10, width - 66, height - 40
+    place = lambda s, v: f'{x0 + w * s / max(len(values) - 1, 1):.1f},{y0 + h * (high - v) / max(high - low, 1e-12):.1f}'
+    line = ' '.join(place(s, v) for s, v in zip(steps, means))
+    text = lambda x, y, words, anchor: f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="11" fill="currentColor">{words}</text>'
+    return (f'<svg width="{width}" height="{height}" role="img" aria-label="loss against step">'
+            f'<rect x="{x0}" y="{y0}" width="{w}" height="{h}" fill="none" stroke="currentColor" stroke-opacity=".3"/>'
+            f'<polyline points="{line}" fill="none" stroke="#1f77b4" stroke-width="1.5"/>'
+            + text(x0 - 6, y0 + 10, f'{high:.4g}', 'end') + text(x0 - 6, y0 + h, f'{low:.4g}', 'end')
+            + text(x0, height - 12, '0', 'middle') + text(x0 + w, height - 12, str(max(len(values) - 1, 0)), 'end')
+            + text(x0 + w / 2, height - 12, 'step', 'middle') + text(x0 - 6, y0 + h / 2, 'loss', 'end') + '</svg>')
+
 # %% ../../nbs/train/05_view.ipynb #7d2c8420
 class View:
     "The widget of a run: bar, stop button, curve, pictures."
@@ -94,17 +112,8 @@ class View:
         self.button.on_click(self._clicked)
         self.words = w.HTML('beginning ...')
         self.picture = w.Image(format='png', layout=w.Layout(width='auto', height='auto', max_width='420px'))
-        self.curve = self._curve()
-        parts = [self.picture] if self.curve is None else [self.picture, self.curve]
-        self.box = w.VBox([w.HBox([self.bar, self.button]), self.words, w.HBox(parts)])
-
-    def _curve(self) -> Any:
-        try:
-            import plotly.graph_objects as go
-            figure = go.FigureWidget(go.Scatter(x=[], y=[], mode='lines', name='loss'))
-        except ImportError: return None         # plotly, or anywidget that it needs, is not here
-        figure.update_layout(width=460, height=300, margin=dict(l=50, r=10, t=10, b=40), xaxis_title='step', yaxis_title='loss')
-        return figure
+        self.curve = w.HTML(curve([]))
+        self.box = w.VBox([w.HBox([self.bar, self.button]), self.words, w.HBox([self.picture, self.curve])])
 
     def show(self) -> None:
         from IPython.display import display
@@ -127,9 +136,7 @@ class View:
     def _numbers(self) -> None:
         self.bar.value = self.trainer.step
         self.words.value = html.escape(f'step {self.trainer.step} of {self.trainer.steps} · {self.trainer.status()}')
-        if self.curve is not None:
-            x, y = thin([h['loss'] for h in self.trainer.history])
-            with self.curve.batch_update(): self.curve.data[0].x, self.curve.data[0].y = x, y
+        self.curve.value = curve([h['loss'] for h in self.trainer.history])
 
     def _pictures(self, now: float) -> None:
         painted = paint(self.trainer, self.batch or {})

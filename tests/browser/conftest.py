@@ -167,8 +167,8 @@ def notebook(source):
     return json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5))
 
 
-def in_lab(browser, jupyter, source, name, **options):
-    "Run a notebook of one cell in JupyterLab and wait for its explorer."
+def in_lab(browser, jupyter, source, name, explorer=True, **options):
+    "Run a notebook of one cell in JupyterLab and wait for its explorer, if it has one."
     url, token, folder = jupyter
     (folder / f'{name}.ipynb').write_text(notebook(source))
     context = browser.new_context(**{**dict(viewport=dict(width=1500, height=1100), accept_downloads=True), **options})
@@ -185,6 +185,7 @@ def in_lab(browser, jupyter, source, name, **options):
     page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=\"idle\"]')", timeout=90_000)
     page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click()
     page.keyboard.press('Shift+Enter')
+    if not explorer: return page
     page.wait_for_selector('.mlx', timeout=120_000)
     ready(page, 120_000)
     return page
