@@ -1,6 +1,7 @@
 """The still pictures at the top of the tutorials, made by the kit itself and kept as attachments of the notebooks.
 
-    python tools/frames.py
+    python tools/frames.py              (the third trains for a minute)
+    python tools/frames.py 01_see_it    one of them
 
 A tutorial shows its outcome before anything has run, on pages without a kernel too; run this again when the weights change.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +18,11 @@ from pathlib import Path
 import torch
 
 import maskedlab as ml
+from maskedlab.course.five_reasons import PATIENTS, patients
 from maskedlab.course.pictures import Strip, strip
+from maskedlab.data.vary import vary
 from maskedlab.instruments.baselines import hidden_pixels
+from maskedlab.parts.patches import unpatchify
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +49,45 @@ def true() -> Strip:
     return whole
 
 
-FRAMES = {'01_see_it': ('see_it.jpg', see_it), '02_what_does_true_mean': ('true.jpg', true)}
+def build_it() -> Strip:
+    """What the sixty lines of the notebook itself return, before and after its training."""
+    cells = json.loads((ROOT / 'tutorials' / '03_build_it.ipynb').read_text(encoding='utf-8'))['cells']
+    sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    space: dict = {}
+    for source in sources:
+        if source.startswith('# 60 lines'): exec(source, space)
+    steps = int(re.search(r'steps = budget\((\d+)', '\n'.join(sources))[1])
+    image = ml.sample('image', n=48, split='test')['image'][[0, 1, 2, 4, 5]]
+    hidden = torch.rand(48, 64, generator=torch.Generator().manual_seed(1)).argsort(1)[[0, 1, 2, 4, 5]] < 48
+    x = space['patches_of'](image)
+    torch.manual_seed(0)
+    model, g = space['MaskedAutoencoder'](), torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def paint() -> torch.Tensor:
+        y = torch.where(hidden[..., None], model(x, hidden), x) * space['STD'] + space['MEAN']
+        return unpatchify(y.unflatten(1, (8, 8)), 8, 'row column colour').clamp(0, 1)
+    before = paint()
+    for _ in space['train'](model, vary(ml.batches('image', 16, steps, generator=g), g), steps): pass
+    pixels = hidden.view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return strip({'original': image, 'seen': torch.where(pixels, .5, image), 'before': before, 'after': paint()}, side=110)
+
+
+def five() -> Strip:
+    """One photograph, and the five faults."""
+    b = ml.sample('image', n=4, split='test')
+    r = ml.create_recipe('mae', pretrained=True).eval()
+    mask = ml.masks.Random(.75)(r.units(b), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    ill = patients(r, ml.create_recipe('mae').eval(), b, mask)
+    ordered = [ill[letter] for letter in sorted(ill, key=lambda k: PATIENTS.run(PATIENTS.solution)[k])]
+    return strip({f'photograph {i}': [b['image'][i], *(x[i] for x in ordered)] for i in (0, 2)}, side=120)
+
+
+FRAMES = {
+    '01_see_it': ('see_it.jpg', see_it), '02_what_does_true_mean': ('true.jpg', true),
+    '03_build_it': ('build_it.jpg', build_it), '04_five_reasons': ('five.jpg', five),
+}
 
 
 def attach(tutorial: str, name: str, data: bytes) -> None:
@@ -56,7 +100,8 @@ def attach(tutorial: str, name: str, data: bytes) -> None:
 
 
 def main() -> None:
-    for tutorial, (name, make) in FRAMES.items():
+    for tutorial in sys.argv[1:] or FRAMES:
+        name, make = FRAMES[tutorial]
         file = BytesIO()
         make().sheet().save(file, 'JPEG', quality=85, optimize=True)
         attach(tutorial, name, file.getvalue())
