@@ -54,7 +54,9 @@ def _masks(a: argparse.Namespace) -> int:
     from maskedlab.instruments.coverage import coverage_map
     from maskedlab.masks.parse import parse
     from maskedlab.masks.units import layout
-    u = layout(tuple(int(s) for s in a.shape.split('x')), batch=64)
+    sides = a.shape.split('x')
+    if not all(s.isdecimal() for s in sides): raise ValueError(f"--shape {a.shape}: give a layout such as 14x14, or 1500")
+    u = layout(tuple(map(int, sides)), batch=64)
     reports = [check(parse(a.strategy), u, n=a.n) for check in (count_law, coverage_map)]
     for r in reports: print(r)
     return 0 if all(r.ok for r in reports) else 1

@@ -17,6 +17,9 @@ CLOSED[:, 0] = False
 def batch(image=IMAGE): return dict(image=image)
 
 
+def mae(*args, **kwargs): return ml.create_recipe('mae')(*args, **kwargs)
+
+
 def closed_units():
     r = ml.create_recipe('mae')
     return r, r.units(batch()).but(free=CLOSED)
@@ -35,7 +38,7 @@ CASES = {
     'unknown strategy':   (lambda: ml.masks.parse('Blok(ratio=.4)'), ValueError, ['Blok', 'Block']),
     'strategy field':     (lambda: ml.masks.parse('Block(rate=.4)'), (TypeError, ValueError), ['rate', 'ratio']),
     'strategy code':      (lambda: ml.masks.parse("Block(ratio=__import__('os').getpid())"), ValueError, ['Block(']),
-    'mask shape':         (lambda: ml.create_recipe('mae')(batch(), mask=torch.ones(2, 7, 8).bool()), ValueError, ['[2, 7, 8]', '[2, 8, 8]']),
+    'mask shape':         (lambda: mae(batch(), mask=torch.ones(2, 7, 8).bool()), ValueError, ['[2, 7, 8]', '[2, 8, 8]']),
     'mask batch':         (lambda: ml.create_recipe('mae')(batch(), mask=torch.ones(1, 8, 8).bool()), ValueError, ['[1, 8, 8]']),
     'mask dtype':         (lambda: ml.create_recipe('mae')(batch(), mask=torch.ones(2, 8, 8)), TypeError, ['float32', 'bool']),
     'mask as list':       (lambda: ml.create_recipe('mae')(batch(), mask=[1, 2]), TypeError, ['list', 'bool']),
@@ -49,7 +52,7 @@ CASES = {
     'bytes':              (lambda: ml.create_recipe('mae')(batch((IMAGE * 255).byte())), TypeError, ['uint8', '255']),
     'floats to 255':      (lambda: ml.create_recipe('mae')(batch(IMAGE * 255)), ValueError, ['255', '0..1']),
     'normalised':         (lambda: ml.create_recipe('simmim')(batch(IMAGE * 4 - 2)), ValueError, ['-2', '0..1']),
-    'NaN pixel':          (lambda: ml.create_recipe('mae')(batch(IMAGE.clone().index_fill_(3, torch.tensor([7]), math.nan))), ValueError, ['NaN']),
+    'NaN pixel':          (lambda: mae(batch(IMAGE.clone().index_fill_(3, torch.tensor([7]), math.nan))), ValueError, ['NaN']),
     'empty batch':        (lambda: ml.create_recipe('mae')(batch(IMAGE[:0])), ValueError, ['empty']),
     'no image':           (lambda: ml.create_recipe('mae')(dict(picture=IMAGE)), ValueError, ['picture', 'image']),
     'a tensor':           (lambda: ml.create_recipe('mae')(IMAGE), ValueError, ['Tensor', 'image']),
@@ -66,7 +69,8 @@ CASES = {
     'split':              (lambda: ml.sample('image', split='val'), ValueError, ['val', 'test']),
     'n = 0':              (lambda: ml.sample('image', n=0), ValueError, ['0']),
     'layout':             (lambda: ml.layout((0, 4)), ValueError, ['(0, 4)']),
-    'statistics':         (lambda: ml.create_recipe('mae', norm_pix=True).un_norm(None, None, None, 'mine'), ValueError, ['mine', 'visible']),
+    'statistics':         (lambda: ml.create_recipe('mae', norm_pix=True).un_norm(None, None, None, 'mine'), ValueError,
+                           ['mine', 'visible']),
     'part':               (lambda: ml.create_recipe('mae').attention(batch(), part='head'), ValueError, ['head', 'decoder']),
     'larger than bias':   (lambda: ml.create_recipe('simmim')(batch(torch.rand(1, 3, 128, 64))), ValueError, ['16 x 8', '8 x 8', 'image=']),
     'missing path':       (lambda: ml.load_pretrained('no/such/folder'), FileNotFoundError, ['no/such/folder']),

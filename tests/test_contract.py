@@ -188,7 +188,8 @@ def test_a_made_up_modality_needs_no_edit(monkeypatch):
 
 
 def test_a_recipe_from_a_file(tmp_path):
-    (tmp_path / 'json.py').write_text('from maskedlab.recipes.mae import MAE\nclass Mine(MAE): sizes = {"micro": dict(MAE.sizes["micro"], depth=1)}\n')
+    code = 'from maskedlab.recipes.mae import MAE\nclass Mine(MAE): sizes = {"micro": dict(MAE.sizes["micro"], depth=1)}\n'
+    (tmp_path / 'json.py').write_text(code)
     r = ml.create_recipe(f'{tmp_path}/json.py:Mine')
     assert len(r.encoder.blocks) == 1
     import json

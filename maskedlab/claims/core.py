@@ -79,7 +79,8 @@ def run_claim(name: str,
     steps, seeds = steps or c.steps, seeds or c.seeds
     t95(seeds)
     arms = dict(list(c.arms.items())[:None if full else 2])
-    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=c.data, steps=steps, batch=c.batch, lr=c.lr, seeds=seeds, full=full)
+    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=c.data, steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
+                full=full)
     path = None if out is None else Path(out)
     done = _resume(path, plan)
     for seed in range(seeds):
@@ -135,6 +136,8 @@ def claims_table(folder: str | Path = 'claims',   # of the results
     for path in sorted(Path(folder).glob('*.json')):
         r = json.loads(path.read_text())
         if 'verdict' not in r: continue
-        rows.append(f"| {r['name']} | {r['claim']} | {r['metric']} | {r['contrast']} | {r['mean']:+.3f} ({r['interval'][0]:+.3f} to "
-                    f"{r['interval'][1]:+.3f}), {r['seeds']} seeds | {r['effect']} | {score(r, 'untrained')} | {score(r, 'raw input')} | **{r['verdict']}** |")
+        low, high = r['interval']
+        cells = [r['name'], r['claim'], r['metric'], r['contrast'], f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), {r['seeds']} seeds",
+                 r['effect'], score(r, 'untrained'), score(r, 'raw input'), f"**{r['verdict']}**"]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return '\n'.join(rows)

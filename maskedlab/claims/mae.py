@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .core import Claim
-from ..masks.units import Units
 from ..corruptions.replace import replace
+from ..masks.strategies import Random
+from ..masks.units import Units
 from ..recipes.mae import MAE, ORDER
 from ..uses.probes import labelled, probe
 
@@ -19,7 +21,8 @@ from ..uses.probes import labelled, probe
 __all__ = ['DIGITS', 'CLAIM', 'TokensInEncoder', 'measure']
 
 # %% ../../nbs/claims/mae.ipynb #5e88aabc
-DIGITS = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4, mean=[.1307], std=[.3081])
+DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
+                              mean=[.1307], std=[.3081])
 
 class TokensInEncoder(MAE):
     "The variant of Table 1c: hidden patches are not dropped; a learned vector, with its position, takes their place in the encoder."
@@ -43,9 +46,5 @@ CLAIM = Claim(
     sentence='without mask tokens in the encoder the features are better (He et al. 2022, Table 1c)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
     arms={'MAE': lambda: MAE(**DIGITS), 'mask tokens in the encoder': lambda: TokensInEncoder(**DIGITS),
-          'plain pixels': lambda: MAE(**DIGITS, norm_pix=False), 'ratio .5': lambda: MAE(**DIGITS, strategy=_half())},
+          'plain pixels': lambda: MAE(**DIGITS, norm_pix=False), 'ratio .5': lambda: MAE(**DIGITS, strategy=Random(.5))},
     data='digits', steps=700, batch=64, lr=1e-3, seeds=3)
-
-def _half() -> Any:
-    from maskedlab.masks.strategies import Random
-    return Random(.5)

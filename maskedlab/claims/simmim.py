@@ -17,7 +17,7 @@ from ..uses.probes import labelled, probe
 __all__ = ['DIGITS', 'CLAIM', 'measure']
 
 # %% ../../nbs/claims/simmim.ipynb #5d719cef
-DIGITS = dict(image=32, token=4, cell=8, channels=1, dim=96, depth=4, heads=4, drop_path=0., mean=[.1307], std=[.3081])
+DIGITS: dict[str, Any] = dict(image=32, token=4, cell=8, channels=1, dim=96, depth=4, heads=4, drop_path=0., mean=[.1307], std=[.3081])
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy after fine-tuning a copy; for raw input that of a linear classifier."

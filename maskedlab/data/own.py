@@ -195,7 +195,7 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
     "Picture and label of one item, however it is packed."
     label: Any = None
     if isinstance(item, dict):
-        key = column or next((k for k, v in item.items() if k == 'image' or isinstance(v, Image.Image)), None)
+        key = column or ('image' if 'image' in item else next((k for k, v in item.items() if isinstance(v, Image.Image)), None))
         if key is None: raise ValueError(f"holds no picture, only {', '.join(map(str, item))[:80]}; name one 'image'")
         label, item = item.get(class_column or 'label'), item[key]
     elif isinstance(item, tuple | list) and item: item, label = item[0], item[1] if len(item) > 1 else None

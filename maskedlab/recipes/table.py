@@ -57,7 +57,7 @@ def _load_file(path: str) -> Any:
         raise FileNotFoundError(f"there is no file {path}; give the path of a Python file and a class, as in my_file.py:Mine")
     name = f'maskedlab_file_{file.stem}'          # a name of its own: my json.py must not become everybody's json
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None: raise ValueError(f"{path} is no Python module; give a file that ends in .py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

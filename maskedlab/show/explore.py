@@ -386,7 +386,6 @@ class Explore:
         s = self._state(message)
         d = self.draw(s)
         u = d.out.units
-        assert u is not None
         notes = dict(d.notes)
         layers, heads = self.depth(s) if s.look is not None and self.recipe(s.recipe).attention else (0, 0)
         pictures = list(d.pictures.items())

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..data.samples import SAMPLES
 from ..parts.checkpoints import arguments, brief, decode, encode, load_state, name_of
-from ..parts.contract import Out, Recipe
+from ..parts.contract import Recipe
 from ..recipes.table import create_recipe, recipe_class
 from ..settings import device as lab_device
 from ..settings import setting
@@ -43,7 +43,7 @@ class Loss(nn.Module):
     def __init__(self, recipe: Recipe, autocast: Callable[[], AbstractContextManager]):
         super().__init__()
         self.recipe, self.autocast = recipe, autocast
-        self.out: Out | None = None
+        self.out: Any = None
 
     def forward(self, batch: dict, generator: torch.Generator, progress: float) -> Tensor:
         self.out = None         # lets go of the last round's activations
@@ -156,7 +156,7 @@ class Trainer:
         self.seed = setting('seed') if seed is None else _whole('seed', seed, 0)
         self.keep, self.workers = _whole('keep', keep), _whole('workers', workers, 0)
         self.clip = None if clip is None else _positive('clip', clip)
-        self.out = None if out is None else Path(out).expanduser()
+        self.out: Any = None if out is None else Path(out).expanduser()
         self.watch, self.show, self.compile, self.tensorboard = watch, show, compile, tensorboard
         self._open_device()
         if self.batch % (self.accumulate * self.world):
@@ -182,7 +182,7 @@ class Trainer:
         self.speed = self.waiting = 0.                  # samples a second, share of the time spent waiting for data
         self.error: BaseException | None = None
         self.view: Any = None
-        self._done: threading.Event | None = None       # set when a run in the background has ended
+        self._done: Any = None       # set when a run in the background has ended
         self._stop, self._saved = threading.Event(), -1
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._shares: dict[str, Share] = {}
@@ -267,7 +267,6 @@ class Trainer:
                     loss = model(batch, generator, progress)
                     self.accelerator.backward(loss / self.accumulate)
                 out = self._loss.out
-                assert out is not None      # forward has put it there
                 for k, v in {'loss': loss, **out.terms}.items(): logs[k] = logs.get(k, 0) + v.detach().float() / self.accumulate
             logs['gradient'] = self._clip()
             self.optimiser.step()
@@ -412,7 +411,6 @@ class Trainer:
 
     def _open_folder(self, resume: bool, overwrite: bool) -> None:
         "Find the last checkpoint, or make sure that there is none."
-        assert self.out is not None
         if self.out.is_file(): raise ValueError(f"out={str(self.out)[-80:]!r} is a file; give a folder")
         if overwrite and not resume and self.rank == 0: shutil.rmtree(self.out / 'checkpoints', ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -437,7 +435,6 @@ class Trainer:
         if states: restore_generators(states, self.device)      # more processes than before: the new ones have none to restore
         self.step = self._saved = step
         self._kept_bytes = state['metrics_bytes']
-        assert self.out is not None
         with (self.out / 'metrics.jsonl').open('rb') as f: rows = [json.loads(line) for line in f.read(self._kept_bytes).splitlines()]
         self.history = [{k: v for k, v in row.items() if k not in ('samples_per_second', 'waiting')} for row in rows]
 
@@ -445,7 +442,6 @@ class Trainer:
         "A checkpoint of all that the next step depends on."
         self._look(feed)                        # what is saved has been checked
         if self._saved == self.step: return
-        assert self.out is not None
         mine: dict[str, Any] = {f'{self.rank}.{k}': v for k, v in generators(self.device).items()}
         if self.world > 1:
             from accelerate.utils import gather_object
@@ -465,7 +461,6 @@ class Trainer:
     @contextmanager
     def _metrics(self) -> Iterator[None]:
         "The file of metrics, cut back to what the checkpoint knew of."
-        assert self.out is not None
         if self.rank:
             yield
             return
@@ -543,7 +538,6 @@ class Trainer:
         self.view.show()
 
     def _in_thread(self) -> None:
-        assert self._done is not None
         _yield_to_others()
         try: self._train()
         except BaseException as error: self.error = error

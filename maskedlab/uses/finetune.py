@@ -35,15 +35,16 @@ class Classifier(nn.Module):
 def depth_groups(model: nn.Module, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; what has one axis has no weight decay.
 
-    The depth of a parameter is read from its name: `blocks.N` is N + 1, what stands outside the blocks of the recipe is 0, the head is last."""
+    The depth is read from the name: `blocks.N` is N + 1, what stands outside the blocks of the recipe is 0, the head is last."""
     number = {n: re.search(r'\bblocks\.(\d+)\.', n) for n, _ in model.named_parameters()}
     last = 2 + max((int(m[1]) for m in number.values() if m), default=-1)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         m = number[name]
         depth = int(m[1]) + 1 if m else 0 if name.startswith('recipe.') else last
-        g = groups.setdefault((depth, p.ndim > 1), dict(params=[], lr=lr * decay ** (last - depth), weight_decay=weight_decay if p.ndim > 1 else 0.))
-        g['params'].append(p)
+        wide = p.ndim > 1
+        new = dict(params=[], lr=lr * decay ** (last - depth), weight_decay=weight_decay if wide else 0.)
+        groups.setdefault((depth, wide), new)['params'].append(p)
     return list(groups.values())
 
 def finetune(recipe: Recipe,                # trained in place
@@ -68,12 +69,13 @@ def finetune(recipe: Recipe,                # trained in place
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: cosine(s + 1, steps, steps // 10))
     g = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        i = torch.randint(len(train['label']), (batch,), generator=g)
-        loss = F.cross_entropy(model({k: v[i] for k, v in train.items()}), train['label'][i], label_smoothing=smoothing)
+        chosen = torch.randint(len(train['label']), (batch,), generator=g)
+        loss = F.cross_entropy(model({k: v[chosen] for k, v in train.items()}), train['label'][chosen], label_smoothing=smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step(); schedule.step()
     model.eval()
     with torch.no_grad():
-        hits = [(model({k: v[i:i + 500] for k, v in test.items()}).argmax(1) == test['label'][i:i + 500]) for i in range(0, len(test['label']), 500)]
+        parts = [slice(i, i + 500) for i in range(0, len(test['label']), 500)]
+        hits = [model({k: v[p] for k, v in test.items()}).argmax(1) == test['label'][p] for p in parts]
     return float(torch.cat(hits).float().mean())

@@ -5,7 +5,6 @@
 # %% ../../nbs/uses/00_probes.ipynb #ef37d68e
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
