@@ -143,7 +143,7 @@ def run(nb: nbformat.NotebookNode, folder: Path, **env: str) -> None:
 
     old = dict(os.environ)
     path = os.pathsep.join(p for p in (str(ROOT), old.get('PYTHONPATH', '')) if p)
-    os.environ.update({'MASKEDLAB_BUDGET': 'test', 'PLOTLY_RENDERER': 'plotly_mimetype', 'PYTHONPATH': path, **env})
+    os.environ.update({'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1', 'PLOTLY_RENDERER': 'plotly_mimetype', 'PYTHONPATH': path, **env})
     try:
         where = {'metadata': {'path': str(folder)}}
         NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False, resources=where).execute()
@@ -192,6 +192,8 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
         r, trained = ml.create_recipe('mae', pretrained=True).eval(), True
     except (FileNotFoundError, ValueError):
         r, trained = ml.create_recipe('mae').eval(), False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small steps: on a busy machine two threads wait for each other most of the time
     b = ml.sample('image', n=pictures, split='test')
     truth = b['image']
     u = r.units(b)
@@ -217,6 +219,7 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
         for i in range(pictures):
             sheet = torch.cat([row[i] for row in rows])
             store.append({'picture': i, 'mask': seed, 'sheet': _png(Image.fromarray(sheet.numpy())), 'facts': [f[i] for f in facts]})
+    torch.set_num_threads(threads)
     names = [ml.data.samples.photo_credits()[int(k)]['title'] for k in b['label']]
     originals = [_png(Image.fromarray(x.numpy())) for x in byte(truth)]
     data = {'side': truth.shape[-1], 'patches': u.count, 'ratios': RATIOS, 'names': names, 'originals': originals, 'frames': store}
