@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module, resources
@@ -98,6 +101,8 @@ def page(recipe: str = 'mae') -> dict[str, Any]:
     kernel = dict(display_name='Python 3', language='python', name='python3')
     return dict(cells=[cell], metadata=dict(kernelspec=kernel, title='maskedlab'), nbformat=4, nbformat_minor=5)
 
+def _stop(*_: Any) -> None: raise KeyboardInterrupt     # being ended from outside is as good as Ctrl+C: the server goes too
+
 def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
           port: int = 8866,         # on 127.0.0.1; 0: any free one
           open_browser: bool = True,
@@ -118,12 +123,17 @@ def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'
         notebook.write_text(json.dumps(page(recipe)), encoding='utf-8')
-        command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.log_level=WARN',
+        command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.log_level=ERROR',
+                   '--VoilaConfiguration.show_tracebacks=True',
                    *([] if open_browser else ['--no-browser'])]
         print(f'The explorer is at http://127.0.0.1:{port}/ (Ctrl+C ends it)', flush=True)
-        server = subprocess.Popen(command)
+        home = str(Path(str(resources.files('maskedlab'))).parent)      # the page's kernel must find this very package
+        paths = [home, *filter(None, [os.environ.get('PYTHONPATH')])]
+        server = subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)})
+        before = signal.signal(signal.SIGTERM, _stop) if threading.current_thread() is threading.main_thread() else None
         try: return server.wait()
         except KeyboardInterrupt: return 0
         finally:
+            if before is not None: signal.signal(signal.SIGTERM, before)
             server.terminate()
             server.wait()

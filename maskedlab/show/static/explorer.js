@@ -239,7 +239,10 @@ class Page {
       const to = this.cell(seen, e);
       if (to !== this.last) { this.stroke(this.between(this.last, to)); this.last = to; }
     });
-    for (const name of ["pointerup", "pointercancel"]) seen.stage.addEventListener(name, () => { this.ink = undefined; });
+    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) seen.stage.addEventListener(name, () => {
+      this.ink = undefined;
+      if (!this.line.busy) this.rest();
+    });
     seen.stage.addEventListener("keydown", (e) => this.key(e, "paint"));
     original.stage.addEventListener("keydown", (e) => this.key(e, "look"));
     original.stage.addEventListener("click", (e) => { if (this.drawable) this.look(this.cell(original, e)); });
@@ -319,9 +322,12 @@ class Page {
     this.broken = false;
     this.drawn = m.seq; this.shape = m.shape.length === 2 ? m.shape : [1, m.shape.reduce((a, b) => a * b, 1)];
     this.drawable = m.paintable; this.paintable = m.paintable;
-    if (this.ink === undefined || !this.line.waiting) this.mask = new Uint8Array(bytes(mask));      // a stroke under way stays as it is
     this.free = new Uint8Array(bytes(free));
     m.pictures.forEach((p, i) => this.pictures[p.name].show(p, pictures[i]));
+    const answered = new Uint8Array(bytes(mask)), mine = this.mask;
+    this.mask = answered;
+    // What was painted since this was asked stays on the picture: its own answer is under way.
+    if (this.state.painted && String(this.state.painted) !== String(m.state.painted) && mine.length === answered.length) this.cut(mine);
     const has = new Set(m.pictures.map((p) => p.name));
     if (!has.has("returned")) this.pictures.returned.clear(m.notes.returned);
     if (!has.has("attention")) this.pictures.attention.clear(m.notes.attention ?? `Click a ${this.spec.one} in the original.`);
@@ -490,6 +496,14 @@ class Page {
   setPainted() { this.put(this.mask); }
   // The picture changes at once; the network's answer follows.
   put(mask) {
+    this.cut(mask);
+    const painted = [];
+    mask.forEach((m, i) => { if (m) painted.push(i); });
+    this.layers();
+    this.choose({ painted });
+  }
+  // Cut the cells of a mask out of what the network sees, and put the others back.
+  cut(mask) {
     const { base } = this.pictures.seen, original = this.pictures.original.base, pen = base.getContext("2d");
     const [rows, columns] = this.shape, h_ = base.height / rows, w = base.width / columns;
     for (let i = 0; i < mask.length; i++) if (mask[i] !== this.mask[i]) {
@@ -497,10 +511,6 @@ class Page {
       if (mask[i]) pen.clearRect(x, y, w, h_); else pen.drawImage(original, x, y, w, h_, x, y, w, h_);
     }
     this.mask = mask;
-    const painted = [];
-    mask.forEach((m, i) => { if (m) painted.push(i); });
-    this.layers();
-    this.choose({ painted });
   }
   reset() { this.choose({ painted: null }); }
 
