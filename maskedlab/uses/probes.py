@@ -55,10 +55,12 @@ def probe(recipe: Any,                      # a recipe, or 'raw'
           neighbours: int = 10,
           ) -> dict[str, float]:            # {'linear': accuracy, 'knn': accuracy}
     "Accuracy on the test split of logistic regression on standardised features, and of a vote of nearest neighbours by cosine."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError: raise ImportError("probes need scikit-learn, which is not installed; pip install maskedlab[probe]") from None
     x, y = features(recipe, train).numpy(), train['label'].numpy()
     u, v = features(recipe, test).numpy(), test['label'].numpy()
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=2000))
