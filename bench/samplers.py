@@ -13,13 +13,13 @@ import os
 import platform
 import random
 import statistics
-import time
 
 import numpy as np
 import torch
 import transformers
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
+from maskedlab.instruments.measure import rounds
 from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Tube
 from maskedlab.masks.span import Span
@@ -101,18 +101,6 @@ def cases():
     ]
 
 
-def medians(functions, rounds):
-    "Median milliseconds of each function over interleaved rounds."
-    taken = [[] for _ in functions]
-    for f in functions: f()
-    for _ in range(rounds):
-        for f, t in zip(functions, taken):
-            start = time.perf_counter()
-            f()
-            t.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(t) for t in taken]
-
-
 def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument('--rounds', type=int, default=50)
@@ -124,7 +112,8 @@ def main():
     print(f'| {"sampler":44} | kit (ms) | public (ms) | times faster | asked for |')
     print(f'|{"-" * 46}|---------:|------------:|-------------:|----------:|')
     for name, ours, theirs, asked in cases():
-        t = medians([ours] + [theirs] * (theirs is not None), args.rounds)
+        taken = rounds({'kit': ours, **({'public': theirs} if theirs else {})}, args.rounds)
+        t = [1e3 * statistics.median(seconds) for seconds in taken.values()]
         other, ratio = (f'{t[1]:.2f}', f'{t[1] / t[0]:.1f}') if theirs else ('', '')
         print(f'| {name:44} | {t[0]:8.2f} | {other:>11} | {ratio:>12} | {f">= {asked}" if asked else "":>9} |', flush=True)
 

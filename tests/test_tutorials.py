@@ -123,9 +123,10 @@ def edited(tutorial, change):
     return nb
 
 
-# What is planted behind the first cell of a tutorial. (Later tutorials have their runs in a test file of their own.)
+# What is planted, and behind which cells: those that hold these words.
+FIRST = "'google.colab' in sys.modules"
 PLANTED = {
-    'see_it': """
+    'see_it': (FIRST, """
 import torch
 from maskedlab.recipes.mae import MAE
 from maskedlab.masks.units import place
@@ -133,10 +134,17 @@ def noise(self, batch, out, statistics='true'):
     g = torch.Generator().manual_seed(0)
     return out.units.put(batch, place(out.units.x, out.mask, torch.rand(out.pred.shape, generator=g)))
 MAE.fill = noise
-""",
-    'true': """
+"""),
+    'true': (FIRST, """
 mask = ~mask
-""",
+"""),
+    'build_it': ('def paint(', """
+whole = paint
+def paint(*a, **k): return whole(*a, **k).flip(0)          # each answer to another picture
+"""),
+    'five': ('def paste(', """
+right = visible_mean(truth, hidden) + .2                   # no answer of the network
+"""),
 }
 
 
@@ -153,5 +161,7 @@ def test_with_the_solutions_each_exercise_says_yes(tutorial):
 
 @pytest.mark.parametrize('tutorial', PLANTED)
 def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
+    words, wrong = PLANTED[tutorial]
+    assert any(words in c.source for c in lesson(tutorial).cells)
     with pytest.raises(CellExecutionError, match='AssertionError'):
-        run(edited(tutorial, lambda i, source: source + PLANTED[tutorial] if i == 0 else source))
+        run(edited(tutorial, lambda i, source: source + wrong if words in source else source))

@@ -1,46 +1,13 @@
-"""Tutorials 3 and 4 run with their solutions, fail with a wrong result, and keep what they promise."""
-import json
+"""Tutorials 3 and 4 keep what they promise (that they run, solved, and fail with a wrong result: test_tutorials.py)."""
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient.exceptions import CellExecutionError
-from test_tutorials import CALL, asked, edited, lesson, run
+from test_tutorials import lesson
 
-from maskedlab.course.exercises import exercises
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# What is planted, and behind which cell: the first one that holds these words.
-PLANTED = {
-    'build_it': ('def paint(', """
-whole = paint
-def paint(*a, **k): return whole(*a, **k).flip(0)          # each answer to another picture
-"""),
-    'five': ('def paste(', """
-right = visible_mean(truth, hidden) + .2                   # no answer of the network
-"""),
-}
-
-
-@pytest.mark.parametrize('tutorial', PLANTED)
-def test_with_the_solutions_each_exercise_says_yes(tutorial):
-    known = exercises(tutorial)
-
-    def solve(i, source):
-        return ''.join(f"{known[name].solution}\ncheck('{name}', {answer})\n" for name, answer in CALL.findall(source)) or source
-    said = run(edited(tutorial, solve))
-    verdicts = [t for t in said if t.startswith(('yes: ', 'hint: ', 'not yet: '))]
-    assert verdicts == [f'yes: {known[name].praise}' for name in asked(lesson(tutorial))]
-
-
-@pytest.mark.parametrize('tutorial', PLANTED)
-def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
-    words, wrong = PLANTED[tutorial]
-    assert words in json.dumps(lesson(tutorial).cells)
-    with pytest.raises(CellExecutionError, match='AssertionError'):
-        run(edited(tutorial, lambda i, source: source + wrong if words in source else source))
 
 
 def lines(source):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..parts.checkpoints import write_files
 from ..parts.contract import Recipe
 from ..recipes.table import TABLE, create_recipe
 from ..train.loop import fit
@@ -105,10 +105,7 @@ def _resume(path: Path | None, plan: dict) -> dict[str, list]:
 
 def _write(path: Path | None, result: dict) -> None:
     if path is None: return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix('.writing')
-    aside.write_text(json.dumps(result, indent=1) + '\n')
-    os.replace(aside, path)
+    write_files(path.parent, {path.name: result})
 
 def _finish(name: str, path: Path | None, plan: dict, done: dict, arms: list[str]) -> dict[str, Any]:
     from maskedlab import __version__

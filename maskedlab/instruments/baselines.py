@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..masks.units import Units, widen
-from ..parts.contract import Recipe
+from ..parts.contract import Recipe, evaluating
 
 # %% auto #0
 __all__ = ['psnr', 'hidden_pixels', 'visible_mean', 'inpaint', 'beside_baselines']
@@ -52,24 +52,25 @@ def inpaint(image: Tensor,         # `[B, C, H, W]`, 0..1
         method = 'biharmonic' if find_spec('skimage') else 'harmonic'
     fills = {'biharmonic': _biharmonic, 'harmonic': _harmonic}
     if method not in fills: raise ValueError(f"method={method!r}: choose one of 'auto', {', '.join(map(repr, fills))}")
-    out = image.clone()
-    for i in range(len(image)):
-        if bool(hidden[i].all()): out[i] = .5
-        elif bool(hidden[i].any()): out[i] = fills[method](image[i], hidden[i]).clamp(0, 1)
+    blank, holes = hidden.flatten(1).all(1), hidden.flatten(1).any(1)      # nothing to continue from, something to fill
+    out = image.masked_fill(blank[:, None, None, None], .5)
+    some = holes & ~blank
+    if bool(some.any()): out[some] = fills[method](image[some], hidden[some]).clamp(0, 1)
     return out
 
 def _biharmonic(image: Tensor, hidden: Tensor) -> Tensor:
     from skimage.restoration import inpaint_biharmonic
-    filled = inpaint_biharmonic(image.permute(1, 2, 0).double().cpu().numpy(), hidden.cpu().numpy(), channel_axis=-1)
-    return torch.from_numpy(filled).permute(2, 0, 1).to(image)
+    pairs = zip(image.permute(0, 2, 3, 1).double().cpu().numpy(), hidden.cpu().numpy())
+    filled = [inpaint_biharmonic(x, h, channel_axis=-1) for x, h in pairs]
+    return torch.stack([torch.from_numpy(f) for f in filled]).permute(0, 3, 1, 2).to(image)
 
 def _harmonic(image: Tensor, hidden: Tensor, sweeps: int = 400) -> Tensor:
     "Each hidden pixel is the mean of its four neighbours (Laplace's equation, by relaxation)."
-    x = visible_mean(image[None], hidden[None])
-    cross = torch.tensor([[0., 1, 0], [1, 0, 1], [0, 1, 0]]).to(x).expand(len(image), 1, 3, 3) / 4
+    x, hidden, C = visible_mean(image, hidden), hidden[:, None], image.shape[1]
+    cross = torch.tensor([[0., 1, 0], [1, 0, 1], [0, 1, 0]]).to(x).expand(C, 1, 3, 3) / 4
     for _ in range(sweeps):
-        x = torch.where(hidden, F.conv2d(F.pad(x, (1, 1, 1, 1), mode='replicate'), cross, groups=len(image)), x)
-    return x[0]
+        x = torch.where(hidden, F.conv2d(F.pad(x, (1, 1, 1, 1), mode='replicate'), cross, groups=C), x)
+    return x
 
 def beside_baselines(recipe: Recipe,       # one that can fill, over pictures
                      batch: dict,
@@ -78,10 +79,7 @@ def beside_baselines(recipe: Recipe,       # one that can fill, over pictures
                      ) -> dict[str, float]:   # mean PSNR over hidden pixels in decibels: network, visible mean, inpainting
     "The network and the two formulas on the same holes."
     if recipe.fill is None: raise ValueError(f"{type(recipe).__name__} does not paint pixels, so there is no PSNR")
-    was_training = recipe.training
-    recipe.eval()
-    with torch.no_grad(): out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
-    recipe.train(was_training)
+    with evaluating(recipe), torch.no_grad(): out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     truth, hidden = batch['image'], hidden_pixels(out.units, out.mask)
     pictures = {'network': recipe.fill(batch, out)['image'], 'visible mean': visible_mean(truth, hidden),
                 'inpainting (harmonic)': inpaint(truth, hidden, 'harmonic')}

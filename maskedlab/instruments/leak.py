@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..masks.units import Units, rows, spread
-from ..parts.contract import Out
+from ..parts.contract import Out, evaluating
 from ..recipes.table import create_recipe
 
 # %% auto #0
@@ -51,11 +51,7 @@ def leak_check(recipe: Any,            # a name, class, instance or 'file.py:Cla
     "Exchange hidden content for a batch neighbour's: no prediction of a hidden unit may change."
     r = create_recipe(recipe)
     report = Leak(type(r).__name__, notes=list(r.declared))
-    was_training = r.training
-    r.eval()
-    try:
-        with torch.random.fork_rng(devices=[]): _check(r, batch, mask, seed, report)
-    finally: r.train(was_training)
+    with evaluating(r), torch.random.fork_rng(devices=[]): _check(r, batch, mask, seed, report)
     return report
 
 def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..masks.strategies import check, hide
 from ..masks.units import Units
 
 # %% auto #0
-__all__ = ['Out', 'child', 'draw', 'Card', 'Recipe']
+__all__ = ['Out', 'child', 'draw', 'Card', 'Recipe', 'evaluating']
 
 # %% ../../nbs/parts/00_contract.ipynb #8d3eecfe
 @dataclass(eq=False)
@@ -143,3 +144,13 @@ class Recipe(nn.Module):
         "Write its arguments and weights for `load_pretrained`."
         from maskedlab.parts.checkpoints import save
         return save(self, folder, layout, dtype)
+
+# %% ../../nbs/parts/00_contract.ipynb #b35d1a79
+@contextmanager
+def evaluating(recipe: nn.Module) -> Iterator[None]:
+    "Evaluation mode; afterwards each module has the mode that it had."
+    modes = [(m, m.training) for m in recipe.modules()]
+    recipe.eval()
+    try: yield
+    finally:
+        for m, was in modes: m.training = was

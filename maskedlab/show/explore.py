@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..masks.patterns import Painted
-from ..masks.strategies import Strategy, check, controls, hide, list_strategies
+from ..masks.strategies import Strategy, controls, hide, list_strategies
 from ..masks.units import Units
-from ..parts.contract import Out, Recipe
+from ..parts.contract import Out, Recipe, draw, evaluating
 from ..recipes.table import create_recipe, list_recipes, recipe_class
 from .views import cividis, tinted, view_of, without
 
@@ -53,15 +53,12 @@ SMALL = 5_000_000       # parameters up to which one thread is quickest
 @contextmanager
 def watching(recipe: Recipe) -> Iterator[None]:
     "Evaluation mode, no gradients, one thread for small networks; everything as before afterwards, the global generator too."
-    mode, threads = [(m, m.training) for m in recipe.modules()], torch.get_num_threads()
-    small = sum(p.numel() for p in recipe.parameters()) <= SMALL
-    recipe.eval()
+    threads, small = torch.get_num_threads(), sum(p.numel() for p in recipe.parameters()) <= SMALL
     if small: torch.set_num_threads(1)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]): yield
+        with evaluating(recipe), torch.no_grad(), torch.random.fork_rng(devices=[]): yield
     finally:
         if small: torch.set_num_threads(threads)
-        for m, was in mode: m.training = was
 
 # %% ../../nbs/show/01_explore.ipynb #ab484fa6
 def choices_of(function: Callable, name: str, known: Sequence[str]) -> list[str]:
@@ -125,6 +122,7 @@ class Explore:
         self._made: dict[str, Choice] = {}
         self._files: dict[str, dict[str, bytes]] = {}
         self._cache: dict[Any, Any] = {}
+        self._last: tuple[State, Shown] | None = None       # what the page shows now, which inpainting is asked for
         self.own, self.given, self.asked = batch, strategy, recipe
         self.key = recipe if isinstance(recipe, str) else getattr(recipe, '__name__', type(recipe).__name__)
         self.view = view_of(self.recipe(self.key))
@@ -132,8 +130,7 @@ class Explore:
         self.state = replace(start, seed=seed, index=index, set=set or start.set, paste=paste, statistics=statistics)
         u = self.units(self.state)
         if mask is not None:
-            m = check(mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask, u)
-            if bool((m & ~u.free).any()): raise ValueError("the mask hides a unit that may not be hidden; use mask & units.free")
+            m = draw(hide, u, mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask, torch.Generator())
             self.state = replace(self.state, painted=m[0].flatten().nonzero()[:, 0].tolist())
         if strategy is not None: hide(strategy, u, torch.Generator().manual_seed(seed))    # what is wrong with it shows here
 
@@ -282,11 +279,13 @@ class Explore:
         elif hidden == total: notes[''] = 'Everything is hidden: the network has seen nothing of this picture and can only guess.'
         status = f'{hidden} of {total} {v.many} hidden ({hidden / max(total, 1):.0%}).'
         if hidden: status += f" PSNR on hidden pixels: {', '.join(f'{name} {decibels(x)}' for name, x in scores.items())}."
-        return Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, top, float(out.loss.detach()), status, b, out, filled, holes)
+        shown = Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, top, float(out.loss.detach()), status, b, out, filled, holes)
+        self._last = s, shown
+        return shown
 
-    def inpaint(self, s: State, shown: Shown | None = None) -> tuple[Tensor, float, str]:
+    def inpaint(self, s: State) -> tuple[Tensor, float, str]:
         "The picture continued into the holes, its score, and who is closest in words. Slower than a small network, so asked for apart."
-        d = shown or self.draw(s)
+        d = self._last[1] if self._last and self._last[0] == s else self.draw(s)
         with watching(self.recipe(s.recipe)):
             smooth = self.view.inpaint(d.batch, d.holes)
             score = self.view.score(smooth, d.batch, d.holes)
@@ -344,7 +343,7 @@ class Explore:
         "What is shown as one labelled Pillow image."
         from maskedlab.show.figures import sheet
         d = self.draw(s)
-        smooth, score, words = self.inpaint(s, d)
+        smooth, score, words = self.inpaint(s)
         titled = [(t, d.pictures[k]) for k, t in TITLES.items() if k in d.pictures]
         titled.insert([t for t, _ in titled].index('Mean of the visible') + 1, ('Inpainting', smooth))
         caption = {TITLES[k]: decibels(d.scores[n]) for k, n in SCORED.items() if n in d.scores} | {'Inpainting': decibels(score)}
@@ -415,6 +414,7 @@ class Explore:
         data = loading.pop('data')
         self.view.open(data, name, self.recipe(message['recipe']))          # says what is wrong with it
         self._files[name] = dict(data=data)
+        self._last = None
         for k in [k for k in self._cache if isinstance(k, tuple) and name in k]: del self._cache[k]
         return dict(kind='filed', set=name, sets=self.sets()), []
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.samples import SAMPLES, sample
 from ..masks.units import widen
+from ..parts.contract import evaluating
 from .draws import drawing, own_strategies, seeded
 
 if TYPE_CHECKING: from maskedlab.train.trainer import Trainer
@@ -41,15 +42,11 @@ def paint(trainer: Trainer,
     recipe = trainer.recipe
     if recipe.fill is None or 'image' not in batch: return None
     batch = {k: v.to(trainer.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-    training = recipe.training
-    recipe.eval()
-    try:
-        with torch.no_grad(), own_strategies(recipe), seeded(trainer.seed, 'view', device=trainer.device):
-            out = recipe.forward(batch, generator=drawing(trainer.seed, 'view'))      # .forward: not the compiled one
-            if out.units is None or out.mask is None or out.units.put is None: return None
-            seen = out.units.put(batch, torch.where(widen(out.mask, out.units.x), GREY, out.units.x))
-            rows = [b['image'] for b in (batch, seen, recipe.fill(batch, out))]
-    finally: recipe.train(training)
+    with evaluating(recipe), torch.no_grad(), own_strategies(recipe), seeded(trainer.seed, 'view', device=trainer.device):
+        out = recipe.forward(batch, generator=drawing(trainer.seed, 'view'))      # .forward: not the compiled one
+        if out.units is None or out.mask is None or out.units.put is None: return None
+        seen = out.units.put(batch, torch.where(widen(out.mask, out.units.x), GREY, out.units.x))
+        rows = [b['image'] for b in (batch, seen, recipe.fill(batch, out))]
     return torch.stack(rows).float().clamp(0, 1).cpu()
 
 def strip(pictures: Tensor,         # `[rows, n, C, H, W]` in 0..1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.samples import sample
+from ..parts.contract import evaluating
 
 # %% auto #0
 __all__ = ['labelled', 'features', 'probe']
@@ -42,12 +43,9 @@ def features(recipe: Any,           # a recipe with `features`, or 'raw': the in
     if isinstance(recipe, str): return batch[keys[0]].flatten(1).float()
     if recipe.features is None: raise ValueError(f"{type(recipe).__name__} gives no features to probe")
     device = next(recipe.parameters()).device
-    was_training = recipe.training
-    recipe.eval()
     n = len(batch[keys[0]])
-    with torch.no_grad():
+    with evaluating(recipe), torch.no_grad():
         parts = [recipe.features({k: batch[k][i:i + size].to(device) for k in keys}).float().cpu() for i in range(0, n, size)]
-    recipe.train(was_training)
     return torch.cat(parts)
 
 def probe(recipe: Any,                      # a recipe, or 'raw'
