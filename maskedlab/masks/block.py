@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,47 +22,48 @@ from .units import Units
 __all__ = ['Block']
 
 # %% ../../nbs/masks/02_block.ipynb #5141dfbf
-_WORD = 16      # bits of a word
-
 def _pack(grid: np.ndarray,     # bool `[b, H, W]`
-          ) -> np.ndarray:      # uint16 `[H, words, b]`
-    "The rows of a grid as bits, the first unit lowest."
-    b, H, W = grid.shape
-    padded = np.zeros((b, H, -(-W // _WORD) * _WORD), bool)
-    padded[:, :, :W] = grid
-    octets = np.packbits(padded.ravel(), bitorder='little')
-    return np.ascontiguousarray(octets.view('<u2').reshape(b, H, -1).transpose(1, 2, 0)).astype(np.uint16, copy=False)
+          ) -> np.ndarray:      # uint64 `[words, b]`
+    "Each grid as bits, the first unit lowest."
+    n = grid[0].size
+    padded = np.zeros((len(grid), -(-n // 64) * 64), bool)
+    padded[:, :n] = grid.reshape(-1, n)
+    return np.packbits(padded, axis=1, bitorder='little').view('<u8').T.astype(np.uint64, order='C')
 
-def _unpack(bits: np.ndarray, W: int) -> np.ndarray:
+def _unpack(bits: np.ndarray, H: int, W: int) -> np.ndarray:
     "The inverse of `_pack`."
-    octets = np.ascontiguousarray(bits.transpose(2, 0, 1)).astype('<u2', copy=False).view(np.uint8)
-    return np.unpackbits(octets, axis=2, count=W, bitorder='little').view(bool)
+    octets = np.ascontiguousarray(bits.T).astype('<u8', copy=False).view(np.uint8)
+    return np.unpackbits(octets, axis=1, count=H * W, bitorder='little').view(bool).reshape(-1, H, W)
+
+@lru_cache(8)
+def _edges(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:        # uint64 `[words, H + 1]` and `[words, W + 1]`
+    "The units above row 0, 1, ..., H, and those before column 0, 1, ..., W."
+    i, j = np.indices((H, W))
+    return _pack(i < np.arange(H + 1)[:, None, None]), _pack(j < np.arange(W + 1)[:, None, None])
 
 # %% ../../nbs/masks/02_block.ipynb #79d83a38
-def _round(open_: np.ndarray,           # uint16 `[H, words, b]`, units free and not hidden yet
+def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and not hidden yet
            room: np.ndarray,            # `[b]`, how many may still be hidden
            tries: np.ndarray,           # `[b]`, attempts that each sample has left
            uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1)
-           W: int,
+           H: int, W: int,
            area: int,                   # the smallest area to draw
            aspect: float,               # sides' ratio, log-uniform in [aspect, 1 / aspect]
            ) -> tuple[np.ndarray, np.ndarray]:      # the open units of that block, as `open_`, and their number; 0 where none fits
     "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
-    H, words, b = open_.shape
     size, shape, down, right = uniform
     side = np.sqrt(area + (room[:, None] - area) * size)            # where room < area the ends are swapped, as released
     shape = np.exp((shape - .5) * math.log(aspect))                 # square root of height by width
-    h, w = np.rint(side * shape), np.rint(side / shape)
+    h = np.minimum(np.rint(side * shape), H).astype(np.intp)
+    w = np.minimum(np.rint(side / shape), W).astype(np.intp)
     fits = (h < H) & (w < W) & (np.arange(down.shape[1]) < tries[:, None])
-    top, left = np.floor(down * (H + 1 - h)), np.floor(right * (W + 1 - w))
-    row, column = np.arange(H, dtype=np.int16)[:, None, None], _WORD * np.arange(words, dtype=np.int16)[:, None, None]
-    inside = (row >= top.astype(np.int16)) & (row < (top + h).astype(np.int16))
-    begin, end = (np.minimum(np.maximum(x.astype(np.int16) - column, 0), _WORD).astype(np.int32) for x in (left, left + w))
-    block = inside[:, None] * ((1 << end) - (1 << begin)).astype(np.uint16) & open_[..., None]      # [H, words, b, attempts]
-    new = np.add.reduce(np.bitwise_count(block), (0, 1), np.int32)
+    top, left = (down * (H + 1 - h)).astype(np.intp), (right * (W + 1 - w)).astype(np.intp)
+    above, before = _edges(H, W)
+    block = (above.take(top + h, 1) ^ above.take(top, 1)) & (before.take(left + w, 1) ^ before.take(left, 1)) & open_[..., None]
+    new = np.add.reduce(np.bitwise_count(block), 0, np.int32)
     fits &= (new > 0) & (new <= room[:, None])
-    pick = np.arange(b), fits.argmax(1)                             # the first True
-    return block[:, :, *pick] * fits[pick], new[pick] * fits[pick]
+    pick = np.arange(len(room)), fits.argmax(1)                     # the first True
+    return block[:, *pick] * fits[pick], new[pick] * fits[pick]
 
 # %% ../../nbs/masks/02_block.ipynb #e2a7f64a
 def _blocks(free: Tensor,       # bool `[B, H, W]`
@@ -71,21 +73,21 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
             generator: torch.Generator | None,
             ) -> Tensor:        # bool `[B, H, W]`, at most n True
     "Lay blocks until n units are hidden, or none is found."
-    bits, W = _pack(free.cpu().numpy()), free.shape[2]
-    open_: np.ndarray; room: np.ndarray; left: np.ndarray; todo: np.ndarray
+    bits, (H, W) = _pack(free.cpu().numpy()), free.shape[1:]
+    draws = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator, device=generator.device if generator else 'cpu')))
     room = n.cpu().numpy().astype(np.int32)
     open_, left, todo = bits.copy(), np.full_like(room, patience), np.arange(len(room))     # of the samples still at work
     rest = bits.copy()                                                                      # what all samples leave open
     while True:
-        go = (room > 0) & (left > 0)
-        if not go.all():
-            rest[..., todo[~go]] = open_[..., ~go]
-            open_, room, left, todo = (x[..., go] for x in (open_, room, left, todo))
-        if not len(todo): return torch.from_numpy(_unpack(bits - rest, W)).to(free.device)
-        tries = min(patience, max(4, min(4 * len(free) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
-        uniform = rand((4, len(todo), tries), generator, 'cpu').numpy()
-        block, new = _round(open_, room, left, uniform, W, area, aspect)
-        open_ -= block                                                          # the bits of a block are open ones
+        go = ((room > 0) & (left > 0)).nonzero()[0]
+        if len(go) < len(todo):
+            rest[:, todo] = open_
+            open_, room, left, todo = open_.take(go, 1), room[go], left[go], todo[go]
+        if not len(todo): return torch.from_numpy(_unpack(bits ^ rest, H, W)).to(free.device)
+        tries = min(patience, max(3, min(3 * len(free) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
+        uniform = draws.random((4, len(todo), tries), np.float32)
+        block, new = _round(open_, room, left, uniform, H, W, area, aspect)
+        open_ ^= block                                                          # the bits of a block are open ones
         room -= new
         left = np.where(new > 0, patience, left - tries)
 
