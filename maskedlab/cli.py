@@ -99,8 +99,7 @@ def _train(a: argparse.Namespace) -> None:
 def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> None:
     "Write the weights, and beside them how they came about."
     import torch
-    from maskedlab.data.samples import sample
-    from maskedlab.instruments.baselines import beside_baselines
+    from maskedlab.instruments.held_out import held_out
     recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
     recipe.save_pretrained(t.out, dtype=dtype)
     if t.average: t.averaged().save_pretrained(t.out / 'average', dtype=dtype)
@@ -108,9 +107,7 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> N
         command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__, device=str(t.device), processes=t.world,
         date=time.strftime('%Y-%m-%d'), seconds=seconds, parameters=sum(p.numel() for p in recipe.parameters()),
         loss=round(sum(last) / len(last), 5))
-    if recipe.fill and not a.data:
-        held_out = sample(recipe.card.modality, n=64, split='test', generator=torch.Generator().manual_seed(0), size=t.image)
-        report['held_out_psnr'] = beside_baselines(recipe, held_out, seed=0)
+    if not a.data: report['held_out'] = held_out(recipe, size=t.image)
     (t.out / 'provenance.json').write_text(json.dumps(report, indent=1) + '\n')
     print(json.dumps(report, indent=1))
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from .pictures import Held, Pictures, check_size, draw, resize, turns
 
 # %% auto #0
-__all__ = ['SAMPLES', 'photo_credits', 'photographs', 'photos', 'digits', 'list_samples', 'sampler', 'sample', 'describe']
+__all__ = ['SAMPLES', 'photo_credits', 'photographs', 'photos', 'digits', 'list_samples', 'sampler', 'options_of', 'sample',
+           'describe']
 
 # %% ../../nbs/data/01_samples.ipynb #72994e7f
 _FILES = resources.files('maskedlab') / 'data' / 'files'
@@ -116,6 +117,10 @@ def sampler(modality: str,          # a name of `list_samples()`
             if name not in known: raise TypeError(f"sample({modality!r}) has no option {name[:40]!r}; it takes {', '.join(known)}")
     return f
 
+def options_of(modality: str) -> tuple[str, ...]:
+    "The options that its sample takes, such as `size`."
+    return tuple(inspect.signature(sampler(modality)).parameters)
+
 def sample(modality: str,                               # a name of `list_samples()`
            n: int | None = 8,                           # how many; None: as many as there are
            generator: torch.Generator | None = None,    # same state, same batch; None: a fixed choice that is the same everywhere
@@ -131,5 +136,4 @@ def sample(modality: str,                               # a name of `list_sample
 def describe(modality: str) -> str:
     "What a sample holds, where it is from, under which licence, and the options of its call."
     f = sampler(modality)
-    options = ', '.join(inspect.signature(f).parameters)
-    return f"sample({modality!r}): {inspect.getdoc(f) or 'nothing is said about it'}\nOptions: {options}."
+    return f"sample({modality!r}): {inspect.getdoc(f) or 'nothing is said about it'}\nOptions: {', '.join(options_of(modality))}."

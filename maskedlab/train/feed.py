@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.own import images
 from ..data.pictures import Pictures, draw, random_boxes, uniform
-from ..data.samples import SAMPLES, list_samples, photographs, sample, sampler
+from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.vary import recolour, turn
 from .draws import drawing, seeded
 
@@ -178,7 +178,7 @@ def source_of(data: Any,                    # a name of `list_samples()`, a file
     "Whatever a reader trains on, as a source."
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
-        options: dict[str, Any] = {'size': size} if _takes_size(data) else {}
+        options: dict[str, Any] = {'size': size} if 'size' in options_of(data) else {}
         return Rows(sample(data, n=None, split='train', **options), seed)
     if isinstance(data, dict): return Rows(data, seed)
     if isinstance(data, str | Path):
@@ -193,11 +193,6 @@ def source_of(data: Any,                    # a name of `list_samples()`, a file
         first = data[0]
         if isinstance(first, dict) and all(isinstance(v, Tensor | int | float) for v in first.values()): return Items(data, seed)
     return Crops(images(data, channels=channels), seed, size, augment, vary)
-
-def _takes_size(name: str) -> bool:
-    try: sampler(name, size=1)
-    except TypeError: return False
-    return True
 
 # %% ../../nbs/train/02_feed.ipynb #0c782efd
 @dataclass

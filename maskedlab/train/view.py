@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..data.samples import SAMPLES, sample
+from ..data.samples import SAMPLES, options_of, sample
 from ..masks.units import widen
 from ..parts.contract import evaluating
 from .draws import drawing, own_strategies, seeded
@@ -31,8 +31,8 @@ def look_at(trainer: Trainer, n: int = 4) -> dict[str, Tensor] | None:
     own, modality = trainer.data, getattr(getattr(trainer.recipe, 'card', None), 'modality', 'image')
     name = own if isinstance(own, str) else modality if trainer.source is None else None
     if name in SAMPLES:
-        try: return sample(name, n=n, split='test', size=trainer.image)
-        except TypeError: return sample(name, n=n, split='test')
+        size: Any = {'size': trainer.image} if 'size' in options_of(name) else {}
+        return sample(name, n=n, split='test', **size)
     return None if trainer.source is None else trainer.source.batch(range(n))
 
 def paint(trainer: Trainer,

@@ -1,0 +1,47 @@
+"""The weights that ship: small enough, and as good on held-out data as the file beside them says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import maskedlab as ml
+from maskedlab.instruments.held_out import held_out
+from maskedlab.recipes.table import WEIGHTS
+
+FOLDERS = sorted(p for p in WEIGHTS.iterdir() if p.is_dir())
+
+
+def provenance(folder):
+    return json.loads((folder / 'provenance.json').read_text())
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: p.name)
+def test_held_out_scores_are_the_ones_written_down(folder):
+    name, _, size = folder.name.rpartition('-')
+    told = provenance(folder)['held_out']
+    found = held_out(ml.create_recipe(name, size=size, pretrained=True))
+    assert found.keys() == told.keys()
+    for kind, scores in told.items():
+        near = {k: pytest.approx(v, rel=2e-3, abs=.02) for k, v in scores.items()}
+        assert {k: found[kind][k] for k in near if k in found[kind]} == {k: near[k] for k in near if k in found[kind]}
+        assert {'network'} <= found[kind].keys()
+    assert found['loss']['network'] < found['loss']['untrained']
+
+
+def test_masked_autoencoder_beats_the_mean_of_the_visible_by_two_decibels():
+    psnr = provenance(WEIGHTS / 'mae-micro')['held_out']['psnr']
+    assert psnr['network'] >= psnr['visible mean'] + 2
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: p.name)
+def test_provenance_names_the_command_and_its_versions(folder):
+    told = provenance(folder)
+    assert told['command'].startswith('maskedlab train ')
+    assert {'version', 'torch', 'date', 'seconds', 'parameters'} <= told.keys()
+
+
+def test_weights_are_small():
+    size = lambda names: sum(f.stat().st_size for n in names for f in Path(WEIGHTS / n).rglob('*') if f.is_file())
+    assert size(['mae-micro', 'simmim-micro']) <= 4e6
+    assert size([p.name for p in FOLDERS]) <= 10e6
