@@ -58,7 +58,29 @@ def picture() -> str:
     )
 
 
-TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture}
+def course() -> str:
+    """The tutorials: title, what one does in them and how long they run, as their first cells say."""
+    import json
+
+    rows = []
+    for path in sorted((ROOT / 'tutorials').glob('*.ipynb')):
+        first = ''.join(json.loads(path.read_text(encoding='utf-8'))['cells'][0]['source'])
+        title = re.search(r'^# (.+)$', first, re.M)
+        time = re.search(r'^\*It runs in (about .+?) on two CPU cores', first, re.M)
+        if not title or not time:
+            raise ValueError(f"{path.name} does not open with '# Title' and '*It runs in about ... on two CPU cores'")
+        rows.append(f'{len(rows) + 1}. [{title[1]}](tutorials/{path.name}), {time[1]}')
+    return '\n'.join(rows)
+
+
+def claims() -> str:
+    """Results of `maskedlab claim`, whichever way they fell."""
+    from maskedlab.claims.core import claims_table
+
+    return claims_table(ROOT / 'claims')
+
+
+TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims}
 
 
 def readme() -> str:

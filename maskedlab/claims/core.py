@@ -127,14 +127,15 @@ def _device() -> str:
 def claims_table(folder: str | Path = 'claims',   # of the results
                  ) -> str:                        # Markdown
     "All results as a table."
-    rows = ['| method | claim | metric | contrast | difference (95 %) | smallest effect | untrained | raw input | verdict |',
+    rows = ['| method | claim | measured by | the two variants | difference (95 %) | smallest effect | untrained | raw input | verdict |',
             '|---|---|---|---|---|---|---|---|---|']
     score = lambda r, arm: f"{sum(a['score'] for a in r['arms'][arm]) / len(r['arms'][arm]):.3f}"
     for path in sorted(Path(folder).glob('*.json')):
         r = json.loads(path.read_text())
         if 'verdict' not in r: continue
         low, high = r['interval']
-        cells = [r['name'], r['claim'], r['metric'], r['contrast'], f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), {r['seeds']} seeds",
+        both = ' · '.join(f"{arm} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
+        cells = [r['name'], r['claim'], r['metric'], both, f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), {r['seeds']} seeds",
                  r['effect'], score(r, 'untrained'), score(r, 'raw input'), f"**{r['verdict']}**"]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return '\n'.join(rows)
