@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from .pictures import Held, Pictures, check_size, draw, resize, turns
+from .points import clouds
 
 # %% auto #0
 __all__ = ['SAMPLES', 'photo_credits', 'photographs', 'photos', 'digits', 'list_samples', 'sampler', 'options_of', 'sample',
@@ -97,6 +98,7 @@ def digits(n: int | None = 8,                           # how many; None: all of
 SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'image': photos,
     'digits': digits,
+    'points': clouds,
 }
 
 def list_samples() -> list[str]:
