@@ -1,4 +1,5 @@
 """Where to mask: strategies, and the units that they are called on."""
+from .ball import Ball
 from .block import Block
 from .parse import parse
 from .patterns import Checkerboard, Grid, Painted, Tube
@@ -7,6 +8,6 @@ from .span import Span
 from .strategies import Inverse, Random, Range, Strategy, Union, controls, create_strategy, hide, list_strategies
 from .units import Units, layout, mean, place, repeat_to, rows, spread
 
-__all__ = ['Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range', 'Span', 'Strategy', 'Tube',
-           'Uniform', 'Union', 'Units', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'parse', 'place',
+__all__ = ['Ball', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range', 'Span', 'Strategy',
+           'Tube', 'Uniform', 'Union', 'Units', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'parse', 'place',
            'repeat_to', 'rows', 'spread']

@@ -18,12 +18,12 @@ __all__ = ['Attention', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'init_x
 class Attention(nn.Module):
     "Multi-head self-attention through `scaled_dot_product_attention`."
     def __init__(self, dim: int, heads: int,
-                 key_bias: bool = True):   # False: query and value have a bias, the key has none (BEiT, SimMIM)
+                 key_bias: bool | None = True):   # False: query and value have a bias, the key has none (BEiT, SimMIM); None: none has
         super().__init__()
         if dim % heads: raise ValueError(f"width {dim} does not divide into {heads} heads")
         self.heads, self.key_bias = heads, key_bias
-        self.qkv = nn.Linear(dim, 3 * dim, bias=key_bias)
-        if not key_bias: self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bool(key_bias))
+        if key_bias is False: self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor,                       # `[B, N, D]`
@@ -32,7 +32,7 @@ class Attention(nn.Module):
                 ) -> Tensor:                           # `[B, N, D]`
         "Mix the tokens."
         B, N, D = x.shape
-        if self.key_bias: qkv = self.qkv(x)
+        if self.key_bias is not False: qkv = self.qkv(x)
         else: qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
         q, k, v = qkv.view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         blind = None
@@ -59,7 +59,7 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     "Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); each with an optional scale a channel and a chance to be skipped."
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6, key_bias: bool = True,
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6, key_bias: bool | None = True,
                  layer_scale: float | None = None,     # start of a learned scale for each channel; None: no scale
                  drop_path: float = 0.):               # chance that a sample skips a branch in training
         super().__init__()
@@ -89,7 +89,7 @@ class Block(nn.Module):
 # %% ../../nbs/parts/03_transformer.ipynb #787dd049
 class Transformer(nn.Module):
     "Blocks and a final norm."
-    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6, key_bias: bool = True,
+    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6, key_bias: bool | None = True,
                  layer_scale: float | None = None,
                  drop_path: float = 0.):               # of the last block; it grows from 0 linearly over the blocks
         super().__init__()
