@@ -8,6 +8,6 @@ from .span import Span
 from .strategies import Inverse, Random, Range, Strategy, Union, controls, create_strategy, hide, list_strategies
 from .units import Units, layout, mean, place, repeat_to, rows, spread
 
-__all__ = ['Ball', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range', 'Span', 'Strategy',
-           'Tube', 'Uniform', 'Union', 'Units', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'parse', 'place',
-           'repeat_to', 'rows', 'spread']
+__all__ = ['Ball', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range', 'Span',
+           'Strategy', 'Tube', 'Uniform', 'Union', 'Units', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean',
+           'parse', 'place', 'repeat_to', 'rows', 'spread']
