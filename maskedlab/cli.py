@@ -70,7 +70,7 @@ def _claim(a: argparse.Namespace) -> None:
     claim = find_claim(a.recipe)
     print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}', flush=True)
     rehearsal = a.steps or a.seeds
-    out = a.out or (None if rehearsal else f"claims/{a.recipe.replace('-', '_')}.json")
+    out = a.out or (None if rehearsal else f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json")
     r = run_claim(a.recipe, claim, out=out, full=a.full, steps=a.steps, seeds=a.seeds, say=lambda line: print(line, flush=True))
     print(f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to {r['interval'][1]:+.4f}: {r['verdict']}"
           + (' (a rehearsal: not the budget that was written down)' if rehearsal else ''))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import torch
 
 from ..parts.checkpoints import write_files
 from ..parts.contract import Recipe
-from ..recipes.table import TABLE, create_recipe
+from ..recipes.table import TABLE, create_recipe, recipe_class
 from ..train.loop import fit
 from ..data.batches import batches
 
@@ -61,11 +62,15 @@ def verdict(differences: list[float], effect: float) -> str:
 
 # %% ../../nbs/claims/00_claims.ipynb #1a790bce
 def find_claim(name: str) -> Claim:
-    "The claim of a recipe, from `maskedlab.claims.<name>`."
-    name = name.replace('-', '_')
-    if name not in TABLE: create_recipe(name)       # raises with the nearest names
-    try: return importlib.import_module(f'maskedlab.claims.{name}').CLAIM
-    except ModuleNotFoundError: raise ValueError(f"no claim is written down for {name!r} yet; see nbs/claims") from None
+    "The claim of a recipe: from `maskedlab.claims.<name>`, or `CLAIM` in the file of a class from outside."
+    if ':' in name: module: Any = sys.modules[recipe_class(name).__module__]
+    else:
+        name = name.replace('-', '_')
+        if name not in TABLE: create_recipe(name)       # raises with the nearest names
+        try: module = importlib.import_module(f'maskedlab.claims.{name}')
+        except ModuleNotFoundError: raise ValueError(f"no claim is written down for {name!r} yet; see nbs/claims") from None
+    if not hasattr(module, 'CLAIM'): raise ValueError(f"{name[-60:]} has no claim: write CLAIM = Claim(...) beside the class")
+    return module.CLAIM
 
 def run_claim(name: str,
               claim: Claim | None = None,               # default: the one that belongs to the name
