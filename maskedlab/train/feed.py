@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.own import images
 from ..data.pictures import Pictures, draw, random_boxes, uniform
+from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.vary import recolour, turn
 from .draws import drawing, seeded
 
 # %% auto #0
-__all__ = ['SETS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix', 'Held', 'room', 'hold',
-           'source_of', 'Plan', 'rounds', 'Waiting']
+__all__ = ['Change', 'SETS', 'CHANGES', 'FILES', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix',
+           'Held', 'room', 'hold', 'source_of', 'Plan', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
 @lru_cache(4)
@@ -68,20 +69,26 @@ class Crops:
         crop = draw(self.pictures, i, generator, self.size, self.scale)
         return {**crop, 'image': recolour(turn(crop['image'], generator), generator)} if self.vary else crop
 
+Change = Callable[[Tensor, torch.Generator], Tensor]     # `[B, ...]` to the same shape
+
 @dataclass
 class Rows:
     "Samples that are the rows of tensors, such as the embedded digits."
     data: dict[str, Any]
     seed: int
+    changes: dict[str, Change] = field(default_factory=dict)      # key of the batch -> what changes each sample of it anew
 
     def __len__(self) -> int: return len(next(v for v in self.data.values() if torch.is_tensor(v)))
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         w, n = which(positions, len(self), self.seed), len(self)
-        return {k: v[w.to(v.device)] if torch.is_tensor(v) and v.ndim and len(v) == n else v for k, v in self.data.items()}
+        batch = {k: v[w.to(v.device)] if torch.is_tensor(v) and v.ndim and len(v) == n else v for k, v in self.data.items()}
+        for key, change in self.changes.items():
+            batch[key] = torch.cat([change(x[None], drawing(self.seed, key, p)) for x, p in zip(batch[key], positions)])
+        return batch
 
     def to(self, device: str | torch.device) -> Rows:
-        return Rows({k: v.to(device) if torch.is_tensor(v) else v for k, v in self.data.items()}, self.seed)
+        return replace(self, data={k: v.to(device) if torch.is_tensor(v) else v for k, v in self.data.items()})
 
 @dataclass
 class Items:
@@ -167,24 +174,30 @@ def hold(source: Source,
 
 # %% ../../nbs/train/02_feed.ipynb #acb19168
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}    # embedded data that is cropped anew each time
+CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}     # modality -> how its samples are varied in training
+FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points}    # modality -> the reader's files as a batch
 
 def source_of(data: Any,                    # a name of `list_samples()`, a file, folder or list of pictures, a data set, or a batch
               seed: int,
-              size: int | tuple[int, int],  # of pictures, in pixels
-              augment: bool = True,         # random crops of pictures and mirroring (never for the digits)
+              size: int | tuple[int, int] = 64,  # of pictures, in pixels
+              augment: bool = True,         # random crops of pictures and mirroring (never for the digits), clouds scaled and shifted
               vary: bool = False,           # turn and recolour pictures too
-              channels: int = 3,
+              channels: int = 3,            # of pictures
+              modality: str = 'image',      # of the recipe: what a reader's files are taken for
               ) -> Source:
     "Whatever a reader trains on, as a source."
+    changes = CHANGES.get(modality, {}) if augment else {}
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
         options: dict[str, Any] = {'size': size} if 'size' in options_of(data) else {}
-        return Rows(sample(data, n=None, split='train', **options), seed)
+        return Rows(sample(data, n=None, split='train', **options), seed, changes)
     if isinstance(data, dict): return Rows(data, seed)
     if isinstance(data, str | Path):
-        if not Path(data).expanduser().exists():
+        path = Path(data).expanduser()
+        if not path.exists():
             names = ', '.join(list_samples())
             raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that name ({names[:80]})")
+        if modality in FILES: return Rows(FILES[modality](_files(path)), seed, changes)
         # a broken picture is better found now than in the night, as long as looking does not take the night itself
         found = images(data, channels=channels, check=False)
         return Crops(images(data, channels=channels) if len(found) <= 5000 else found, seed, size, augment, vary)
@@ -193,6 +206,12 @@ def source_of(data: Any,                    # a name of `list_samples()`, a file
         first = data[0]
         if isinstance(first, dict) and all(isinstance(v, Tensor | int | float) for v in first.values()): return Items(data, seed)
     return Crops(images(data, channels=channels), seed, size, augment, vary)
+
+def _files(path: Path) -> list[Path]:
+    "A file, or all files below a folder in order."
+    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and not p.name.startswith('.'))
+    if not files: raise ValueError(f"the folder {str(path)[-80:]!r} is empty; give one that holds your files")
+    return files
 
 # %% ../../nbs/train/02_feed.ipynb #0c782efd
 @dataclass

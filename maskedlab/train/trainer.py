@@ -227,7 +227,8 @@ class Trainer:
             self.stream = iter(data)
         else:
             channels = arguments(self.recipe).get('channels', 3)
-            self.source = hold(source_of(self.data, self.seed, self.image, augment, vary, channels), self.device, room(self.device))
+            source = source_of(self.data, self.seed, self.image, augment, vary, channels, modality)
+            self.source = hold(source, self.device, room(self.device))
 
     def _count(self, steps: int | None, epochs: float | None) -> None:
         if None not in (steps, epochs): raise ValueError(f"steps={steps} and epochs={epochs} were both given; give one of them")
