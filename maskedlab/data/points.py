@@ -21,7 +21,7 @@ from .pictures import turns
 
 # %% auto #0
 __all__ = ['KINDS', 'Mesh', 'Take', 'to_sphere', 'point_classes', 'point_credits', 'points_source', 'parametric', 'vary_points',
-           'clouds', 'on_surface', 'read_points', 'load_points', 'pad_clouds', 'dense']
+           'clouds', 'on_surface', 'read_points', 'load_points', 'pad_clouds']
 
 # %% ../../nbs/data/06_points.ipynb #7344cae2
 def to_sphere(points: Tensor,                 # `[..., N, 3]`
@@ -283,10 +283,8 @@ def load_points(source: Any,                # a file, a `Data` or `Batch` with `
 
 def _clouds_of(source: Any, n: int) -> list[Tensor]:
     if isinstance(source, str | Path): return [read_points(source, n)]
-    if torch.is_tensor(getattr(source, 'pos', None)):
-        b = dense(source)
-        if 'points_valid' not in b: return list(b['points'])
-        return [p[v] for p, v in zip(b['points'], b['points_valid'])]
+    pos, owner = getattr(source, 'pos', None), getattr(source, 'batch', None)
+    if torch.is_tensor(pos): return list(pos.float().split([len(pos)] if owner is None else torch.bincount(owner).tolist()))
     if isinstance(source, np.ndarray): source = torch.from_numpy(source)
     if torch.is_tensor(source) and source.ndim == 2 and source.shape[1] == 3: return [source.float()]
     got = f'shape {tuple(source.shape)}' if torch.is_tensor(source) else type(source).__name__
@@ -299,14 +297,3 @@ def pad_clouds(clouds: Sequence[Tensor],    # each `[N_i, 3]`
     sizes = torch.tensor([len(c) for c in clouds], device=x.device)
     if bool((sizes == x.shape[1]).all()): return {'points': x}
     return {'points': x, 'points_valid': torch.arange(x.shape[1], device=x.device) < sizes[:, None]}
-
-def dense(batch: Any,                       # a dict (given back as it is), or a `Data` or `Batch` of PyTorch Geometric with `pos`
-          ) -> dict[str, Any]:
-    "PyTorch Geometric's long list of points as `points` `[B, N, 3]` and `points_valid`."
-    if isinstance(batch, dict): return batch
-    pos = getattr(batch, 'pos', None)
-    if not torch.is_tensor(pos): raise TypeError(f"a batch is a dict with 'points', or a Data with pos, got {type(batch).__name__}")
-    owner = getattr(batch, 'batch', None)
-    if owner is None: return {'points': pos[None].float()}
-    sizes = torch.bincount(owner, minlength=int(getattr(batch, 'num_graphs', 0) or 0)).tolist()
-    return pad_clouds(pos.float().split(sizes))

@@ -54,8 +54,8 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or save it again") from None
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    "A training script keeps its weights under 'model', beside the optimiser and the options that it was called with."
-    state = loaded.get('model', loaded) if isinstance(loaded, dict) else None
+    "A training script keeps its weights under 'model' or 'base_model', beside the optimiser and the options that it was called with."
+    state = next((loaded[k] for k in ('model', 'base_model') if k in loaded), loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state or not all(torch.is_tensor(v) for v in state.values()):
         raise ValueError(f"{brief(path)} holds no weights: a dictionary of tensors was expected, by itself or under 'model'")
     args = loaded.get('args') if state is not loaded else None

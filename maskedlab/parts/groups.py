@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..masks.units import Units
 
 # %% auto #0
-__all__ = ['fps', 'knn', 'Groups', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap', 'MiniPointNet',
-           'centre_net', 'chamfer']
+__all__ = ['fps', 'knn', 'Groups', 'dense', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap',
+           'MiniPointNet', 'centre_net', 'chamfer']
 
 # %% ../../nbs/parts/08_groups.ipynb #c25ee737
 @torch.no_grad()
@@ -72,6 +72,18 @@ class Groups(Units):
     "Units of a point cloud: `x` `[B, G, k, 3]` relative to the centres `pos` `[B, G, 3]`."
     index: Tensor | None = None      # int64 `[B, G, k]`: which points of the cloud, nearest to the centre first
     points: int = 0                  # N, points of a cloud, padding included
+
+def dense(batch: Any,            # a dict (given back as it is), or a `Data` or `Batch` of PyTorch Geometric with `pos`
+          ) -> dict[str, Any]:
+    "PyTorch Geometric's one long list of points as `points` `[B, N, 3]`, with `points_valid` where sizes differ."
+    if isinstance(batch, dict): return batch
+    pos, owner = getattr(batch, 'pos', None), getattr(batch, 'batch', None)
+    if not torch.is_tensor(pos): raise TypeError(f"a batch is a dict with 'points', or a Data with pos, got {type(batch).__name__}")
+    sizes = pos.new_tensor([len(pos)]).long() if owner is None else torch.bincount(owner)
+    valid = torch.arange(int(sizes.max()), device=pos.device) < sizes[:, None]
+    x = pos.new_zeros(*valid.shape, pos.shape[-1], dtype=torch.float32)
+    x[valid] = pos.float()
+    return {'points': x} if bool(valid.all()) else {'points': x, 'points_valid': valid}
 
 def check_points(batch: dict,
                  least: int,         # points that each cloud must have
@@ -139,21 +151,23 @@ def put_back(points: Tensor,   # `[B, N, 3]`
     return torch.where(moved[..., None], gather(place, owner.clamp(0, G * k - 1)), points)
 
 # %% ../../nbs/parts/08_groups.ipynb #d47f505f
-def seen_points(u: Groups, mask: Tensor,   # bool `[B, G]`
+def seen_points(u: Any,                    # what `groups` makes
+                mask: Tensor,              # bool `[B, G]`
                 ) -> Tensor:               # bool `[B, N]`
     "Which points sit in a visible group: all that a network may read."
-    return _in(u, ~mask)
+    return _inside(u, ~mask)
 
-def _in(u: Groups, which: Tensor) -> Tensor:
-    index = u.index
+def _inside(u: Groups, which: Tensor) -> Tensor:
+    "Which points sit in one of these groups, bool `[B, N]`."
+    index = getattr(u, 'index', None)
     if index is None: raise ValueError("these units do not know which points they hold; make them with groups(batch, n, k)")
     inside = torch.zeros(len(u), u.points, dtype=torch.int8, device=u.device)
     return inside.scatter_reduce(1, index.flatten(1), which[..., None].expand(index.shape).flatten(1).to(torch.int8), 'amax') > 0
 
-def overlap(u: Groups, mask: Tensor) -> Tensor:      # a number from 0 to 1
+def overlap(u: Any, mask: Tensor) -> Tensor:         # a number from 0 to 1
     "The share of the points of hidden groups that also sit in a visible one."
-    hidden = _in(u, mask)
-    return (hidden & _in(u, ~mask)).sum() / hidden.sum().clamp_min(1)
+    hidden = _inside(u, mask)
+    return (hidden & _inside(u, ~mask)).sum() / hidden.sum().clamp_min(1)
 
 # %% ../../nbs/parts/08_groups.ipynb #18967fbd
 class MiniPointNet(nn.Module):

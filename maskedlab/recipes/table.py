@@ -24,6 +24,7 @@ __all__ = ['TABLE', 'ALIASES', 'WEIGHTS', 'list_recipes', 'recipe_class', 'creat
 TABLE: dict[str, str] = {     # name -> module:class; a new method costs its notebook and a row here
     'mae':    'maskedlab.recipes.mae:MAE',
     'simmim': 'maskedlab.recipes.simmim:SimMIM',
+    'point_mae': 'maskedlab.recipes.point_mae:PointMAE',
 }
 ALIASES: dict[str, str] = {}  # short names that the field has
 
