@@ -203,8 +203,14 @@ def chamfer(p: Tensor,               # `[..., n, 3]`
             squared: bool = True,    # L2: squared distances, both means added; False: L1, distances, half of their sum
             ) -> Tensor:             # `[...]`
     "Chamfer distance of two sets of points."
-    d = (p[..., :, None, :] - q[..., None, :, :]).square().sum(-1)
-    there, back = d.amin(-1), d.amin(-2)
+    lead = torch.broadcast_shapes(p.shape[:-2], q.shape[:-2])
+    p, q = p.expand(*lead, *p.shape[-2:]), q.expand(*lead, *q.shape[-2:])
+    with torch.no_grad():           # who is nearest is a choice: slopes go through the chosen pairs alone, n + m of n * m
+        x, y, z = ((p[..., :, None, i] - q[..., None, :, i]).square_() for i in range(3))
+        d = x.add_(y).add_(z)
+        at_q, at_p = d.argmin(-1), d.argmin(-2)
+    pick = lambda x, at: x.gather(-2, at[..., None].expand(*at.shape, 3))
+    there, back = (p - pick(q, at_q)).square().sum(-1), (q - pick(p, at_p)).square().sum(-1)
     if squared: return there.mean(-1) + back.mean(-1)
     return (_root(there).mean(-1) + _root(back).mean(-1)) / 2
 
