@@ -43,7 +43,7 @@ def _edges(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:        # uint64 `[w
 
 # %% ../../nbs/masks/02_block.ipynb #79d83a38
 def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and not hidden yet
-           room: np.ndarray,            # `[b]`, how many may still be hidden
+           room: np.ndarray,            # float32 `[b]`, how many may still be hidden
            tries: np.ndarray,           # `[b]`, attempts that each sample has left
            uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1)
            H: int, W: int,
@@ -60,10 +60,11 @@ def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and no
     top, left = (down * (H + 1 - h)).astype(np.intp), (right * (W + 1 - w)).astype(np.intp)
     above, before = _edges(H, W)
     block = (above.take(top + h, 1) ^ above.take(top, 1)) & (before.take(left + w, 1) ^ before.take(left, 1)) & open_[..., None]
-    new = np.add.reduce(np.bitwise_count(block), 0, np.int32)
+    new = np.add.reduce(np.bitwise_count(block), 0, np.float32)
     fits &= (new > 0) & (new <= room[:, None])
-    pick = np.arange(len(room)), fits.argmax(1)                     # the first True
-    return block[:, *pick] * fits[pick], new[pick] * fits[pick]
+    first = np.arange(0, fits.size, fits.shape[1]) + fits.argmax(1)         # the first True of each sample, in flat places
+    there = fits.take(first)
+    return block.reshape(len(open_), -1).take(first, 1) * there, new.take(first) * there
 
 # %% ../../nbs/masks/02_block.ipynb #e2a7f64a
 def _blocks(free: Tensor,       # bool `[B, H, W]`
@@ -75,8 +76,8 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
     "Lay blocks until n units are hidden, or none is found."
     bits, (H, W) = _pack(free.cpu().numpy()), free.shape[1:]
     draws = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator, device=generator.device if generator else 'cpu')))
-    room = n.cpu().numpy().astype(np.int32)
-    open_, left, todo = bits.copy(), np.full_like(room, patience), np.arange(len(room))     # of the samples still at work
+    room = n.cpu().numpy().astype(np.float32)
+    open_, left, todo = bits.copy(), np.full(len(room), patience), np.arange(len(room))     # of the samples still at work
     rest = bits.copy()                                                                      # what all samples leave open
     while True:
         go = ((room > 0) & (left > 0)).nonzero()[0]
