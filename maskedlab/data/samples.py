@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .pictures import Held, Pictures, check_size, draw, resize, turns
 from .points import clouds
+from .text import prose
 
 # %% auto #0
 __all__ = ['SAMPLES', 'photo_credits', 'photographs', 'photos', 'digits', 'list_samples', 'sampler', 'options_of', 'sample',
@@ -99,6 +100,7 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'image': photos,
     'digits': digits,
     'points': clouds,
+    'text': prose,
 }
 
 def list_samples() -> list[str]:
