@@ -7,7 +7,8 @@ from .schedules import Coin, Cosine, Linear, Uniform
 from .span import Span
 from .strategies import Inverse, Random, Range, Strategy, Union, controls, create_strategy, hide, list_strategies
 from .units import Units, layout, mean, place, repeat_to, rows, spread
+from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
-__all__ = ['Ball', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range', 'Span',
-           'Strategy', 'Tube', 'Uniform', 'Union', 'Units', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean',
-           'parse', 'place', 'repeat_to', 'rows', 'spread']
+__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random', 'Range',
+           'Slots', 'Span', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
+           'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'parse', 'place', 'repeat_to', 'rows', 'spread']
