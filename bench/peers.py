@@ -205,6 +205,14 @@ def training_step(name: str, shape: Shape, optimiser: str = 'adamw', device: str
     return step
 
 
+def ready() -> None:
+    "Load what torch loads at its first product, its first gradient and its first optimiser, so that it counts among the imports."
+    layer = nn.Linear(8, 8)
+    opt = torch.optim.AdamW(layer.parameters(), fused=True)
+    layer(torch.rand(8, 8)).sum().backward()
+    opt.step()
+
+
 def counted(name: str, shape: Shape) -> int:
     "Floating-point operations of one step, forward and backward."
     from maskedlab.instruments.measure import flops

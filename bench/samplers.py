@@ -1,25 +1,19 @@
-"""Mask samplers beside the public ways of drawing the same masks, in one run: `python bench/samplers.py`.
+"""Mask samplers beside the public ways of drawing the same masks.
 
-Prints a table: median milliseconds of interleaved rounds at 2 threads, and how many times faster the kit is. The counterparts are the
-double argsort of MAE's code; a Python loop per image over block attempts (BEiT's and CAE's rules, painted cell by cell as released, and
-by numpy slices, which the released code does not do); and transformers' `_compute_mask_indices`. Rows marked 'ragged' have padding in
-every sample, which the counterparts of Random and Block cannot do.
+The counterparts are the double argsort of MAE's code; a Python loop per image over block attempts (BEiT's and CAE's rules, painted cell by
+cell as released, and by numpy slices, which the released code does not do); and transformers' `_compute_mask_indices`.
 """
 from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import random
-import statistics
 
 import numpy as np
 import torch
-import transformers
-from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
-from maskedlab.instruments.measure import rounds
+from bench.tables import Table
+from maskedlab.instruments.measure import middle, ratio, rounds
 from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Tube
 from maskedlab.masks.span import Span
@@ -73,6 +67,7 @@ def by_slice(block):
 
 def cases():
     "Name, the kit's sampler, its counterpart and the factor asked for (None: no counterpart)."
+    from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
     g, ones = torch.Generator().manual_seed(0), torch.ones
     patches, frames = layout((14, 14), batch=256), layout((1500,), batch=32)
     flat = layout((196,), batch=256)
@@ -101,22 +96,18 @@ def cases():
     ]
 
 
-def main():
-    args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    args.add_argument('--rounds', type=int, default=50)
-    args.add_argument('--threads', type=int, default=2)
-    args = args.parse_args()
-    torch.set_num_threads(args.threads)
-    print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {args.threads} threads, torch {torch.__version__}, '
-          f'transformers {transformers.__version__}, median of {args.rounds} interleaved rounds\n')
-    print(f'| {"sampler":44} | kit (ms) | public (ms) | times faster | asked for |')
-    print(f'|{"-" * 46}|---------:|------------:|-------------:|----------:|')
-    for name, ours, theirs, asked in cases():
-        taken = rounds({'kit': ours, **({'public': theirs} if theirs else {})}, args.rounds)
-        t = [1e3 * statistics.median(seconds) for seconds in taken.values()]
-        other, ratio = (f'{t[1]:.2f}', f'{t[1] / t[0]:.1f}') if theirs else ('', '')
-        print(f'| {name:44} | {t[0]:8.2f} | {other:>11} | {ratio:>12} | {f">= {asked}" if asked else "":>9} |', flush=True)
+def arguments(p: argparse.ArgumentParser) -> None: pass
 
 
-if __name__ == '__main__':
-    main()
+def tables(a: argparse.Namespace) -> list[Table]:
+    out = Table(
+        'samplers', 'Drawing masks',
+        "Milliseconds a batch. The public ways: MAE's double argsort; a Python loop per image by BEiT's and CAE's rules, painted cell by cell "
+        "as released, and by slices of numpy; transformers' span masks. Rows marked ragged have padding in every sample, which the first "
+        'two cannot do.', ['sampler', 'kit (ms)', 'public (ms)', 'times faster', 'aim'], rounds=a.rounds)
+    for name, ours, theirs, aim in cases():
+        t = rounds({'kit': ours, **({'public': theirs} if theirs else {})}, a.rounds, warm=2)
+        beside = (middle(t['public']).show(2, 1e3), ratio(t['kit'], t['public']).show(1)) if theirs else (None, None)
+        out.add(name, middle(t['kit']).show(2, 1e3), *beside, aim)
+        out.numbers[name] = t
+    return [out]

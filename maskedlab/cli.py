@@ -79,6 +79,14 @@ def _claims(a: argparse.Namespace) -> None:
     from maskedlab.claims.core import claims_table
     print(claims_table(a.folder))
 
+def _bench(a: argparse.Namespace) -> int:
+    from importlib import import_module
+    root = Path(__file__).resolve().parents[1]
+    if not (root / 'bench' / 'tables.py').is_file():
+        raise ValueError("bench/ is not part of the installed package; run `maskedlab bench` from a checkout of the source")
+    if str(root) not in sys.path: sys.path.insert(0, str(root))
+    return import_module('bench.__main__').main(a.words[1:])
+
 # %% ../nbs/01_cli.ipynb #52d37644
 def _train(a: argparse.Namespace) -> None:
     from maskedlab.train.trainer import Trainer
@@ -151,6 +159,9 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
     c = add('claims', _claims, 'the table of all results')
     c.add_argument('folder', nargs='?', default='claims')
+
+    c = add('bench', _bench, 'measurements beside other implementations: step, sweep, samplers, drop, explorer, gpu')
+    c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE', help='a table and its options; `maskedlab bench TABLE --help`')
 
     c = add('train', _train, 'train a recipe', recipe=True)
     c.add_argument('--out', required=True, help='folder for checkpoints, metrics and the weights')

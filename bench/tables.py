@@ -1,0 +1,83 @@
+"""A table of results: printed, written as JSON and Markdown, and collected into `bench/README.md`."""
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskedlab.instruments.measure import machine
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / 'results'
+
+
+@dataclass
+class Table:
+    "What a bench returns. Cells are text for the reader; `numbers` holds what they were made from."
+    name: str                                # of its files in bench/results
+    title: str
+    about: str                               # what was measured, in a few sentences
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 0
+    command: str = ''
+    date: str = field(default_factory=lambda: time.strftime('%Y-%m-%d'))
+    machine: dict[str, Any] = field(default_factory=machine)
+
+    def add(self, *cells: Any) -> None:
+        "One more row; None is an empty cell."
+        if len(cells) != len(self.columns): raise ValueError(f"{len(cells)} cells do not fit {len(self.columns)} columns")
+        self.rows.append(['' if c is None else str(c) for c in cells])
+
+    def lines(self) -> list[str]:
+        "The table as Markdown, its columns aligned."
+        width = [max(len(r[i]) for r in [self.columns, *self.rows]) for i in range(len(self.columns))]
+        line = lambda cells: '| ' + ' | '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, width))) + ' |'
+        rule = '|' + '|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(width)) + '|'
+        return [line(self.columns), rule, *map(line, self.rows)]
+
+    def markdown(self, level: int = 1) -> str:
+        "Title, what was measured, the table, and where it comes from."
+        m = self.machine
+        where = ', '.join([f"{m['processor']}, {m['cores']} cores, {m['threads']} threads", *([m['gpu']] if 'gpu' in m else []),
+                           m['system'], f"torch {m['torch']}", f'{self.rounds} interleaved rounds', self.date])
+        return '\n'.join([f"{'#' * level} {self.title}", '', self.about, '', *self.lines(), '', f'{where}. `{self.command}`', ''])
+
+    def save(self, folder: Path = RESULTS) -> Path:
+        "NAME.json and NAME.md in the folder."
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in (('.json', json.dumps(asdict(self), indent=1, ensure_ascii=False) + '\n'), ('.md', self.markdown())):
+            aside = folder / f'.{self.name}{suffix}.part'
+            aside.write_text(text, 'utf-8')
+            aside.replace(folder / f'{self.name}{suffix}')
+        return folder / f'{self.name}.json'
+
+
+def load(path: Path) -> Table:
+    "A table as it was saved."
+    try: return Table(**json.loads(path.read_text('utf-8')))
+    except (ValueError, TypeError): raise ValueError(f"{path.name} is no table of results; run its bench again with --save") from None
+
+
+OPENING = """# Benches
+
+Measurements beside other public implementations. Each table is one command, `maskedlab bench NAME` (or `python -m bench NAME`), run from a
+checkout; `--save` writes it to `results/` and makes this page anew. They need `pip install 'maskedlab[bench]'`; a library that is missing
+leaves a row that says so.
+
+Functions take turns, round by round, each round starting with another one. Times are medians over the rounds, with their 95 % interval in
+brackets; ratios are taken within each round, so that a machine that slows down for a while does not decide them. Memory is the peak of a
+fresh process less that of its imports. The share of the limit is the counted operations over the time, beside the rate of a large matrix
+product that takes part in the same rounds.
+"""
+ORDER = ['step', 'sweep', 'samplers', 'drop', 'explorer', 'gpu']
+
+
+def overview(folder: Path = RESULTS) -> str:
+    "`README.md`: every saved table."
+    rank = lambda p: (ORDER.index(p.stem.split('-')[0]) if p.stem.split('-')[0] in ORDER else len(ORDER), p.stem)
+    tables = [load(p) for p in sorted(folder.glob('*.json'), key=rank)]
+    return '\n'.join([OPENING, *(t.markdown(2) for t in tables)])
