@@ -61,7 +61,8 @@ def test_sample_is_in_the_unit_sphere_and_splits_do_not_meet():
 
 def test_files_that_are_no_clouds(tmp_path):
     for name, content, words in (('a.ply', b'nonsense', 'ply header'), ('a.xyz', b'\xff\xfe\x00', 'cannot be read'),
-                                 ('a.off', b'OFF', 'whole .off file'), ('a.obj', b'', 'no points'), ('a.png', b'', 'no cloud'), ('b.xyz', b'0 0 0\n0 inf 0\n', 'point 1')):
+                                 ('a.off', b'OFF', 'whole .off file'), ('a.obj', b'', 'no points'), ('a.png', b'', 'no cloud'),
+                                 ('b.xyz', b'0 0 0\n0 inf 0\n', 'point 1')):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=words) as said: read_points(tmp_path / name)
         assert len(str(said.value)) <= 200 and '\n' not in str(said.value)
