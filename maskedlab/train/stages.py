@@ -9,12 +9,14 @@ import argparse
 import os
 import shutil
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import __version__
 from ..parts.checkpoints import write_files
 from ..recipes.stages import cache_folder, find_stage, split_key, stage_class
 from .loop import fit
@@ -45,8 +47,11 @@ def train_stage(key: str,                       # 'name/size/data/seed'
     try:
         recipe.eval().save_pretrained(aside, dtype=torch.float16 if half else None)
         last = history[-20:]
-        about = dict(key=key, steps=steps, batch=batch, lr=lr, command=f'python -m maskedlab.train.stages {key} --steps {steps}',
-                     terms={k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0]})
+        more = f" --lr {lr:g}{' --half' if half else ''}{f' --out {folder}' if folder is not None else ''}"
+        about = dict(key=key, command=f'python -m maskedlab.train.stages {key} --steps {steps}{more}',
+                     parameters=sum(p.numel() for p in recipe.parameters()), versions=dict(maskedlab=__version__, torch=torch.__version__),
+                     date=time.strftime('%Y-%m-%d'),
+                     terms={k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0] if k not in ('step', 'gradient', 'lr')})
         write_files(aside, {'stage.json': about})
         if target.exists(): os.replace(target, old := aside.with_suffix('.old')); shutil.rmtree(old)
         os.replace(aside, target)
