@@ -5,13 +5,16 @@
 # %% ../../nbs/corruptions/01_replace.ipynb #c26caa2b
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..masks.strategies import rand
 from ..masks.units import widen
 
 # %% auto #0
-__all__ = ['replace']
+__all__ = ['replace', 'mask_keep_random', 'check_shares']
 
 # %% ../../nbs/corruptions/01_replace.ipynb #3e3efa11
 def replace(x: Tensor,      # `[B, *shape, D]`, or with `shape` flattened
@@ -20,3 +23,36 @@ def replace(x: Tensor,      # `[B, *shape, D]`, or with `shape` flattened
             ) -> Tensor:    # like `x`
     "Exchange hidden units for `token`."
     return torch.where(widen(mask, x), token.to(x.dtype), x)
+
+# %% ../../nbs/corruptions/01_replace.ipynb #1ed272b8
+def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
+                     mask: Tensor,                   # bool `[B, N]`, True = chosen
+                     token: int,                     # what stands for a hidden piece
+                     vocab: int,                     # pieces that there are
+                     shares: tuple[float, float, float] = (.8, .1, .1),    # become `token`, stay, become any piece
+                     fate: str = 'token',            # one draw for each 'token', or for each 'run' of chosen ones
+                     pool: Tensor | None = None,     # `[n]`, pieces to take random ones from; None: all of the vocabulary alike
+                     generator: torch.Generator | None = None,
+                     ) -> tuple[Tensor, Tensor]:     # new ids, and bool `[B, N]`: chosen but left as it is
+    "Replace chosen pieces as BERT does (Devlin et al. 2018, section 3.1), or SpanBERT (Joshi et al. 2020, section 3.1)."
+    luck = rand(mask.shape, generator, ids.device)
+    if fate == 'run':
+        place = torch.arange(mask.shape[1], device=ids.device).expand(mask.shape)
+        inside = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
+        luck = luck.gather(1, place.masked_fill(inside, 0).cummax(1).values)       # that of the run's first piece
+    device = ids.device if generator is None else generator.device
+    source = vocab if pool is None or not len(pool) else len(pool)
+    other = torch.randint(source, ids.shape, generator=generator, device=device).to(ids.device)
+    if pool is not None and len(pool): other = pool[other]
+    stay = shares[0] + shares[1]
+    new = torch.where(mask & (luck < shares[0]), token, ids)
+    return torch.where(mask & (luck >= stay), other, new), mask & (luck >= shares[0]) & (luck < stay)
+
+def check_shares(shares: Any,        # three numbers
+                 ) -> tuple[float, float, float]:
+    "Three shares that sum to 1, or one sentence."
+    try: a, b, c = (float(s) for s in shares)
+    except (TypeError, ValueError): raise ValueError(f"shares={str(shares)[:40]}: give three numbers, such as (.8, .1, .1)") from None
+    if min(a, b, c) < 0 or abs(a + b + c - 1) > 1e-6:
+        raise ValueError(f"shares={(a, b, c)}: become [MASK], stay, become any piece; they must not be negative and must sum to 1")
+    return a, b, c

@@ -85,8 +85,9 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
     if not bool(secret.any()): return report.notes.append('nothing was hidden in this draw')
     for t in order[secret].unique()[[0, -1]].unique().tolist():      # strict where all are equal; else along the order
         inside, judged = secret & (order >= t), hidden & (order <= t)
-        other = u.swap(inside)
-        if _same(other, u, inside):
+        new = inside & u.free.roll(1, 0)        # padding or a special unit in its place would make another layout
+        other = u.swap(new)
+        if _same(other, u, new):
             report.faults.append('void: the samples have the same content in their hidden units; give different ones')
             return
         with torch.no_grad():
