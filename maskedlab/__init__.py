@@ -23,7 +23,7 @@ _NAMES = {   # public name -> module
     'Explorer': 'show.explorer',
     'setting': 'settings', 'settings': 'settings',
 }
-_ROOMS = ('masks', 'corruptions', 'targets', 'parts', 'recipes', 'instruments', 'data', 'train', 'show')
+_ROOMS = ('masks', 'corruptions', 'targets', 'parts', 'recipes', 'instruments', 'data', 'train', 'uses', 'show', 'claims')
 
 __all__ = ['__version__', *_NAMES, *_ROOMS]
 

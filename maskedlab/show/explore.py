@@ -278,7 +278,8 @@ class Explore:
         elif not hidden: notes[''] = f'Nothing is hidden, so there is nothing to predict. Hide a {v.one} or raise the ratio.'
         elif hidden == total: notes[''] = 'Everything is hidden: the network has seen nothing of this picture and can only guess.'
         status = f'{hidden} of {total} {v.many} hidden ({hidden / max(total, 1):.0%}).'
-        if hidden: status += f" PSNR on hidden pixels: {', '.join(f'{name} {decibels(x)}' for name, x in scores.items())}."
+        told = ', '.join(f'{name} {decibels(x)}' for name, x in scores.items())
+        if hidden and 'network' in scores: status += f" PSNR on hidden pixels: {told}."
         shown = Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, top, float(out.loss.detach()), status, b, out, filled, holes)
         self._last = s, shown
         return shown
