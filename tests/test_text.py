@@ -143,3 +143,34 @@ def test_an_empty_string():
 def test_bad_shares(shares):
     with pytest.raises(ValueError, match='shares='):
         ml.create_recipe('bert_mlm', shares=shares)
+
+
+def test_electra_judges_every_real_piece_and_learns_from_both_losses():
+    torch.manual_seed(0)
+    r = ml.create_recipe('electra')
+    b = ml.sample('text', n=8)
+    out = r(b, generator=gen())
+    fake = out.seen['ids']
+    assert torch.equal(out.scored, b['valid'])
+    assert torch.equal(fake[~out.mask], b['ids'][~out.mask])
+    assert torch.equal(out.target.bool(), (fake != b['ids'])[b['valid']])
+    history = ml.fit(r, 'text', steps=30, batch=16, lr=1e-3, seed=0)
+    assert history[-1]['generator'] < history[0]['generator'] and history[-1]['discriminator'] < history[0]['discriminator']
+
+
+def test_electra_draws_with_replacement_fewer():
+    from maskedlab.masks.words import Slots
+
+    u = ml.create_recipe('electra').units(ml.sample('text', n=200))
+    some, all_ = (Slots(0.15, replacement=w)(u, generator=gen()).sum() for w in (True, False))
+    assert 0.85 * all_ < some < all_
+
+
+def test_electra_saves_its_shared_table_once_loaded(tmp_path):
+    torch.manual_seed(0)
+    r = ml.create_recipe('electra').eval()
+    r.save_pretrained(tmp_path)
+    again = ml.load_pretrained(tmp_path).eval()
+    assert again.generator.word is again.encoder.word
+    b = ml.sample('text', n=2)
+    assert torch.equal(r.logits(b), again.logits(b))

@@ -25,6 +25,7 @@ TABLE: dict[str, str] = {     # name -> module:class; a new method costs its not
     'mae':    'maskedlab.recipes.mae:MAE',
     'simmim': 'maskedlab.recipes.simmim:SimMIM',
     'bert_mlm': 'maskedlab.recipes.bert_mlm:BertMLM',
+    'electra': 'maskedlab.recipes.electra:Electra',
     'point_mae': 'maskedlab.recipes.point_mae:PointMAE',
     'point_bert': 'maskedlab.recipes.point_bert:PointBERT',
 }
