@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.tables import Table
+from bench.tables import Table, timed
 from maskedlab.corruptions.drop import keep, restore
-from maskedlab.instruments.measure import middle, ratio, rounds
+from maskedlab.instruments.measure import middle, ratio
 from maskedlab.masks.strategies import Random
 from maskedlab.masks.units import layout
 
@@ -62,7 +62,7 @@ def table(n: int, batch: int = 64, units: int = 196, dim: int = 768) -> Table:
         'the width (twice the bytes of the tokens themselves); sorting the order back is part of its restore. Same results, checked.',
         ['what', 'kit (ms)', 'repeated index (ms)', 'times faster'], rounds=n)
     for name, (ours, theirs) in cases.items():
-        t = rounds({'kit': ours, 'other': theirs}, n, warm=2)
+        t = timed({'kit': ours, 'other': theirs}, n, warm=2)
         out.add(name, middle(t['kit']).show(2, 1e3), middle(t['other']).show(2, 1e3), ratio(t['kit'], t['other']).show(2))
         out.numbers[name] = t
     return out

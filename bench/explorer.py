@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import torch
 
-from bench.tables import Table
-from maskedlab.instruments.measure import middle, rounds
+from bench.tables import Table, timed
+from maskedlab.instruments.measure import middle
 from maskedlab.masks.strategies import hide
 from maskedlab.show.explore import Explore, watching
 
@@ -27,11 +27,11 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
         parts = {'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
                  **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
                  'paint to bytes': lambda: [e.view.paint(v).numpy().tobytes() for v in (b, filled, filled, b)]}
-        t = rounds(parts, n, warm=3)
+        t = timed(parts, n, warm=3)
     message = dict(kind='draw', state=asdict(s), view=0, seq=0)
     reply = e.answer(message)[0]
     if reply['kind'] != 'drawn': raise ValueError(f"the explorer could not draw {name}: {str(reply.get('words'))[:120]}")
-    return t | rounds({'whole answer': lambda: e.answer(message)}, n, warm=3)
+    return t | timed({'whole answer': lambda: e.answer(message)}, n, warm=3)
 
 
 def table(n: int, recipes: list[str]) -> Table:

@@ -6,8 +6,8 @@ import argparse
 import torch
 
 from bench.peers import OURS, PEERS, SHAPES, Shape, counted, smaller, training_step
-from bench.tables import Table
-from maskedlab.instruments.measure import middle, product, rounds, share
+from bench.tables import Table, timed
+from maskedlab.instruments.measure import middle, product, share
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     'maskedlab, float32': (OURS, dict(fused=False)),
@@ -31,7 +31,7 @@ def table(shape: Shape, n: int, device: str = 'cuda', side: int = 8192, variants
     able = {k: v for k, v in variants.items() if not PEERS[v[0]].missing}
     operations = {name: counted(name, smaller(shape, batch=1)) * shape.batch for name in {v[0] for v in able.values()}}
     best, work = product(side, torch.bfloat16, device)
-    t = rounds({**{k: training_step(name, shape, device=device, **how) for k, (name, how) in able.items()}, 'product': best}, n, warm=5)
+    t = timed({**{k: training_step(name, shape, device=device, **how) for k, (name, how) in able.items()}, 'product': best}, n, warm=5)
     rate = middle([work / s / 1e12 for s in t['product']])
     out = Table(
         'gpu', f'On a GPU, {shape.name}: {shape.label}',

@@ -165,7 +165,7 @@ class Peer:
     build: Callable[[Shape], nn.Module]
     loss: Callable[[nn.Module, Tensor], Tensor]
     needs: tuple[str, ...] = ()          # packages
-    imports: str = ''                    # what its process imports before memory is counted
+    imports: str = 'pass'                # what its process imports before memory is counted
 
     @property
     def missing(self) -> list[str]: return [n for n in self.needs if find_spec(n) is None]

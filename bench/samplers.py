@@ -12,8 +12,8 @@ import random
 import numpy as np
 import torch
 
-from bench.tables import Table
-from maskedlab.instruments.measure import middle, ratio, rounds
+from bench.tables import Table, timed
+from maskedlab.instruments.measure import middle, ratio
 from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Tube
 from maskedlab.masks.span import Span
@@ -102,11 +102,11 @@ def arguments(p: argparse.ArgumentParser) -> None: pass
 def tables(a: argparse.Namespace) -> list[Table]:
     out = Table(
         'samplers', 'Drawing masks',
-        "Milliseconds a batch. The public ways: MAE's double argsort; a Python loop per image by BEiT's and CAE's rules, painted cell by cell "
-        "as released, and by slices of numpy; transformers' span masks. Rows marked ragged have padding in every sample, which the first "
-        'two cannot do.', ['sampler', 'kit (ms)', 'public (ms)', 'times faster', 'aim'], rounds=a.rounds)
+        "Milliseconds a batch. The public ways: MAE's double argsort; a Python loop per image by BEiT's and CAE's rules, painted cell by "
+        "cell as released, and by slices of numpy; transformers' span masks. Rows marked ragged have padding in every sample, which the "
+        'first two cannot do.', ['sampler', 'kit (ms)', 'public (ms)', 'times faster', 'aim'], rounds=a.rounds)
     for name, ours, theirs, aim in cases():
-        t = rounds({'kit': ours, **({'public': theirs} if theirs else {})}, a.rounds, warm=2)
+        t = timed({'kit': ours, **({'public': theirs} if theirs else {})}, a.rounds, warm=2)
         beside = (middle(t['public']).show(2, 1e3), ratio(t['kit'], t['public']).show(1)) if theirs else (None, None)
         out.add(name, middle(t['kit']).show(2, 1e3), *beside, aim)
         out.numbers[name] = t

@@ -7,8 +7,8 @@ import statistics
 import torch
 
 from bench.peers import OURS, PEERS, SHAPES, Shape, counted, smaller, training_step
-from bench.tables import HERE, Table
-from maskedlab.instruments.measure import middle, peak_memory, product, ratio, rounds, share
+from bench.tables import HERE, Table, timed
+from maskedlab.instruments.measure import middle, peak_memory, product, ratio, share
 
 WORK = {'adamw': 'forward, backward and AdamW', 'none': 'forward and backward'}
 
@@ -22,7 +22,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def memory(name: str, shape: Shape, optimiser: str, runs: int) -> float:
     "Median peak of fresh processes in bytes, less that of their imports."
-    imports = f'import torch; torch.set_num_threads({torch.get_num_threads()}); from bench.peers import ready; {PEERS[name].imports}; ready()'
+    imports = f'import torch; torch.set_num_threads({torch.get_num_threads()})\n'
+    imports += f'from bench.peers import ready; ready(); {PEERS[name].imports}'
     work = (f'from bench.peers import Shape, training_step\nstep = training_step({name!r}, {shape!r}, {optimiser!r})\n'
             'for _ in range(3): step()')
     return statistics.median(peak_memory(imports, work, HERE.parent) for _ in range(runs))
@@ -33,7 +34,7 @@ def table(shape: Shape, n: int, optimiser: str = 'adamw', runs: int = 3) -> Tabl
     names = [k for k, p in PEERS.items() if not p.missing]
     steps = {k: training_step(k, shape, optimiser) for k in names}
     best, work = product()
-    t = rounds({**steps, 'product': best}, n)
+    t = timed({**steps, 'product': best}, n)
     del steps
     operations = {k: counted(k, shape) for k in names}
     peak = {k: memory(k, shape, optimiser, runs) for k in names} if runs else {}

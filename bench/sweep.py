@@ -4,8 +4,8 @@ from __future__ import annotations
 import argparse
 
 from bench.peers import OURS, SHAPES, Shape, counted, smaller, training_step
-from bench.tables import Table
-from maskedlab.instruments.measure import middle, product, ratio, rounds, share
+from bench.tables import Table, timed
+from maskedlab.instruments.measure import middle, product, ratio, share
 
 RATIOS = (0., .25, .5, .75, .9)
 
@@ -20,7 +20,7 @@ def table(shape: Shape, n: int) -> Table:
     cases = {r: smaller(shape, ratio=r) for r in RATIOS}
     operations = {r: counted(OURS, s) for r, s in cases.items()}
     best, work = product()
-    t = rounds({**{str(r): training_step(OURS, s, optimiser='none') for r, s in cases.items()}, 'product': best}, n)
+    t = timed({**{str(r): training_step(OURS, s, optimiser='none') for r, s in cases.items()}, 'product': best}, n)
     rate = middle([work / s / 1e9 for s in t['product']])
     out = Table(
         'sweep', f'Hiding more costs less, {shape.name}: {shape.label}',

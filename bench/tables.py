@@ -3,14 +3,27 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskedlab.instruments.measure import machine
+import torch
+
+from maskedlab.instruments.measure import machine, rounds
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / 'results'
+
+
+def alone() -> bool:
+    "One thread on the CPU: the processor's time alone is counted, which other programs on the machine disturb less than the clock's."
+    return torch.get_num_threads() == 1 and not torch.cuda.is_available()
+
+
+def timed(functions: dict[str, Callable[[], Any]], n: int, warm: int = 1) -> dict[str, list[float]]:
+    "`rounds` by the clock that suits."
+    return rounds(functions, n, warm, time.process_time if alone() else time.perf_counter)
 
 
 @dataclass
@@ -24,6 +37,7 @@ class Table:
     numbers: dict[str, Any] = field(default_factory=dict)
     rounds: int = 0
     command: str = ''
+    clock: str = field(default_factory=lambda: 'processor time' if alone() else 'wall time')
     date: str = field(default_factory=lambda: time.strftime('%Y-%m-%d'))
     machine: dict[str, Any] = field(default_factory=machine)
 
@@ -42,8 +56,9 @@ class Table:
     def markdown(self, level: int = 1) -> str:
         "Title, what was measured, the table, and where it comes from."
         m = self.machine
-        where = ', '.join([f"{m['processor']}, {m['cores']} cores, {m['threads']} threads", *([m['gpu']] if 'gpu' in m else []),
-                           m['system'], f"torch {m['torch']}", f'{self.rounds} interleaved rounds', self.date])
+        threads = 'one thread' if m['threads'] == 1 else f"{m['threads']} threads"
+        where = ', '.join([f"{m['processor']}, {m['cores']} cores, {threads}", *([m['gpu']] if 'gpu' in m else []),
+                           m['system'], f"torch {m['torch']}", f'{self.rounds} interleaved rounds', self.clock, self.date])
         return '\n'.join([f"{'#' * level} {self.title}", '', self.about, '', *self.lines(), '', f'{where}. `{self.command}`', ''])
 
     def save(self, folder: Path = RESULTS) -> Path:
@@ -71,13 +86,13 @@ leaves a row that says so.
 Functions take turns, round by round, each round starting with another one. Times are medians over the rounds, with their 95 % interval in
 brackets; ratios are taken within each round, so that a machine that slows down for a while does not decide them. Memory is the peak of a
 fresh process less that of its imports. The share of the limit is the counted operations over the time, beside the rate of a large matrix
-product that takes part in the same rounds.
+product that takes part in the same rounds. With `--threads 1` the processor's time is counted, which other programs disturb less than the
+clock's. The farthest points of point clouds have a bench of their own, `python -m bench.points`, with `results/points.json`.
 """
 ORDER = ['step', 'sweep', 'samplers', 'drop', 'explorer', 'gpu']
 
 
 def overview(folder: Path = RESULTS) -> str:
     "`README.md`: every saved table."
-    rank = lambda p: (ORDER.index(p.stem.split('-')[0]) if p.stem.split('-')[0] in ORDER else len(ORDER), p.stem)
-    tables = [load(p) for p in sorted(folder.glob('*.json'), key=rank)]
+    tables = [load(p) for name in ORDER for p in sorted(folder.glob(f'{name}*.json'))]
     return '\n'.join([OPENING, *(t.markdown(2) for t in tables)])

@@ -32,17 +32,19 @@ class Classifier(nn.Module):
         "Classify, nothing hidden."
         return self.head(self.norm(self.recipe.features(batch)))
 
-def depth_groups(model: nn.Module, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; what has one axis has no weight decay.
+def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; what has one axis has no weight decay,
+    nor has what the recipe names.
 
     The depth is read from the name: `blocks.N` is N + 1, what stands outside the blocks of the recipe is 0, the head is last."""
     number = {n: re.search(r'\bblocks\.(\d+)\.', n) for n, _ in model.named_parameters()}
     last = 2 + max((int(m[1]) for m in number.values() if m), default=-1)
+    plain = {f'recipe.{n}' for n in model.recipe.no_weight_decay()}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         m = number[name]
         depth = int(m[1]) + 1 if m else 0 if name.startswith('recipe.') else last
-        wide = p.ndim > 1
+        wide = p.ndim > 1 and name not in plain
         new = dict(params=[], lr=lr * decay ** (last - depth), weight_decay=weight_decay if wide else 0.)
         groups.setdefault((depth, wide), new)['params'].append(p)
     return list(groups.values())
@@ -56,6 +58,7 @@ def finetune(recipe: Recipe,                # trained in place
              weight_decay: float = .05,
              drop_path: float = .1,         # of the last block
              smoothing: float = .1,         # of the labels
+             clip: float = 5.,              # largest norm of the gradient: SimMIM's
              seed: int = 0,
              ) -> float:                    # accuracy on the test batch
     "Train encoder and head on labels, give the accuracy after the last step."
@@ -73,6 +76,7 @@ def finetune(recipe: Recipe,                # trained in place
         loss = F.cross_entropy(model({k: v[chosen] for k, v in train.items()}), train['label'][chosen], label_smoothing=smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimiser.step(); schedule.step()
     model.eval()
     with torch.no_grad():

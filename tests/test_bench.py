@@ -1,0 +1,53 @@
+"""The benches: each table rehearsed at a size that costs seconds."""
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskedlab.cli import main
+
+pytestmark = pytest.mark.skipif(not (Path(__file__).resolve().parents[1] / 'bench').is_dir(), reason='no checkout')
+
+
+def test_no_gpu_is_said_in_one_sentence(capsys):
+    if torch.cuda.is_available(): pytest.skip('there is a GPU')
+    assert main(['bench', 'gpu']) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith('maskedlab: ') and 'GPU' in said and '\n' not in said
+
+
+def test_few_rounds_are_not_saved(capsys):
+    assert main(['bench', 'drop', '--rounds', '3', '--save']) == 2
+    assert '--rounds 3' in capsys.readouterr().err
+
+
+def test_installed_package_says_where_benches_are(monkeypatch, capsys, tmp_path):
+    import maskedlab.cli
+    monkeypatch.setattr(maskedlab.cli, '__file__', str(tmp_path / 'maskedlab' / 'cli.py'))
+    assert main(['bench', 'drop']) == 2
+    assert 'checkout' in capsys.readouterr().err
+
+
+def test_step_and_sweep_in_small():
+    from bench import step, sweep
+    from bench.peers import OURS, Shape
+    shape = Shape('test', 32, 2, 4, 16, 1, 4, 2)
+    t = step.table(shape, 2, runs=0)
+    assert t.rows[0][0] == OURS and t.markdown().count('| ') > 20
+    ratios = sweep.table(shape, 2)
+    assert [r[0] for r in ratios.rows] == ['0', '0.25', '0.5', '0.75', '0.9']
+    work = list(ratios.numbers['operations'].values())
+    assert work == sorted(work, reverse=True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('transformers') is None, reason='transformers is not installed')
+def test_peers_are_the_same_network():
+    "Equal shapes: the others count the same operations; the kit, which embeds and predicts fewer patches, no more."
+    from bench.peers import OURS, PEERS, Shape, counted
+    shape = Shape('test', 64, 2, 4, 32, 1, 4, 2)
+    work = {k: counted(k, shape) for k, p in PEERS.items() if not p.missing}
+    ours = work.pop(OURS)
+    assert ours <= min(work.values()) and max(work.values()) < 1.1 * min(work.values()), (ours, work)
