@@ -21,6 +21,7 @@ from ..data.own import images
 from ..data.pictures import Pictures, draw, random_boxes, uniform
 from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
+from ..data.text import load_text
 from ..data.vary import recolour, turn
 from .draws import drawing, seeded
 
@@ -175,7 +176,7 @@ def hold(source: Source,
 # %% ../../nbs/train/02_feed.ipynb #acb19168
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}    # embedded data that is cropped anew each time
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}     # modality -> how its samples are varied in training
-FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points}    # modality -> the reader's files as a batch
+FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}      # the reader's files as a batch
 
 def source_of(data: Any,                    # a name of `list_samples()`, a file, folder or list of pictures, a data set, or a batch
               seed: int,
