@@ -71,7 +71,7 @@ def test_every_photograph_is_credited_and_free():
 
 
 def test_files_are_small():
-    assert sum(f.stat().st_size for f in FILES.iterdir()) < 3e6
+    assert sum(f.stat().st_size for f in FILES.iterdir()) < 7e6
 
 
 def test_splits_never_overlap():
@@ -97,14 +97,25 @@ def test_digits_are_balanced():
 def test_sample_is_a_batch_that_its_generator_decides(name, split):
     a, b, other = (sample(name, 5, gen(s), split) for s in (0, 0, 1))
     key = next(iter(a))
-    assert a[key].shape[0] == 5 and a[key].dtype == torch.float32 and 0 <= a[key].min() and a[key].max() <= 1
-    assert a['label'].dtype == torch.int64
+    assert len(a[key]) == 5 and a[key].dtype in (torch.float32, torch.int64) and a[key].isfinite().all()
+    assert all(len(v) == 5 for v in a.values()) and a.get('label', torch.zeros(0).long()).dtype == torch.int64
     assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a[key], other[key])
     state = torch.random.get_rng_state()
     fixed = sample(name, 4, split=split)
     assert torch.equal(fixed[key], sample(name, 30, split=split)[key][:4])
     sample(name, 4, gen(), split)
     assert torch.equal(state, torch.random.get_rng_state()), 'the global generator was used'
+
+
+@pytest.mark.parametrize('name', ['image', 'digits'])
+def test_pixels_are_shares_of_light(name):
+    image = sample(name, 9)['image']
+    assert image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1
+
+
+def test_clouds_lie_in_the_unit_sphere():
+    points = sample('points', 9)['points']
+    assert points.mean(1).abs().max() < 1e-3 and (points.norm(dim=2).amax(1) - 1).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize('size', [16, (48, 80), 224])

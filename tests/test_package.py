@@ -340,7 +340,7 @@ def ours():
             for p in ROOT.rglob('*')
             if not {'.venv', '.git', 'runs', '__pycache__', '.ipynb_checkpoints'} & set(p.relative_to(ROOT).parts)
         ]
-    binary = {'.png', '.jpg', '.npz', '.safetensors', '.pt', '.ico'}
+    binary = {'.png', '.jpg', '.npz', '.safetensors', '.pt', '.ico', '.xz'}
     return [p for p in paths if p.is_file() and p.suffix not in binary]
 
 

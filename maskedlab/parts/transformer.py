@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['Attention', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'init_xavier']
+__all__ = ['Attention', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'init_normal', 'init_xavier']
 
 # %% ../../nbs/parts/03_transformer.ipynb #4f0ff40e
 class Attention(nn.Module):
@@ -122,6 +122,12 @@ def attention_bias(pad: Tensor | None,    # bool `[B, K]`, True = padding
         closed = torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -torch.inf)[None, :, None, None]
         bias = closed if bias is None else bias + closed
     return bias
+
+def init_normal(module: nn.Module) -> None:
+    "Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE's and Point-BERT's released codes); for `net.apply`."
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=.02)
+        if module.bias is not None: nn.init.zeros_(module.bias)
 
 def init_xavier(module: nn.Module) -> None:
     "Linear layers Xavier-uniform with zero biases, norms at 1 and 0 (MAE's released code); for `net.apply`."

@@ -20,8 +20,7 @@ from ..masks.strategies import hide
 from ..masks.units import Units, mean, place, rows, spread
 from ..parts.contract import Card, Out, Recipe, child, draw
 from ..parts.groups import centre_net, dense, groups, overlap, seen_points
-from ..parts.transformer import Transformer
-from .point_mae import init_normal
+from ..parts.transformer import Transformer, init_normal
 from .stages import stage
 
 # %% auto #0

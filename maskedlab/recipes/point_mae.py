@@ -16,11 +16,11 @@ from ..masks.strategies import Random
 from ..masks.units import Units, mean, place, rows, spread
 from ..parts.contract import Card, Out, Recipe, child, draw
 from ..parts.groups import MiniPointNet, centre_net, chamfer, dense, groups, overlap, seen_points
-from ..parts.transformer import Transformer, init_xavier
+from ..parts.transformer import Transformer, init_xavier, init_normal
 from .point_mae_layouts import adopt, write_original
 
 # %% auto #0
-__all__ = ['PointMAE', 'init_normal']
+__all__ = ['PointMAE']
 
 # %% ../../nbs/recipes/point_mae.ipynb #7975156b
 class PointMAE(Recipe):
@@ -124,9 +124,3 @@ class PointMAE(Recipe):
     def no_weight_decay(self) -> set[str]:
         "The token; biases and norms have one axis."
         return {'mask_token'}
-
-def init_normal(module: nn.Module) -> None:
-    "Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (the released codes); for `net.apply`."
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=.02)
-        if module.bias is not None: nn.init.zeros_(module.bias)
