@@ -124,7 +124,7 @@ def attention_bias(pad: Tensor | None,    # bool `[B, K]`, True = padding
     return bias
 
 def init_normal(module: nn.Module) -> None:
-    "Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE's and Point-BERT's released codes); for `net.apply`."
+    "Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE, Point-BERT); for `net.apply`."
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=.02)
         if module.bias is not None: nn.init.zeros_(module.bias)
