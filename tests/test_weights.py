@@ -9,7 +9,8 @@ import maskedlab as ml
 from maskedlab.instruments.held_out import held_out
 from maskedlab.recipes.table import WEIGHTS
 
-FOLDERS = sorted(p for p in WEIGHTS.iterdir() if p.is_dir())
+STAGES = sorted(p.parent for p in WEIGHTS.glob('*/stage.json'))      # networks that a recipe was trained with
+FOLDERS = sorted(p for p in WEIGHTS.iterdir() if p.is_dir() and p not in STAGES)
 
 
 def provenance(folder):
@@ -37,11 +38,16 @@ def test_masked_autoencoder_beats_the_mean_of_the_visible_by_two_decibels():
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: p.name)
 def test_provenance_names_the_command_and_its_versions(folder):
     told = provenance(folder)
-    assert told['command'].startswith('maskedlab train ')
+    assert told['command'].startswith('python -m maskedlab.train.stages ')
     assert {'version', 'torch', 'date', 'seconds', 'parameters'} <= told.keys()
+
+
+@pytest.mark.parametrize('folder', STAGES, ids=lambda p: p.name)
+def test_a_stage_names_its_command(folder):
+    assert json.loads((folder / 'stage.json').read_text())['command'].startswith('python -m maskedlab.train.stages ')
 
 
 def test_weights_are_small():
     size = lambda names: sum(f.stat().st_size for n in names for f in Path(WEIGHTS / n).rglob('*') if f.is_file())
     assert size(['mae-micro', 'simmim-micro']) <= 4e6
-    assert size([p.name for p in FOLDERS]) <= 10e6
+    assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 10e6
