@@ -38,7 +38,7 @@ def test_masked_autoencoder_beats_the_mean_of_the_visible_by_two_decibels():
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: p.name)
 def test_provenance_names_the_command_and_its_versions(folder):
     told = provenance(folder)
-    assert told['command'].startswith('python -m maskedlab.train.stages ')
+    assert told['command'].startswith('maskedlab train ')
     assert {'version', 'torch', 'date', 'seconds', 'parameters'} <= told.keys()
 
 
