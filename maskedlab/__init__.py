@@ -16,7 +16,7 @@ _NAMES = {   # public name -> module
     'Recipe': 'parts.contract', 'Out': 'parts.contract', 'Card': 'parts.contract', 'draw': 'parts.contract',
     'Units': 'masks.units', 'layout': 'masks.units',
     'sample': 'data.samples', 'list_samples': 'data.samples', 'describe': 'data.samples', 'batches': 'data.batches',
-    'images': 'data.own', 'load_image': 'data.own',
+    'images': 'data.own', 'load_image': 'data.own', 'encode': 'data.text', 'decode': 'data.text', 'load_points': 'data.points',
     'load_pretrained': 'recipes.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage', 'count_law': 'instruments.count_law',
     'fit': 'train.loop', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',

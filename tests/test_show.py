@@ -74,7 +74,7 @@ def test_every_strategy_of_the_menu_and_its_ends_can_be_drawn(core):
 
 
 def test_messages_are_plain_and_carry_their_number(core):
-    for kind, more in dict(open={}, draw={}, inpaint=dict(of=3), save={}, thumbs=dict(recipe='mae', set='Handwritten digits')).items():
+    for kind, more in dict(open={}, draw={}, slower=dict(of=3), save={}, thumbs=dict(recipe='mae', set='Handwritten digits')).items():
         reply, data = ask(core, kind, **more)
         assert reply['kind'] != 'trouble', reply
         assert (reply['seq'], reply['view']) == (7, 'v') and all(isinstance(b, bytes) for b in data)
@@ -131,10 +131,10 @@ def test_method_without_doors_and_of_other_data():
     shown = d.draw(replace(d.state, look=3))
     assert 'returned' not in shown.pictures and 'does not predict' in shown.notes['returned'] and 'no attention' in shown.notes['attention']
 
-    class Words(Recipe):
-        card = Card('Words', 2018, 'text', '', '', '', '', '', '')
+    class Smells(Recipe):
+        card = Card('Smells', 2018, 'smell', '', '', '', '', '', '')
 
-    with pytest.raises(ValueError, match='only image'): Explore(Words)
+    with pytest.raises(ValueError, match='only image'): Explore(Smells)
 
 
 def test_a_new_kind_of_data_needs_one_view(monkeypatch):
@@ -180,7 +180,7 @@ def test_ragged_ends():
     none, all_ = e.draw(replace(e.state, painted=[])), e.draw(replace(e.state, painted=list(range(64))))
     assert none.hidden == 0 and 'Nothing is hidden' in none.notes[''] and none.scale == 0
     assert all_.hidden == 64 and 'Everything is hidden' in all_.notes['']
-    assert json.dumps(ask(e, 'inpaint', replace(e.state, painted=[]))[0], allow_nan=False)
+    assert json.dumps(ask(e, 'slower', replace(e.state, painted=[]))[0], allow_nan=False)
 
 
 def test_own_file(core, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-READY = "() => { const r = document.querySelector('.mlx'); return r && r.dataset.inpainted && r.dataset.inpainted === r.dataset.painted; }"
+READY = "() => { const r = document.querySelector('.mlx'); return r && r.dataset.rested && r.dataset.rested === r.dataset.painted; }"
 
 
 def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:

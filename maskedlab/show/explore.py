@@ -23,18 +23,18 @@ from ..masks.strategies import Strategy, controls, hide, list_strategies
 from ..masks.units import Units
 from ..parts.contract import Out, Recipe, draw, evaluating
 from ..recipes.table import create_recipe, list_recipes, recipe_class
-from .views import cividis, tinted, view_of, without
+from .views import VIEWS, Measure, Scene, view_of
 
 # %% auto #0
-__all__ = ['SMALL', 'TITLES', 'SCORED', 'State', 'watching', 'choices_of', 'look_at', 'Shown', 'decibels', 'Choice', 'Explore',
-           'spelled', 'verdict']
+__all__ = ['SMALL', 'DECIBELS', 'State', 'watching', 'choices_of', 'look_at', 'Shown', 'scene_of', 'Choice', 'Explore', 'spelled',
+           'verdict']
 
 # %% ../../nbs/show/01_explore.ipynb #1bc1b688
 @dataclass(frozen=True)
 class State:
     "Everything that was chosen on the page."
     recipe: str                                 # its key in the menu
-    set: str                                    # where the picture is from
+    set: str                                    # where the sample is from
     index: int = 0                              # which of the set
     strategy: str = 'random'                    # its key in the menu
     fields: dict[str, Any] = field(default_factory=dict)   # its sliders
@@ -87,18 +87,27 @@ def look_at(weights: Tensor,      # `[layers, B, heads, Q, K]`
 # %% ../../nbs/show/01_explore.ipynb #971b33ee
 @dataclass
 class Shown:
-    "An answer: pictures, the mask, numbers and sentences."
-    pictures: dict[str, Tensor]          # name -> uint8 `[H, W, 4]`
+    "An answer: drawings, the mask, numbers and sentences."
+    pictures: dict[str, Any]             # name -> a drawing of the view
     mask: Tensor                         # bool `[*shape]`
     hidden: int; total: int              # units
-    scores: dict[str, float]             # name -> decibels on what is hidden; NaN where nothing is
-    notes: dict[str, str]                # name of a picture, or '' for the page -> a sentence about it
+    scores: dict[str, float]             # name -> the view's measure on what is hidden; NaN where nothing is
+    notes: dict[str, str]                # name of a drawing, or '' for the page -> a sentence about it
     scale: float                         # the largest error of the map
     loss: float
     status: str                          # the counts and scores in one sentence
-    batch: dict; out: Out; filled: dict | None; holes: Tensor      # what it was made from
+    scene: Scene                         # what it was made from
 
-def decibels(x: float) -> str: return '–' if x != x else f'{x:.1f} dB'
+    @property
+    def out(self) -> Out: return self.scene.out
+
+def scene_of(recipe: Recipe, batch: dict, out: Out, paste: bool = True, statistics: str = 'true') -> Scene:
+    "What a forward of one sample gave, as a view takes it; call it without gradients."
+    u = out.units
+    mask = u.none() if out.mask is None else out.mask.reshape(len(u), -1, *u.shape).any(1)
+    error = torch.full(u.valid.shape, torch.nan) if out.error is None else out.error.float().reshape(len(u), -1, *u.shape).nanmean(1)
+    how = {'statistics': statistics} if choices_of(recipe.fill, 'statistics', ('true',)) else {}
+    return Scene(recipe, batch, out, u, mask, error, recipe.fill(batch, out, **how) if recipe.fill else None, paste)
 
 @dataclass(frozen=True)
 class Choice:
@@ -120,7 +129,7 @@ class Explore:
                  paste: bool = True, statistics: str = 'true'):
         if callable(mask) and not torch.is_tensor(mask): strategy, mask = mask, None
         self._made: dict[str, Choice] = {}
-        self._files: dict[str, dict[str, bytes]] = {}
+        self._files: dict[str, tuple[str, bytes]] = {}       # name -> key of the view that opened it, data
         self._cache: dict[Any, Any] = {}
         self._last: tuple[State, Shown] | None = None       # what the page shows now, which inpainting is asked for
         self.own, self.given, self.asked = batch, strategy, recipe
@@ -137,9 +146,14 @@ class Explore:
     # ---- what there is to choose from
 
     def menu(self) -> dict[str, str]:
-        "Recipes that can be shown: key -> label."
-        names = {n: n for n in list_recipes() if recipe_class(n).card.modality.split()[0] == self.view.key}
-        return names if self.key in names else {self.key: self.key, **names}
+        "Recipes that can be shown, first those of the same kind of data: key -> kind."
+        kinds = {n: recipe_class(n).card.modality.split()[0] for n in list_recipes()}
+        names = {n: k for n, k in kinds.items() if k in VIEWS}
+        return dict(sorted({self.key: self.view.key, **names}.items(), key=lambda item: item[1] != self.view.key))
+
+    def view_of(self, key: str) -> Any:
+        "The view of a recipe of the menu."
+        return self.view if key == self.key else view_of(self.recipe(key))
 
     def choice(self, key: str) -> Choice:
         "A recipe, made once."
@@ -157,21 +171,26 @@ class Explore:
             torch.manual_seed(0)
             return Choice(create_recipe(which), code, 'Untrained: no trained weights ship with this method, so what it returns is noise.')
 
-    def sets(self) -> list[str]: return [*(['Your batch'] if self.own is not None else []), *self.view.sets, *self._files]
+    def sets(self, key: str | None = None) -> list[str]:
+        "The menu of samples of a recipe; default: of the one that was asked for."
+        v = self.view_of(key or self.key)
+        own = ['Your batch'] if self.own is not None and v is self.view else []
+        return [*own, *v.sets, *(name for name, (kind, _) in self._files.items() if kind == v.key)]
 
     def samples(self, key: str, set: str) -> tuple[dict, list[str]]:
         "The batch behind an entry of the menu of samples, and what each sample shows."
-        r = self.recipe(key)
-        if set == 'Your batch' and self.own is not None:
+        r, v = self.recipe(key), self.view_of(key)
+        known = self.sets(key)
+        if set not in known: raise ValueError(f"there are no samples {set[:40]!r}; choose one of {', '.join(known)[:130]}")
+        if set == 'Your batch':
             batch = self.own
-            first = next((v for v in batch.values() if torch.is_tensor(v)), ())
+            first = next((x for x in batch.values() if torch.is_tensor(x)), ())
             names = [f'sample {i}' for i in range(len(first))]
-        elif set in self._files: batch, names = self.view.open(self._files[set]['data'], set, r), [set]
-        elif set in self.view.sets:
-            if (set, key) not in self._cache: self._cache[set, key] = self.view.load(set, r)
+        elif set in self._files: batch, names = v.open(self._files[set][1], set, r), [set]
+        else:
+            if (set, key) not in self._cache: self._cache[set, key] = v.load(set, r)
             batch, names = self._cache[set, key]
-        else: raise ValueError(f"there are no samples {set[:40]!r}; choose one of {', '.join(self.sets())}")
-        return self.view.fit(batch, r), names
+        return v.fit(batch, r), names
 
     def batch(self, s: State) -> dict:
         "The one sample that is shown, as a batch."
@@ -189,10 +208,10 @@ class Explore:
         at = ('strategies', key)
         if at in self._cache: return self._cache[at]
         own = getattr(self.recipe(key), 'strategy', None)
-        u = self.units(State(key, self.sets()[0]))
+        u, leave_out = self.units(State(key, self.sets(key)[0])), self.view_of(key).leave_out
         found: dict[str, Any] = {}
         for name, cls in list_strategies().items():
-            if name in self.view.leave_out: continue
+            if name in leave_out: continue
             s = own if type(own) is cls else cls()
             try: hide(s, u, torch.Generator().manual_seed(0))
             except (ValueError, TypeError, RuntimeError): continue      # it needs another layout, or a signal that is not there
@@ -207,31 +226,34 @@ class Explore:
         known = self.strategies(key)
         own = getattr(self.recipe(key), 'strategy', None)
         chosen = 'given' if 'given' in known else next((k for k, s in known.items() if s is own), next(iter(known), ''))
-        return State(key, self.sets()[0], strategy=chosen, fields=_fields(known.get(chosen)))
+        return State(key, self.sets(key)[0], strategy=chosen, fields=_fields(known.get(chosen)))
 
     def spec(self, key: str) -> dict[str, Any]:
         "All that the page needs to build its controls, in plain values."
-        c = self.choice(key)
-        r, card = c.recipe, c.recipe.card
+        c, v = self.choice(key), self.view_of(key)
+        r, card, m = c.recipe, c.recipe.card, v.measure
         try: statistics = choices_of(r.fill, 'statistics', ('true', 'visible')) if self._matters(key) else []
         except ValueError: statistics = []
         return dict(
-            recipes=[dict(key=k, label=label) for k, label in self.menu().items()],
+            recipes=[dict(key=k, kind=kind) for k, kind in self.menu().items()],
             recipe=key, title=f'{card.title} ({card.year})', link=card.link, note=c.note, parameters=sum(p.numel() for p in r.parameters()),
-            answers=[['Where', card.where], ['How', card.how], ['What', card.what]], one=self.view.one, many=self.view.many,
-            sets=self.sets(), kind=self.view.key, statistics=statistics, fill=r.fill is not None, attention=r.attention is not None,
+            answers=[['Where', card.where], ['How', card.how], ['What', card.what]], one=v.one, many=v.many, menu=v.menu, stage=v.stage,
+            titles=v.titles, scored=['network', *v.slow.values(), *v.baselines.values()], measure=asdict(m), paste=list(v.paste),
+            brushes=list(v.brushes), open=v.open_with, keys=v.keys, fixed=v.fixed, slow=list(v.slow),
+            hints={k: words for k, words in v.hints.items() if k != 'original' or r.attention},
+            sets=self.sets(key), kind=v.key, statistics=statistics, fill=r.fill is not None, attention=r.attention is not None,
             parts=choices_of(r.attention, 'part', ('encoder', 'decoder')),
             strategies=[dict(key=k, label=_label(k, s), about=_about(s), controls=[c for c in controls(s) if not callable(c['value'])])
                         for k, s in self.strategies(key).items()], start=asdict(self.start(key)))
 
     def _matters(self, key: str) -> bool:
         "Do the true and the visible statistics give different pictures? They do where a target is normalised."
-        r = self.recipe(key)
+        r, v = self.recipe(key), self.view_of(key)
         if not choices_of(r.fill, 'statistics', ('true',)): return False
-        b = self.batch(State(key, self.sets()[0]))
+        b = self.batch(State(key, self.sets(key)[0]))
         with watching(r):
             out = r(b, generator=torch.Generator().manual_seed(0))
-            return not torch.equal(*(self.view.paint(r.fill(b, out, statistics=s)) for s in ('true', 'visible')))
+            return not torch.equal(*(r.fill(b, out, statistics=s)[v.key] for s in ('true', 'visible')))
 
     # ---- what is shown
 
@@ -247,69 +269,63 @@ class Explore:
 
     def draw(self, s: State) -> Shown:
         "One forward, and everything that is seen of it."
-        r, v, b = self.recipe(s.recipe), self.view, self.batch(s)
+        r, v, b = self.recipe(s.recipe), self.view_of(s.recipe), self.batch(s)
         with watching(r):
             out = r(b, mask=self.strategy(s), generator=torch.Generator().manual_seed(s.seed))
-            u = out.units
-            mask = u.none() if out.mask is None else out.mask.reshape(len(u), -1, *u.shape).any(1)      # of several views: hidden in any
-            holes = v.spread(u, mask) > .5
-            how = {'statistics': s.statistics} if choices_of(r.fill, 'statistics', ('true',)) else {}
-            filled = r.fill(b, out, **how) if r.fill else None
-            error = torch.full(u.valid.shape, torch.nan) if out.error is None else out.error.reshape(len(u), -1, *u.shape).nanmean(1)
-            top = float(error.nan_to_num(0.).max())
-            original = v.paint(b)
-            pictures = {'original': original, 'seen': without(original, holes) if out.seen is None else v.paint(out.seen),
-                        'error': cividis(v.spread(u, error) / (top or 1.))}
-            scores, notes = {}, {}
-            if filled is None: notes['returned'] = f'This method does not predict {v.key}s: it has nothing to show here.'
-            else:
-                pictures['returned'] = v.paint(filled) if s.paste else without(v.paint(filled), ~holes)
-                scores['network'] = v.score(filled, b, holes)
-            mean = v.mean(b, holes)
-            pictures['mean'] = v.paint(mean)
-            scores['the mean of the visible'] = v.score(mean, b, holes)
+            scene = scene_of(r, b, out, s.paste, s.statistics)
+            u, mask = scene.units, scene.mask
+            pictures, scores, notes = v.draw(scene), {}, {}
+            if scene.filled is None: notes['returned'] = f'This method does not predict {v.thing}s: it has nothing to show here.'
+            else: scores['network'] = v.close(scene.filled, scene)
+            for name, words in v.baselines.items():
+                guess = v.guess(name, scene)
+                pictures[name], scores[words] = v.guessed(guess, scene), v.close(guess, scene)
             if r.attention is None: notes['attention'] = 'This method has no attention to look at.'
             elif s.look is not None:
-                picture, words = self._attention(s, r, b, mask, u)
+                picture, words = self._attention(s, scene)
                 if picture is not None: pictures['attention'] = picture
                 notes['attention'] = words
         hidden, total = int(mask[0].sum()), int(u.valid[0].sum())
         if out.mask is None: notes[''] = 'This system hides nothing.'
         elif not hidden: notes[''] = f'Nothing is hidden, so there is nothing to predict. Hide a {v.one} or raise the ratio.'
-        elif hidden == total: notes[''] = 'Everything is hidden: the network has seen nothing of this picture and can only guess.'
+        elif hidden == total: notes[''] = f'Everything is hidden: the network has seen nothing of this {v.thing} and can only guess.'
+        else: notes[''] = v.remark(scene)
         status = f'{hidden} of {total} {v.many} hidden ({hidden / max(total, 1):.0%}).'
-        told = ', '.join(f'{name} {decibels(x)}' for name, x in scores.items())
-        if hidden and 'network' in scores: status += f" PSNR on hidden pixels: {told}."
-        shown = Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, top, float(out.loss.detach()), status, b, out, filled, holes)
+        known = {name: x for name, x in scores.items() if x == x}
+        told = ', '.join(f'{name} {v.measure.say(x)}' for name, x in known.items())
+        if hidden and 'network' in known: status += f" {v.measure.name}: {told}."
+        shown = Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, scene.top, float(out.loss.detach()), status, scene)
         self._last = s, shown
         return shown
 
-    def inpaint(self, s: State) -> tuple[Tensor, float, str]:
-        "The picture continued into the holes, its score, and who is closest in words. Slower than a small network, so asked for apart."
-        d = self._last[1] if self._last and self._last[0] == s else self.draw(s)
+    def slower(self, s: State) -> tuple[dict[str, Any], dict[str, float], str]:
+        "Drawings and scores of baselines that take longer than a small network, so they are asked for apart; and who is closest, in words."
+        d, v = self._last[1] if self._last and self._last[0] == s else self.draw(s), self.view_of(s.recipe)
+        drawn, scores = {}, {}
         with watching(self.recipe(s.recipe)):
-            smooth = self.view.inpaint(d.batch, d.holes)
-            score = self.view.score(smooth, d.batch, d.holes)
-        return self.view.paint(smooth), score, verdict({**d.scores, 'inpainting': score})
+            for name, words in v.slow.items():
+                guess = v.guess(name, d.scene)
+                drawn[name], scores[words] = v.guessed(guess, d.scene), v.close(guess, d.scene)
+        return drawn, scores, verdict({**d.scores, **scores}, v.measure)
 
-    def _attention(self, s: State, r: Recipe, batch: dict, mask: Tensor, u: Units) -> tuple[Tensor | None, str]:
-        unit, v = int(s.look or 0), self.view
-        if not 0 <= unit < u.count: return None, f'Click a {v.one} in the original.'
+    def _attention(self, s: State, scene: Scene) -> tuple[Any, str]:
+        unit, v, r, u = int(s.look or 0), self.view_of(s.recipe), scene.recipe, scene.units
+        if not 0 <= unit < u.count or not u.valid.flatten(1)[0, unit]: return None, f'Click a {v.one} in the original.'
         parts = choices_of(r.attention, 'part', ('encoder', 'decoder'))
         part = s.part if s.part in parts else next(iter(parts), None)
-        weights, query, key = r.attention(batch, mask, **({} if part is None else {'part': part}))
+        weights, query, key = r.attention(scene.batch, scene.mask, **({} if part is None else {'part': part}))
         layers, heads = weights.shape[0], weights.shape[2]
         seen, elsewhere = look_at(weights, query, key, unit, u.count, min(s.layer, layers - 1), min(s.head, heads - 1))
-        name = _name(v.one, unit, u.shape)
+        name = v.place(u, unit, scene.batch)
         if seen is None:
             offer = f" Its {parts[1]} has {v.one} {unit}: choose it below." if len(parts) > 1 and part == parts[0] else ''
             return None, f"{name} is hidden, and this {part or 'network'} never gets hidden {v.many}: no attention to show.{offer}"
-        mixed = tinted(v.paint(batch), v.spread(u, (seen / seen.nan_to_num(0.).max().clamp_min(1e-12)).view(1, *u.shape)))
-        absent = int(seen.isnan().sum())
+        picture = v.looks(scene, unit, seen / seen.nan_to_num(0.).max().clamp_min(1e-12))
+        absent = int((seen.isnan() & u.valid.flatten(1)[0]).sum())
         words = [f'{name}: brightest where it looks most.']
         if elsewhere > .005: words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
         if absent: words.append(f'{absent} {v.many} are absent here.')
-        return mixed, ' '.join(words)
+        return picture, ' '.join(words)
 
     def depth(self, s: State) -> tuple[int, int]:
         "Layers and heads of the attention that is looked at."
@@ -325,11 +341,11 @@ class Explore:
 
     def code(self, s: State) -> str:
         "One line that recreates what is shown."
-        r, words = self.recipe(s.recipe), [self.choice(s.recipe).code]
-        if s.set in self._files: words.append(f'batch={self.view.open_code(s.set, r)}')
+        r, v, words = self.recipe(s.recipe), self.view_of(s.recipe), [self.choice(s.recipe).code]
+        if s.set in self._files: words.append(f'batch={v.open_code(s.set, self._files[s.set][1], r)}')
         elif s.set == 'Your batch': words.append('batch=batch')
         else:
-            name, options = self.view.options(s.set, r)
+            name, options = v.options(s.set, r)
             words.append(f"batch=ml.sample({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())})")
         if s.index: words.append(f'index={s.index}')
         strategy = self.strategy(s)
@@ -343,13 +359,13 @@ class Explore:
     def picture(self, s: State) -> Any:
         "What is shown as one labelled Pillow image."
         from maskedlab.show.figures import sheet
-        d = self.draw(s)
-        smooth, score, words = self.inpaint(s)
-        titled = [(t, d.pictures[k]) for k, t in TITLES.items() if k in d.pictures]
-        titled.insert([t for t, _ in titled].index('Mean of the visible') + 1, ('Inpainting', smooth))
-        caption = {TITLES[k]: decibels(d.scores[n]) for k, n in SCORED.items() if n in d.scores} | {'Inpainting': decibels(score)}
+        d, v = self.draw(s), self.view_of(s.recipe)
+        drawn, scores, words = self.slower(s)
+        drawn, scores = {**d.pictures, **drawn}, {**d.scores, **scores}
+        beneath = {k: v.measure.say(scores[n]) for k, n in {'returned': 'network', **v.baselines, **v.slow}.items() if n in scores}
         strategy = 'painted by hand' if s.painted is not None else repr(self.strategy(s))
-        return sheet([(t, p, caption.get(t, '')) for t, p in titled], [f'{s.recipe}, {strategy}, seed {s.seed}', d.status, words])
+        return sheet([(title, drawn[k], beneath.get(k, '')) for k, title in v.titles.items() if k in drawn],
+                     [f'{s.recipe}, {strategy}, seed {s.seed}', d.status, words], v.columns, v.side, v.still)
 
     # ---- messages of the page
 
@@ -357,7 +373,7 @@ class Explore:
         "The reply to a message: never an exception, since a page must stay usable."
         to = {k: message.get(k) for k in ('view', 'seq')}
         try:
-            doors = dict(open=self._on_open, draw=self._on_draw, inpaint=self._on_inpaint, thumbs=self._on_thumbs, file=self._on_file,
+            doors = dict(open=self._on_open, draw=self._on_draw, slower=self._on_slower, thumbs=self._on_thumbs, file=self._on_file,
                          save=self._on_save)
             kind = message.get('kind')
             if kind not in doors: raise ValueError(f"the page asked for {str(kind)[:30]!r}; it may: {', '.join(doors)}")
@@ -379,45 +395,60 @@ class Explore:
     def _on_open(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
         key = message.get('recipe') or self.state.recipe
         fresh = message.get('recipe') is None
-        start = self.state if fresh else replace(self.start(key), set=self.state.set, index=self.state.index, seed=self.state.seed)
+        start = self.state if fresh else replace(self.start(key), seed=self.state.seed)
+        if self.state.set in self.sets(key): start = replace(start, set=self.state.set, index=self.state.index)      # the same sample
         return dict(kind='spec', spec=self.spec(key), state=asdict(start)), []
 
     def _on_draw(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
         s = self._state(message)
-        d = self.draw(s)
-        u = d.out.units
-        notes = dict(d.notes)
+        d, v = self.draw(s), self.view_of(s.recipe)
+        u, m = d.scene.units, v.measure
         layers, heads = self.depth(s) if s.look is not None and self.recipe(s.recipe).attention else (0, 0)
-        pictures = list(d.pictures.items())
-        return dict(kind='drawn', pictures=[dict(name=k, height=p.shape[0], width=p.shape[1]) for k, p in pictures], shape=list(u.shape),
-                    paintable=u.kind == 'grid' and len(u.shape) == 2, hidden=d.hidden, total=d.total, scores=_plain(d.scores), notes=notes,
-                    scale=d.scale, loss=d.loss, status=d.status, code=self.code(s), layers=layers, heads=heads, state=asdict(s)
-                    ), [_raw(d.mask), _raw(u.free[0]), *(_raw(p) for _, p in pictures)]
+        counts = f'{d.hidden} of {d.total} {v.many} hidden'
+        under = _under(m, {'returned': 'network', **v.baselines}, d.scores)
+        spoken = {k: f'{title}. {under.get(k, "")}' for k, title in v.titles.items()}
+        spoken |= dict(original=f"{v.titles['original']}. Arrows move, Space shows where a {v.one} looks.",
+                       seen=f"{v.titles['seen']}: {counts}. Arrows move, Space hides or shows, r resets.",
+                       error=f"{v.titles['error']} of each hidden {v.one}, from 0 to {d.scale:.2g}.")
+        meta, data = self._wire(v, d.pictures)
+        return dict(kind='drawn', pictures=meta, shape=list(u.shape), paintable=v.paintable(u), hidden=d.hidden, total=d.total,
+                    scores=_plain(d.scores), under=under, spoken=spoken, notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
+                    verdict='' if v.slow else verdict(d.scores, m), code=self.code(s), layers=layers, heads=heads, state=asdict(s)
+                    ), [_raw(d.mask), _raw(u.free[0]), *data]
 
-    def _on_inpaint(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
-        picture, score, words = self.inpaint(self._state(message))
-        return dict(kind='inpainted', of=message.get('of'), height=picture.shape[0], width=picture.shape[1], verdict=words,
-                    scores=_plain({'inpainting': score})), [_raw(picture)]
+    def _wire(self, v: Any, drawings: dict[str, Any]) -> tuple[list[dict], list[bytes]]:
+        "Drawings as they travel: what each is, and all their bytes in a row."
+        sent = {k: v.wire(p) for k, p in drawings.items()}
+        return [dict(name=k, buffers=len(data), **meta) for k, (meta, data) in sent.items()], [b for _, data in sent.values() for b in data]
+
+    def _on_slower(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
+        s = self._state(message)
+        drawn, scores, words = self.slower(s)
+        v = self.view_of(s.recipe)
+        meta, data = self._wire(v, drawn)
+        return dict(kind='slowed', of=message.get('of'), pictures=meta, verdict=words, scores=_plain(scores),
+                    under=_under(v.measure, v.slow, scores)), data
 
     def _on_thumbs(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
-        batch, names = self.samples(message['recipe'], message['set'])
-        pictures = [self.view.paint({k: v[i:i + 1] for k, v in batch.items()})[::s, ::s].contiguous() for i in range(min(len(names), 24))
-                    for s in [max(1, max(batch[self.view.key].shape[-2:]) // 64)]]
-        return dict(kind='thumbs', set=message['set'], names=names[:24], sets=self.sets(),
-                    sizes=[[p.shape[0], p.shape[1]] for p in pictures]), [_raw(p) for p in pictures]
+        key = message['recipe']
+        (batch, names), v = self.samples(key, message['set']), self.view_of(key)
+        meta, data = self._wire(v, {str(i): v.thumb(batch, i) for i in range(min(len(names), 24))})
+        return dict(kind='thumbs', set=message['set'], names=names[:24], sets=self.sets(key), pictures=meta), data
 
     def _on_file(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
-        name, parts, part = str(message['name'])[:80], int(message.get('parts', 1)), int(message.get('part', 0))
+        key, name = message['recipe'], str(message['name'])[:80]
+        parts, part, v = int(message.get('parts', 1)), int(message.get('part', 0)), self.view_of(key)
         loading = self._cache.setdefault('loading', {})
         if part == 0: loading['data'] = b''
         loading['data'] += bytes(buffers[0]) if buffers else b''
         if part + 1 < parts: return dict(kind='more'), []
         data = loading.pop('data')
-        self.view.open(data, name, self.recipe(message['recipe']))          # says what is wrong with it
-        self._files[name] = dict(data=data)
+        r = self.recipe(key)
+        with watching(r): r.units(v.fit(v.open(data, name, r), r))          # says what is wrong with it
+        self._files[name] = v.key, data
         self._last = None
         for k in [k for k in self._cache if isinstance(k, tuple) and name in k]: del self._cache[k]
-        return dict(kind='filed', set=name, sets=self.sets()), []
+        return dict(kind='filed', set=name, sets=self.sets(key)), []
 
     def _on_save(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
         s = self._state(message)
@@ -432,22 +463,24 @@ def spelled(strategy: Strategy) -> str:
     for name in {f.id for f in calls if isinstance(f, ast.Name)}: text = re.sub(rf'\b{name}\(', f'ml.masks.{name}(', text)
     return text
 
-TITLES = {'original': 'Original', 'seen': 'What the network sees', 'returned': 'What it returns', 'error': 'Error',
-          'mean': 'Mean of the visible', 'attention': 'Attention'}
+DECIBELS = Measure('', 'PSNR', ' dB', 25)
 
-SCORED = {'returned': 'network', 'mean': 'the mean of the visible'}       # picture -> its score
-
-def verdict(scores: dict[str, float]) -> str:
+def verdict(scores: dict[str, float], measure: Measure = DECIBELS) -> str:
     "Who is closest, in words; honest where a small network loses."
-    net = scores.get('network', float('nan'))
+    net, m = scores.get('network', float('nan')), measure
     words = []
-    for other, db in scores.items():
-        if other == 'network' or db != db or net != net: continue
-        d = net - db
-        words.append(f"as close as {other}" if abs(d) < .05 else f"{abs(d):.1f} dB {'closer' if d > 0 else 'further off'} than {other}")
+    for other, x in scores.items():
+        if other == 'network' or x != x or net != net: continue
+        d = (x - net) if m.low else (net - x)
+        far = f'{abs(d):.{m.digits}f}'
+        words.append(f"as close as {other}" if not float(far) else f"{far}{m.unit} {m.more if d > 0 else m.less} than {other}")
     return f"Here the network is {' and '.join(words)}." if words else ''
 
 def _raw(t: Tensor) -> bytes: return t.byte().cpu().contiguous().numpy().tobytes()
+
+def _under(measure: Measure, names: dict[str, str], scores: dict[str, float]) -> dict[str, str]:
+    "Drawings and their scores in words, where they have one."
+    return {k: f'{measure.name} {measure.say(scores[n])}' for k, n in names.items() if n in scores and scores[n] == scores[n]}
 
 def _plain(scores: dict[str, float]) -> dict[str, float | None]:
     return {k: None if x != x else x for k, x in scores.items()}        # JSON has no NaN
@@ -467,8 +500,3 @@ def _about(strategy: Any) -> str:
     "The first sentence of a strategy's description, without its source."
     text = ' '.join((inspect.getdoc(strategy if inspect.isfunction(strategy) else type(strategy)) or '').split())
     return text.split(' (')[0].split('. ')[0].rstrip('.') + '.' if text else ''
-
-def _name(one: str, unit: int, shape: Sequence[int]) -> str:
-    place = [int(i) + 1 for i in torch.unravel_index(torch.tensor(unit), tuple(shape))]
-    where = f' (row {place[0]}, column {place[1]})' if len(place) == 2 else ''
-    return f'{one.capitalize()} {unit}{where}'

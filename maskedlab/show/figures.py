@@ -6,48 +6,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .explore import Explore, choices_of, decibels, look_at, watching
-from .views import cividis, tinted, without
+from .explore import Explore, choices_of, look_at, scene_of, watching
+from .views import FAINT, INK, PAPER, Scene, cividis, font, panel
 
 # %% auto #0
-__all__ = ['INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'HATCHED', 'panel', 'sheet', 'strip', 'attention_map', 'map_of', 'curve']
+__all__ = ['HATCHED', 'sheet', 'strip', 'attention_map', 'map_of', 'curve']
 
 # %% ../../nbs/show/02_figures.ipynb #e4c9994a
-INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96, 106), (255, 255, 255), (233, 237, 242), (150, 160, 171)
 HATCHED = 'What the network sees'      # the panel whose holes are hidden units; elsewhere they are places with nothing to show
 
-def _font(size: int) -> Any:
-    try: return ImageFont.load_default(size)
-    except TypeError: return ImageFont.load_default()
-
-def panel(rgba: Tensor,        # uint8 `[H, W, 4]`; see-through: hidden, or nothing to show
-          side: int = 192,     # pixels of the longer side
-          hatched: bool = True,
-          ) -> Image.Image:
-    "A drawing enlarged without smoothing, what is hidden hatched rather than only coloured."
-    h, w = rgba.shape[:2]
-    size = (max(1, round(w * side / max(h, w))), max(1, round(h * side / max(h, w))))
-    paper = Image.new('RGB', size, HOLE)
-    pen = ImageDraw.Draw(paper)
-    for x in range(-size[1], size[0], 7) if hatched else (): pen.line([(x, size[1]), (x + size[1], 0)], fill=LINES, width=1)
-    paper.paste(big := Image.fromarray(rgba.cpu().numpy(), 'RGBA').resize(size, Image.Resampling.NEAREST), (0, 0), big)
-    return paper
-
-def sheet(panels: Sequence[tuple[str, Tensor, str]],     # title, drawing, line beneath
+def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line beneath
           words: Sequence[str] = (),                     # lines under all of it
           columns: int = 4, side: int = 192,
+          still: Callable[..., Any] = panel,             # makes a Pillow image of a drawing; default: of uint8 `[H, W, 4]`
           ) -> Image.Image:
     "Panels side by side, each with its name."
     gap, head, foot = 20, 26, 24
     rows = [panels[i:i + columns] for i in range(0, len(panels), columns)]
-    pictures = [[panel(p, side, title.startswith(HATCHED)) for title, p, _ in row] for row in rows]
+    pictures = [[still(p, side, title.startswith(HATCHED)) for title, p, _ in row] for row in rows]
     width = gap + min(columns, len(panels)) * (side + gap)
     lines = [line for text in words if text for line in textwrap.wrap(text, max(20, width // 8))]
     height = sum(head + max(p.height for p in row) + foot for row in pictures) + gap + 22 * len(lines) + (8 if lines else 0)
@@ -56,12 +40,12 @@ def sheet(panels: Sequence[tuple[str, Tensor, str]],     # title, drawing, line 
     for row, drawn in zip(rows, pictures, strict=True):
         for i, ((title, _, below), p) in enumerate(zip(row, drawn, strict=True)):
             x = gap + i * (side + gap)
-            pen.text((x, y), title, fill=INK, font=_font(15))
+            pen.text((x, y), title, fill=INK, font=font(15))
             paper.paste(p, (x, y + head))
-            pen.text((x, y + head + p.height + 4), below, fill=FAINT, font=_font(13))
+            pen.text((x, y + head + p.height + 4), below, fill=FAINT, font=font(13))
         y += head + max(p.height for p in drawn) + foot
     for line in lines:
-        pen.text((gap, y + 4), line, fill=FAINT, font=_font(13))
+        pen.text((gap, y + 4), line, fill=FAINT, font=font(13))
         y += 22
     return paper
 
@@ -72,7 +56,7 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
           mask: Any = None,              # a mask or strategy; default: the recipe's own
           seed: int = 0,
           n: int = 4,                    # samples, at most
-          side: int = 160,               # pixels of a panel
+          side: int | None = None,       # pixels of a panel; default: the view's
           ) -> Image.Image:
     "Original, what the network sees, what it returns and the error, a row for each sample, with its PSNR on what is hidden."
     e = Explore(recipe, batch=batch)
@@ -82,23 +66,26 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
     if out is None:
         batch = {k: x[:n] for k, x in batch.items()}
         with watching(r): out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
-    u = out.units
-    with torch.no_grad(): filled = r.fill(batch, out) if r.fill else None
-    hidden = u.none() if out.mask is None else out.mask.reshape(len(u), -1, *u.shape).any(1)
-    error = torch.full(hidden.shape, torch.nan) if out.error is None else out.error
-    panels: list[tuple[str, Tensor, str]] = []
-    for i in range(min(n, len(u))):
-        one = {k: x[i:i + 1] for k, x in batch.items()}
-        mine = u.but(x=u.x[i:i + 1], valid=u.valid[i:i + 1], free=u.free[i:i + 1], pos=None, group=None)
-        holes = v.spread(mine, hidden[i:i + 1]) > .5
-        top = float(error[i].nan_to_num(0.).max())
-        count = f'{int(hidden[i].sum())} of {int(u.valid[i].sum())} hidden'
-        panels += [('Original', v.paint(one), ''), (HATCHED, without(v.paint(one), holes), count)]
-        if filled is not None:
-            back = {k: x[i:i + 1] for k, x in filled.items()}
-            panels.append(('What it returns', v.paint(back), decibels(v.score(back, one, holes))))
-        panels.append(('Error', cividis(v.spread(mine, error[i:i + 1]) / (top or 1.)), f'0 to {top:.2g}'))
-    return sheet(panels, columns=3 if filled is None else 4, side=side)
+    with torch.no_grad(): whole = scene_of(r, batch, out)
+    panels: list[tuple[str, Any, str]] = []
+    for i in range(min(n, len(out.units))):
+        scene = _one(whole, i)
+        drawn, m = v.draw(scene), v.measure
+        beneath = {'seen': f'{int(scene.mask.sum())} of {int(scene.units.valid.sum())} hidden', 'error': f'0 to {scene.top:.2g}'}
+        if scene.filled is not None: beneath['returned'] = m.say(v.close(scene.filled, scene))
+        panels += [(title, drawn[k], beneath.get(k, '')) for k, title in v.titles.items() if k in drawn]
+    return sheet(panels, columns=min(v.columns, len(drawn)), side=side or v.side * 5 // 6, still=v.still)
+
+def _one(s: Scene, i: int) -> Scene:
+    "One sample of a scene."
+    mine = lambda x: {k: mine(v) for k, v in x.items()} if isinstance(x, dict) else x[i:i + 1] if torch.is_tensor(x) and x.ndim else x
+    which = None if s.out.error is None else s.out.scored.nonzero()[:, 0] == i
+    rows = lambda x: x[which] if torch.is_tensor(x) and which is not None else x
+    batch = mine(s.batch)
+    u = s.recipe.units(batch)
+    out = replace(s.out, mask=mine(s.out.mask), pred=rows(s.out.pred), target=rows(s.out.target), error=mine(s.out.error), units=u,
+                  kept=mine(s.out.kept), order=mine(s.out.order), seen=mine(s.out.seen))
+    return replace(s, batch=batch, out=out, units=u, mask=mine(s.mask), error=mine(s.error), filled=mine(s.filled))
 
 # %% ../../nbs/show/02_figures.ipynb #feda8777
 def attention_map(recipe: Any, batch: dict,
@@ -106,8 +93,8 @@ def attention_map(recipe: Any, batch: dict,
                   mask: Any = None,                   # default: nothing hidden
                   part: str | None = None,            # where a recipe's attention has parts: 'encoder' or 'decoder'
                   layer: int = -1, head: int = -1,    # -1: the mean
-                  side: int = 256) -> Image.Image:
-    "The first sample's picture, brightest where the unit looks most; ValueError where it is absent."
+                  side: int | None = None) -> Image.Image:
+    "The first sample's drawing, brightest where the unit looks most; ValueError where it is absent."
     e = Explore(recipe, batch=batch)
     r, v = e.recipe(e.key), e.view
     if r.attention is None: raise ValueError(f"{type(r).__name__} has no attention to look at")
@@ -117,10 +104,12 @@ def attention_map(recipe: Any, batch: dict,
     u = r.units(b)
     seen, _ = look_at(weights, query, key, unit, u.count, layer, head)
     if seen is None: raise ValueError(f"{v.one} {unit} is hidden or does not exist, so it looks nowhere; choose another, or another part")
-    mixed = tinted(v.paint(b), v.spread(u, (seen / seen.nan_to_num(0.).max().clamp_min(1e-12)).view(1, *u.shape)))
+    with watching(r): s = scene_of(r, b, r(b, mask=mask, generator=torch.Generator().manual_seed(0)))
+    mixed = v.looks(s, unit, seen / seen.nan_to_num(0.).max().clamp_min(1e-12))
     of = lambda name, i: f'all {name}s' if i < 0 else f'{name} {i + 1}'
     what = f"{part or (parts or ['network'])[0]}, {of('layer', layer)}, {of('head', head)}"
-    return sheet([('Original', v.paint(b), ''), (f'Where {v.one} {unit} looks', mixed, what)], side=side)
+    return sheet([('Original', v.draw(s)['original'], ''), (f'Where {v.one} {unit} looks', mixed, what)], columns=min(v.columns, 2),
+                 side=side or v.side * 4 // 3, still=v.still)
 
 # %% ../../nbs/show/02_figures.ipynb #81f14bca
 def map_of(values: Tensor,                 # `[H, W]` or `[L]`; NaN: nothing is known

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from ..instruments.baselines import inpaint, psnr, visible_mean
 from ..masks.units import Units, widen
 
 # %% auto #0
-__all__ = ['CIVIDIS', 'VIEWS', 'cividis', 'tinted', 'without', 'PictureView', 'view_of']
+__all__ = ['CIVIDIS', 'INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'VIEWS', 'cividis', 'tinted', 'without', 'font', 'hatch', 'panel',
+           'Scene', 'Measure', 'View', 'PictureView', 'raw', 'view_of']
 
 # %% ../../nbs/show/00_views.ipynb #c689a3e1
 CIVIDIS = ((0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
@@ -47,6 +50,109 @@ def without(rgba: Tensor,      # uint8 `[H, W, 4]`
     "Cut holes into a drawing."
     return torch.where(holes[..., None], 0, rgba).byte()
 
+# %% ../../nbs/show/00_views.ipynb #45189ed6
+INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96, 106), (255, 255, 255), (233, 237, 242), (150, 160, 171)
+
+def font(size: int) -> Any:
+    "Pillow's own letters."
+    from PIL import ImageFont
+    try: return ImageFont.load_default(size)
+    except TypeError: return ImageFont.load_default()
+
+def hatch(pen: Any, box: Sequence[int], step: int = 7) -> None:     # left, top, right, bottom
+    "Slanted lines inside a box of a drawing: hidden is told by more than a colour."
+    left, top, right, bottom = box
+    for x in range(left - (bottom - top), right, step):
+        a, b = max(x, left), min(x + bottom - top, right)
+        if a < b: pen.line([(a, bottom - (a - x)), (b, bottom - (b - x))], fill=LINES, width=1)
+
+def panel(rgba: Tensor,        # uint8 `[H, W, 4]`; see-through: hidden, or nothing to show
+          side: int = 192,     # pixels of the longer side
+          hatched: bool = True,
+          ) -> Any:            # a Pillow image
+    "A drawing enlarged without smoothing, what is hidden hatched rather than only coloured."
+    from PIL import Image, ImageDraw
+    h, w = rgba.shape[:2]
+    size = (max(1, round(w * side / max(h, w))), max(1, round(h * side / max(h, w))))
+    paper = Image.new('RGB', size, HOLE)
+    if hatched: hatch(ImageDraw.Draw(paper), (0, 0, *size))
+    paper.paste(big := Image.fromarray(rgba.cpu().numpy(), 'RGBA').resize(size, Image.Resampling.NEAREST), (0, 0), big)
+    return paper
+
+# %% ../../nbs/show/00_views.ipynb #0646aef7
+@dataclass(frozen=True, eq=False)
+class Scene:
+    "One forward of one sample, and what a view needs to draw it."
+    recipe: Any
+    batch: dict                  # the sample
+    out: Any                     # what the forward gave
+    units: Units
+    mask: Tensor                 # bool `[1, *shape]`; of several views: hidden in any
+    error: Tensor                # float `[1, *shape]`, NaN where the loss does not look
+    filled: dict | None = None   # the sample with predictions in its holes; None: the method makes none
+    paste: bool = True           # predictions among what is visible, or alone
+
+    @property
+    def top(self) -> float:
+        "The largest error."
+        return float(self.error.nan_to_num(0.).max())
+
+    @property
+    def height(self) -> Tensor:
+        "Errors from 0 to 1, the largest."
+        return self.error / (self.top or 1.)
+
+@dataclass(frozen=True)
+class Measure:
+    "How the closeness of an answer is told."
+    about: str                   # one sentence under the heading
+    name: str                    # before a number
+    unit: str                    # behind it
+    top: float                   # the value of the longest bar, at least
+    low: bool = False            # is a small number a good one?
+    digits: int = 1
+    more: str = 'closer'; less: str = 'further off'
+
+    def say(self, x: float) -> str:
+        "A score in words."
+        return '–' if x != x else f'{x:.{self.digits}f}{self.unit}'
+
+class View:
+    "What all views share: the defaults. A view has the names below and the methods of `PictureView`."
+    key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
+    stage = 'picture'                    # who shows its drawings in explorer.js: 'picture', 'chips' or 'cloud'
+    menu = 'Picture'                     # heading of the menu of samples
+    measure: Measure
+    leave_out: tuple[str, ...] = ('painted',)        # strategies without a place in the menu
+    sets: dict[str, Any] = {}            # entries of the menu of samples
+    titles: dict[str, str] = {}          # name of a drawing -> its heading, in the order of the page
+    baselines: dict[str, str] = {}       # name of a drawing -> the baseline in words; quick ones
+    slow: dict[str, str] = {}            # the same, for one that is asked for when the page has come to rest
+    paste: tuple[str, ...] = ()          # names of 'among what is visible' and 'alone', where that makes a difference
+    brushes: tuple[int, ...] = (1,)
+    open_with: dict[str, Any] = {}       # how one's own sample is opened: see `PictureView`
+    hints: dict[str, str] = {}           # a line under a drawing
+    keys = ''                            # what the keyboard does
+    side, columns = 192, 4               # of a sheet of still pictures: pixels of a panel, panels of a row
+    fixed = True                         # have all samples the same layout of units?
+
+    def fit(self, batch: dict, recipe: Any) -> dict:
+        "The batch as the recipe takes it."
+        return batch
+
+    def place(self, u: Units, unit: int, batch: dict) -> str:
+        "A unit in words."
+        at = [int(i) + 1 for i in torch.unravel_index(torch.tensor(unit), u.shape)]
+        return f'{self.one.capitalize()} {unit}' + (f' (row {at[0]}, column {at[1]})' if len(at) == 2 else '')
+
+    def paintable(self, u: Units) -> bool:
+        "Can these units be hidden by hand?"
+        return True
+
+    def remark(self, s: Scene) -> str:
+        "A further sentence about what came out, if there is one."
+        return ''
+
 # %% ../../nbs/show/00_views.ipynb #e36ddf46
 def _digit(label: int) -> str: return f'a handwritten {label}'
 
@@ -54,10 +160,18 @@ def _photo(label: int) -> str:
     from maskedlab.data.samples import photo_credits
     return photo_credits()[label]['title']
 
-class PictureView:
-    "Draws, opens and scores pictures: batches with the key 'image', `[B, C, H, W]` in 0..1."
-    key, one, many = 'image', 'patch', 'patches'
-    leave_out = ('painted', 'tube')      # strategies without a place in a picture's menu: painting has a brush, tubes need time
+class PictureView(View):
+    "Draws, opens and scores pictures: batches with the key 'image', `[B, C, H, W]` in 0..1. A drawing is uint8 `[H, W, 4]`."
+    key, one, many, thing = 'image', 'patch', 'patches', 'picture'
+    leave_out = ('painted', 'tube')      # painting has a brush, tubes need time
+    measure = Measure('PSNR on hidden pixels in decibels; longer is closer to the original.', 'PSNR', ' dB', 25)
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error',
+                  mean='Mean of the visible', inpainting='Inpainting', attention='Attention')
+    baselines, slow = {'mean': 'the mean of the visible'}, {'inpainting': 'inpainting'}
+    paste, brushes = ('pasted together', 'predicted only'), (1, 2, 3)
+    open_with = dict(accept='image/*', label='Open your own picture …', most=64)        # or `write`: a label for a field of text
+    hints = dict(original='Click a patch to see where it looks.', seen='Drag here to hide or show patches.')
+    keys = 'Tab into a picture; arrows move; in the second picture Space hides or shows, r resets; in the first Space looks.'
     sets: dict[str, tuple[str, dict[str, Any], Callable[[int], str]]] = {     # label -> (sample, its options, what a picture shows)
         'Held-out photographs': ('image', dict(n=8, split='test'), _photo),
         'Training photographs': ('image', dict(n=12, split='train'), _photo),
@@ -100,7 +214,7 @@ class PictureView:
                 _, found, rest = str(error).rpartition(name)
                 raise ValueError(f'{name}{rest}' if found else str(error)) from None
 
-    def open_code(self, name: str, recipe: Any) -> str:
+    def open_code(self, name: str, data: bytes, recipe: Any) -> str:
         "The code that opens the same file from the working folder."
         return f"ml.load_image({name!r}, size={self.size(recipe)})"
 
@@ -123,16 +237,72 @@ class PictureView:
         "Hidden pixels get the mean of the visible ones."
         return {**batch, self.key: visible_mean(batch[self.key][:1], hidden[None])}
 
-    def inpaint(self, batch: dict, hidden: Tensor) -> dict:
+    def inpainting(self, batch: dict, hidden: Tensor) -> dict:
         "Hidden pixels continue the visible ones smoothly."
         return {**batch, self.key: inpaint(batch[self.key][:1], hidden[None])}
 
-# %% ../../nbs/show/00_views.ipynb #851d7ca8
-VIEWS: dict[str, Any] = {'image': PictureView()}
+    # ---- the doors of every view
 
-def view_of(recipe: Any) -> Any:
+    def paintable(self, u: Units) -> bool: return u.kind == 'grid' and len(u.shape) == 2
+
+    def holes(self, s: Scene) -> Tensor:
+        "Hidden pixels, bool `[H, W]`."
+        return self.spread(s.units, s.mask) > .5
+
+    def draw(self, s: Scene) -> dict[str, Tensor]:
+        "Original, seen and error; returned, where there is something."
+        holes, original = self.holes(s), self.paint(s.batch)
+        drawn = {'original': original, 'seen': without(original, holes) if s.out.seen is None else self.paint(s.out.seen),
+                 'error': cividis(self.spread(s.units, s.height))}
+        if s.filled is not None: drawn['returned'] = self.paint(s.filled) if s.paste else without(self.paint(s.filled), ~holes)
+        return drawn
+
+    def looks(self, s: Scene, unit: int, weights: Tensor) -> Tensor:       # weights `[N]`, 0..1, NaN where there is no key
+        "Where a unit looks."
+        return tinted(self.paint(s.batch), self.spread(s.units, weights.view(1, *s.units.shape)))
+
+    def guess(self, name: str, s: Scene) -> dict:
+        "The sample as a baseline fills it."
+        return getattr(self, name)(s.batch, self.holes(s))
+
+    def guessed(self, filled: dict, s: Scene) -> Tensor:
+        "What a baseline made."
+        return self.paint(filled)
+
+    def close(self, filled: dict, s: Scene) -> float:
+        "How close a filled sample is to the true one."
+        return self.score(filled, s.batch, self.holes(s))
+
+    def wire(self, drawing: Tensor) -> tuple[dict[str, Any], list[bytes]]:
+        "A drawing as it travels to its stage."
+        return dict(height=drawing.shape[0], width=drawing.shape[1]), [raw(drawing)]
+
+    def thumb(self, batch: dict, i: int) -> Tensor:
+        "A small drawing of one sample of a batch."
+        step = max(1, max(batch[self.key].shape[-2:]) // 64)
+        return self.paint({k: v[i:i + 1] for k, v in batch.items()})[::step, ::step].contiguous()
+
+    def still(self, drawing: Tensor, side: int, hatched: bool = True) -> Any:
+        "A drawing as a Pillow image."
+        return panel(drawing, side, hatched)
+
+def raw(t: Tensor) -> bytes:     # uint8
+    "A tensor of bytes as bytes."
+    return t.byte().cpu().contiguous().numpy().tobytes()
+
+# %% ../../nbs/show/00_views.ipynb #851d7ca8
+VIEWS: dict[str, Any] = {      # modality -> a view, or where its class is
+    'image': PictureView(),
+    'text': 'maskedlab.show.words:TextView',
+    'points': 'maskedlab.show.clouds:CloudView',
+}
+
+def view_of(recipe: Any) -> Any:     # a recipe or its class
     "The view of a recipe's data; ValueError where nobody has written one yet."
-    kinds = recipe.card.modality.split()
-    if kinds[0] not in VIEWS:
-        raise ValueError(f"{recipe.card.title[:60]!r} works on {kinds[0]}, and only {', '.join(VIEWS)} can be drawn yet")
-    return VIEWS[kinds[0]]
+    kind = recipe.card.modality.split()[0]
+    if kind not in VIEWS:
+        raise ValueError(f"{recipe.card.title[:60]!r} works on {kind}, and only {', '.join(VIEWS)} can be drawn yet")
+    view = VIEWS[kind]
+    if not isinstance(view, str): return view
+    module, name = view.split(':')
+    return getattr(import_module(module), name)()

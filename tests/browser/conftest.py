@@ -97,7 +97,7 @@ def ready(page, timeout=60_000):
     "Wait until the explorer has painted, the slower baseline too."
     page.wait_for_function("""() => {
         const r = document.querySelector('.mlx');
-        return r && r.dataset.inpainted && r.dataset.inpainted === r.dataset.painted; }""", timeout=timeout)
+        return r && r.dataset.rested && r.dataset.rested === r.dataset.painted; }""", timeout=timeout)
 
 
 def settled(page, action, timeout=20_000):

@@ -183,7 +183,7 @@ def test_two_views_of_one_explorer(browser, jupyter):
     page = in_lab(browser, jupyter, "import maskedlab as ml\nex = ml.Explorer('simmim')\ndisplay(ex)\ndisplay(ex)", 'two')
     page.wait_for_function("""() => {
         const all = [...document.querySelectorAll('.mlx')];
-        return all.length === 2 && all.every((r) => r.dataset.inpainted); }""")
+        return all.length === 2 && all.every((r) => r.dataset.rested); }""")
     first, second = page.locator('.mlx').nth(0), page.locator('.mlx').nth(1)
     before = second.get_attribute('data-painted')
     first.locator('[data-field=ratio]').fill('0.2')

@@ -1,4 +1,5 @@
-// The explorer's page: controls built from a spec, pictures on canvases, painting, and one request at a time.
+// The explorer's page: controls built from a spec, drawings on stages, painting, and one request at a time.
+// What a drawing looks like is its stage's affair (Picture, Chips, Cloud); the page knows units by their numbers alone.
 
 // One request in flight and one waiting, the newest. What may not be lost (a file, a saved picture) queues before it.
 // Every request has a number; an answer older than what is shown is not painted.
@@ -48,39 +49,124 @@ const bytes = (b) => new Uint8ClampedArray(b.buffer, b.byteOffset, b.byteLength)
 let count = 0;
 const unique = (name) => `mlx-${name}-${++count}`;
 
-// A picture at its own resolution, enlarged by the browser without smoothing, and a sharp layer over it.
-class Picture {
-  constructor(title, { focusable = false, role } = {}) {
-    this.base = h("canvas", { class: "mlx-base", width: 1, height: 1, "aria-hidden": "true" });
-    this.over = h("canvas", { class: "mlx-over", "aria-hidden": "true" });
+// A place for drawings, and what every stage can do. A stage of a kind of its own says
+//   show(meta, buffers)   draw what came from Python        clear(words)   draw nothing, and say why
+//   paint(look)           the sharp layer: what is hidden, marked, looked at; see `Page.layers`
+//   hit(event)            the unit under the pointer, or -1  between(a, b)  units on the way of a stroke
+//   brush(unit, size)     units under a brush                move(unit, key) where an arrow leads
+//   cut(mask, was)        hide and show at once, before any answer
+//   says(unit)            a unit in words
+class Stage {
+  constructor(name, title, { focusable = false } = {}) {
+    this.name = name;
     this.empty = h("p", { class: "mlx-empty" });
-    this.stage = h("div", { class: "mlx-stage", role: role ?? "img", "aria-label": title }, this.base, this.over, this.empty);
+    this.stage = h("div", { class: "mlx-stage", role: focusable ? "application" : "img", "aria-label": title }, ...this.inside(), this.empty);
     if (focusable) this.stage.tabIndex = 0;
     this.caption = h("div", { class: "mlx-caption" });
-    this.node = h("figure", { class: "mlx-figure" }, h("h3", {}, title), this.stage, this.caption);
+    this.words = h("p", {});
+    this.node = h("figure", { class: `mlx-figure mlx-is-${name}` }, h("h3", {}, title), this.stage, this.caption);
   }
-  show(meta, buffer) {
+  inside() { return []; }
+  show() { this.empty.textContent = ""; this.stage.classList.remove("mlx-nothing"); }
+  clear(words) { this.empty.textContent = words ?? ""; this.stage.classList.add("mlx-nothing"); }
+  between(a, b) { return [b]; }
+  brush(unit) { return [unit]; }
+  close() {}
+  static settle() {}
+  // A press on a unit begins a stroke, a drag goes on with it.
+  hear({ begin, extend, end, look }) {
+    this.stage.addEventListener("pointerdown", (e) => {
+      const unit = e.button || !begin ? -1 : this.hit(e);
+      if (unit < 0) return;
+      e.preventDefault();
+      this.stage.focus({ preventScroll: true });
+      this.stage.setPointerCapture(e.pointerId);
+      this.last = unit;
+      begin(unit);
+    });
+    this.stage.addEventListener("pointermove", (e) => {
+      if (this.last === undefined || !this.stage.hasPointerCapture(e.pointerId)) return;
+      const to = this.hit(e);
+      if (to >= 0 && to !== this.last) { extend(this.between(this.last, to)); this.last = to; }
+    });
+    for (const name of ["pointerup", "pointercancel", "lostpointercapture"])
+      this.stage.addEventListener(name, () => { if (this.last !== undefined) { this.last = undefined; end(); } });
+    if (look) this.stage.addEventListener("click", (e) => { const unit = this.hit(e); if (unit >= 0) look(unit); });
+  }
+}
+
+const square = (shape) => (shape.length === 2 ? shape : [1, shape.reduce((a, b) => a * b, 1)]);
+const CIVIDIS = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116], [195, 179, 105], [254, 232, 56]];
+const cividis = (x) => {
+  const at = Math.min(1, Math.max(0, x)) * 8, low = Math.min(7, Math.floor(at)), t = at - low;
+  return CIVIDIS[low].map((c, i) => Math.round(c + (CIVIDIS[low + 1][i] - c) * t));
+};
+
+// A picture at its own resolution, enlarged by the browser without smoothing, and a sharp layer over it.
+class Picture extends Stage {
+  inside() {
+    this.base = h("canvas", { class: "mlx-base", width: 1, height: 1, "aria-hidden": "true" });
+    this.over = h("canvas", { class: "mlx-over", "aria-hidden": "true" });
+    this.shape = [1, 1];
+    return [this.base, this.over];
+  }
+  static thumb(meta, [buffer]) {
+    const canvas = h("canvas", { width: meta.width, height: meta.height, "aria-hidden": "true" });
+    canvas.getContext("2d").putImageData(new ImageData(bytes(buffer), meta.width, meta.height), 0, 0);
+    return canvas;
+  }
+  show(meta, [buffer]) {
     if (this.base.width !== meta.width || this.base.height !== meta.height) {
       this.base.width = meta.width; this.base.height = meta.height;
       this.stage.style.aspectRatio = `${meta.width} / ${meta.height}`;
     }
     this.base.getContext("2d").putImageData(new ImageData(bytes(buffer), meta.width, meta.height), 0, 0);
-    this.empty.textContent = "";
-    this.stage.classList.remove("mlx-nothing");
+    super.show();
   }
   clear(words) {
     this.base.getContext("2d").clearRect(0, 0, this.base.width, this.base.height);
-    this.empty.textContent = words;
-    this.stage.classList.add("mlx-nothing");
+    super.clear(words);
   }
-  // The sharp layer: hatched (hidden) or plain (nothing to show) cells, a grid, outlines of cells.
-  layer(shape, hatched, marks, colours, grid, plain = null) {
+  hit(e) {
+    const box = this.stage.getBoundingClientRect(), [rows, columns] = this.shape;
+    const at = (x, n) => Math.min(n - 1, Math.max(0, Math.floor(x * n)));
+    return at((e.clientY - box.top) / box.height, rows) * columns + at((e.clientX - box.left) / box.width, columns);
+  }
+  between(a, b) {
+    const n = this.shape[1], [r0, c0, r1, c1] = [Math.floor(a / n), a % n, Math.floor(b / n), b % n];
+    const steps = Math.max(Math.abs(r1 - r0), Math.abs(c1 - c0), 1);
+    return Array.from({ length: steps }, (_, i) => Math.round(r0 + (r1 - r0) * (i + 1) / steps) * n + Math.round(c0 + (c1 - c0) * (i + 1) / steps));
+  }
+  brush(unit, size) {
+    const [rows, columns] = this.shape, r0 = Math.floor(unit / columns) - Math.floor((size - 1) / 2), c0 = unit % columns - Math.floor((size - 1) / 2), cells = [];
+    for (let r = r0; r < r0 + size; r++) for (let c = c0; c < c0 + size; c++) if (r >= 0 && c >= 0 && r < rows && c < columns) cells.push(r * columns + c);
+    return cells;
+  }
+  move(unit, key) {
+    const [rows, columns] = this.shape, r = Math.floor(unit / columns), c = unit % columns;
+    const [y, x] = { ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1], Home: [r, 0], End: [r, columns - 1] }[key];
+    return Math.min(rows - 1, Math.max(0, y)) * columns + Math.min(columns - 1, Math.max(0, x));
+  }
+  says(unit) { return `Row ${Math.floor(unit / this.shape[1]) + 1}, column ${unit % this.shape[1] + 1}`; }
+  // Cut the cells of a mask out of this picture, and put the others back from another.
+  cut(mask, was, whole) {
+    const pen = this.base.getContext("2d"), [rows, columns] = this.shape, h_ = this.base.height / rows, w = this.base.width / columns;
+    for (let i = 0; i < mask.length; i++) if (mask[i] !== was[i]) {
+      const x = (i % columns) * w, y = Math.floor(i / columns) * h_;
+      if (mask[i]) pen.clearRect(x, y, w, h_); else pen.drawImage(whole.base, x, y, w, h_, x, y, w, h_);
+    }
+  }
+  // Hatched (hidden) or plain (nothing to show) cells, a grid, outlines of cells.
+  paint({ shape, mask, paintable, marks, colours, alone }) {
+    this.shape = square(shape);
+    const covered = !paintable || this.empty.textContent ? false : this.name === "error" || (this.name === "returned" && alone);
+    const hatched = paintable && this.name === "seen" ? mask : null, plain = covered ? mask.map((m) => 1 - m) : null;
     const box = this.stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     const W = Math.max(1, Math.round(box.width * ratio)), H = Math.max(1, Math.round(box.height * ratio));
     if (this.over.width !== W || this.over.height !== H) { this.over.width = W; this.over.height = H; }
     const pen = this.over.getContext("2d");
     pen.clearRect(0, 0, W, H);
-    const [rows, columns] = shape, x = (c) => Math.round(c * W / columns), y = (r) => Math.round(r * H / rows);
+    const [rows, columns] = this.shape, x = (c) => Math.round(c * W / columns), y = (r) => Math.round(r * H / rows);
     const cover = (cells, colour) => {
       pen.beginPath();
       cells.forEach((on, i) => {
@@ -101,8 +187,6 @@ class Picture {
       for (let d = -H; d < W; d += 6 * ratio) { pen.moveTo(d, H); pen.lineTo(d + H, 0); }
       pen.stroke();
       pen.restore();
-    }
-    if (grid) {
       pen.strokeStyle = colours.grid;
       pen.lineWidth = 1;
       pen.beginPath();
@@ -120,6 +204,238 @@ class Picture {
   }
 }
 
+// Pieces of a text, one chip each. meta.chips: {unit, text, glued, role, value, note, guesses}; roles are classes of the style sheet.
+class Chips extends Stage {
+  inside() {
+    this.row = h("div", { class: "mlx-chips" });
+    this.over = h("canvas", { class: "mlx-over mlx-arcs", "aria-hidden": "true" });
+    return [this.row, this.over];
+  }
+  static thumb(meta) { return h("span", { class: "mlx-line" }, meta.text); }
+  show(meta) {
+    this.meta = meta;
+    this.chips = new Map();
+    this.row.replaceChildren(...meta.chips.map((c) => {
+      const lines = [h("span", { class: "mlx-piece" }, c.text)];
+      if (c.note) lines.push(h("small", {}, c.note));
+      const node = h("span", { class: `mlx-chip mlx-r-${c.role}${c.glued ? " mlx-glued" : ""}`, "data-unit": String(c.unit) }, ...lines);
+      if (c.value !== null && c.value !== undefined) {
+        const [r, g, b] = cividis(c.value);
+        node.style.background = `rgb(${r}, ${g}, ${b})`;
+        node.style.color = .299 * r + .587 * g + .114 * b > 120 ? "#14171b" : "#ffffff";
+      }
+      this.chips.set(c.unit, node);
+      return node;
+    }));
+    this.guesses?.remove();
+    const asked = meta.chips.filter((c) => c.guesses);
+    if (asked.length) {
+      this.guesses = h("div", { class: "mlx-guesses", role: "list", "aria-label": "Likeliest pieces at each hidden place" }, ...asked.map((c) =>
+        h("div", { class: "mlx-guess", role: "listitem", "data-guess": String(c.unit) }, h("b", {}, "for ", h("q", {}, c.was)), ...c.guesses.map(([text, p]) =>
+          h("span", { class: text === c.was ? "mlx-right" : "", style: `--mlx-length:${Math.max(1, 100 * p)}%` }, h("span", {}, text), h("i", {}, p < .005 ? "<1 %" : `${Math.round(100 * p)} %`))))));
+      this.caption.prepend(this.guesses);
+    }
+    super.show();
+  }
+  clear(words) { this.row.replaceChildren(); this.chips = new Map(); this.meta = null; super.clear(words); }
+  // The same unit is as wide in every row, so that the rows lie beneath each other.
+  static settle(stages) {
+    const pen = (Chips.pen ??= document.createElement("canvas").getContext("2d")), widths = new Map();
+    const wide = (text, font) => {
+      const key = font + text;
+      if (!(Chips.known ??= new Map()).has(key)) { pen.font = font; Chips.known.set(key, pen.measureText(text).width); }
+      return Chips.known.get(key);
+    };
+    const drawn = stages.filter((s) => s.meta);
+    if (!drawn.length) return;
+    const family = getComputedStyle(drawn[0].stage).fontFamily;
+    for (const s of drawn) for (const c of s.meta.chips) {
+      const w = Math.max(wide(c.text, `16px ${family}`), c.note ? wide(c.note, `12px ${family}`) : 0);
+      widths.set(c.unit, Math.max(widths.get(c.unit) ?? 0, w));
+    }
+    for (const s of drawn) for (const [unit, node] of s.chips) node.style.width = `${Math.ceil(widths.get(unit)) + 14}px`;
+  }
+  hit(e) {
+    const node = document.elementFromPoint(e.clientX, e.clientY)?.closest?.(".mlx-chip");
+    return node && this.row.contains(node) ? Number(node.dataset.unit) : -1;
+  }
+  between(a, b) { const step = a < b ? 1 : -1, on = []; for (let i = a + step; i !== b + step; i += step) on.push(i); return on; }
+  move(unit, key) {
+    const units = [...(this.chips?.keys() ?? [])], at = Math.max(0, units.indexOf(unit));
+    const flat = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: units.length - 1 }[key];
+    if (flat !== undefined) return units[Math.min(units.length - 1, Math.max(0, flat))] ?? 0;
+    const here = this.chips.get(units[at]), middle = here.offsetLeft + here.offsetWidth / 2;      // up and down: the nearest chip of the next line
+    const lines = units.filter((u) => (key === "ArrowUp" ? this.chips.get(u).offsetTop < here.offsetTop : this.chips.get(u).offsetTop > here.offsetTop));
+    if (!lines.length) return units[at];
+    const tops = lines.map((u) => this.chips.get(u).offsetTop), top = key === "ArrowUp" ? Math.max(...tops) : Math.min(...tops);
+    const far = (u) => Math.abs(this.chips.get(u).offsetLeft + this.chips.get(u).offsetWidth / 2 - middle);
+    return lines.filter((u) => this.chips.get(u).offsetTop === top).reduce((a, b) => (far(b) < far(a) ? b : a));
+  }
+  says(unit) { return this.meta?.chips.find((c) => c.unit === unit)?.was ?? `Piece ${unit}`; }
+  cut(mask, was, whole) {
+    for (const [unit, node] of this.chips ?? []) if (mask[unit] !== was[unit]) {
+      node.className = node.className.replace(/mlx-r-\S+/, mask[unit] ? "mlx-r-hidden" : "mlx-r-plain");
+      node.firstChild.textContent = mask[unit] ? this.meta.blank ?? "" : whole.chips.get(unit)?.firstChild.textContent ?? "";
+    }
+  }
+  paint({ marks, colours }) {
+    for (const node of this.chips?.values() ?? []) { node.style.outline = ""; node.style.boxShadow = ""; }
+    for (const [i, colour] of marks) {
+      const node = this.chips?.get(i);
+      if (node) { node.style.outline = `3px solid ${colour}`; node.style.boxShadow = `0 0 0 5px ${colours.outline}`; }
+    }
+    const box = this.stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
+    const W = Math.round(box.width * ratio), H = Math.round(box.height * ratio);
+    this.over.width = W; this.over.height = H;
+    const from = this.chips?.get(this.meta?.from);
+    if (!from) return;
+    const pen = this.over.getContext("2d"), at = (n) => [n.offsetLeft + n.offsetWidth / 2, n.offsetTop];
+    pen.scale(ratio, ratio);
+    const strongest = this.meta.chips.filter((c) => c.value > .05 && c.unit !== this.meta.from).sort((a, b) => b.value - a.value).slice(0, 8);
+    for (const c of strongest) {
+      const [x0, y0] = at(from), [x1, y1] = at(this.chips.get(c.unit)), up = Math.min(y0, y1) - Math.min(26, 10 + Math.abs(x0 - x1) / 12);
+      pen.beginPath();
+      pen.moveTo(x0, y0);
+      pen.bezierCurveTo(x0, up, x1, up, x1, y1);
+      pen.strokeStyle = colours.accent;
+      pen.globalAlpha = .35 + .65 * c.value;
+      pen.lineWidth = 1 + 4 * c.value;
+      pen.stroke();
+    }
+  }
+}
+
+// A cloud of points that turns. buffers: float32 positions [n, 3], uint8 role [n], uint8 value [n], int16 unit [n] (-1: none).
+// Roles: 0 plain, 1 hidden, 2 predicted, 3 by value, 4 faint. meta.centres: one [x, y, z] a unit. All clouds of a page turn together.
+class Cloud extends Stage {
+  inside() {
+    this.over = h("canvas", { class: "mlx-over", "aria-hidden": "true" });
+    return [this.over];
+  }
+  static thumb(meta, buffers) {
+    const canvas = h("canvas", { width: 96, height: 96, "aria-hidden": "true" }), cloud = Cloud.read(meta, buffers);
+    requestAnimationFrame(() => Cloud.draw(canvas, cloud, { yaw: .9, pitch: .3, zoom: 1 }, Cloud.colours(canvas), [], .8));
+    return canvas;
+  }
+  static colours(node) {
+    const css = getComputedStyle(node), get = (n) => css.getPropertyValue(n).trim();
+    return [get("--mlx-point"), get("--mlx-secret"), get("--mlx-accent"), null, get("--mlx-faint")];
+  }
+  static read(meta, [xyz, role, value, unit]) {
+    const copy = (b, Kind) => new Kind(b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength));
+    return { n: meta.n, centres: meta.centres ?? [], xyz: copy(xyz, Float32Array), role: copy(role, Uint8Array), value: copy(value, Uint8Array), unit: copy(unit, Int16Array) };
+  }
+  show(meta, buffers) { this.cloud = Cloud.read(meta, buffers); super.show(); this.redraw(); }
+  clear(words) { this.cloud = null; this.redraw(); super.clear(words); }
+  // z points up; a point is [x to the right, y downwards, depth to the eye].
+  static project(x, y, z, cosine, sine, tilt, lift) {
+    const across = cosine * x + sine * y, away = -sine * x + cosine * y;
+    return [across, -(lift * z) + tilt * away, -(away * lift) - tilt * z];
+  }
+  static draw(canvas, cloud, camera, colours, marks, big = 1) {
+    const pen = canvas.getContext("2d"), W = canvas.width, H = canvas.height;
+    pen.clearRect(0, 0, W, H);
+    if (!cloud) return null;
+    const scale = Math.min(W, H) * .46 * camera.zoom, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
+    const at = new Float32Array(3 * cloud.n), order = Array.from({ length: cloud.n }, (_, i) => i);
+    for (let i = 0; i < cloud.n; i++) {
+      const [x, y, depth] = Cloud.project(cloud.xyz[3 * i], cloud.xyz[3 * i + 1], cloud.xyz[3 * i + 2], cosine, sine, tilt, lift);
+      const near = 3.2 / (3.2 - depth);                       // a little perspective
+      at[3 * i] = W / 2 + x * scale * near; at[3 * i + 1] = H / 2 + y * scale * near; at[3 * i + 2] = depth;
+    }
+    order.sort((a, b) => at[3 * a + 2] - at[3 * b + 2]);
+    const radius = Math.max(1.1, Math.min(W, H) / 115) * big, marked = new Map(marks);
+    for (const i of order) {
+      const near = Math.min(1, Math.max(0, (at[3 * i + 2] + 1) / 2)), role = cloud.role[i];
+      const r = radius * (.75 + .5 * near) * (role === 1 || role === 2 ? 1.15 : role === 4 ? .75 : 1);
+      if (marked.has(cloud.unit[i]) && role !== 4) { pen.globalAlpha = 1; pen.fillStyle = marked.get(cloud.unit[i]); pen.beginPath(); pen.arc(at[3 * i], at[3 * i + 1], r * 1.9, 0, 7); pen.fill(); }
+      pen.globalAlpha = role === 4 ? .5 : .4 + .6 * near;
+      pen.fillStyle = role === 3 ? `rgb(${cividis(cloud.value[i] / 255)})` : colours[role];
+      if (role === 1) { pen.fillRect(at[3 * i] - r, at[3 * i + 1] - r, 2 * r, 2 * r); continue; }       // squares: hidden is told by more than a colour
+      pen.beginPath(); pen.arc(at[3 * i], at[3 * i + 1], r, 0, 7); pen.fill();
+    }
+    pen.globalAlpha = 1;
+    return at;
+  }
+  redraw() {
+    if (this.pending) return;
+    this.pending = requestAnimationFrame(() => { this.pending = 0; this.now(); });
+  }
+  now() {
+    const box = this.stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1, W = Math.max(1, Math.round(box.width * ratio)), H = Math.max(1, Math.round(box.height * ratio));
+    if (this.over.width !== W || this.over.height !== H) { this.over.width = W; this.over.height = H; }
+    this.at = Cloud.draw(this.over, this.cloud, this.camera, Cloud.colours(this.stage), this.marks ?? []);
+  }
+  paint({ marks, camera }) { this.marks = marks; this.camera = camera; cancelAnimationFrame(this.pending); this.pending = 0; this.now(); }
+  hit(e) {
+    const box = this.stage.getBoundingClientRect(), ratio = this.over.width / box.width, x = (e.clientX - box.left) * ratio, y = (e.clientY - box.top) * ratio;
+    let best = -1, score = 16 * ratio;
+    for (let i = 0; i < (this.at ? this.cloud.n : 0); i++) {
+      if (this.cloud.unit[i] < 0) continue;
+      const d = Math.hypot(this.at[3 * i] - x, this.at[3 * i + 1] - y);
+      if (d < 16 * ratio && d - 6 * ratio * this.at[3 * i + 2] < score) { score = d - 6 * ratio * this.at[3 * i + 2]; best = this.cloud.unit[i]; }
+    }
+    return best;
+  }
+  // A drag turns all clouds; a press without a drag is a click on a unit.
+  hear({ begin, end, look, turned }) {
+    let from = null;
+    this.stage.addEventListener("pointerdown", (e) => {
+      if (e.button) return;
+      e.preventDefault();
+      if (this.stage.tabIndex >= 0) this.stage.focus({ preventScroll: true });
+      this.stage.setPointerCapture(e.pointerId);
+      from = { x: e.clientX, y: e.clientY, moved: false };
+    });
+    this.stage.addEventListener("pointermove", (e) => {
+      if (!from) return;
+      const dx = e.clientX - from.x, dy = e.clientY - from.y;
+      if (!from.moved && Math.hypot(dx, dy) < 4) return;
+      this.turn(-dx / 120, dy / 120);
+      Object.assign(from, { x: e.clientX, y: e.clientY, moved: true });
+      turned();
+    });
+    this.stage.addEventListener("pointerup", (e) => {
+      const clicked = from && !from.moved;
+      from = null;
+      const unit = clicked ? this.hit(e) : -1;
+      if (unit < 0) return;
+      if (look) look(unit); else if (begin) { begin(unit); end(); }
+    });
+    this.stage.addEventListener("pointercancel", () => { from = null; });
+  }
+  turn(yaw, pitch) { this.camera.yaw += yaw; this.camera.pitch = Math.min(1.5, Math.max(-1.5, this.camera.pitch + pitch)); }
+  // Shift and an arrow turn; + and - come nearer and go away. True where the key was one of these.
+  steer(e) {
+    const by = { ArrowLeft: [-.2, 0], ArrowRight: [.2, 0], ArrowUp: [0, .2], ArrowDown: [0, -.2] }[e.key];
+    if (by && e.shiftKey) this.turn(...by);
+    else if (e.key === "+" || e.key === "-") this.camera.zoom = Math.min(3, Math.max(.6, this.camera.zoom * (e.key === "+" ? 1.15 : 1 / 1.15)));
+    else return false;
+    return true;
+  }
+  move(unit, key) {
+    const c = this.cloud?.centres ?? [];
+    if (!c.length) return unit;
+    if (key === "Home" || key === "End") return key === "Home" ? 0 : c.length - 1;
+    const cosine = Math.cos(this.camera.yaw), sine = Math.sin(this.camera.yaw), tilt = Math.sin(this.camera.pitch), lift = Math.cos(this.camera.pitch);
+    const flat = c.map((p) => Cloud.project(...p, cosine, sine, tilt, lift)), [x, y] = flat[unit], [ax, ay] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
+    let best = unit, score = Infinity;
+    flat.forEach(([px, py], i) => {
+      const along = (px - x) * ax + (py - y) * ay, aside = Math.abs((px - x) * ay) + Math.abs((py - y) * ax);
+      if (i !== unit && along > 1e-6 && along + 2 * aside < score) { score = along + 2 * aside; best = i; }
+    });
+    return best;
+  }
+  says(unit) { return `Group ${unit}`; }
+  cut(mask, was) {
+    if (!this.cloud) return;
+    for (let i = 0; i < this.cloud.n; i++) { const u = this.cloud.unit[i]; if (u >= 0 && mask[u] !== was[u]) this.cloud.role[i] = mask[u] ? 1 : 0; }
+  }
+  close() { cancelAnimationFrame(this.pending); }
+}
+
+const STAGES = { picture: Picture, chips: Chips, cloud: Cloud };
+
 class Page {
   constructor(model, el) {
     this.model = model;
@@ -129,7 +445,7 @@ class Page {
       idle: () => this.rest(),
     });
     this.state = null; this.spec = null; this.shape = [1, 1]; this.mask = new Uint8Array(1); this.free = new Uint8Array(1);
-    this.brush = 1; this.cursor = { look: 0, paint: 0 }; this.scores = {};
+    this.brush = 1; this.cursor = { look: 0, paint: 0 }; this.scores = {}; this.stages = {}; this.camera = { yaw: .9, pitch: .3, zoom: 1 };
     this.build(el);
     this.onMessage = (message, buffers) => this.receive(message, buffers);
     model.on("msg:custom", this.onMessage);
@@ -145,8 +461,8 @@ class Page {
     this.method = h("select", { id: unique("method"), class: "mlx-method", onchange: () => this.line.queue({ kind: "open", recipe: this.method.value }) });
     this.about = h("div", { class: "mlx-about" });
     this.set = h("select", { id: unique("set"), onchange: () => this.choose({ set: this.set.value, index: 0 }, true) });
-    this.thumbs = h("div", { class: "mlx-thumbs", role: "group", "aria-label": "Pictures" });
-    this.file = h("input", { type: "file", accept: "image/*", class: "mlx-file", "aria-label": "Open your own picture", onchange: () => this.upload() });
+    this.thumbs = h("div", { class: "mlx-thumbs", role: "group" });
+    this.own = h("div", { class: "mlx-own" });
     this.strategy = h("select", { id: unique("strategy"), class: "mlx-strategy", onchange: () => this.pickStrategy() });
     this.fields = h("div", { class: "mlx-fields" });
     this.seed = h("input", { id: unique("seed"), class: "mlx-seed", type: "number", min: 0, step: 1, value: "0",
@@ -154,48 +470,15 @@ class Page {
     const label = (text, control) => h("label", { class: "mlx-label", for: control.id }, text);
     const group = (title, ...children) => h("section", { class: "mlx-group" }, h("h3", {}, title), ...children);
 
-    const pictures = this.pictures = {
-      original: new Picture("Original", { focusable: true, role: "application" }),
-      seen: new Picture("What the network sees", { focusable: true, role: "application" }),
-      returned: new Picture("What it returns"), error: new Picture("Error"),
-      mean: new Picture("Mean of the visible"), inpainting: new Picture("Inpainting"), attention: new Picture("Attention"),
-    };
-    pictures.seen.node.classList.add("mlx-paint");
-    pictures.original.node.classList.add("mlx-look");
     const button = (text, onclick, extra = {}) => h("button", { type: "button", onclick, ...extra }, text);
-    this.brushes = [1, 2, 3].map((b) => button(String(b), () => { this.brush = b; this.marks(); }, { "aria-label": `Brush of ${b} by ${b}` }));
-    pictures.seen.caption.append(
-      this.hint = h("p", {}, "Drag here to hide or show."),
-      h("div", { class: "mlx-row" }, h("span", { class: "mlx-segment", role: "group", "aria-label": "Brush size" }, h("span", {}, "Brush"), ...this.brushes)),
-      h("div", { class: "mlx-row" }, button("Hide all", () => this.paintAll(1)), button("Show all", () => this.paintAll(0)),
-        button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" })));
-    this.lookHint = h("p", {});
-    pictures.original.caption.append(this.lookHint);
-
-    const radio = (name, options, onpick) => {
-      const node = h("span", { class: "mlx-segment mlx-tight", role: "group", "aria-label": name });
-      for (const [value, text] of options) node.append(button(text, () => onpick(value), { "data-value": String(value) }));
-      return node;
-    };
-    this.paste = radio("Returned picture", [["true", "pasted together"], ["false", "predicted only"]], (v) => this.choose({ paste: v === "true" }));
-    this.statistics = radio("Brightness of normalised patches", [["true", "true"], ["visible", "visible"]], (v) => this.choose({ statistics: v }));
-    this.statisticsRow = h("div", { class: "mlx-row", hidden: true }, h("span", { class: "mlx-small" }, "Brightness from:"), this.statistics);
-    this.returnedWords = h("p", {});
-    pictures.returned.caption.append(h("div", { class: "mlx-row" }, this.paste), this.statisticsRow, this.returnedWords);
-    this.scaleWords = h("span", {});
-    pictures.error.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), this.scaleWords), this.errorWords = h("p", {}));
-    this.meanWords = h("p", {}); this.smoothWords = h("p", {});
-    pictures.mean.caption.append(this.meanWords); pictures.inpainting.caption.append(this.smoothWords);
-
-    const pick = (name) => h("select", { "aria-label": name, onchange: () => this.lookMore() });
-    this.part = pick("Part of the network"); this.layer = pick("Layer"); this.head = pick("Head");
-    this.attentionWords = h("p", { "aria-live": "polite" });
-    this.attentionRow = h("div", { class: "mlx-row" }, this.part, this.layer, this.head);
-    pictures.attention.caption.append(this.attentionRow, this.attentionWords);
 
     this.bars = h("div", { class: "mlx-bars" });
     this.verdict = h("p", { class: "mlx-verdict" });
-    const close = h("figure", { class: "mlx-figure mlx-close" }, h("h3", {}, "How close?"), h("p", { class: "mlx-small" }, "PSNR on hidden pixels in decibels; longer is closer to the original."), this.bars, this.verdict);
+    this.measure = h("p", { class: "mlx-small" });
+    this.close_ = h("figure", { class: "mlx-figure mlx-close" }, h("h3", {}, "How close?"), this.measure, this.bars, this.verdict);
+    this.main = h("div", { class: "mlx-main" });
+    this.keys = h("p", { class: "mlx-keys mlx-small" });
+    this.menu = h("h3", {});
 
     this.code = h("input", { class: "mlx-code", readOnly: true, "aria-label": "One line of Python that recreates this page", spellcheck: "false", onfocus: () => this.code.select() });
     this.copyButton = button("Copy as code", () => this.copy(), { class: "mlx-copy" });
@@ -208,48 +491,98 @@ class Page {
       h("div", { class: "mlx-body" },
         h("div", { class: "mlx-side" },
           group("1  Method", this.method, this.about),
-          group("2  Picture", this.set, this.thumbs, h("label", { class: "mlx-button mlx-open" }, "Open your own picture …", this.file)),
+          h("section", { class: "mlx-group" }, this.menu, this.set, this.thumbs, this.own),
           group("3  Mask", this.strategy, this.fields,
             h("div", { class: "mlx-row" }, label("Seed", this.seed), this.seed, button("Another", () => this.another(), { class: "mlx-another" })))),
-        h("div", { class: "mlx-main" },
-          h("div", { class: "mlx-grid" }, pictures.original.node, pictures.seen.node, pictures.returned.node, pictures.error.node),
-          h("div", { class: "mlx-grid mlx-second" }, close, pictures.mean.node, pictures.inpainting.node, pictures.attention.node))),
+        this.main),
       h("footer", { class: "mlx-foot" }, this.code, this.copyButton, this.saveButton),
-      h("p", { class: "mlx-keys mlx-small" }, "Keys: Tab into a picture; arrows move; in the second picture Space hides or shows, r resets; in the first Space looks."),
+      this.keys,
       this.live);
     el.append(this.root);
-    this.hear();
     this.resize = new ResizeObserver(() => this.layers());
-    for (const p of Object.values(pictures)) this.resize.observe(p.stage);
-  }
-
-  hear() {
-    const { seen, original } = this.pictures;
-    seen.stage.addEventListener("pointerdown", (e) => {
-      if (!this.paintable || e.button) return;
-      e.preventDefault();
-      seen.stage.focus({ preventScroll: true });
-      seen.stage.setPointerCapture(e.pointerId);
-      this.last = this.cell(seen, e);
-      this.ink = this.mask[this.last] ? 0 : 1;          // the first cell says whether this stroke hides or shows
-      this.stroke([this.last]);
-    });
-    seen.stage.addEventListener("pointermove", (e) => {
-      if (this.ink === undefined || !seen.stage.hasPointerCapture(e.pointerId)) return;
-      const to = this.cell(seen, e);
-      if (to !== this.last) { this.stroke(this.between(this.last, to)); this.last = to; }
-    });
-    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) seen.stage.addEventListener(name, () => {
-      this.ink = undefined;
-      if (!this.line.busy) this.rest();
-    });
-    seen.stage.addEventListener("keydown", (e) => this.key(e, "paint"));
-    original.stage.addEventListener("keydown", (e) => this.key(e, "look"));
-    original.stage.addEventListener("click", (e) => { if (this.drawable) this.look(this.cell(original, e)); });
-    for (const p of [seen, original]) for (const name of ["focus", "blur"]) p.stage.addEventListener(name, () => this.layers());
     this.root.addEventListener("dragover", (e) => e.preventDefault());
     this.root.addEventListener("drop", (e) => { e.preventDefault(); if (e.dataTransfer.files.length) this.upload(e.dataTransfer.files[0]); });
   }
+
+  // The stages, and what belongs to the kind of data. Done again when another kind is chosen.
+  furnish(spec) {
+    this.kind = spec.kind;
+    for (const s of Object.values(this.stages)) { this.resize.unobserve(s.stage); s.close(); }
+    this.Stage = STAGES[spec.stage];
+    this.root.className = `mlx mlx-at-${spec.stage}`;
+    this.stages = Object.fromEntries(Object.entries(spec.titles).map(([k, title]) => [k, new this.Stage(k, title, { focusable: k === "original" || k === "seen" })]));
+    const { original, seen, returned, error, attention } = this.stages;
+    const button = (text, onclick, extra = {}) => h("button", { type: "button", onclick, ...extra }, text);
+    seen.node.classList.add("mlx-paint");
+    original.node.classList.add("mlx-look");
+    this.brush = 1;
+    this.brushes = spec.brushes.map((b) => button(String(b), () => { this.brush = b; this.marks(); }, { "aria-label": `Brush of ${b} by ${b}` }));
+    this.lookHint = h("p", {}); this.hint = h("p", {});
+    original.caption.append(this.lookHint);
+    seen.caption.append(this.hint,
+      h("div", { class: "mlx-row", hidden: this.brushes.length < 2 }, h("span", { class: "mlx-segment", role: "group", "aria-label": "Brush size" }, h("span", {}, "Brush"), ...this.brushes)),
+      h("div", { class: "mlx-row" }, button("Hide all", () => this.paintAll(1)), button("Show all", () => this.paintAll(0)),
+        button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" })));
+    const radio = (name, options, onpick) => {
+      const node = h("span", { class: "mlx-segment mlx-tight", role: "group", "aria-label": name });
+      for (const [value, text] of options) node.append(button(text, () => onpick(value), { "data-value": String(value) }));
+      return node;
+    };
+    this.paste = radio("What it returns", spec.paste.length ? [["true", spec.paste[0]], ["false", spec.paste[1]]] : [], (v) => this.choose({ paste: v === "true" }));
+    this.statistics = radio("Brightness of normalised patches", [["true", "true"], ["visible", "visible"]], (v) => this.choose({ statistics: v }));
+    this.statisticsRow = h("div", { class: "mlx-row", hidden: true }, h("span", { class: "mlx-small" }, "Brightness from:"), this.statistics);
+    returned.caption.append(h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
+    this.scaleWords = h("span", {});
+    error.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), this.scaleWords), h("p", {}, `The loss of each ${spec.one}.`));
+    const pick = (name) => h("select", { "aria-label": name, onchange: () => this.lookMore() });
+    this.part = pick("Part of the network"); this.layer = pick("Layer"); this.head = pick("Head");
+    this.attentionWords = h("p", { "aria-live": "polite" });
+    this.attentionRow = h("div", { class: "mlx-row" }, this.part, this.layer, this.head);
+    attention.caption.append(this.attentionRow, this.attentionWords);
+    for (const [k, s] of Object.entries(this.stages)) { s.caption.append(s.words); s.node.classList.toggle("mlx-slow", spec.slow.includes(k)); }
+    const first = ["original", "seen", "returned", "error"], rest = Object.keys(spec.titles).filter((k) => !first.includes(k));
+    this.main.replaceChildren(h("div", { class: "mlx-grid" }, ...first.map((k) => this.stages[k].node)), h("div", { class: "mlx-grid mlx-second" }, this.close_, ...rest.map((k) => this.stages[k].node)));
+    this.menu.textContent = `2  ${spec.menu}`;
+    this.thumbs.setAttribute("aria-label", spec.menu.endsWith("s") ? spec.menu : `${spec.menu}s`);
+    this.measure.textContent = spec.measure.about;
+    this.keys.textContent = `Keys: ${spec.keys}`;
+    this.ownInput(spec.open);
+    for (const s of Object.values(this.stages)) this.resize.observe(s.stage);
+    this.hear();
+  }
+
+  // One's own sample: a file, or a field to write in.
+  ownInput({ accept, label, write, button, placeholder }) {
+    this.file = null;
+    const parts = [];
+    if (write) {
+      const area = h("textarea", { class: "mlx-write", rows: 3, "aria-label": write, placeholder: placeholder ?? "", spellcheck: "false" });
+      const send = () => this.send(area.value, new TextEncoder().encode(area.value));
+      area.addEventListener("keydown", (e) => { e.stopPropagation(); if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) send(); });
+      parts.push(area, h("button", { type: "button", class: "mlx-use", onclick: send }, button ?? "Use it"));
+    }
+    if (accept) {
+      this.file = h("input", { type: "file", accept, class: "mlx-file", "aria-label": label.replace(" …", ""), onchange: () => this.upload() });
+      parts.push(h("label", { class: "mlx-button mlx-open" }, label, this.file));
+    }
+    this.own.replaceChildren(...parts);
+  }
+
+  hear() {
+    const { seen, original } = this.stages, turned = () => this.turned();
+    const end = () => { this.ink = undefined; if (!this.line.busy) this.rest(); };
+    seen.hear({ begin: (unit) => {
+      if (!this.paintable) return;
+      this.ink = this.mask[unit] ? 0 : 1;          // the first unit says whether this stroke hides or shows
+      this.stroke([unit]);
+    }, extend: (units) => { if (this.ink !== undefined) this.stroke(units); }, end, turned });
+    original.hear({ look: (unit) => { if (this.spec.attention) this.look(unit); }, end, turned });
+    for (const s of Object.values(this.stages)) if (s !== seen && s !== original) s.hear({ end, turned });
+    seen.stage.addEventListener("keydown", (e) => this.key(e, "paint"));
+    original.stage.addEventListener("keydown", (e) => this.key(e, "look"));
+    for (const p of [seen, original]) for (const name of ["focus", "blur"]) p.stage.addEventListener(name, () => this.layers());
+  }
+  turned() { for (const s of Object.values(this.stages)) s.redraw?.(); }
 
   watchTheme() {
     this.theme = () => this.layers();
@@ -262,6 +595,7 @@ class Page {
 
   close() {
     this.model.off("msg:custom", this.onMessage);
+    for (const s of Object.values(this.stages)) s.close();
     this.resize.disconnect(); this.observer.disconnect(); this.dark.removeEventListener("change", this.theme);
     clearTimeout(this.resting); clearTimeout(this.telling); this.line.close();
   }
@@ -269,6 +603,8 @@ class Page {
   // ---- asking and answering
 
   choose(changes, thumbs = false) {
+    // Units of another sample are other units, unless all samples have the same layout.
+    if (thumbs || ("index" in changes)) this.state = { ...this.state, look: null, ...(this.spec.fixed ? {} : { painted: null }) };
     this.state = { ...this.state, ...changes };
     this.marks();
     if (thumbs) this.line.queue({ kind: "thumbs", recipe: this.state.recipe, set: this.state.set });
@@ -279,21 +615,23 @@ class Page {
   rest() {
     clearTimeout(this.resting);
     if (!this.state || this.smooth === this.drawn || this.broken) return;
-    this.resting = setTimeout(() => { if (!this.line.busy && this.ink === undefined) this.line.newest({ kind: "inpaint", state: this.state, of: this.drawn }); }, 120);
+    this.resting = setTimeout(() => { if (!this.line.busy && this.ink === undefined) this.line.newest({ kind: "slower", state: this.state, of: this.drawn }); }, 120);
   }
 
   receive(message, buffers) {
     if (message.view !== this.id) return;
-    const doors = { spec: "onSpec", drawn: "onDrawn", inpainted: "onInpainted", thumbs: "onThumbs", filed: "onFiled", saved: "onSaved", trouble: "onTrouble" };
+    const doors = { spec: "onSpec", drawn: "onDrawn", slowed: "onSlowed", thumbs: "onThumbs", filed: "onFiled", saved: "onSaved", trouble: "onTrouble" };
     const fresh = message.seq > this.line.shown;
-    if (doors[message.kind] && (fresh || !["drawn", "inpainted"].includes(message.kind))) this[doors[message.kind]](message, buffers);
+    if (doors[message.kind] && (fresh || !["drawn", "slowed"].includes(message.kind))) this[doors[message.kind]](message, buffers);
     this.line.answered(message.seq);
   }
 
   onSpec({ spec, state }) {
     this.spec = spec; this.state = state; this.drawn = 0; this.smooth = 0;
+    if (this.kind !== spec.kind) this.furnish(spec);
     const fill = (select, options) => { select.replaceChildren(...options.map(([value, text]) => h("option", { value }, text))); };
-    fill(this.method, spec.recipes.map((r) => [r.key, r.label]));
+    const kinds = [...new Set(spec.recipes.map((r) => r.kind))];
+    this.method.replaceChildren(...kinds.map((kind) => h("optgroup", { label: kind }, ...spec.recipes.filter((r) => r.kind === kind).map((r) => h("option", { value: r.key }, r.key)))));
     const million = (spec.parameters / 1e6).toFixed(1);
     this.about.replaceChildren(
       h("p", { class: "mlx-title" }, spec.title),
@@ -302,8 +640,8 @@ class Page {
     fill(this.strategy, [...spec.strategies.map((s) => [s.key, s.label]), ["painted", "Painted by hand"]]);
     fill(this.part, spec.parts.map((p) => [p, p])); this.part.hidden = !spec.parts.length;
     this.statisticsRow.hidden = !spec.statistics.length;
-    this.lookHint.textContent = spec.attention ? `Click a ${spec.one} to see where it looks.` : "";
-    this.hint.textContent = `Drag here to hide or show ${spec.many}.`;
+    this.lookHint.textContent = spec.hints.original ?? "";
+    this.hint.textContent = spec.hints.seen ?? "";
     this.buildFields();
     this.fillSets(spec.sets);
     this.marks();
@@ -316,68 +654,70 @@ class Page {
     this.set.value = this.state.set;
   }
 
+  // Drawings and their bytes, which lie behind each other.
+  unpack(drawings, buffers) {
+    let at = 0;
+    return drawings.map((d) => [d, buffers.slice(at, at += d.buffers)]);
+  }
+
   onDrawn(m, buffers) {
-    const [mask, free, ...pictures] = buffers;
+    const [mask, free, ...rest] = buffers, { returned, attention } = this.stages;
     this.quiet();
     this.broken = false;
-    this.drawn = m.seq; this.shape = m.shape.length === 2 ? m.shape : [1, m.shape.reduce((a, b) => a * b, 1)];
-    this.drawable = m.paintable; this.paintable = m.paintable;
+    this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable;
     this.free = new Uint8Array(bytes(free));
-    m.pictures.forEach((p, i) => this.pictures[p.name].show(p, pictures[i]));
+    for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show(d, data);
     const answered = new Uint8Array(bytes(mask)), mine = this.mask;
     this.mask = answered;
-    // What was painted since this was asked stays on the picture: its own answer is under way.
+    // What was painted since this was asked stays on the page: its own answer is under way.
     if (this.state.painted && String(this.state.painted) !== String(m.state.painted) && mine.length === answered.length) this.cut(mine);
     const has = new Set(m.pictures.map((p) => p.name));
-    if (!has.has("returned")) this.pictures.returned.clear(m.notes.returned);
-    if (!has.has("attention")) this.pictures.attention.clear(m.notes.attention ?? `Click a ${this.spec.one} in the original.`);
+    if (!has.has("returned")) returned.clear(m.notes.returned);
+    if (!has.has("attention")) attention.clear(m.notes.attention ?? `Click a ${this.spec.one} in the original.`);
     this.attentionWords.textContent = has.has("attention") ? m.notes.attention : "";
     this.attentionRow.hidden = !m.layers;
     if (m.layers) this.fillDepth(m.layers, m.heads);
-    if (!this.smooth || m.seq !== this.smooth) { this.scores = { ...m.scores }; this.verdict.textContent = ""; this.root.classList.add("mlx-stale"); }
+    this.scores = { ...m.scores }; this.verdict.textContent = m.verdict;
+    this.root.classList.toggle("mlx-stale", this.spec.slow.length > 0);
     this.drawBars();
     this.status.textContent = m.notes[""] ? `${m.status} ${m.notes[""]}` : m.status;
-    const db = (x) => (x === null || x === undefined ? "" : `${x.toFixed(1)} dB`);
-    const psnr = (x) => (db(x) ? `PSNR ${db(x)}` : "");
-    this.returnedWords.textContent = psnr(m.scores.network);
-    this.meanWords.textContent = psnr(m.scores["the mean of the visible"]);
-    this.errorWords.textContent = `The loss of each hidden ${this.spec.one}.`;
     this.scaleWords.textContent = m.scale.toPrecision(2);
     this.code.value = m.code;
-    const counts = `${m.hidden} of ${m.total} ${this.spec.many} hidden`;
-    this.pictures.seen.stage.setAttribute("aria-label", `What the network sees: ${counts}. Arrows move, Space hides or shows, r resets.`);
-    this.pictures.original.stage.setAttribute("aria-label", `Original. Arrows move, Space shows where a ${this.spec.one} looks.`);
-    this.pictures.returned.stage.setAttribute("aria-label", `What the network returns, ${this.state.paste ? "pasted together" : "predicted only"}. PSNR ${db(m.scores.network) || "not defined"}.`);
-    this.pictures.error.stage.setAttribute("aria-label", `Error of each hidden ${this.spec.one}, from 0 to ${m.scale.toPrecision(2)}.`);
-    this.pictures.mean.stage.setAttribute("aria-label", `Mean of the visible. PSNR ${db(m.scores["the mean of the visible"]) || "not defined"}.`);
+    for (const [k, s] of Object.entries(this.stages)) {
+      if (!this.spec.slow.includes(k)) s.words.textContent = m.under[k] ?? "";
+      if (m.spoken[k]) s.stage.setAttribute("aria-label", m.spoken[k]);
+    }
+    this.Stage.settle(Object.values(this.stages));
     this.layers();
     this.tell(this.status.textContent);
     this.root.dataset.painted = String(m.seq);
+    if (!this.spec.slow.length) { this.smooth = m.seq; this.root.dataset.rested = String(m.seq); }
     this.root.dispatchEvent(new CustomEvent("maskedlab:painted", { detail: { seq: m.seq, state: m.state, hidden: m.hidden } }));
   }
 
-  onInpainted(m, buffers) {
+  onSlowed(m, buffers) {
     if (m.of !== this.drawn) return;
     this.smooth = m.of;
     this.root.classList.remove("mlx-stale");
-    this.pictures.inpainting.show(m, buffers[0]);
-    const x = m.scores.inpainting;
-    this.smoothWords.textContent = x === null ? "" : `PSNR ${x.toFixed(1)} dB`;
-    this.pictures.inpainting.stage.setAttribute("aria-label", `Inpainting: the visible pixels continued smoothly. ${this.smoothWords.textContent}`);
+    for (const [d, data] of this.unpack(m.pictures, buffers)) {
+      const s = this.stages[d.name];
+      s.show(d, data);
+      s.words.textContent = m.under[d.name] ?? "";
+      s.stage.setAttribute("aria-label", `${this.spec.titles[d.name]}. ${s.words.textContent}`);
+    }
     this.scores = { ...this.scores, ...m.scores };
     this.verdict.textContent = m.verdict;
     this.drawBars();
-    this.root.dataset.inpainted = String(m.of);
+    this.Stage.settle(Object.values(this.stages));
+    this.layers();
+    this.root.dataset.rested = String(m.of);
   }
 
   onThumbs(m, buffers) {
     this.fillSets(m.sets);
     if (m.set !== this.state.set) return;
-    this.thumbs.replaceChildren(...m.names.map((name, i) => {
-      const canvas = h("canvas", { width: m.sizes[i][1], height: m.sizes[i][0], "aria-hidden": "true" });
-      canvas.getContext("2d").putImageData(new ImageData(bytes(buffers[i]), m.sizes[i][1], m.sizes[i][0]), 0, 0);
-      return h("button", { type: "button", title: name, "aria-label": name, "data-index": String(i), onclick: () => this.choose({ index: i }) }, canvas);
-    }));
+    this.thumbs.replaceChildren(...this.unpack(m.pictures, buffers).map(([d, data], i) =>
+      h("button", { type: "button", title: m.names[i], "aria-label": m.names[i], "data-index": String(i), onclick: () => this.choose({ index: i }) }, this.Stage.thumb(d, data))));
     this.marks();
   }
 
@@ -472,29 +812,15 @@ class Page {
 
   // ---- painting
 
-  cell(picture, e) {
-    const box = picture.stage.getBoundingClientRect(), [rows, columns] = this.shape;
-    const at = (x, n) => Math.min(n - 1, Math.max(0, Math.floor(x * n)));
-    return at((e.clientY - box.top) / box.height, rows) * columns + at((e.clientX - box.left) / box.width, columns);
-  }
-  between(a, b) {
-    const n = this.shape[1], [r0, c0, r1, c1] = [Math.floor(a / n), a % n, Math.floor(b / n), b % n];
-    const steps = Math.max(Math.abs(r1 - r0), Math.abs(c1 - c0), 1);
-    return Array.from({ length: steps }, (_, i) => Math.round(r0 + (r1 - r0) * (i + 1) / steps) * n + Math.round(c0 + (c1 - c0) * (i + 1) / steps));
-  }
-  stroke(cells) {
-    const [rows, columns] = this.shape, mask = this.mask.slice();
-    for (const i of cells) {
-      const r0 = Math.floor(i / columns) - Math.floor((this.brush - 1) / 2), c0 = i % columns - Math.floor((this.brush - 1) / 2);
-      for (let r = r0; r < r0 + this.brush; r++) for (let c = c0; c < c0 + this.brush; c++)
-        if (r >= 0 && c >= 0 && r < rows && c < columns && this.free[r * columns + c]) mask[r * columns + c] = this.ink;
-    }
-    this.cursor.paint = cells.at(-1);
+  stroke(units) {
+    const mask = this.mask.slice();
+    for (const unit of units) for (const i of this.stages.seen.brush(unit, this.brush)) if (this.free[i]) mask[i] = this.ink;
+    this.cursor.paint = units.at(-1);
     this.put(mask);
   }
   paintAll(ink) { if (this.paintable) this.put(this.mask.map((_, i) => (ink && this.free[i] ? 1 : 0))); }
   setPainted() { this.put(this.mask); }
-  // The picture changes at once; the network's answer follows.
+  // The drawing changes at once; the network's answer follows.
   put(mask) {
     this.cut(mask);
     const painted = [];
@@ -502,28 +828,15 @@ class Page {
     this.layers();
     this.choose({ painted });
   }
-  // Cut the cells of a mask out of what the network sees, and put the others back.
-  cut(mask) {
-    const { base } = this.pictures.seen, original = this.pictures.original.base, pen = base.getContext("2d");
-    const [rows, columns] = this.shape, h_ = base.height / rows, w = base.width / columns;
-    for (let i = 0; i < mask.length; i++) if (mask[i] !== this.mask[i]) {
-      const x = (i % columns) * w, y = Math.floor(i / columns) * h_;
-      if (mask[i]) pen.clearRect(x, y, w, h_); else pen.drawImage(original, x, y, w, h_, x, y, w, h_);
-    }
-    this.mask = mask;
-  }
+  cut(mask) { this.stages.seen.cut(mask, this.mask, this.stages.original); this.mask = mask; }
   reset() { this.choose({ painted: null }); }
 
   key(e, what) {
-    if (e.ctrlKey || e.metaKey || e.altKey || !this.drawable) return;
-    const [rows, columns] = this.shape, i = this.cursor[what], r = Math.floor(i / columns), c = i % columns;
-    const moves = { ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1], Home: [r, 0], End: [r, columns - 1] };
-    if (moves[e.key]) {
-      const [y, x] = moves[e.key];
-      this.cursor[what] = Math.min(rows - 1, Math.max(0, y)) * columns + Math.min(columns - 1, Math.max(0, x));
-      this.layers();
-      this.say(what);
-    } else if (e.key === " " || e.key === "Enter") {
+    const stage = what === "look" ? this.stages.original : this.stages.seen, i = this.cursor[what];
+    if (e.ctrlKey || e.metaKey || e.altKey || !this.paintable) return;
+    if (stage.steer?.(e)) this.turned();
+    else if (["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End"].includes(e.key)) { this.cursor[what] = stage.move(i, e.key); this.layers(); this.say(what); }
+    else if (e.key === " " || e.key === "Enter") {
       if (what === "look") this.look(i);
       else { this.ink = this.mask[i] ? 0 : 1; this.stroke([i]); this.ink = undefined; this.say(what); }
     } else if (e.key === "r" && what === "paint") this.reset();
@@ -532,9 +845,9 @@ class Page {
     e.stopPropagation();
   }
   say(what) {
-    const i = this.cursor[what], columns = this.shape[1];
+    const i = this.cursor[what];
     clearTimeout(this.telling);
-    this.live.textContent = `Row ${Math.floor(i / columns) + 1}, column ${i % columns + 1}, ${this.mask[i] ? "hidden" : "visible"}.`;
+    this.live.textContent = `${this.stages.original.says(i)}, ${this.mask[i] ? "hidden" : this.free[i] ? "visible" : "never hidden"}.`;
   }
 
   // ---- drawing
@@ -542,39 +855,38 @@ class Page {
   layers() {
     if (!this.drawn) return;
     const css = getComputedStyle(this.root), get = (n) => css.getPropertyValue(n).trim();
-    const colours = { paper: get("--mlx-paper"), hole: get("--mlx-hole"), hatch: get("--mlx-hatch"), grid: get("--mlx-grid"), outline: get("--mlx-outline") };
-    const ring = (p, what) => (document.activeElement === p.stage ? [[this.cursor[what], get("--mlx-cursor")]] : []);
-    const { original, seen, returned, error, attention } = this.pictures, look = this.state.look === null ? [] : [[this.state.look, get("--mlx-mark")]];
-    const open = this.mask.map((m) => 1 - m);
-    original.layer(this.shape, null, [...look, ...ring(original, "look")], colours, false);
-    seen.layer(this.shape, this.drawable ? this.mask : null, ring(seen, "paint"), colours, this.drawable);
-    returned.layer(this.shape, null, [], colours, false, this.drawable && !this.state.paste && !returned.empty.textContent ? open : null);
-    error.layer(this.shape, null, [], colours, false, this.drawable ? open : null);
-    attention.layer(this.shape, null, attention.empty.textContent ? [] : look, colours, false);
+    const colours = { paper: get("--mlx-paper"), hole: get("--mlx-hole"), hatch: get("--mlx-hatch"), grid: get("--mlx-grid"), outline: get("--mlx-outline"), accent: get("--mlx-accent") };
+    const look = this.state.look === null ? [] : [[this.state.look, get("--mlx-mark")]], cursors = { original: "look", seen: "paint" };
+    for (const [k, s] of Object.entries(this.stages)) {
+      const marks = k === "original" || (k === "attention" && !s.empty.textContent) ? [...look] : [];
+      if (cursors[k] && document.activeElement === s.stage) marks.push([this.cursor[cursors[k]], get("--mlx-cursor")]);
+      s.paint({ shape: this.shape, mask: this.mask, paintable: this.paintable, marks, colours, alone: !this.state.paste, camera: this.camera });
+    }
   }
 
   drawBars() {
-    const known = Object.entries(this.scores).filter(([, x]) => x !== null && x !== undefined);
-    const order = ["network", "inpainting", "the mean of the visible"];
-    const names = order.filter((n) => n === "inpainting" || known.some(([k]) => k === n));
-    const top = Math.max(25, ...known.map(([, x]) => Math.min(x, 40)));
-    this.bars.replaceChildren(...names.map((name) => {
+    const known = Object.values(this.scores).filter((x) => x !== null && x !== undefined), { top, digits } = this.spec.measure;
+    const most = Math.max(top, ...known.map((x) => Math.min(x, 1.6 * top)));
+    this.bars.replaceChildren(...this.spec.scored.map((name) => {
       const x = this.scores[name], missing = x === null || x === undefined;
-      return h("div", { class: `mlx-bar mlx-${name.split(" ").at(-1)}` }, h("span", {}, name.replace("the ", "")), h("b", {}, missing ? "–" : x.toFixed(1)),
-        h("i", { style: `--mlx-length:${missing ? 0 : Math.max(0, Math.min(1, x / top)) * 100}%` }));
+      return h("div", { class: `mlx-bar mlx-${name.split(" ").at(-1)}` }, h("span", {}, name.replace(/^the /, "")), h("b", {}, missing ? "–" : x.toFixed(digits)),
+        h("i", { style: `--mlx-length:${missing ? 0 : Math.max(0, Math.min(1, x / most)) * 100}%` }));
     }));
   }
 
   // ---- files, clipboard
 
   async upload(dropped) {
-    const file = dropped ?? this.file.files[0];
+    const file = dropped ?? this.file?.files[0], most = this.spec.open.most;
     if (!file) return;
-    if (file.size > 64e6) { this.trouble(`${file.name} has ${Math.round(file.size / 1e6)} MB: choose a picture of at most 64 MB.`); return; }
-    const data = new Uint8Array(await file.arrayBuffer()), size = 2 ** 20, parts = Math.max(1, Math.ceil(data.length / size));
+    if (file.size > most * 1e6) { this.trouble(`${file.name} has ${Math.round(file.size / 1e6)} MB: choose a file of at most ${most} MB.`); return; }
+    this.send(file.name, new Uint8Array(await file.arrayBuffer()));
+    if (this.file) this.file.value = "";
+  }
+  send(name, data) {
+    const size = 2 ** 20, parts = Math.max(1, Math.ceil(data.length / size));
     for (let part = 0; part < parts; part++)
-      this.line.queue({ kind: "file", recipe: this.state.recipe, name: file.name, part, parts }, [data.slice(part * size, (part + 1) * size)]);
-    this.file.value = "";
+      this.line.queue({ kind: "file", recipe: this.state.recipe, name, part, parts }, [data.slice(part * size, (part + 1) * size)]);
   }
 
   async copy() {
