@@ -30,8 +30,8 @@ def measure(recipe: Any, seed: int) -> float:
         try: out = reader(batch, mask=WholeWords(.15), generator=torch.Generator().manual_seed(1000 + seed))
         finally: reader.shares = shares
     if not isinstance(recipe, str): return -float(out.error[out.mask].mean())
-    train = sample('text', n=None)
-    seen = torch.bincount(train['ids'][train['valid']], minlength=WORDS['vocab']).float() + 1
+    u = reader.units(sample('text', n=None))
+    seen = torch.bincount(u.x[u.valid], minlength=WORDS['vocab']).float() + 1
     return float((seen / seen.sum()).log()[out.target].mean())
 
 CLAIM = Claim(
