@@ -256,7 +256,9 @@ def test_no_shared_code_asks_which_modality_or_recipe_it_has():
         for n in asks(
             ast.parse(read(p)),
             names,
-            own_batch=p in own or p.parent.name in ('parts', 'data', 'course', 'claims') or p.relative_to(PACKAGE).as_posix() in ONE_MODALITY,
+            own_batch=p in own
+            or p.parent.name in ('parts', 'data', 'course', 'claims')
+            or p.relative_to(PACKAGE).as_posix() in ONE_MODALITY,
         )
     ]
     assert not found, '\n'.join(found)
