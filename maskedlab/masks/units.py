@@ -81,7 +81,7 @@ class Units:
     valid: Any = None            # bool `[B, *shape]`, a real unit (False: padding); default all
     free: Any = None             # bool `[B, *shape]`, may be hidden (False: padding, special units); default `valid`
     group: Tensor | None = None  # int `[B, *shape]`, word or cube that a strategy may take whole (advice)
-    pos: Tensor | None = None    # `[B, *shape, d]`, where a unit lies (centres, boxes, times)
+    pos: Any = None              # `[B, *shape, d]`, where a unit lies (centres, boxes, times)
     streams: dict[str, tuple[slice, tuple[int, ...]]] | None = None  # several modalities on one flat axis: name -> (slice, shape)
     put: Any = None              # `put(batch, x) -> batch` in data space; None: no way back
 

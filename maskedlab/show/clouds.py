@@ -42,12 +42,13 @@ class CloudView(View):
     leave_out = ('painted', 'tube', 'grid', 'checkerboard', 'span')
     measure = Measure('Chamfer distance of hidden groups, times 1,000; shorter is closer.', 'Chamfer distance × 1000', '', 20,
                       low=True)
-    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error', centre='Only its centre',
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error', centre='The centre alone',
                   copied='The nearest visible group', attention='Attention')
-    baselines = {'centre': 'only its centre', 'copied': 'the nearest visible group'}
+    baselines = {'centre': 'the centre alone', 'copied': 'the nearest visible group'}
     paste = ('with the visible', 'predicted only')
     open_with = dict(accept='.xyz,.txt,.csv,.ply,.off,.obj', label='Open your own cloud …', most=64)
-    hints = dict(original='Drag to turn. Click a group to see where it looks.', seen='Drag to turn. Click a group to hide or show it.')
+    hints = dict(original='Drag to turn. Click a group to see where it looks.',
+                 seen='Orange squares are hidden. Click a group to hide or show it.', returned='Blue points were predicted.')
     keys = ('Tab into a cloud; arrows move to the next group; Shift and arrows turn, + and - come nearer and go away; '
             'in the second cloud Space hides or shows, r resets; in the first Space looks.')
     side = 220
@@ -180,13 +181,13 @@ class CloudView(View):
         paper = Image.new('RGB', (big, big), (246, 248, 250))
         pen = ImageDraw.Draw(paper)
         xy, depth = project(d['points'])
-        xy = (big / 2 + xy * big * .46).tolist()
+        at = (big / 2 + xy * big * .46).tolist()
         colours = cividis(d['value'].float() / 255)[:, :3].tolist()
         for i in depth.argsort().tolist():
             near, role = min(1., max(0., (float(depth[i]) + 1) / 2)), int(d['role'][i])
             r = big / 150 * (.75 + .5 * near)
             c = colours[i] if role == 3 else [round(v + (246 - v) * .45 * (1 - near)) for v in _INKS[role]]
-            box = [xy[i][0] - r, xy[i][1] - r, xy[i][0] + r, xy[i][1] + r]
+            box = [at[i][0] - r, at[i][1] - r, at[i][0] + r, at[i][1] + r]
             (pen.rectangle if role == 1 else pen.ellipse)(box, fill=tuple(c))
         return paper.resize((side, side), Image.Resampling.LANCZOS)
 

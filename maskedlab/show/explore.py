@@ -184,7 +184,7 @@ class Explore:
         if set not in known: raise ValueError(f"there are no samples {set[:40]!r}; choose one of {', '.join(known)[:130]}")
         if set == 'Your batch':
             batch = self.own
-            first = next((x for x in batch.values() if torch.is_tensor(x)), ())
+            first = next((x for x in (batch or {}).values() if torch.is_tensor(x)), ())
             names = [f'sample {i}' for i in range(len(first))]
         elif set in self._files: batch, names = v.open(self._files[set][1], set, r), [set]
         else:
@@ -279,7 +279,8 @@ class Explore:
             else: scores['network'] = v.close(scene.filled, scene)
             for name, words in v.baselines.items():
                 guess = v.guess(name, scene)
-                pictures[name], scores[words] = v.guessed(guess, scene), v.close(guess, scene)
+                if guess is None: notes[name] = 'This guess has no answer to what the method is asked.'
+                else: pictures[name], scores[words] = v.guessed(guess, scene), v.close(guess, scene)
             if r.attention is None: notes['attention'] = 'This method has no attention to look at.'
             elif s.look is not None:
                 picture, words = self._attention(s, scene)
@@ -304,7 +305,7 @@ class Explore:
         drawn, scores = {}, {}
         with watching(self.recipe(s.recipe)):
             for name, words in v.slow.items():
-                guess = v.guess(name, d.scene)
+                if (guess := v.guess(name, d.scene)) is None: continue
                 drawn[name], scores[words] = v.guessed(guess, d.scene), v.close(guess, d.scene)
         return drawn, scores, verdict({**d.scores, **scores}, v.measure)
 
@@ -471,9 +472,8 @@ def verdict(scores: dict[str, float], measure: Measure = DECIBELS) -> str:
     words = []
     for other, x in scores.items():
         if other == 'network' or x != x or net != net: continue
-        d = (x - net) if m.low else (net - x)
-        far = f'{abs(d):.{m.digits}f}'
-        words.append(f"as close as {other}" if not float(far) else f"{far}{m.unit} {m.more if d > 0 else m.less} than {other}")
+        far = m.words((x - net) if m.low else (net - x))
+        words.append(f'{far} than {other}' if far else f'as close as {other}')
     return f"Here the network is {' and '.join(words)}." if words else ''
 
 def _raw(t: Tensor) -> bytes: return t.byte().cpu().contiguous().numpy().tobytes()

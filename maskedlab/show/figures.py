@@ -78,7 +78,7 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
 
 def _one(s: Scene, i: int) -> Scene:
     "One sample of a scene."
-    mine = lambda x: {k: mine(v) for k, v in x.items()} if isinstance(x, dict) else x[i:i + 1] if torch.is_tensor(x) and x.ndim else x
+    mine: Any = lambda x: {k: mine(v) for k, v in x.items()} if isinstance(x, dict) else x[i:i + 1] if torch.is_tensor(x) and x.ndim else x
     which = None if s.out.error is None else s.out.scored.nonzero()[:, 0] == i
     rows = lambda x: x[which] if torch.is_tensor(x) and which is not None else x
     batch = mine(s.batch)

@@ -89,7 +89,7 @@ class Scene:
     units: Units
     mask: Tensor                 # bool `[1, *shape]`; of several views: hidden in any
     error: Tensor                # float `[1, *shape]`, NaN where the loss does not look
-    filled: dict | None = None   # the sample with predictions in its holes; None: the method makes none
+    filled: Any = None           # the sample with predictions in its holes; None: the method makes none
     paste: bool = True           # predictions among what is visible, or alone
 
     @property
@@ -112,6 +112,12 @@ class Measure:
     low: bool = False            # is a small number a good one?
     digits: int = 1
     more: str = 'closer'; less: str = 'further off'
+    apart: str | None = None     # behind a difference; default: the unit
+
+    def words(self, d: float) -> str:
+        "A difference in words, above 0 where the network is better; '' where it is too small to tell."
+        far = f'{abs(d):.{self.digits}f}'
+        return f'{far}{self.unit if self.apart is None else self.apart} {self.more if d > 0 else self.less}' if float(far) else ''
 
     def say(self, x: float) -> str:
         "A score in words."
@@ -261,8 +267,8 @@ class PictureView(View):
         "Where a unit looks."
         return tinted(self.paint(s.batch), self.spread(s.units, weights.view(1, *s.units.shape)))
 
-    def guess(self, name: str, s: Scene) -> dict:
-        "The sample as a baseline fills it."
+    def guess(self, name: str, s: Scene) -> dict | None:
+        "The sample as a baseline fills it; None where it has nothing to say."
         return getattr(self, name)(s.batch, self.holes(s))
 
     def guessed(self, filled: dict, s: Scene) -> Tensor:

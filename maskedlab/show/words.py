@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ..masks.units import Units, rows
 from .views import FAINT, HOLE, INK, Measure, Scene, View, cividis, font, hatch
 
 # %% auto #0
-__all__ = ['counts', 'between', 'TextView']
+__all__ = ['counts', 'between', 'pieces', 'TextView']
 
 # %% ../../nbs/show/04_words.ipynb #fa32169f
 @cache
@@ -50,9 +51,14 @@ def _knows(recipe: Any) -> Any:
     given = getattr(recipe, 'tokenizer', None)
     return tokenizer() if given is None else getattr(given, 'backend_tokenizer', given)
 
-def _names(known: Any) -> tuple[dict[int, str], set[int]]:
-    "Each id's piece, and the special ones."
-    return {i: piece for piece, i in known.get_vocab().items()}, set(known.get_added_tokens_decoder())
+_PIECES: WeakKeyDictionary[Any, tuple[dict[int, str], set[int]]] = WeakKeyDictionary()
+
+def pieces(recipe: Any) -> tuple[dict[int, str], set[int]]:
+    "Each id's piece as a recipe's tokenizer has it, and the special ids; looked up once for a recipe."
+    if recipe not in _PIECES:
+        known = _knows(recipe)
+        _PIECES[recipe] = {i: piece for piece, i in known.get_vocab().items()}, set(known.get_added_tokens_decoder())
+    return _PIECES[recipe]
 
 _LINES = {'right': (11, 87, 176), 'wrong': (194, 90, 0), 'swapped': (194, 90, 0), 'kept': FAINT}      # on paper
 
@@ -61,8 +67,8 @@ class TextView(View):
     key, one, many, thing = 'ids', 'piece', 'pieces', 'text'
     stage, menu, fixed = 'chips', 'Text', False
     leave_out = ('painted', 'tube', 'grid', 'checkerboard')
-    measure = Measure('Hidden pieces brought back exactly, in per cent; longer is better.', 'Right', ' %', 100, digits=0,
-                      more='better', less='worse')
+    measure = Measure('Hidden pieces brought back exactly, or pieces judged rightly, in per cent; longer is better.', 'Right', ' %', 100,
+                      digits=0, more='better', less='worse', apart=' points')
     titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error', attention='Attention',
                   commonest='The commonest piece everywhere', neighbours='By its two neighbours')
     baselines = {'commonest': 'the commonest piece', 'neighbours': 'counting neighbours'}
@@ -116,12 +122,12 @@ class TextView(View):
 
     def chips(self, s: Scene, ids: Tensor, role: Any, **more: Any) -> dict[str, Any]:
         "A drawing: a chip for each real piece of `ids`; `role(i)` and what else is given say more of each."
-        names, special = _names(_knows(s.recipe))
-        was = s.batch['ids'][0].tolist()
+        names, special = pieces(s.recipe)
+        was, valid = s.batch['ids'][0].tolist(), s.units.valid[0].tolist()
         say = lambda i: names.get(i, str(i)).removeprefix('##')
         made = []
         for i, piece in enumerate(ids.tolist()):
-            if not bool(s.units.valid[0, i]): continue
+            if not valid[i]: continue
             chip = dict(unit=i, text=say(piece), glued=names.get(was[i], '').startswith('##'), was=say(was[i]), value=None, note='',
                         role='special' if was[i] in special else role(i))
             made.append(chip | {k: f(i) for k, f in more.items()})
@@ -135,21 +141,23 @@ class TextView(View):
     def draw(self, s: Scene) -> dict[str, Any]:
         "Original, seen, returned and error."
         ids, hidden = s.batch['ids'][0], s.mask[0].tolist()
-        names, special = _names(_knows(s.recipe))
+        names, special = pieces(s.recipe)
         seen = ids if s.out.seen is None else s.out.seen['ids'][0]
-        swapped, blank = (seen != ids).tolist(), [int(i) in special for i in seen]
+        swapped, blank = (seen != ids).tolist(), [i in special for i in seen.tolist()]
         covered = lambda i: hidden[i] and (s.out.seen is None or swapped[i] and blank[i])      # nothing of the piece is left
         role = lambda i: 'hidden' if covered(i) else 'swapped' if swapped[i] else 'kept' if hidden[i] else 'plain'
         note = lambda i: {'swapped': 'swapped', 'kept': 'kept'}.get(role(i), '')
         drawn = {'original': self.chips(s, ids, lambda i: 'plain'), 'seen': self.chips(s, seen, role, note=note)}
         for c in drawn['seen']['chips']:
             if c['role'] == 'hidden': c['text'] = ''
-        drawn['seen']['blank'] = ''
+        if any(swapped[i] and not blank[i] for i in range(len(ids))): drawn['seen']['words'] = 'Orange frames: another piece was put there.'
         drawn['error'] = self.valued(s, s.height[0].tolist())
         odds = self.judged(s)
         if odds is not None:
-            sure = lambda i: f'{odds[i]:.0%} replaced' if i in odds else ''
-            drawn['returned'] = self.chips(s, seen, lambda i: 'wrong' if swapped[i] else 'plain', value=odds.get, note=sure)
+            sure = lambda i: f'{100 * odds[i]:.0f} %' if i in odds else ''
+            drawn['returned'] = self.chips(s, seen, lambda i: 'swapped' if swapped[i] else 'plain', value=odds.get, note=sure)
+            drawn['returned']['words'] = \
+                'How likely each piece was replaced, by its verdict: dark is hardly, yellow is surely. Orange frames: truly replaced.'
         elif s.filled is not None: drawn['returned'] = self.guesses(s)
         return drawn
 
@@ -162,15 +170,16 @@ class TextView(View):
     def guesses(self, s: Scene) -> dict[str, Any]:
         "The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each hidden place."
         ids, filled, hidden = s.batch['ids'][0], s.filled['ids'][0], s.mask[0].tolist()
-        names, _ = _names(_knows(s.recipe))
-        role = lambda i: ('right' if filled[i] == ids[i] else 'wrong') if hidden[i] else 'plain'
+        names, _ = pieces(s.recipe)
+        same = (filled == ids).tolist()
+        role = lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain'
         pred = s.out.pred
         if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return self.chips(s, filled, role)
         top = pred.float().softmax(-1).topk(min(5, pred.shape[1]))
         likely = {i: [[names.get(k, str(k)).removeprefix('##'), round(p, 4)] for k, p in zip(ks, ps, strict=True)]
                   for i, ks, ps in zip(s.out.scored[0].nonzero()[:, 0].tolist(), top.indices.tolist(), top.values.tolist(), strict=True)}
         return self.chips(s, filled, role, guesses=lambda i: likely.get(i) if hidden[i] else None,
-                          note=lambda i: f'{likely[i][0][1]:.0%}' if hidden[i] and i in likely else '')
+                          note=lambda i: f'{100 * likely[i][0][1]:.0f} %' if hidden[i] and i in likely else '')
 
     def looks(self, s: Scene, unit: int, weights: Tensor) -> dict[str, Any]:
         "Where a piece looks; the page adds arcs."
@@ -184,20 +193,18 @@ class TextView(View):
         own = getattr(recipe, 'tokenizer', None)
         return tokenizer().get_vocab_size() if own is None or own is tokenizer() else 0
 
-    def guess(self, name: str, s: Scene) -> dict:
+    def guess(self, name: str, s: Scene) -> dict | None:
         ids, hidden, vocab = s.batch['ids'][0], s.mask[0], self._counted(s.recipe)
-        if not vocab or self.judged(s) is not None: return {**s.batch, 'unknown': True}
+        if not vocab or self.judged(s) is not None: return None
         filled = ids.masked_fill(hidden, int(counts(vocab)[0].argmax())) if name == 'commonest' else between(ids, hidden, vocab)
         return {**s.batch, 'ids': filled[None]}
 
     def guessed(self, filled: dict, s: Scene) -> dict[str, Any]:
-        ids, hidden = s.batch['ids'][0], s.mask[0].tolist()
-        if 'unknown' in filled: return self.chips(s, ids, lambda i: 'faint')
-        return self.chips(s, filled['ids'][0], lambda i: ('right' if filled['ids'][0, i] == ids[i] else 'wrong') if hidden[i] else 'plain')
+        same, hidden = (filled['ids'] == s.batch['ids'])[0].tolist(), s.mask[0].tolist()
+        return self.chips(s, filled['ids'][0], lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain')
 
     def close(self, filled: dict, s: Scene) -> float:
         "Per cent of the hidden pieces that came back; of a verdict, its balanced accuracy."
-        if 'unknown' in filled: return float('nan')
         if self.judged(s) is not None:
             fake, says = s.out.seen['ids'][s.out.scored] != s.batch['ids'][s.out.scored], s.out.pred > 0
             return 50 * float(says[fake].float().mean() + (~says[~fake]).float().mean())
@@ -210,7 +217,9 @@ class TextView(View):
         fake = (s.out.seen['ids'] != s.batch['ids'])[0]
         found = sum(odds.get(i, 0) > .5 for i in fake.nonzero()[:, 0].tolist())
         false = sum(p > .5 for i, p in odds.items() if not fake[i])
-        return f'{int(fake.sum())} pieces were replaced; the network finds {found} of them and suspects {false} true ones.'
+        true = int((~fake & s.out.scored[0]).sum())
+        return (f'Of {int(fake.sum())} replaced pieces the network finds {found}; it suspects {false} of {true} true ones. '
+                'The mark is the mean of both shares, 50 % is chance.')
 
     # ---- how it travels, and on paper
 

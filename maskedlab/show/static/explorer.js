@@ -73,6 +73,8 @@ class Stage {
   brush(unit) { return [unit]; }
   close() {}
   static settle() {}
+  static get wide() { return false; }      // does a drawing take the whole width?
+  static get waits() { return false; }     // does an answer move the units? Then it is asked for when a stroke has ended
   // A press on a unit begins a stroke, a drag goes on with it.
   hear({ begin, extend, end, look }) {
     this.stage.addEventListener("pointerdown", (e) => {
@@ -211,11 +213,14 @@ class Chips extends Stage {
     this.over = h("canvas", { class: "mlx-over mlx-arcs", "aria-hidden": "true" });
     return [this.row, this.over];
   }
+  static get wide() { return true; }
+  static get waits() { return true; }
   static thumb(meta) { return h("span", { class: "mlx-line" }, meta.text); }
   show(meta) {
     this.meta = meta;
     this.chips = new Map();
-    this.row.replaceChildren(...meta.chips.map((c) => {
+    const words = [];
+    for (const c of meta.chips) {
       const lines = [h("span", { class: "mlx-piece" }, c.text)];
       if (c.note) lines.push(h("small", {}, c.note));
       const node = h("span", { class: `mlx-chip mlx-r-${c.role}${c.glued ? " mlx-glued" : ""}`, "data-unit": String(c.unit) }, ...lines);
@@ -225,8 +230,11 @@ class Chips extends Stage {
         node.style.color = .299 * r + .587 * g + .114 * b > 120 ? "#14171b" : "#ffffff";
       }
       this.chips.set(c.unit, node);
-      return node;
-    }));
+      if (c.glued && words.length) words.at(-1).append(node); else words.push(h("span", { class: "mlx-word" }, node));      // a word stays in one line
+    }
+    this.row.replaceChildren(...words);
+    this.said?.remove();
+    if (meta.words) this.caption.prepend(this.said = h("p", {}, meta.words));
     this.guesses?.remove();
     const asked = meta.chips.filter((c) => c.guesses);
     if (asked.length) {
@@ -237,7 +245,11 @@ class Chips extends Stage {
     }
     super.show();
   }
-  clear(words) { this.row.replaceChildren(); this.chips = new Map(); this.meta = null; super.clear(words); }
+  clear(words) {
+    this.row.replaceChildren(); this.guesses?.remove(); this.said?.remove();
+    this.chips = new Map(); this.meta = null;
+    super.clear(words);
+  }
   // The same unit is as wide in every row, so that the rows lie beneath each other.
   static settle(stages) {
     const pen = (Chips.pen ??= document.createElement("canvas").getContext("2d")), widths = new Map();
@@ -275,7 +287,7 @@ class Chips extends Stage {
   cut(mask, was, whole) {
     for (const [unit, node] of this.chips ?? []) if (mask[unit] !== was[unit]) {
       node.className = node.className.replace(/mlx-r-\S+/, mask[unit] ? "mlx-r-hidden" : "mlx-r-plain");
-      node.firstChild.textContent = mask[unit] ? this.meta.blank ?? "" : whole.chips.get(unit)?.firstChild.textContent ?? "";
+      node.firstChild.textContent = mask[unit] ? "" : whole.chips.get(unit)?.firstChild.textContent ?? "";
     }
   }
   paint({ marks, colours }) {
@@ -314,7 +326,7 @@ class Cloud extends Stage {
   }
   static thumb(meta, buffers) {
     const canvas = h("canvas", { width: 96, height: 96, "aria-hidden": "true" }), cloud = Cloud.read(meta, buffers);
-    requestAnimationFrame(() => Cloud.draw(canvas, cloud, { yaw: .9, pitch: .3, zoom: 1 }, Cloud.colours(canvas), [], .8));
+    requestAnimationFrame(() => Cloud.draw(canvas, cloud, { yaw: .9, pitch: .3, zoom: 1, fit: Cloud.fit(cloud) }, Cloud.colours(canvas), [], .8));
     return canvas;
   }
   static colours(node) {
@@ -327,6 +339,15 @@ class Cloud extends Stage {
   }
   show(meta, buffers) { this.cloud = Cloud.read(meta, buffers); super.show(); this.redraw(); }
   clear(words) { this.cloud = null; this.redraw(); super.clear(words); }
+  // The middle of a cloud, and what makes it fill its stage however it is turned about its upright axis.
+  static fit({ n, xyz }) {
+    const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
+    for (let i = 0; i < 3 * n; i++) { low[i % 3] = Math.min(low[i % 3], xyz[i]); high[i % 3] = Math.max(high[i % 3], xyz[i]); }
+    const middle = low.map((v, k) => (v + high[k]) / 2), up = (high[2] - low[2]) / 2;
+    let across = 1e-6;
+    for (let i = 0; i < n; i++) across = Math.max(across, Math.hypot(xyz[3 * i] - middle[0], xyz[3 * i + 1] - middle[1]));
+    return { middle, scale: 1 / Math.max(1.15 * across, up + .3 * across) };
+  }
   // z points up; a point is [x to the right, y downwards, depth to the eye].
   static project(x, y, z, cosine, sine, tilt, lift) {
     const across = cosine * x + sine * y, away = -sine * x + cosine * y;
@@ -335,11 +356,11 @@ class Cloud extends Stage {
   static draw(canvas, cloud, camera, colours, marks, big = 1) {
     const pen = canvas.getContext("2d"), W = canvas.width, H = canvas.height;
     pen.clearRect(0, 0, W, H);
-    if (!cloud) return null;
-    const scale = Math.min(W, H) * .46 * camera.zoom, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
+    if (!cloud || !camera) return null;
+    const fit = camera.fit ?? { middle: [0, 0, 0], scale: 1 }, [mx, my, mz] = fit.middle, scale = Math.min(W, H) * .46 * camera.zoom * fit.scale, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
     const at = new Float32Array(3 * cloud.n), order = Array.from({ length: cloud.n }, (_, i) => i);
     for (let i = 0; i < cloud.n; i++) {
-      const [x, y, depth] = Cloud.project(cloud.xyz[3 * i], cloud.xyz[3 * i + 1], cloud.xyz[3 * i + 2], cosine, sine, tilt, lift);
+      const [x, y, depth] = Cloud.project(cloud.xyz[3 * i] - mx, cloud.xyz[3 * i + 1] - my, cloud.xyz[3 * i + 2] - mz, cosine, sine, tilt, lift);
       const near = 3.2 / (3.2 - depth);                       // a little perspective
       at[3 * i] = W / 2 + x * scale * near; at[3 * i + 1] = H / 2 + y * scale * near; at[3 * i + 2] = depth;
     }
@@ -366,7 +387,12 @@ class Cloud extends Stage {
     if (this.over.width !== W || this.over.height !== H) { this.over.width = W; this.over.height = H; }
     this.at = Cloud.draw(this.over, this.cloud, this.camera, Cloud.colours(this.stage), this.marks ?? []);
   }
-  paint({ marks, camera }) { this.marks = marks; this.camera = camera; cancelAnimationFrame(this.pending); this.pending = 0; this.now(); }
+  paint({ marks, camera }) {
+    this.marks = marks; this.camera = camera;
+    if (this.name === "original" && this.cloud) camera.fit = Cloud.fit(this.cloud);
+    cancelAnimationFrame(this.pending); this.pending = 0;
+    this.now();
+  }
   hit(e) {
     const box = this.stage.getBoundingClientRect(), ratio = this.over.width / box.width, x = (e.clientX - box.left) * ratio, y = (e.clientY - box.top) * ratio;
     let best = -1, score = 16 * ratio;
@@ -489,7 +515,7 @@ class Page {
       h("header", { class: "mlx-head" }, h("h2", {}, "Hide a part, bring it back"), this.status),
       this.alert,
       h("div", { class: "mlx-body" },
-        h("div", { class: "mlx-side" },
+        this.side = h("div", { class: "mlx-side" },
           group("1  Method", this.method, this.about),
           h("section", { class: "mlx-group" }, this.menu, this.set, this.thumbs, this.own),
           group("3  Mask", this.strategy, this.fields,
@@ -531,7 +557,7 @@ class Page {
     this.paste = radio("What it returns", spec.paste.length ? [["true", spec.paste[0]], ["false", spec.paste[1]]] : [], (v) => this.choose({ paste: v === "true" }));
     this.statistics = radio("Brightness of normalised patches", [["true", "true"], ["visible", "visible"]], (v) => this.choose({ statistics: v }));
     this.statisticsRow = h("div", { class: "mlx-row", hidden: true }, h("span", { class: "mlx-small" }, "Brightness from:"), this.statistics);
-    returned.caption.append(h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
+    returned.caption.append(returned.hint = h("p", {}), h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
     this.scaleWords = h("span", {});
     error.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), this.scaleWords), h("p", {}, `The loss of each ${spec.one}.`));
     const pick = (name) => h("select", { "aria-label": name, onchange: () => this.lookMore() });
@@ -541,7 +567,9 @@ class Page {
     attention.caption.append(this.attentionRow, this.attentionWords);
     for (const [k, s] of Object.entries(this.stages)) { s.caption.append(s.words); s.node.classList.toggle("mlx-slow", spec.slow.includes(k)); }
     const first = ["original", "seen", "returned", "error"], rest = Object.keys(spec.titles).filter((k) => !first.includes(k));
-    this.main.replaceChildren(h("div", { class: "mlx-grid" }, ...first.map((k) => this.stages[k].node)), h("div", { class: "mlx-grid mlx-second" }, this.close_, ...rest.map((k) => this.stages[k].node)));
+    const nodes = (names) => names.map((k) => this.stages[k].node), wide = this.Stage.wide;
+    this.main.replaceChildren(h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
+    if (wide) this.side.append(this.close_);
     this.menu.textContent = `2  ${spec.menu}`;
     this.thumbs.setAttribute("aria-label", spec.menu.endsWith("s") ? spec.menu : `${spec.menu}s`);
     this.measure.textContent = spec.measure.about;
@@ -570,9 +598,14 @@ class Page {
 
   hear() {
     const { seen, original } = this.stages, turned = () => this.turned();
-    const end = () => { this.ink = undefined; if (!this.line.busy) this.rest(); };
+    const end = () => {
+      const waited = this.waiting;
+      this.ink = undefined; this.stroking = false; this.waiting = false;
+      if (waited) this.ask(); else if (!this.line.busy) this.rest();
+    };
     seen.hear({ begin: (unit) => {
       if (!this.paintable) return;
+      this.stroking = true;
       this.ink = this.mask[unit] ? 0 : 1;          // the first unit says whether this stroke hides or shows
       this.stroke([unit]);
     }, extend: (units) => { if (this.ink !== undefined) this.stroke(units); }, end, turned });
@@ -642,6 +675,7 @@ class Page {
     this.statisticsRow.hidden = !spec.statistics.length;
     this.lookHint.textContent = spec.hints.original ?? "";
     this.hint.textContent = spec.hints.seen ?? "";
+    this.stages.returned.hint.textContent = spec.hints.returned ?? "";
     this.buildFields();
     this.fillSets(spec.sets);
     this.marks();
@@ -661,7 +695,7 @@ class Page {
   }
 
   onDrawn(m, buffers) {
-    const [mask, free, ...rest] = buffers, { returned, attention } = this.stages;
+    const [mask, free, ...rest] = buffers;
     this.quiet();
     this.broken = false;
     this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable;
@@ -672,8 +706,8 @@ class Page {
     // What was painted since this was asked stays on the page: its own answer is under way.
     if (this.state.painted && String(this.state.painted) !== String(m.state.painted) && mine.length === answered.length) this.cut(mine);
     const has = new Set(m.pictures.map((p) => p.name));
-    if (!has.has("returned")) returned.clear(m.notes.returned);
-    if (!has.has("attention")) attention.clear(m.notes.attention ?? `Click a ${this.spec.one} in the original.`);
+    const silent = { attention: `Click a ${this.spec.one} in the original.` };
+    for (const [k, s] of Object.entries(this.stages)) if (!has.has(k) && !this.spec.slow.includes(k)) s.clear(m.notes[k] ?? silent[k]);
     this.attentionWords.textContent = has.has("attention") ? m.notes.attention : "";
     this.attentionRow.hidden = !m.layers;
     if (m.layers) this.fillDepth(m.layers, m.heads);
@@ -826,7 +860,10 @@ class Page {
     const painted = [];
     mask.forEach((m, i) => { if (m) painted.push(i); });
     this.layers();
-    this.choose({ painted });
+    if (!this.stroking || !this.Stage.waits) { this.choose({ painted }); return; }
+    this.state = { ...this.state, painted };
+    this.waiting = true;
+    this.marks();
   }
   cut(mask) { this.stages.seen.cut(mask, this.mask, this.stages.original); this.mask = mask; }
   reset() { this.choose({ painted: null }); }
@@ -869,7 +906,7 @@ class Page {
     const most = Math.max(top, ...known.map((x) => Math.min(x, 1.6 * top)));
     this.bars.replaceChildren(...this.spec.scored.map((name) => {
       const x = this.scores[name], missing = x === null || x === undefined;
-      return h("div", { class: `mlx-bar mlx-${name.split(" ").at(-1)}` }, h("span", {}, name.replace(/^the /, "")), h("b", {}, missing ? "–" : x.toFixed(digits)),
+      return h("div", { class: `mlx-bar${name === "network" ? " mlx-network" : ""}` }, h("span", {}, name.replace(/^the /, "")), h("b", {}, missing ? "–" : x.toFixed(digits)),
         h("i", { style: `--mlx-length:${missing ? 0 : Math.max(0, Math.min(1, x / most)) * 100}%` }));
     }));
   }
