@@ -148,8 +148,9 @@ class Explore:
     def menu(self) -> dict[str, str]:
         "Recipes that can be shown, first those of the same kind of data: key -> kind."
         kinds = {n: recipe_class(n).card.modality.split()[0] for n in list_recipes()}
-        names = {n: k for n, k in kinds.items() if k in VIEWS}
-        return dict(sorted({self.key: self.view.key, **names}.items(), key=lambda item: item[1] != self.view.key))
+        mine = self.recipe(self.key).card.modality.split()[0]
+        names = {self.key: mine, **{n: k for n, k in kinds.items() if k in VIEWS}}
+        return dict(sorted(names.items(), key=lambda item: item[1] != mine))
 
     def view_of(self, key: str) -> Any:
         "The view of a recipe of the menu."

@@ -100,6 +100,21 @@ def ready(page, timeout=60_000):
         return r && r.dataset.rested && r.dataset.rested === r.dataset.painted; }""", timeout=timeout)
 
 
+def repaints(page, low, step):
+    "Milliseconds from the slider to the repainted page, of 30 changes after three to warm up."
+    return page.evaluate('''async ([low, step]) => {
+        const slider = document.querySelector("[data-field=ratio]"), root = document.querySelector(".mlx"), times = [];
+        for (let i = 0; i < 33; i++) {
+            const painted = (r) => root.addEventListener("maskedlab:painted", () => requestAnimationFrame(r), { once: true });
+            const done = new Promise(painted), start = performance.now();
+            slider.value = String(low + step * i);
+            slider.dispatchEvent(new Event("input"));
+            await done;
+            times.push(performance.now() - start);
+        }
+        return times.slice(3); }''', [low, step])
+
+
 def settled(page, action, timeout=20_000):
     "Do something, wait for the next painting and for rest."
     before = page.evaluate("document.querySelector('.mlx').dataset.painted")
