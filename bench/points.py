@@ -4,7 +4,7 @@
 
 The plain loop is the one that most point networks in PyTorch carry: it lowers distances through a boolean index, on points stored one
 after another. `--centres` trains Point-MAE of the lab's size on three seeds, and compares its Chamfer distance on test models with that
-of a predictor that sees centres only (the same network, trained with everything hidden) and with the untrained network.
+of a predictor that sees centres only (the same network, trained with everything hidden), the untrained network, and the best constant.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskedlab.data.samples import sample
 from maskedlab.instruments.measure import machine, ratio, rounds
 from maskedlab.masks.strategies import Random
 from maskedlab.parts.contract import evaluating
-from maskedlab.parts.groups import fps
+from maskedlab.parts.groups import chamfer, fps
 from maskedlab.recipes.point_mae import PointMAE
 from maskedlab.train.loop import fit
 
@@ -70,7 +70,25 @@ def centres(steps: int = 150, seeds: int = 3) -> dict[str, Any]:
                 out = r(test, mask=u.all() if name == 'centres only' else shown)
                 found[name].append(float(out.error[shown].mean()))
         print(f'seed {seed}:', {k: round(v[-1], 5) for k, v in found.items()}, flush=True)
+    found['best constant'] = [constant(sample('points', n=None, points=512), test, mask, lab)] * seeds
+    print('one group for all places:', round(found['best constant'][0], 5))
     return dict(task='Chamfer distance of hidden groups, test models', steps=steps, **found)
+
+
+def constant(train: dict, test: dict, mask: Any, lab: dict, steps: int = 300) -> float:
+    "One group for all places, fitted to the training models: the floor of a predictor that knows nothing."
+    torch.manual_seed(0)
+    r = PointMAE(**lab)
+    g = torch.Generator().manual_seed(0)
+    x = r.units(train).x.flatten(0, 1)
+    group = (torch.randn(1, r.size, 3, generator=g) * .1).requires_grad_()
+    optimiser = torch.optim.Adam([group], lr=.01)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        chamfer(group, x[torch.randint(len(x), (512,), generator=g)]).mean().backward()
+        optimiser.step()
+    u = r.units(test)
+    return float(chamfer(group.detach(), u.x[mask(u, torch.Generator().manual_seed(0))]).mean())
 
 
 def main() -> int:
