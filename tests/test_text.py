@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 import maskedlab as ml
 from maskedlab.data.text import encode
@@ -174,3 +174,61 @@ def test_electra_saves_its_shared_table_once_loaded(tmp_path):
     assert again.generator.word is again.encoder.word
     b = ml.sample('text', n=2)
     assert torch.equal(r.logits(b), again.logits(b))
+
+
+def random_pair():
+    torch.manual_seed(2)
+    sizes = dict(vocab_size=300, embedding_size=24, num_hidden_layers=2, max_position_embeddings=32)
+    judge = ElectraForPreTraining(ElectraConfig(hidden_size=48, num_attention_heads=3, intermediate_size=192, **sizes)).eval()
+    author = ElectraForMaskedLM(ElectraConfig(hidden_size=24, num_attention_heads=2, intermediate_size=96, **sizes)).eval()
+    for p in [*judge.parameters(), *author.parameters()]:
+        torch.nn.init.normal_(p, std=0.2)
+    author.electra.embeddings.load_state_dict(judge.electra.embeddings.state_dict())
+    return judge, author
+
+
+@pytest.mark.parametrize('padded', [False, True])
+def test_two_folders_of_transformers_fill_one_electra(tmp_path, padded):
+    judge, author = random_pair()
+    judge.save_pretrained(tmp_path / 'd')
+    author.save_pretrained(tmp_path / 'g')
+    r = ml.load_pretrained([tmp_path / 'g', tmp_path / 'd'])
+    r.save_pretrained(tmp_path / 'd2', layout='transformers')
+    r.save_pretrained(tmp_path / 'g2', layout='transformers generator')
+    pairs = [(judge, author), (ElectraForPreTraining.from_pretrained(tmp_path / 'd2').eval(),
+                               ElectraForMaskedLM.from_pretrained(tmp_path / 'g2').eval())]
+    ids = torch.randint(5, 300, (6, 30))
+    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30, dtype=torch.bool)
+    b, theirs = dict(ids=ids, valid=valid), dict(input_ids=ids, attention_mask=valid.long())
+    with torch.no_grad():
+        for d, g in pairs:
+            assert (d(**theirs).logits - r.logits(b))[valid].abs().max() < 1e-4
+            assert (g(**theirs).logits - r.proposals(b))[valid].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(('half', 'lacks', 'has'), [('d', 'generator_head', 'verdict'), ('g', 'verdict', 'generator_head')])
+def test_one_folder_alone_says_what_is_untrained(tmp_path, half, lacks, has):
+    dict(zip('dg', random_pair()))[half].save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match='untrained') as said:
+        r = ml.load_pretrained(tmp_path)
+    assert lacks in str(said[0].message) and has not in str(said[0].message)
+    assert (r.encoder.dim, r.generator.dim) == ((48, 12) if half == 'd' else (96, 24))
+
+
+def test_two_folders_that_are_no_pair(tmp_path):
+    judge, author = random_pair()
+    torch.nn.init.normal_(author.electra.embeddings.word_embeddings.weight)
+    judge.save_pretrained(tmp_path / 'd')
+    author.save_pretrained(tmp_path / 'g')
+    with pytest.raises(ValueError, match='do not agree in encoder.word') as e:
+        ml.load_pretrained([tmp_path / 'd', tmp_path / 'g'])
+    assert len(str(e.value)) <= 200
+    random_bert().save_pretrained(tmp_path / 'b')
+    with pytest.raises(ValueError, match='checkpoint of no recipe'):
+        ml.load_pretrained([tmp_path / 'd', tmp_path / 'b'])
+
+
+def test_bad_position_and_specials_of_a_checkpoint():
+    r = ml.create_recipe('electra')
+    with pytest.raises(ValueError, match='learned positions'):
+        r.save_pretrained('never', layout='transformers')

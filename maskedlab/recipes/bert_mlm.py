@@ -57,7 +57,7 @@ class BertMLM(Recipe):
         where='15 % of the pieces, words or runs of words', how='80 % [MASK], 10 % itself, 10 % any piece', what='the piece itself',
         use='fine-tune', headline='GLUE 80.5, SQuAD 1.1 test F1 93.2 (paper, large)', link='https://arxiv.org/abs/1810.04805')
     sizes = {
-        'micro': dict(vocab=3000, dim=128, depth=3, heads=4, length=128, position='alibi', std=.1),
+        'micro': dict(vocab=3000, dim=96, depth=3, heads=4, length=128, position='alibi', std=.1),
         'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, length=128, position='alibi', std=.1),
         'small': dict(vocab=30522, dim=512, depth=4, heads=8, length=512, mask_id=103, special=(0, 101, 102, 103)),
         'base':  dict(vocab=30522, dim=768, depth=12, heads=12, length=512, mask_id=103, special=(0, 101, 102, 103))}

@@ -17,6 +17,7 @@ from ..masks.units import Units, mean, place, rows, spread
 from ..masks.words import Slots
 from ..parts.contract import Card, Out, Recipe, child, draw
 from ..parts.text import TextEncoder, TiedHead, check_text
+from .electra_layouts import adopt, write_discriminator, write_generator
 
 # %% auto #0
 __all__ = ['Electra']
@@ -30,7 +31,7 @@ class Electra(Recipe):
         use='fine-tune the discriminator', headline='GLUE dev, small 79.9 (BERT 75.1), base 85.1 (82.2) (paper, as quoted by PaddleNLP)',
         link='https://arxiv.org/abs/2003.10555')
     sizes = {
-        'micro': dict(vocab=3000, dim=128, depth=3, heads=4, width=128, generator_dim=32, generator_heads=4, length=128,
+        'micro': dict(vocab=3000, dim=96, depth=3, heads=4, width=96, generator_dim=32, generator_heads=4, length=128,
                       position='alibi', std=.1),
         'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, width=128, generator_dim=48, generator_heads=4, length=128,
                       position='alibi', std=.1),
@@ -39,11 +40,16 @@ class Electra(Recipe):
         'base':  dict(vocab=30522, dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, mask_id=103,
                       special=(0, 101, 102, 103))}
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.01, lr=5e-4, schedule='linear')
+    layouts = {'transformers': write_discriminator, 'transformers generator': write_generator}
+    adopt = staticmethod(adopt)
 
     def __init__(self, vocab: int = 3000,                     # pieces; ids are 0 to vocab - 1
-                 dim: int = 768, depth: int = 12, heads: int = 12,
+                 dim: int | None = None,                      # default: four times the generator's, or 768
+                 depth: int = 12,                             # of both networks
+                 heads: int | None = None,                    # default: one for 64 channels
                  width: int = 128,                            # of the shared embeddings
-                 generator_dim: int = 256, generator_heads: int = 4,      # a quarter (small) or a third (base) of dim; as deep
+                 generator_dim: int | None = None,            # default: a quarter of dim (the paper: a quarter, of base a third)
+                 generator_heads: int | None = None,          # default: one for 64 channels
                  length: int = 512,                           # rows of the table of positions
                  position: str = 'learned',                   # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
                  weight: float = 50.,                         # of the discriminator's loss
@@ -60,6 +66,9 @@ class Electra(Recipe):
         if not 0 <= mask_share <= 1: raise ValueError(f"mask_share={mask_share}: give a share from 0 to 1")
         self.vocab, self.weight, self.temperature, self.mask_share = vocab, weight, temperature, mask_share
         self.mask_id, self.strategy = mask_id, strategy
+        dim = dim or 4 * (generator_dim or 192)
+        generator_dim = generator_dim or dim // 4
+        heads, generator_heads = heads or max(1, dim // 64), generator_heads or max(1, generator_dim // 64)
         self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, width, eps=eps, std=std)
         self.generator = TextEncoder(vocab, generator_dim, depth, generator_heads, length, position, width, eps=eps, std=std)
         for shared in ('word', 'place', 'segment', 'norm'): setattr(self.generator, shared, getattr(self.encoder, shared))
@@ -116,6 +125,11 @@ class Electra(Recipe):
     def logits(self, batch: dict) -> Tensor:
         "The verdict on a text as it is, `[B, L]`: above 0 is *replaced*; those at padding mean nothing."
         return self.judge(*check_text(batch, self.vocab, self.encoder.longest))
+
+    def proposals(self, batch: dict) -> Tensor:
+        "The generator's logits on a text as it is, `[B, L, vocab]`; those at padding mean nothing."
+        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
+        return self.generator_head(self.generator(ids, valid), self.encoder.word.weight)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "The discriminator's weights `[layers, B, heads, L, L]` with the generator's best guesses in chosen places; -1 where it is padding."
