@@ -15,7 +15,8 @@ from ..parts.checkpoints import rename
 from .bert_layouts import fused, parted
 
 # %% auto #0
-__all__ = ['SHARED', 'BODY', 'HEADS', 'SPARE', 'ONE_OF', 'body', 'doubled', 'adopt', 'write_discriminator', 'write_generator']
+__all__ = ['SHARED', 'BODY', 'HEADS', 'SPARE', 'ONE_OF', 'MODEL_TYPE', 'body', 'doubled', 'adopt', 'write_discriminator',
+           'write_generator']
 
 # %% ../../nbs/recipes/electra_layouts.ipynb #e336331e
 SHARED = [(r'^electra\.embeddings\.word_embeddings', 'encoder.word'), (r'^electra\.embeddings\.position_embeddings', 'encoder.place'),
@@ -41,12 +42,14 @@ def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
     both = {re.sub(r'^encoder\.', 'generator.', k): v for k, v in state.items() if re.match(r'encoder\.(word|place|segment|norm)\.', k)}
     return {**state, **both}
 
+MODEL_TYPE = 'electra'      # what transformers calls it in config.json
+
 def adopt(config: dict[str, Any],           # what the checkpoint says about itself
           state: dict[str, Tensor],
           given: dict[str, Any],            # arguments that the caller gives
           ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments, weights in our names, what they lack
     "A folder of transformers' ElectraForPreTraining, ElectraForMaskedLM or ElectraModel, or None where it is none."
-    if config.get('model_type') != 'electra': return None
+    if config.get('model_type') != MODEL_TYPE: return None
     c: dict[str, Any] = {**dict(hidden_size=256, embedding_size=128, num_hidden_layers=12, num_attention_heads=4, vocab_size=30522,
                                 max_position_embeddings=512, layer_norm_eps=1e-12, hidden_act='gelu'), **config}
     wanted = (('hidden_act', 'gelu'), ('position_embedding_type', 'absolute'), ('intermediate_size', 4 * c['hidden_size']),

@@ -17,7 +17,7 @@ from ..parts.groups import chamfer
 from .views import Measure, Scene, View, cividis, raw
 
 # %% auto #0
-__all__ = ['ROLES', 'MOST', 'drawing', 'CloudView', 'project']
+__all__ = ['ROLES', 'MOST', 'drawing', 'framed', 'CloudView', 'project']
 
 # %% ../../nbs/show/05_clouds.ipynb #3cc5a599
 ROLES = ('plain', 'hidden', 'predicted', 'valued', 'faint')
@@ -28,19 +28,28 @@ def drawing(points: Tensor,                  # `[n, 3]`
             unit: Tensor,                    # int `[n]`, -1: no group
             value: Tensor | None = None,     # `[n]`, 0..1
             centres: Tensor | None = None,   # `[G, 3]`
+            frame: Tensor | None = None,     # `[4]`, from `framed`; default: of these points
             ) -> dict[str, Tensor]:
     "Points as a stage draws them."
     value = torch.zeros(len(points)) if value is None else value
     return dict(points=points.detach().float().cpu(), role=role.byte().cpu(), unit=unit.short().cpu(),
                 value=(value.nan_to_num(0.).clamp(0, 1) * 255).round().byte().cpu(),
-                centres=torch.zeros(0, 3) if centres is None else centres.detach().float().cpu())
+                centres=torch.zeros(0, 3) if centres is None else centres.detach().float().cpu(),
+                frame=(framed(points) if frame is None else frame).detach().float().cpu())
+
+def framed(x: Tensor) -> Tensor:      # `[n, 3]` to `[4]`: x, y, z of the middle, and a scale
+    "How a cloud fills its drawing however it is turned about its upright axis."
+    low, high = x.amin(0), x.amax(0)
+    middle = (low + high) / 2
+    across, up = (x - middle)[:, :2].norm(dim=1).max().clamp_min(1e-6), (high - low)[2] / 2
+    return torch.cat([middle, (1 / torch.maximum(1.15 * across, up + .3 * across))[None]])
 
 class CloudView(View):
     "Draws, opens and scores point clouds: batches with the key 'points', `[B, N, 3]`."
     key, one, many, thing = 'points', 'group', 'groups', 'cloud'
     stage, menu = 'cloud', 'Cloud'
     leave_out = ('painted', 'tube', 'grid', 'checkerboard', 'span')
-    measure = Measure('Chamfer distance of hidden groups, times 1,000; shorter is closer.', 'Chamfer distance × 1000', '', 20,
+    measure = Measure('Chamfer distance of hidden groups in thousandths; shorter is closer.', 'Chamfer distance', ' thousandths', 20,
                       low=True)
     titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error', centre='The centre alone',
                   copied='The nearest visible group', attention='Attention')
@@ -131,10 +140,11 @@ class CloudView(View):
         x, seen = self.cloud(s.batch), self.sight(s)
         new, k = sets.flatten(0, 1), sets.shape[1]
         mine = s.mask[0].nonzero()[:, 0].repeat_interleave(k)
-        if not s.paste: return drawing(new, torch.full((len(new),), 2), mine)
+        frame = framed(x)
+        if not s.paste: return drawing(new, torch.full((len(new),), 2), mine, frame=frame)
         x = x[seen]
         role = torch.cat([torch.zeros(len(x)), torch.full((len(new),), 2.)])
-        return drawing(torch.cat([x, new]), role, torch.cat([self.owner(x, s.units), mine]))
+        return drawing(torch.cat([x, new]), role, torch.cat([self.owner(x, s.units), mine]), frame=frame)
 
     def looks(self, s: Scene, unit: int, weights: Tensor) -> dict[str, Tensor]:
         "Where a group looks."
@@ -167,7 +177,8 @@ class CloudView(View):
     def wire(self, d: dict[str, Tensor]) -> tuple[dict[str, Any], list[bytes]]:
         bytes_ = lambda t: t.contiguous().numpy().tobytes()
         centres = [[round(float(v), 4) for v in c] for c in d['centres']]
-        return dict(n=len(d['points']), centres=centres), [bytes_(d['points']), raw(d['role']), raw(d['value']), bytes_(d['unit'])]
+        meta = dict(n=len(d['points']), centres=centres, frame=d['frame'].tolist())
+        return meta, [bytes_(d['points']), raw(d['role']), raw(d['value']), bytes_(d['unit'])]
 
     def thumb(self, batch: dict, i: int) -> dict[str, Tensor]:
         x = self.cloud({k: v[i:i + 1] for k, v in batch.items()})
@@ -180,8 +191,8 @@ class CloudView(View):
         big = 2 * side
         paper = Image.new('RGB', (big, big), (246, 248, 250))
         pen = ImageDraw.Draw(paper)
-        xy, depth = project(d['points'])
-        at = (big / 2 + xy * big * .46).tolist()
+        xy, depth = project(d['points'] - d['frame'][:3])
+        at = (big / 2 + xy * big * .46 * d['frame'][3]).tolist()
         colours = cividis(d['value'].float() / 255)[:, :3].tolist()
         for i in depth.argsort().tolist():
             near, role = min(1., max(0., (float(depth[i]) + 1) / 2)), int(d['role'][i])

@@ -19,18 +19,13 @@ def ink(page, title): return stage(page, title).locator('canvas').evaluate("(c) 
 
 def spot(page, core, title, unit):
     "Where on the page a group's foremost point lies, as the page itself projects it."
-    x = core.batch(core.state)['points'][0].double()
-    owner = core.view.owner(x.float(), core.units(core.state)).tolist()
-    low, high = x.amin(0), x.amax(0)
-    middle, up = (low + high) / 2, float(high[2] - low[2]) / 2
-    x = x - middle
-    across = float(x[:, :2].norm(dim=1).max())
-    scale = 1 / max(1.15 * across, up + .3 * across)
     from maskedlab.show.clouds import project
-    at, depth = project(x)
+    d = core.draw(core.state).pictures['original']
+    owner = d['unit'].tolist()
+    at, depth = project(d['points'] - d['frame'][:3])
     box = stage(page, title).bounding_box()
-    i = max((i for i in range(len(x)) if owner[i] == unit), key=lambda i: float(depth[i]))
-    reach = min(box['width'], box['height']) * .46 * scale
+    i = max((i for i in range(len(owner)) if owner[i] == unit), key=lambda i: float(depth[i]))
+    reach = min(box['width'], box['height']) * .46 * float(d['frame'][3])
     return box['x'] + box['width'] / 2 + float(at[i, 0]) * reach, box['y'] + box['height'] / 2 + float(at[i, 1]) * reach
 
 

@@ -318,7 +318,7 @@ class Chips extends Stage {
 }
 
 // A cloud of points that turns. buffers: float32 positions [n, 3], uint8 role [n], uint8 value [n], int16 unit [n] (-1: none).
-// Roles: 0 plain, 1 hidden, 2 predicted, 3 by value, 4 faint. meta.centres: one [x, y, z] a unit. All clouds of a page turn together.
+// Roles: 0 plain, 1 hidden, 2 predicted, 3 by value, 4 faint. meta.centres: one [x, y, z] a unit; meta.frame: the middle, and a scale. All clouds of a page turn together.
 class Cloud extends Stage {
   inside() {
     this.over = h("canvas", { class: "mlx-over", "aria-hidden": "true" });
@@ -326,7 +326,7 @@ class Cloud extends Stage {
   }
   static thumb(meta, buffers) {
     const canvas = h("canvas", { width: 96, height: 96, "aria-hidden": "true" }), cloud = Cloud.read(meta, buffers);
-    requestAnimationFrame(() => Cloud.draw(canvas, cloud, { yaw: .9, pitch: .3, zoom: 1, fit: Cloud.fit(cloud) }, Cloud.colours(canvas), [], .8));
+    requestAnimationFrame(() => Cloud.draw(canvas, cloud, { yaw: .9, pitch: .3, zoom: 1 }, Cloud.colours(canvas), [], .8));
     return canvas;
   }
   static colours(node) {
@@ -335,19 +335,10 @@ class Cloud extends Stage {
   }
   static read(meta, [xyz, role, value, unit]) {
     const copy = (b, Kind) => new Kind(b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength));
-    return { n: meta.n, centres: meta.centres ?? [], xyz: copy(xyz, Float32Array), role: copy(role, Uint8Array), value: copy(value, Uint8Array), unit: copy(unit, Int16Array) };
+    return { n: meta.n, frame: meta.frame, centres: meta.centres ?? [], xyz: copy(xyz, Float32Array), role: copy(role, Uint8Array), value: copy(value, Uint8Array), unit: copy(unit, Int16Array) };
   }
   show(meta, buffers) { this.cloud = Cloud.read(meta, buffers); super.show(); this.redraw(); }
   clear(words) { this.cloud = null; this.redraw(); super.clear(words); }
-  // The middle of a cloud, and what makes it fill its stage however it is turned about its upright axis.
-  static fit({ n, xyz }) {
-    const low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
-    for (let i = 0; i < 3 * n; i++) { low[i % 3] = Math.min(low[i % 3], xyz[i]); high[i % 3] = Math.max(high[i % 3], xyz[i]); }
-    const middle = low.map((v, k) => (v + high[k]) / 2), up = (high[2] - low[2]) / 2;
-    let across = 1e-6;
-    for (let i = 0; i < n; i++) across = Math.max(across, Math.hypot(xyz[3 * i] - middle[0], xyz[3 * i + 1] - middle[1]));
-    return { middle, scale: 1 / Math.max(1.15 * across, up + .3 * across) };
-  }
   // z points up; a point is [x to the right, y downwards, depth to the eye].
   static project(x, y, z, cosine, sine, tilt, lift) {
     const across = cosine * x + sine * y, away = -sine * x + cosine * y;
@@ -357,7 +348,7 @@ class Cloud extends Stage {
     const pen = canvas.getContext("2d"), W = canvas.width, H = canvas.height;
     pen.clearRect(0, 0, W, H);
     if (!cloud || !camera) return null;
-    const fit = camera.fit ?? { middle: [0, 0, 0], scale: 1 }, [mx, my, mz] = fit.middle, scale = Math.min(W, H) * .46 * camera.zoom * fit.scale, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
+    const [mx, my, mz, fits] = cloud.frame, scale = Math.min(W, H) * .46 * camera.zoom * fits, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
     const at = new Float32Array(3 * cloud.n), order = Array.from({ length: cloud.n }, (_, i) => i);
     for (let i = 0; i < cloud.n; i++) {
       const [x, y, depth] = Cloud.project(cloud.xyz[3 * i] - mx, cloud.xyz[3 * i + 1] - my, cloud.xyz[3 * i + 2] - mz, cosine, sine, tilt, lift);
@@ -389,7 +380,6 @@ class Cloud extends Stage {
   }
   paint({ marks, camera }) {
     this.marks = marks; this.camera = camera;
-    if (this.name === "original" && this.cloud) camera.fit = Cloud.fit(this.cloud);
     cancelAnimationFrame(this.pending); this.pending = 0;
     this.now();
   }
