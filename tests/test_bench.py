@@ -51,3 +51,12 @@ def test_peers_are_the_same_network():
     work = {k: counted(k, shape) for k, p in PEERS.items() if not p.missing}
     ours = work.pop(OURS)
     assert ours <= min(work.values()) and max(work.values()) < 1.1 * min(work.values()), (ours, work)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('transformers') is None, reason='transformers is not installed')
+def test_text_in_small(monkeypatch):
+    from bench import text
+    monkeypatch.setattr(text, 'ROWS', 4)
+    t = text.step_table(3000, 2, dim=64, depth=1)
+    assert [r[0].strip() for r in t.rows][:2] == [text.THEIRS, text.OURS] and len(t.rows) == 5
+    assert len(text.masks_table(2, ten=1).rows) == 5

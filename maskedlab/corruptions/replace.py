@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks.strategies import rand
 from ..masks.units import widen
 
 # %% auto #0
@@ -35,18 +34,21 @@ def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
                      generator: torch.Generator | None = None,
                      ) -> tuple[Tensor, Tensor]:     # new ids, and bool `[B, N]`: chosen but left as it is
     "Replace chosen pieces as BERT does (Devlin et al. 2018, section 3.1), or SpanBERT (Joshi et al. 2020, section 3.1)."
-    luck = rand(mask.shape, generator, ids.device)
+    source, stay = len(pool) if pool is not None and len(pool) else vocab, shares[0] + shares[1]
+    device = ids.device if generator is None else generator.device
+    uniform = lambda: torch.rand(mask.shape, generator=generator, device=device, dtype=torch.float64).to(ids.device)
+    luck = uniform()
     if fate == 'run':
         place = torch.arange(mask.shape[1], device=ids.device).expand(mask.shape)
         inside = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
-        luck = luck.gather(1, place.masked_fill(inside, 0).cummax(1).values)       # that of the run's first piece
-    device = ids.device if generator is None else generator.device
-    source = vocab if pool is None or not len(pool) else len(pool)
-    other = torch.randint(source, ids.shape, generator=generator, device=device).to(ids.device)
+        luck, which = luck.gather(1, place.masked_fill(inside, 0).cummax(1).values), uniform()      # that of the run's first piece
+    else: which = (luck - stay) / max(shares[2], 1e-9)          # what is left of the number is evenly spread, and says which piece
+    other = (which * source).long().clamp_(0, source - 1)
     if pool is not None and len(pool): other = pool[other]
-    stay = shares[0] + shares[1]
-    new = torch.where(mask & (luck < shares[0]), token, ids)
-    return torch.where(mask & (luck >= stay), other, new), mask & (luck >= shares[0]) & (luck < stay)
+    hidden = mask & (luck < shares[0])
+    readable = mask & ~hidden
+    swapped = readable & (luck >= stay)
+    return torch.where(swapped, other, torch.where(hidden, token, ids)), readable & ~swapped
 
 def check_shares(shares: Any,        # three numbers
                  ) -> tuple[float, float, float]:

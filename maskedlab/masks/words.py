@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from .strategies import Range, Rate, Strategy, rand, rates, share
 from .units import Units
 
 # %% auto #0
-__all__ = ['share_of_all', 'pick', 'Tokens', 'Bernoulli', 'Slots', 'runs', 'sizes', 'WholeWords', 'WordSpans']
+__all__ = ['share_of_all', 'lots', 'ordered', 'pick', 'Tokens', 'Bernoulli', 'Slots', 'runs', 'sizes', 'WholeWords', 'WordSpans']
 
 # %% ../../nbs/masks/07_words.ipynb #e6bb5016
 def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None, progress: float = 1.,
@@ -25,16 +26,28 @@ def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None
     k = (rate * u.valid.flatten(1).sum(1)).round().clamp(1, most).masked_fill(rate == 0, 0)
     return torch.minimum(k.long(), u.free.flatten(1).sum(1))
 
-# %% ../../nbs/masks/07_words.ipynb #0e1000b9
+# %% ../../nbs/masks/07_words.ipynb #6e4f1cb8
+def lots(luck: Tensor,    # `[B, N]` in [0, 1)
+         free: Tensor,    # bool `[B, N]`
+         ) -> Tensor:     # whole numbers `[B, N]`, no two of a row are equal; what is not free comes last
+    "Numbers as lots, with the place in the last digits: `lots % N`."
+    N = free.shape[1]
+    few = N <= 512                                           # then 21 bits or more are left in 32, which are faster than 64
+    top, dtype = 2 ** (31 - N.bit_length() if few else 24), torch.int32 if few else torch.int64
+    return (luck * top).to(dtype).masked_fill_(~free, top).mul_(N).add_(torch.arange(N, dtype=dtype, device=free.device))
+
+def ordered(lots: Tensor) -> Tensor:
+    "Each row from small to large."
+    return torch.from_numpy(np.sort(lots.numpy(), 1)) if lots.is_cpu else lots.sort(1).values
+
 def pick(k: Tensor,       # int64 `[B]`, no more than there are free units
          free: Tensor,    # bool `[B, N]`
          generator: torch.Generator | None = None,
          ) -> Tensor:     # bool `[B, N]`, k True in each row
     "A random set of k of the free units."
-    noise = rand(free.shape, generator, free.device).masked_fill_(~free, 2.)
-    if not free.is_cpu: order = noise.argsort(1)        # asking for the largest k would make the host wait
-    else: order = noise.topk(int(k.max()), 1, largest=False).indices
-    return torch.zeros_like(free).scatter_(1, order, torch.arange(order.shape[1], device=free.device) < k[:, None])
+    lot = lots(rand(free.shape, generator, free.device), free)
+    last = ordered(lot).gather(1, (k - 1).clamp_min(0)[:, None])
+    return (lot <= last) & (k > 0)[:, None]
 
 @dataclass(frozen=True)
 class Tokens(Strategy):
@@ -152,8 +165,8 @@ class WholeWords(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         room, free = share_of_all(self.ratio, u, generator, progress, self.most), u.free.flatten(1)
         first, size = sizes(runs(free, None if u.group is None else u.group.flatten(1)), free)
-        noise = rand(free.shape, generator, u.device).gather(1, first).masked_fill(~free, 2.)      # one number for a word
-        order = noise.argsort(dim=1, stable=True)
+        luck = rand(free.shape, generator, u.device).gather(1, first)       # one number for a word
+        order = ordered(lots(luck, free)).long() % free.shape[1]
         size, free = size.gather(1, order), free.gather(1, order)
         begun = order - first.gather(1, order)                      # which piece of its word this is
         chosen, left = torch.zeros_like(free), free
