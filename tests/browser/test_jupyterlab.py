@@ -116,7 +116,6 @@ def test_paint_with_the_mouse(page):
     page.mouse.move(*at(1, 1))
     page.mouse.down()
     page.mouse.move(*at(4, 4), steps=4)
-    page.wait_for_timeout(100)                   # a browser hands on moves of the mouse with its next frame
     alpha = pixels(page, 'What the network sees')[..., 3].reshape(8, 8, 8, 8)[:, 0, :, 0]
     assert [(i, i) in {tuple(x) for x in np.argwhere(alpha == 0).tolist()} for i in range(1, 5)] == [True] * 4
     page.mouse.up()
