@@ -39,4 +39,4 @@ CLAIM = Claim(
     metric='log-likelihood of hidden whole words, nats', effect=.03, measure=measure,
     arms={'whole words': lambda: BertMLM(**WORDS, strategy=WholeWords()), 'pieces': lambda: BertMLM(**WORDS, strategy=Tokens()),
           'runs of words': lambda: BertMLM(**WORDS, strategy=WordSpans(), fate='run')},
-    data='text', steps=400, batch=32, lr=2e-3, seeds=3)
+    data='text', steps=1200, batch=32, lr=2e-3, seeds=3)
