@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..masks.parse import parse
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'brief', 'read_tensors', 'read_checkpoint', 'load_state', 'rename', 'encode', 'decode', 'arguments',
-           'write_files', 'name_of', 'save']
+__all__ = ['WEIGHTS', 'brief', 'read_tensors', 'read_checkpoint', 'load_state', 'rename', 'fused', 'parted', 'encode', 'decode',
+           'arguments', 'write_files', 'name_of', 'save']
 
 # %% ../../nbs/parts/06_checkpoints.ipynb #4368ca95
 def brief(path: Any, n: int = 60) -> str:
@@ -132,6 +132,26 @@ def rename(state: dict[str, Tensor],
     if len(renamed) != len(state):
         raise ValueError(f"{len(state)} tensors would share {len(renamed)} names: this checkpoint mixes two layouts; take one")
     return renamed
+
+# %% ../../nbs/parts/06_checkpoints.ipynb #51462436
+_PARTS = ('query', 'key', 'value')      # the order of the rows of the one matrix
+
+def fused(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "`.attn.query.`, `.attn.key.` and `.attn.value.` as `.attn.qkv.`; one without its companions keeps its name, and is unexpected."
+    whole: dict[str, Tensor] = {}
+    for name, t in state.items():
+        one = re.sub(r'\.attn\.(query|key|value)\.', '.attn.qkv.', name)
+        three = [one.replace('.qkv.', f'.{p}.') for p in _PARTS]
+        complete = one != name and all(k in state for k in three)
+        whole |= {one: torch.cat([state[k] for k in three])} if complete else {name: t}
+    return whole
+
+def parted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The inverse of `fused`."
+    cut: dict[str, Tensor] = {}
+    for name, t in state.items():
+        cut |= {name.replace('.qkv.', f'.{p}.'): c for p, c in zip(_PARTS, t.chunk(3))} if '.attn.qkv.' in name else {name: t}
+    return cut
 
 # %% ../../nbs/parts/06_checkpoints.ipynb #6ba576bf
 def encode(value: Any, name: str = 'value') -> Any:

@@ -8,48 +8,32 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..masks.words import Tokens
-from ..parts.checkpoints import rename
+from ..parts.checkpoints import fused, parted, rename
 
 # %% auto #0
-__all__ = ['TO_OURS', 'TO_THEIRS', 'PARTS', 'SPARE', 'fused', 'parted', 'adopt', 'write_transformers']
+__all__ = ['BLOCK', 'BLOCK_BACK', 'TO_OURS', 'TO_THEIRS', 'SPARE', 'adopt', 'write_transformers']
 
 # %% ../../nbs/recipes/bert_layouts.ipynb #03d442be
+BLOCK = [(r'\.attention\.output\.dense\.', '.attn.proj.'), (r'\.attention\.output\.LayerNorm\.', '.norm1.'),       # their names to ours
+         (r'\.attention\.self\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.'),
+         (r'\.output\.LayerNorm\.', '.norm2.')]
+BLOCK_BACK = [(r'\.attn\.proj\.', '.attention.output.dense.'), (r'\.norm1\.', '.attention.output.LayerNorm.'),
+              (r'\.attn\.(query|key|value)\.', r'.attention.self.\1.'), (r'\.mlp\.fc1\.', '.intermediate.dense.'),
+              (r'\.mlp\.fc2\.', '.output.dense.'), (r'\.norm2\.', '.output.LayerNorm.')]
 TO_OURS = [(r'^bert\.embeddings\.word_embeddings', 'encoder.word'), (r'^bert\.embeddings\.position_embeddings', 'encoder.place'),
            (r'^bert\.embeddings\.token_type_embeddings', 'encoder.segment'), (r'^bert\.embeddings\.LayerNorm', 'encoder.norm'),
-           (r'^bert\.encoder\.layer\.', 'encoder.blocks.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
-           (r'\.attention\.output\.LayerNorm\.', '.norm1.'), (r'\.attention\.self\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'),
-           (r'\.output\.dense\.', '.mlp.fc2.'), (r'\.output\.LayerNorm\.', '.norm2.'),
+           (r'^bert\.encoder\.layer\.', 'encoder.blocks.'), *BLOCK,
            (r'^cls\.predictions\.transform\.dense', 'head.dense'), (r'^cls\.predictions\.transform\.LayerNorm', 'head.norm'),
            (r'^cls\.predictions\.bias', 'head.bias')]
 TO_THEIRS = [(r'^encoder\.word', 'bert.embeddings.word_embeddings'), (r'^encoder\.place', 'bert.embeddings.position_embeddings'),
              (r'^encoder\.segment', 'bert.embeddings.token_type_embeddings'), (r'^encoder\.norm', 'bert.embeddings.LayerNorm'),
-             (r'^encoder\.blocks\.', 'bert.encoder.layer.'), (r'\.attn\.proj\.', '.attention.output.dense.'),
-             (r'\.norm1\.', '.attention.output.LayerNorm.'), (r'\.attn\.(query|key|value)\.', r'.attention.self.\1.'),
-             (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.'), (r'\.norm2\.', '.output.LayerNorm.'),
+             (r'^encoder\.blocks\.', 'bert.encoder.layer.'), *BLOCK_BACK,
              (r'^head\.dense', 'cls.predictions.transform.dense'), (r'^head\.norm', 'cls.predictions.transform.LayerNorm'),
              (r'^head\.bias', 'cls.predictions.bias')]
-PARTS = ('query', 'key', 'value')
 SPARE = r'^bert\.pooler\.|^cls\.seq_relationship\.|position_ids$|^cls\.predictions\.decoder\.'      # what masked modelling has no use for
-
-def fused(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "Query, key and value as one matrix; one without its companions keeps its name, and is unexpected."
-    whole: dict[str, Tensor] = {}
-    for name, t in state.items():
-        one = re.sub(r'\.attn\.(query|key|value)\.', '.attn.qkv.', name)
-        three = [one.replace('.qkv.', f'.{p}.') for p in PARTS]
-        whole |= {one: torch.cat([state[k] for k in three])} if one != name and all(k in state for k in three) else {name: t}
-    return whole
-
-def parted(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The inverse of `fused`."
-    cut: dict[str, Tensor] = {}
-    for name, t in state.items():
-        cut |= {name.replace('.qkv.', f'.{p}.'): c for p, c in zip(PARTS, t.chunk(3))} if '.attn.qkv.' in name else {name: t}
-    return cut
 
 def adopt(config: dict[str, Any],           # what the checkpoint says about itself
           state: dict[str, Tensor],

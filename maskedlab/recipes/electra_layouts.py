@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..masks.words import Slots
-from ..parts.checkpoints import rename
-from .bert_layouts import fused, parted
+from ..parts.checkpoints import fused, parted, rename
+from .bert_layouts import BLOCK, BLOCK_BACK
 
 # %% auto #0
 __all__ = ['SHARED', 'BODY', 'HEADS', 'SPARE', 'ONE_OF', 'MODEL_TYPE', 'body', 'doubled', 'adopt', 'write_discriminator',
@@ -21,10 +21,7 @@ __all__ = ['SHARED', 'BODY', 'HEADS', 'SPARE', 'ONE_OF', 'MODEL_TYPE', 'body', '
 # %% ../../nbs/recipes/electra_layouts.ipynb #e336331e
 SHARED = [(r'^electra\.embeddings\.word_embeddings', 'encoder.word'), (r'^electra\.embeddings\.position_embeddings', 'encoder.place'),
           (r'^electra\.embeddings\.token_type_embeddings', 'encoder.segment'), (r'^electra\.embeddings\.LayerNorm', 'encoder.norm')]
-BODY = [(r'^electra\.embeddings_project\.', 'BODY.project.'), (r'^electra\.encoder\.layer\.', 'BODY.blocks.'),
-        (r'\.attention\.output\.dense\.', '.attn.proj.'), (r'\.attention\.output\.LayerNorm\.', '.norm1.'),
-        (r'\.attention\.self\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'),
-        (r'\.output\.dense\.', '.mlp.fc2.'), (r'\.output\.LayerNorm\.', '.norm2.')]
+BODY = [(r'^electra\.embeddings_project\.', 'BODY.project.'), (r'^electra\.encoder\.layer\.', 'BODY.blocks.'), *BLOCK]
 HEADS = [(r'^discriminator_predictions\.dense\.', 'dense.'), (r'^discriminator_predictions\.dense_prediction\.', 'verdict.'),
          (r'^generator_predictions\.dense\.', 'generator_head.dense.'), (r'^generator_predictions\.LayerNorm\.', 'generator_head.norm.'),
          (r'^generator_lm_head\.bias', 'generator_head.bias')]
@@ -77,11 +74,9 @@ def _write(recipe: Any, state: dict[str, Tensor], me: str, kind: str) -> dict[st
     shared = ('encoder.word', 'encoder.place', 'encoder.segment', 'encoder.norm')
     mine = (*shared, f'{me}.project', f'{me}.blocks', *ONE_OF[me])
     kept = {k: v for k, v in state.items() if k.startswith(tuple(f'{m}.' for m in mine))}
-    weights = rename(parted(kept), [(rf'^{re.escape(new)}', old.lstrip('^').replace('\\', '')) for old, new in SHARED + HEADS]
-                     + [(rf'^{me}\.project\.', 'electra.embeddings_project.'), (rf'^{me}\.blocks\.', 'electra.encoder.layer.'),
-                        (r'\.attn\.proj\.', '.attention.output.dense.'), (r'\.norm1\.', '.attention.output.LayerNorm.'),
-                        (r'\.attn\.(query|key|value)\.', r'.attention.self.\1.'), (r'\.mlp\.fc1\.', '.intermediate.dense.'),
-                        (r'\.mlp\.fc2\.', '.output.dense.'), (r'(layer\.\d+)\.norm2\.', r'\1.output.LayerNorm.')])
+    weights = rename(parted(kept), [
+        *((rf'^{re.escape(new)}', old.lstrip('^').replace('\\', '')) for old, new in SHARED + HEADS),
+        (rf'^{me}\.project\.', 'electra.embeddings_project.'), (rf'^{me}\.blocks\.', 'electra.encoder.layer.'), *BLOCK_BACK])
     config = dict(
         architectures=[kind], model_type='electra', vocab_size=recipe.vocab, embedding_size=net.word.embedding_dim, hidden_size=net.dim,
         num_hidden_layers=len(net.blocks), num_attention_heads=net.heads, intermediate_size=4 * net.dim, hidden_act='gelu',

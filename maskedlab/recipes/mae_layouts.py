@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..masks.strategies import Random
-from ..parts.checkpoints import rename
+from ..parts.checkpoints import fused, parted, rename
 from ..parts.positions import sincos
 from ..parts.vit import ViT
 
 # %% auto #0
-__all__ = ['OURS', 'ORIGINAL', 'DECODER', 'TO_V4', 'FROM_V5', 'FROM_V4', 'PARTS', 'HEADS', 'DECODER_HEADS', 'from_original',
-           'to_original', 'to_transformers', 'from_transformers', 'adopt', 'write_original', 'write_transformers']
+__all__ = ['OURS', 'ORIGINAL', 'DECODER', 'TO_V4', 'FROM_V5', 'FROM_V4', 'HEADS', 'DECODER_HEADS', 'from_original', 'to_original',
+           'to_transformers', 'from_transformers', 'adopt', 'write_original', 'write_transformers']
 
 # %% ../../nbs/recipes/mae_layouts.ipynb #91750f81
 OURS = [(r'^decoder_blocks\.', 'decoder.blocks.'), (r'^decoder_norm\.', 'decoder.norm.'), (r'^decoder_pred\.', 'head.'),
@@ -58,26 +58,15 @@ FROM_V4 = [(r'^vit\.embeddings\.position_embeddings', 'pos_embed'), (r'^vit\.emb
            (r'^decoder\.decoder_layers\.', 'decoder_blocks.'), (r'^decoder\.', ''),
            (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
            (r'\.attention\.attention\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.')]
-PARTS = ('query', 'key', 'value')      # the order of the rows of the original's one matrix
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The original layout to that of transformers (names of version 4)."
-    cut: dict[str, Tensor] = {}
-    for name, t in state.items():
-        cut |= {name.replace('.qkv.', f'.{p}.'): c for p, c in zip(PARTS, t.chunk(3))} if '.attn.qkv.' in name else {name: t}
-    return rename(cut, TO_V4)
+    return rename(parted(state), TO_V4)
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The layout of transformers (names of version 4 or 5) to the original."
     if any(k.startswith('embeddings.') for k in state): state = {f'vit.{k}': v for k, v in state.items()}    # an encoder saved by itself
-    state = rename(rename(state, FROM_V5), FROM_V4)
-    whole: dict[str, Tensor] = {}
-    for name, t in state.items():
-        fused = re.sub(r'\.attn\.(query|key|value)\.', '.attn.qkv.', name)
-        three = [fused.replace('.qkv.', f'.{p}.') for p in PARTS]
-        complete = fused != name and all(k in state for k in three)     # one without its companions keeps its name, and is unexpected
-        whole |= {fused: torch.cat([state[k] for k in three])} if complete else {name: t}
-    return whole
+    return fused(rename(rename(state, FROM_V5), FROM_V4))
 
 # %% ../../nbs/recipes/mae_layouts.ipynb #e625941f
 HEADS = {768: 12, 1024: 16, 1280: 16}                   # of the published encoders (B, L, H), by their width
