@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..masks.units import Units
 from .transformer import Attention, Mlp, attention_bias
 
 # %% auto #0
-__all__ = ['check_text', 'alibi', 'PostNorm', 'kinds', 'TextEncoder', 'TiedHead']
+__all__ = ['check_text', 'text_units', 'alibi', 'PostNorm', 'kinds', 'TextEncoder', 'TiedHead']
 
 # %% ../../nbs/parts/07_text.ipynb #f6a42f49
 def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L] or missing}`
@@ -38,6 +39,15 @@ def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L
         raise ValueError(f"valid must be bool {list(ids.shape)} like ids, got {valid.dtype} {list(valid.shape)}")
     if not bool(valid.any(1).all()): raise ValueError(f"row {int((~valid.any(1)).nonzero()[0])} is all padding; leave it out of the batch")
     return ids, valid
+
+# %% ../../nbs/parts/07_text.ipynb #29e6c8a6
+def text_units(batch: Any, vocab: int, longest: int | None,     # as `check_text` takes them
+               special: Tensor,                                 # int64 `[n]`, pieces that are never chosen
+               ) -> Units:
+    "Pieces, int64 `[B, L]`; special ones are not free; `word` of the batch, if it is there, says which belong together."
+    ids, valid = check_text(batch, vocab, longest)
+    return Units('sequence', ids.shape[1:], x=ids, valid=valid, free=valid & ~torch.isin(ids, special), group=batch.get('word'),
+                 put=lambda batch, x: {**batch, 'ids': x})
 
 # %% ../../nbs/parts/07_text.ipynb #17df511d
 def alibi(heads: int, length: int, device: torch.device | str | None = None) -> Tensor:     # float `[heads, L, L]`
@@ -111,6 +121,17 @@ class TextEncoder(nn.Module):
             x = self._encode(ids[rows, :n], ~valid[rows, :n], None)
             out = out.index_put((rows[:, None], torch.arange(n, device=ids.device)), x.to(out.dtype))
         return out.masked_fill(~valid[..., None], 0)
+
+    def pooled(self, ids: Tensor, valid: Tensor) -> Tensor:      # `[B, dim]`
+        "The mean over the real pieces."
+        return self(ids, valid).sum(1) / valid.sum(1, keepdim=True)
+
+    def watched(self, ids: Tensor, u: Units) -> tuple[Tensor, Tensor, Tensor]:
+        "Weights `[layers, B, heads, L, L]`, and which unit each query and key is: -1 where it is padding."
+        watch: list[Tensor] = []
+        with torch.no_grad(): self(ids, u.valid, watch)
+        unit = torch.arange(u.count, device=u.device).expand(len(u), -1).masked_fill(~u.valid, -1)
+        return torch.stack(watch), unit, unit
 
     def _encode(self, ids: Tensor, pad: Tensor | None, watch: list[Tensor] | None) -> Tensor:
         distance = alibi(self.heads, ids.shape[1], ids.device)[None] if self.position == 'alibi' else None

@@ -16,7 +16,7 @@ from ..corruptions.replace import check_shares, mask_keep_random
 from ..masks.units import Units, mean, place, rows, spread
 from ..masks.words import Tokens
 from ..parts.contract import Card, Out, Recipe, child, draw
-from ..parts.text import TextEncoder, TiedHead, check_text
+from ..parts.text import TextEncoder, TiedHead, check_text, text_units
 from .bert_layouts import adopt, write_transformers
 
 # %% auto #0
@@ -88,10 +88,8 @@ class BertMLM(Recipe):
         self.register_buffer('special', torch.tensor(list(special), dtype=torch.long), persistent=False)
 
     def units(self, batch: dict) -> Units:
-        "Pieces, int64 `[B, L]`; special ones are not free; `word` of the batch, if it is there, says which belong together."
-        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        return Units('sequence', ids.shape[1:], x=ids, valid=valid, free=valid & ~torch.isin(ids, self.special), group=batch.get('word'),
-                     put=lambda batch, x: {**batch, 'ids': x})
+        "Pieces; special ones are not free."
+        return text_units(batch, self.vocab, self.encoder.longest, self.special)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
@@ -120,17 +118,9 @@ class BertMLM(Recipe):
         "Weights `[layers, B, heads, L, L]` where chosen pieces are [MASK]; each token is a piece, -1 where it is padding."
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        watch: list[Tensor] = []
-        with torch.no_grad(): self.encoder(u.x.masked_fill(mask, self.mask_id), u.valid, watch)
-        unit = torch.arange(u.count, device=u.device).expand(len(u), -1).masked_fill(~u.valid, -1)
-        return torch.stack(watch), unit, unit
+        return self.encoder.watched(u.x.masked_fill(mask, self.mask_id), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole text through the encoder: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros at padding."
         ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        h = self.encoder(ids, valid)
-        return h.sum(1) / valid.sum(1, keepdim=True) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "Nothing beside biases and norms."
-        return set()
+        return self.encoder.pooled(ids, valid) if pool else self.encoder(ids, valid)

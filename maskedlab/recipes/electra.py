@@ -16,7 +16,7 @@ from ..masks.strategies import rand
 from ..masks.units import Units, mean, place, rows, spread
 from ..masks.words import Slots
 from ..parts.contract import Card, Out, Recipe, child, draw
-from ..parts.text import TextEncoder, TiedHead, check_text
+from ..parts.text import TextEncoder, TiedHead, check_text, text_units
 from .electra_layouts import adopt, write_discriminator, write_generator
 
 # %% auto #0
@@ -81,10 +81,8 @@ class Electra(Recipe):
         self.register_buffer('special', torch.tensor(list(special), dtype=torch.long), persistent=False)
 
     def units(self, batch: dict) -> Units:
-        "Pieces, int64 `[B, L]`; special ones are not free."
-        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        return Units('sequence', ids.shape[1:], x=ids, valid=valid, free=valid & ~torch.isin(ids, self.special), group=batch.get('word'),
-                     put=lambda batch, x: {**batch, 'ids': x})
+        "Pieces; special ones are not free."
+        return text_units(batch, self.vocab, self.encoder.longest, self.special)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
@@ -100,7 +98,7 @@ class Electra(Recipe):
         e = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
         terms = {'generator': mean(likely), 'discriminator': self.weight * mean(e)}
         return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake},
-                   logs={'replaced': float(target.mean())}, extra={'proposed': proposed.detach()})
+                   logs={'replaced': target.mean()}, extra={'proposed': proposed.detach()})
 
     def propose(self, u: Units, mask: Tensor, g: torch.Generator) -> Tensor:
         "The generator's logits for each chosen piece, `[n, vocab]`."
@@ -135,15 +133,11 @@ class Electra(Recipe):
         "The discriminator's weights `[layers, B, heads, L, L]` with the generator's best guesses in chosen places; -1 where it is padding."
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        watch: list[Tensor] = []
         with torch.no_grad():
             guess = self.generator_head(rows(self.generator(u.x.masked_fill(mask, self.mask_id), u.valid), mask), self.encoder.word.weight)
-            self.encoder(place(u.x, mask, guess.argmax(-1)), u.valid, watch)
-        unit = torch.arange(u.count, device=u.device).expand(len(u), -1).masked_fill(~u.valid, -1)
-        return torch.stack(watch), unit, unit
+        return self.encoder.watched(place(u.x, mask, guess.argmax(-1)), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The discriminator on the whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros at padding."
         ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        h = self.encoder(ids, valid)
-        return h.sum(1) / valid.sum(1, keepdim=True) if pool else h
+        return self.encoder.pooled(ids, valid) if pool else self.encoder(ids, valid)
