@@ -5,7 +5,6 @@
 # %% ../../nbs/show/05_clouds.ipynb #b62a82dd
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..masks.units import Units, rows
 from ..parts.groups import chamfer
-from .views import Measure, Scene, View, cividis, raw
+from .views import Measure, Scene, View, cividis, from_file, raw
 
 # %% auto #0
 __all__ = ['ROLES', 'MOST', 'drawing', 'framed', 'CloudView', 'project']
@@ -64,10 +63,6 @@ class CloudView(View):
     sets: dict[str, Any] = {'Held-out furniture': ('points', dict(n=12, split='test')),
                             'Training furniture': ('points', dict(n=12, split='train'))}
 
-    def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
-        "The call of `sample` behind an entry of `sets`."
-        return self.sets[label]
-
     def load(self, label: str, recipe: Any) -> tuple[dict, list[str]]:
         "A batch of `sets`, and what each cloud is."
         from maskedlab.data.points import point_classes
@@ -79,17 +74,12 @@ class CloudView(View):
     def open(self, data: bytes, name: str, recipe: Any) -> dict:
         "The reader's own cloud; ValueError says in words what is wrong with it."
         from maskedlab.data.points import load_points
-        name = Path(name.replace('\\', '/')).name[-40:] or 'file'
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_bytes(data)
-            try: batch = load_points(path)
-            except (ValueError, OSError) as error:      # the reader knows the file's name and not the folder that it passed through
-                _, found, rest = str(error).rpartition(name)
-                raise ValueError(f'{name}{rest}' if found else str(error)) from None
-        n = batch['points'].shape[1]
-        if n > MOST: raise ValueError(f"{name} has {n} points, and at most {MOST} are drawn; give fewer")
-        return batch
+        def read(path: Path) -> dict:
+            batch = load_points(path)
+            n = batch['points'].shape[1]
+            if n > MOST: raise ValueError(f"{path.name} has {n} points, and at most {MOST} are drawn; give fewer")
+            return batch
+        return from_file(data, name, read)
 
     def open_code(self, name: str, data: bytes, recipe: Any) -> str:
         "The code that opens the same file from the working folder."

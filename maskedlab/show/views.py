@@ -21,7 +21,7 @@ from ..masks.units import Units, widen
 
 # %% auto #0
 __all__ = ['CIVIDIS', 'INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'VIEWS', 'cividis', 'tinted', 'without', 'font', 'hatch', 'panel',
-           'Scene', 'Measure', 'View', 'PictureView', 'raw', 'view_of']
+           'Scene', 'Measure', 'from_file', 'View', 'PictureView', 'raw', 'view_of']
 
 # %% ../../nbs/show/00_views.ipynb #c689a3e1
 CIVIDIS = ((0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
@@ -123,6 +123,19 @@ class Measure:
         "A score in words."
         return '–' if x != x else f'{x:.{self.digits}f}{self.unit}'
 
+def from_file(data: bytes, name: str,           # what a page sent, and how its reader calls it
+              read: Callable[[Path], dict],     # opens a file
+              ) -> dict:
+    "A batch from a file that exists in memory only; ValueError with the reader's name for it and not the folder that it passed through."
+    name = Path(name.replace('\\', '/')).name[-40:] or 'file'
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        try: return read(path)
+        except (ValueError, OSError) as error:
+            _, found, rest = str(error).rpartition(name)
+            raise ValueError(f'{name}{rest}' if found else str(error)) from None
+
 class View:
     "What all views share: the defaults. A view has the names below and the methods of `PictureView`."
     key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
@@ -141,6 +154,11 @@ class View:
     keys = ''                            # what the keyboard does
     side, columns = 192, 4               # of a sheet of still pictures: pixels of a panel, panels of a row
     fixed = True                         # have all samples the same layout of units?
+
+    def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
+        "The call of `sample` behind an entry of `sets`: its name and its options."
+        name, options, *_ = self.sets[label]
+        return name, options
 
     def fit(self, batch: dict, recipe: Any) -> dict:
         "The batch as the recipe takes it."
@@ -190,8 +208,8 @@ class PictureView(View):
         return tuple(side) if isinstance(side, tuple | list) else (side, side)
 
     def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
-        "The call of `sample` behind an entry of `sets`: its name and its options."
-        name, options, _ = self.sets[label]
+        "As `View.options`, at the recipe's size."
+        name, options = super().options(label, recipe)
         h, w = self.size(recipe)
         return name, {**options, 'size': h if h == w else (h, w)}
 
@@ -211,14 +229,7 @@ class PictureView(View):
     def open(self, data: bytes, name: str, recipe: Any) -> dict:
         "The reader's own file, cut to the recipe's size; ValueError says in words what is wrong with it."
         from maskedlab.data.own import load_image
-        name = Path(name.replace('\\', '/')).name[-40:] or 'file'
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_bytes(data)
-            try: return load_image(path, size=self.size(recipe), channels=getattr(recipe, 'channels', 3))
-            except (ValueError, OSError) as error:      # the reader knows the file's name and not the folder that it passed through
-                _, found, rest = str(error).rpartition(name)
-                raise ValueError(f'{name}{rest}' if found else str(error)) from None
+        return from_file(data, name, lambda path: load_image(path, size=self.size(recipe), channels=getattr(recipe, 'channels', 3)))
 
     def open_code(self, name: str, data: bytes, recipe: Any) -> str:
         "The code that opens the same file from the working folder."

@@ -80,10 +80,6 @@ class TextView(View):
     sets: dict[str, Any] = {'Wikipedia, held-out articles': ('text', dict(n=8, split='test', length=64)),
                             'Wikipedia, training articles': ('text', dict(n=12, split='train', length=64))}
 
-    def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
-        "The call of `sample` behind an entry of `sets`."
-        return self.sets[label]
-
     def load(self, label: str, recipe: Any) -> tuple[dict, list[str]]:
         "A batch of `sets`, and how each text begins."
         from maskedlab.data.samples import sample
