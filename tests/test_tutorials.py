@@ -148,8 +148,8 @@ right = visible_mean(truth, hidden) + .2                   # no answer of the ne
 }
 
 
-@pytest.mark.parametrize('tutorial', PLANTED)
-def test_with_the_solutions_each_exercise_says_yes(tutorial):
+def says_yes_to_its_solutions(tutorial):
+    """With the solutions in their places, each exercise says yes, in the order of the page."""
     known = exercises(tutorial)
 
     def solve(i, source):
@@ -159,9 +159,16 @@ def test_with_the_solutions_each_exercise_says_yes(tutorial):
     assert verdicts == [f'yes: {known[name].praise}' for name in asked(lesson(tutorial))]
 
 
-@pytest.mark.parametrize('tutorial', PLANTED)
-def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
-    words, wrong = PLANTED[tutorial]
+def fails_with(tutorial, words, wrong):
+    """A wrong result behind the cells that hold some words makes the tutorial fail."""
     assert any(words in c.source for c in lesson(tutorial).cells)
     with pytest.raises(CellExecutionError, match='AssertionError'):
         run(edited(tutorial, lambda i, source: source + wrong if words in source else source))
+
+
+@pytest.mark.parametrize('tutorial', PLANTED)
+def test_with_the_solutions_each_exercise_says_yes(tutorial): says_yes_to_its_solutions(tutorial)
+
+
+@pytest.mark.parametrize('tutorial', PLANTED)
+def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial): fails_with(tutorial, *PLANTED[tutorial])

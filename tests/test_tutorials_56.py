@@ -3,10 +3,7 @@ import sys
 
 import pytest
 import torch
-from nbclient.exceptions import CellExecutionError
-from test_tutorials import CALL, FIRST, asked, edited, lesson, run
-
-from maskedlab.course.exercises import exercises
+from test_tutorials import FIRST, fails_with, says_yes_to_its_solutions
 
 # What is planted, and behind which cells: those that hold these words.
 PLANTED = {
@@ -19,22 +16,11 @@ PointMAE.decode = lambda self, *a, **k: whole(self, *a, **k).roll(1, 1)         
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_with_the_solutions_each_exercise_says_yes(tutorial):
-    known = exercises(tutorial)
-
-    def solve(i, source):
-        return ''.join(f"{known[name].solution}\ncheck('{name}', {answer})\n" for name, answer in CALL.findall(source)) or source
-    said = run(edited(tutorial, solve))
-    verdicts = [t for t in said if t.startswith(('yes: ', 'hint: ', 'not yet: '))]
-    assert verdicts == [f'yes: {known[name].praise}' for name in asked(lesson(tutorial))]
+def test_with_the_solutions_each_exercise_says_yes(tutorial): says_yes_to_its_solutions(tutorial)
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
-    words, wrong = PLANTED[tutorial]
-    assert any(words in c.source for c in lesson(tutorial).cells)
-    with pytest.raises(CellExecutionError, match='AssertionError'):
-        run(edited(tutorial, lambda i, source: source + wrong if words in source else source))
+def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial): fails_with(tutorial, *PLANTED[tutorial])
 
 
 def test_a_cloud_turns_and_is_a_strip_of_pictures_without_plotly(monkeypatch):
