@@ -51,7 +51,7 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
         server.terminate()
         server.wait()
     out.parent.mkdir(exist_ok=True)
-    with Image.open(io.BytesIO(data)) as im: im.convert('RGB').quantize(256, dither=Image.Dither.NONE).save(out, optimize=True)
+    with Image.open(io.BytesIO(data)) as im: im.convert('RGB').save(out, optimize=True)      # a palette would bend the scale of colours
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size / 1000:.0f} kB')
 
 
