@@ -89,7 +89,7 @@ fresh process less that of its imports. The share of the limit is the counted op
 product that takes part in the same rounds. With `--threads 1` the processor's time is counted, which other programs disturb less than the
 clock's. The farthest points of point clouds have a bench of their own, `python -m bench.points`, with `results/points.json`.
 """
-ORDER = ['step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu']
+ORDER = ['step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets']
 
 
 def overview(folder: Path = RESULTS) -> str:

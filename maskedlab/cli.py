@@ -79,6 +79,11 @@ def _claims(a: argparse.Namespace) -> None:
     from maskedlab.claims.core import claims_table
     print(claims_table(a.folder))
 
+def _compare(a: argparse.Namespace) -> None:
+    from maskedlab.claims.compare import Budget, compare, compare_table
+    budget = Budget(**{k: v for k in ('steps', 'tune') if (v := getattr(a, k)) is not None})
+    print(compare_table(compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost)))
+
 def _bench(a: argparse.Namespace) -> int:
     from importlib import import_module
     root = Path(__file__).resolve().parents[1]
@@ -159,6 +164,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
     c = add('claims', _claims, 'the table of all results')
     c.add_argument('folder', nargs='?', default='claims')
+
+    c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, fine-tuning, cost of a step')
+    c.add_argument('recipes', nargs='+', metavar='RECIPE', help="names of `maskedlab list`; the first one's step is the measure of cost")
+    c.add_argument('--seeds', type=int, default=3)
+    c.add_argument('--jobs', type=int, default=1, help='processes at once')
+    c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
+    c.add_argument('--steps', type=int, help='of the training; default 600')
+    c.add_argument('--tune', type=int, help='steps of fine-tuning; default 300')
+    c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
 
     c = add('bench', _bench, 'measurements beside other implementations: step, sweep, samplers, drop, explorer, gpu')
     c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE', help='a table and its options; `maskedlab bench TABLE --help`')

@@ -60,3 +60,22 @@ def test_text_in_small(monkeypatch):
     t = text.step_table(3000, 2, dim=64, depth=1)
     assert [r[0].strip() for r in t.rows][:2] == [text.THEIRS, text.OURS] and len(t.rows) == 5
     assert len(text.masks_table(2, ten=1).rows) == 5
+
+
+def test_targets_stand_side_by_side(tmp_path, monkeypatch):
+    "A row for each method, between untrained and raw input; what was found once is not computed again."
+    import argparse
+
+    from bench import targets
+    from maskedlab.claims import compare as c
+    monkeypatch.setattr(targets, 'RESULTS', tmp_path)
+    monkeypatch.setattr(targets, 'BUDGET', c.Budget(steps=1, batch=8, labels=(20,), few=20, tune=1))
+    monkeypatch.setattr(c, 'peak_memory', lambda *a: 10 ** 6)
+    assert {'mae', 'simmim'} <= set(targets.entrants()) and 'bert_mlm' not in targets.entrants()
+    a = argparse.Namespace(names=['mae', 'simmim'], jobs=1, seeds=2, rounds=1, save=True)
+    table, = targets.tables(a)
+    assert [r[0] for r in table.rows] == ['raw input', 'untrained', 'mae', 'simmim']
+    assert table.rows[2][5:] == ['1.00', '1.00', '1.00', '1'] and all(len(r) == len(table.columns) for r in table.rows)
+    monkeypatch.setattr(c, 'one', lambda *a: 1 / 0)
+    again, = targets.tables(a)
+    assert again.rows == table.rows

@@ -19,6 +19,7 @@ import torch
 from ..parts.checkpoints import write_files
 from ..parts.contract import Recipe
 from ..recipes.table import TABLE, create_recipe, recipe_class
+from ..settings import device
 from ..train.loop import fit
 from ..data.batches import batches
 
@@ -40,6 +41,7 @@ class Claim:
     batch: int = 64
     lr: float = 1e-3
     seeds: int = 5
+    compared: Callable[[], Recipe] | None = None     # its entrant in `maskedlab compare`; default: the claim's own arm
 
 def t95(n: int) -> float:
     "Student's t for a two-sided 95 % interval of n paired differences."
@@ -97,6 +99,7 @@ def run_claim(name: str,
             if arm in arms:
                 stream = batches(c.data, c.batch, generator=torch.Generator().manual_seed(seed), **c.options)
                 fit(recipe, stream, steps, lr=c.lr, seed=seed)
+                recipe.cpu()        # where the data of the measure are
             trained = time.perf_counter() - began
             done[arm].append(dict(score=round(float(c.measure(recipe, seed)), 5), seconds=round(trained, 1)))
             say(f"{name} seed {seed} {arm}: {done[arm][-1]['score']:.4f} after {trained:.0f} s of training")
@@ -125,7 +128,7 @@ def _finish(name: str, path: Path | None, plan: dict, done: dict, arms: list[str
     return result
 
 def _device() -> str:
-    if torch.cuda.is_available(): return torch.cuda.get_device_name()
+    if device().type == 'cuda': return torch.cuda.get_device_name(device())
     return f'CPU, {torch.get_num_threads()} threads'
 
 # %% ../../nbs/claims/00_claims.ipynb #af3a44b9

@@ -19,21 +19,26 @@ from ..uses.finetune import finetune
 from ..uses.probes import labelled, probe
 
 # %% auto #0
-__all__ = ['DIGITS', 'CLAIM', 'Digits', 'measure']
+__all__ = ['DIGITS', 'CLAIM', 'narrow', 'Digits', 'measure']
 
 # %% ../../nbs/claims/simmim.ipynb #5d719cef
 DIGITS: dict[str, Any] = dict(image=32, token=4, cell=8, channels=1, dim=64, depth=2, heads=4, drop_path=0., mean=[.1307], std=[.3081])
+
+def narrow(recipe: SimMIM) -> SimMIM:
+    "Starts for a narrow network, in place: no LayerScale, wider weights, a bias that tells neighbours from strangers."
+    with torch.no_grad():
+        for b in recipe.encoder.blocks:
+            b.gamma_1.fill_(1); b.gamma_2.fill_(1)
+        for m in recipe.encoder.modules():
+            if isinstance(m, nn.Linear | nn.Conv2d): m.weight.mul_(4)
+        nn.init.normal_(recipe.encoder.rel_pos_bias.table, std=2)
+    return recipe
 
 class Digits(SimMIM):
     "SimMIM for digits of 28 pixels, cut and enlarged to 32, with starts for a narrow network."
     def __init__(self, **arguments: Any):
         super().__init__(**{**DIGITS, **arguments})
-        with torch.no_grad():
-            for b in self.encoder.blocks:
-                b.gamma_1.fill_(1); b.gamma_2.fill_(1)
-            for m in self.encoder.modules():
-                if isinstance(m, nn.Linear | nn.Conv2d): m.weight.mul_(4)
-            nn.init.normal_(self.encoder.rel_pos_bias.table, std=2)
+        narrow(self)
 
     def units(self, batch: dict) -> Units:
         "Cells of the enlarged middle."
@@ -49,4 +54,5 @@ CLAIM = Claim(
     sentence='large mask cells give better fine-tuned features than single tokens (Xie et al. 2022, section 4.1.2)',
     metric='fine-tuned accuracy, 400 labelled digits', effect=.01, measure=measure,
     arms={'cells of 8': Digits, 'cells of 4': lambda: Digits(cell=4), 'cells of 16': lambda: Digits(cell=16)},
-    data='digits', steps=600, batch=32, lr=1e-3, seeds=3)
+    data='digits', steps=600, batch=32, lr=1e-3, seeds=3,
+    compared=lambda: narrow(SimMIM(**{**DIGITS, **dict(image=28, cell=4, dim=96, depth=4)})))     # whole digits, cells of one token
