@@ -15,6 +15,7 @@ __all__ = ['sincos', 'fit_positions', 'RelativeBias']
 def sincos(grid: tuple[int, ...],   # rows, columns
            dim: int,                # width of a token, a multiple of 4
            prefix: int = 0,         # tokens in front that are no patch (class token): zeros
+           row_first: bool = False, # the other order of the halves (CAE's released code)
            ) -> Tensor:             # `[1, prefix + rows*columns, dim]`
     """Fixed 2-D sine and cosine positions, base 10000 (MAE, He et al. 2022; layout of its released code).
 
@@ -22,7 +23,7 @@ def sincos(grid: tuple[int, ...],   # rows, columns
     if dim % 4: raise ValueError(f"sine and cosine positions need a width that is a multiple of 4, got {dim}")
     row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing='ij')
     rate = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    angles = [axis.flatten()[:, None] * rate for axis in (column, row)]
+    angles = [axis.flatten()[:, None] * rate for axis in ((row, column) if row_first else (column, row))]
     table = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], 1).float()
     return torch.cat([torch.zeros(prefix, dim), table])[None]
 
@@ -34,8 +35,9 @@ def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for t
     "The same positions on another grid: waves are computed anew, anything else is resized (bicubic)."
     if grid == native: return table
     prefix, dim = table.shape[1] - native[0] * native[1], table.shape[2]
-    if dim % 4 == 0 and torch.allclose(table.float().cpu(), sincos(native, dim, prefix), atol=1e-4):
-        return sincos(grid, dim, prefix).to(table)
+    for row_first in (False, True) if dim % 4 == 0 else ():
+        if torch.allclose(table.float().cpu(), sincos(native, dim, prefix, row_first), atol=1e-4):
+            return sincos(grid, dim, prefix, row_first).to(table)
     places = table[:, prefix:].view(1, *native, dim).permute(0, 3, 1, 2)
     places = torch.nn.functional.interpolate(places.float(), grid, mode='bicubic', align_corners=False).to(table.dtype)
     return torch.cat([table[:, :prefix], places.flatten(2).mT], 1)

@@ -22,13 +22,15 @@ class ViT(Transformer):
 
     def __init__(self, grid: tuple[int, ...],   # rows and columns of patches that it is made for; others work too
                  values: int,                   # numbers in a patch: side * side * colours
-                 dim: int, depth: int, heads: int, eps: float = 1e-6):
-        super().__init__(dim, depth, heads, eps=eps)
+                 dim: int, depth: int, heads: int, eps: float = 1e-6,
+                 key_bias: bool | None = True, layer_scale: float | None = None, drop_path: float = 0.,   # as in `Transformer`
+                 row_first: bool = False):      # the order of the halves of its positions
+        super().__init__(dim, depth, heads, eps=eps, key_bias=key_bias, layer_scale=layer_scale, drop_path=drop_path)
         self.grid, self.dim = grid, dim
         self.patch_embed = nn.Linear(values, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed: Tensor
-        self.register_buffer('pos_embed', sincos(grid, dim, prefix=1))
+        self.register_buffer('pos_embed', sincos(grid, dim, 1, row_first))
         self.apply(init_xavier)
         nn.init.normal_(self.cls_token, std=.02)
 
