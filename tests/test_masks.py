@@ -26,7 +26,7 @@ each = pytest.mark.parametrize('name', ROOM)
 def seeded(seed=0, device='cpu'): return torch.Generator(device=device).manual_seed(seed)
 
 
-def shape_for(cls, shapes=((14, 14), (8, 6, 5), (60,))):
+def shape_for(cls, shapes=((14, 14), (8, 6, 5), (60,), (64, 64))):
     "The first of these layouts that a strategy accepts."
     for shape in shapes:
         try: cls()(layout(shape), generator=seeded())
