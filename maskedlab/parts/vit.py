@@ -24,13 +24,16 @@ class ViT(Transformer):
                  values: int,                   # numbers in a patch: side * side * colours
                  dim: int, depth: int, heads: int, eps: float = 1e-6,
                  key_bias: bool | None = True, layer_scale: float | None = None, drop_path: float = 0.,   # as in `Transformer`
-                 row_first: bool = False):      # the order of the halves of its positions
+                 row_first: bool = False,       # the order of the halves of its positions
+                 learned: bool = False):        # positions that are learned from a random start, the class token's too
         super().__init__(dim, depth, heads, eps=eps, key_bias=key_bias, layer_scale=layer_scale, drop_path=drop_path)
         self.grid, self.dim = grid, dim
         self.patch_embed = nn.Linear(values, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed: Tensor
-        self.register_buffer('pos_embed', sincos(grid, dim, 1, row_first))
+        waves = sincos(grid, dim, 1, row_first)
+        if learned: self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty_like(waves), std=.02))
+        else: self.register_buffer('pos_embed', waves)
         self.apply(init_xavier)
         nn.init.normal_(self.cls_token, std=.02)
 
