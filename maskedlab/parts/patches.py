@@ -41,6 +41,7 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
                 channels: int,     # colours that the network was made for
                 size: int,         # both sides must be multiples of it
                 what: str = 'patch',
+                slack: float = .01,    # how far values may leave 0..1 (a picture put together from two spectra does)
                 ) -> Tensor:       # the image
     "The picture of a batch, or one sentence about what is wrong with it."
     if not isinstance(batch, dict) or 'image' not in batch:
@@ -62,7 +63,7 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
         raise TypeError(f"image is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes 0..255: image / 255")
     low, high = (float(v) for v in image.detach().aminmax())
     if low != low or high != high: raise ValueError("image holds NaN; replace it, for example by image.nan_to_num()")
-    if low < -.01 or high > 1.01:
+    if low < -slack or high > 1 + slack:
         raise ValueError(f"image has values {low:.3g} to {high:.3g}, give 0..1; for bytes divide by 255, undo any mean and std normalising")
     return image
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['uncut', 'create_net', 'watched', 'TimmViT', 'as_encoder']
+__all__ = ['uncut', 'having', 'create_net', 'watched', 'TimmViT', 'as_encoder']
 
 # %% ../../nbs/parts/05_timm.ipynb #3841f8cc
 def _timm() -> Any:
@@ -54,15 +54,20 @@ def _tokens(net: Any) -> list[Tensor]:
     found = (getattr(net, n, None) for n in ('cls_token', 'dist_token', 'reg_token'))
     return [t for t in found if t is not None]
 
+def having(name: str,     # as timm.list_models() names it
+           ) -> Any:      # the library
+    "timm, where it has a network of this name; else one sentence with the nearest names."
+    timm = _timm()
+    if timm.is_model(name): return timm
+    near = difflib.get_close_matches(name, timm.list_models(), 3, .5) or ['vit_tiny_patch16_224']
+    raise ValueError(f"timm has no model {name[:60]!r}; did you mean {' or '.join(near)}?")
+
 def create_net(name: str,               # as timm.list_models() names it
                channels: int = 3,
                pretrained: bool = False,  # timm's weights, from the network
                ) -> Any:
     "A network of timm that takes pictures of any size, without its classifier."
-    timm = _timm()
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 3, .5) or ['vit_tiny_patch16_224']
-        raise ValueError(f"timm has no model {name[:60]!r}; did you mean {' or '.join(near)}?")
+    timm = having(name)
     with torch.device('meta'): why = uncut(timm.create_model(name), name)
     if why: raise ValueError(why)
     net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, dynamic_img_size=True)
