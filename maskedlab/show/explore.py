@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -62,8 +62,11 @@ def watching(recipe: Recipe) -> Iterator[None]:
 
 # %% ../../nbs/show/01_explore.ipynb #ab484fa6
 def choices_of(function: Callable, name: str, known: Sequence[str]) -> list[str]:
-    "The values that a keyword of a function takes: `known` where the function has that keyword, else none."
-    return list(known) if function is not None and name in inspect.signature(function).parameters else []
+    "The values that a keyword of a function takes: those of its Literal, else `known` where the function has that keyword, else none."
+    if function is None or name not in inspect.signature(function).parameters: return []
+    try: hint = get_type_hints(function).get(name)
+    except NameError: hint = None                # a type that its module does not hold
+    return list(get_args(hint) if get_origin(hint) is Literal else known)
 
 def look_at(weights: Tensor,      # `[layers, B, heads, Q, K]`
             query_unit: Tensor,   # `[B, Q]`, -1 where a token is no unit
@@ -319,6 +322,8 @@ class Explore:
         layers, heads = weights.shape[0], weights.shape[2]
         seen, elsewhere = look_at(weights, query, key, unit, u.count, min(s.layer, layers - 1), min(s.head, heads - 1))
         name = v.place(u, unit, scene.batch)
+        if seen is None and not bool(scene.mask.flatten(1)[0, unit]):
+            return None, f"{name} is on view, and this {part or 'network'} asks for hidden {v.many} only: click one of those."
         if seen is None:
             offer = f" Its {parts[1]} has {v.one} {unit}: choose it below." if len(parts) > 1 and part == parts[0] else ''
             return None, f"{name} is hidden, and this {part or 'network'} never gets hidden {v.many}: no attention to show.{offer}"
