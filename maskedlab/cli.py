@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--tune', type=int, help='steps of fine-tuning; default 300')
     c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
 
-    c = add('bench', _bench, 'measurements beside other implementations: step, sweep, samplers, drop, explorer, gpu')
+    c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the tables')
     c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE', help='a table and its options; `maskedlab bench TABLE --help`')
 
     c = add('train', _train, 'train a recipe', recipe=True)
