@@ -16,7 +16,7 @@ from ..parts.contract import Out, evaluating
 from ..recipes.table import create_recipe
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'Leak', 'leak_check']
+__all__ = ['TOLERANCE', 'MOST', 'Leak', 'leak_check']
 
 # %% ../../nbs/instruments/00_leak.ipynb #7de26557
 @dataclass
@@ -25,6 +25,7 @@ class Leak:
     recipe: str
     changes: dict[str, float] = field(default_factory=dict)    # 'units', 'data', 'gradient': 0 where nothing leaks
     control: float = 0.                                        # the same when visible content is exchanged: must not be 0
+    rounding: float = 0.                                       # the same when content goes to data and back unchanged: 0, or float noise
     faults: list[str] = field(default_factory=list)            # what is wrong, in words
     notes: list[str] = field(default_factory=list)             # what could not be looked at, and declared exceptions
     where: Tensor | None = None                                # `[B, *shape]`, how far each hidden unit's prediction moved
@@ -42,6 +43,7 @@ class Leak:
 
 # %% ../../nbs/instruments/00_leak.ipynb #476f3ffd
 TOLERANCE = 1e-5     # of a prediction's spread: float noise of a batch computed twice, and no more
+MOST = 1e-4          # what is allowed in data space at most, where the way there and back rounds (a Fourier transform does)
 
 def leak_check(recipe: Any,            # a name, class, instance or 'file.py:Class'
                batch: dict,            # at least two different samples
@@ -74,7 +76,8 @@ def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
 
     views = out.mask.reshape(len(u), -1, *u.shape).unbind(1)
     for m in views: _check_view(run, m, u, batch, report)
-    leaks = [site for site, change in report.changes.items() if change > (0 if site == 'gradient' else TOLERANCE)]
+    allowed = {'units': TOLERANCE, 'data': max(TOLERANCE, min(4 * report.rounding, MOST)), 'gradient': 0.}
+    leaks = [site for site, change in report.changes.items() if change > allowed[site]]
     if leaks: report.faults.append(f"predictions of hidden units depend on hidden content (seen at: {', '.join(leaks)})")
     if report.control <= TOLERANCE: report.faults.append('void: exchanging visible content changes no prediction either')
 
@@ -92,7 +95,9 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
             return
         with torch.no_grad():
             _note(report, 'units', a, run(m, other), judged)
-            if u.put is not None: _note(report, 'data', a, run(m, batch=u.put(batch, other.x)), judged)
+            if u.put is not None:
+                report.rounding = max(report.rounding, _moved(a, run(m, batch=u.put(batch, u.x)), judged))
+                _note(report, 'data', a, run(m, batch=u.put(batch, other.x)), judged)
         if torch.is_tensor(u.x) and u.x.is_floating_point():
             with torch.enable_grad():
                 x = u.x.detach().clone().requires_grad_()
