@@ -103,6 +103,7 @@ class Recipe(nn.Module):
     fill: Any = None                            # fill(batch, out) -> batch: predictions in data space, visible units untouched
     attention: Any = None                       # attention(batch, mask) -> weights [layers, B, heads, Q, K], units [B, Q] and [B, K]
     features: Any = None                        # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
+    view: str = ''                              # who draws its units, a key of `show.views.VIEWS`; default: that of the card's modality
     declared: tuple[str, ...] = ()              # what hidden units give away by design, in words: the leak check names it
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds
