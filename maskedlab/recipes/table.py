@@ -28,6 +28,7 @@ TABLE: dict[str, str] = {     # name -> module:class; a new method costs its not
     'electra': 'maskedlab.recipes.electra:Electra',
     'point_mae': 'maskedlab.recipes.point_mae:PointMAE',
     'point_bert': 'maskedlab.recipes.point_bert:PointBERT',
+    'selfie': 'maskedlab.recipes.selfie:Selfie',
 }
 ALIASES: dict[str, str] = {}  # short names that the field has
 
