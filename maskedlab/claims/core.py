@@ -41,6 +41,7 @@ class Claim:
     batch: int = 64
     lr: float = 1e-3
     seeds: int = 5
+    pace: dict[str, float] = field(default_factory=dict)      # of arms whose step costs less: how many steps for one of the claim's
     compared: Callable[[], Recipe] | None = None     # its entrant in `maskedlab compare`; default: the claim's own arm
 
 def t95(n: int) -> float:
@@ -87,7 +88,7 @@ def run_claim(name: str,
     t95(seeds)
     arms = dict(list(c.arms.items())[:None if full else 2])
     plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=c.data, steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
-                full=full)
+                full=full) | ({'pace': c.pace} if c.pace else {})
     path = None if out is None else Path(out)
     done = _resume(path, plan)
     for seed in range(seeds):
@@ -98,7 +99,7 @@ def run_claim(name: str,
             recipe: Any = 'raw' if arm == 'raw input' else arms.get(arm, c.arms[next(iter(c.arms))])()
             if arm in arms:
                 stream = batches(c.data, c.batch, generator=torch.Generator().manual_seed(seed), **c.options)
-                fit(recipe, stream, steps, lr=c.lr, seed=seed)
+                fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed)
                 recipe.cpu()        # where the data of the measure are
             trained = time.perf_counter() - began
             done[arm].append(dict(score=round(float(c.measure(recipe, seed)), 5), seconds=round(trained, 1)))
