@@ -18,7 +18,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'Verdict', 'judge', 'exercises', 'exercise', 'check',
-           'solved', 'show', 'in_notebook', 'tensor', 'Guess', 'predict', 'reveal']
+           'solved', 'show', 'in_notebook', 'tensor', 'number', 'Guess', 'predict', 'reveal']
 
 # %% ../../nbs/course/00_exercises.ipynb #a69b7130
 class Hint(Exception):
@@ -105,6 +105,7 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'build_it': 'maskedlab.course.build_it',
     'five': 'maskedlab.course.five_reasons',
     'points': 'maskedlab.course.points',
+    'targets': 'maskedlab.course.targets',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'
@@ -156,6 +157,14 @@ def tensor(y: Any,                                # what the learner's code gave
     if shape is not None and tuple(y.shape) != tuple(shape):
         raise Hint(f"{what} should have shape {list(shape)}, and it has {list(y.shape)}.")
     return y
+
+def number(y: Any,                        # what the learner's code gave
+           what: str = 'The answer') -> float:
+    "The answer as one number, or a hint."
+    if torch.is_tensor(y) and y.numel() == 1: y = y.item()
+    if isinstance(y, bool) or not isinstance(y, int | float):
+        raise Hint(f"{what} should be one number, and it is a {type(y).__name__}.")
+    return float(y)
 
 # %% ../../nbs/course/00_exercises.ipynb #be71507e
 SURE = {'a hunch': .5, 'fairly sure': .75, 'certain': .95}

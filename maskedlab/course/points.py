@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .exercises import Exercise, Hint, mistakes, tensor
+from .exercises import Exercise, Hint, mistakes, number, tensor
 from .pictures import strip
 
 # %% auto #0
@@ -277,17 +277,10 @@ def neighbours(points, centres, k):
     praise='That is right: these are the patches of a cloud. They overlap, and moving the whole cloud does not change them.')
 
 # %% ../../nbs/course/07_points.ipynb #e9031677
-def _number(got: Any, what: str = 'The answer') -> float:
-    "One number, or a hint."
-    if torch.is_tensor(got) and got.numel() == 1: got = got.item()
-    if isinstance(got, bool) or not isinstance(got, int | float):
-        raise Hint(f"{what} should be one number, and it is a {type(got).__name__}.")
-    return float(got)
-
 def _near(got: float, wrong: Any) -> bool: return abs(got - float(wrong)) < 1e-3 * max(1, abs(float(wrong)))
 
 def _judge_chamfer(f: Any) -> None:
-    ask = lambda p, q: _number(f(p.clone(), q.clone()), 'The distance')
+    ask = lambda p, q: number(f(p.clone(), q.clone()), 'The distance')
     g = torch.Generator().manual_seed(4)
     a, c = torch.randn(12, 3, generator=g), torch.randn(12, 3, generator=g)
     turned = ask(a, a[torch.randperm(12, generator=g)])
@@ -377,11 +370,11 @@ def _judge_on_view(f: Any) -> None:
     both = [len(h & s) for h, s in zip(hidden, seen)]
     share = [n / len(h) for n, h in zip(both, hidden)]
     right = sum(both) / sum(map(len, hidden))
-    got = _number(f(index.clone(), mask.clone()), 'The share')
+    got = number(f(index.clone(), mask.clone()), 'The share')
     near = lambda wrong: abs(got - wrong) < 1e-4
     if near(right) or near(sum(share) / 3):
         alone = index[:1] * 0 + torch.arange(96).view(1, 8, 12)         # no two groups share a point
-        if _number(f(alone, mask[:1].clone()), 'The share') != 0:
+        if number(f(alone, mask[:1].clone()), 'The share') != 0:
             raise Hint('Where no two groups share a point, nothing is on view: it should be 0.')
         return
     if near(sum(both) / sum(map(len, seen))) or near(sum(n / len(s) for n, s in zip(both, seen)) / 3):
