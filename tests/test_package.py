@@ -194,8 +194,8 @@ def test_errors_are_raised_not_asserted():
 # ------------------------------------------------------------------------------------- no shared code asks which method it has
 
 MODALITIES = {'image', 'video', 'wave', 'audio', 'ids', 'text', 'points', 'voxels', 'volume', 'motion', 'graph', 'boxes', 'protein', 'code'}
-# Modules that are about one modality, as a recipe is: the feed of crops, the live view, which shows pictures so far, and the views.
-ONE_MODALITY = {'instruments/baselines.py', 'train/feed.py', 'train/view.py', 'show/words.py', 'show/clouds.py'}
+# Modules that are about one modality, as a recipe is: the feed of crops, and the views.
+ONE_MODALITY = {'instruments/baselines.py', 'train/feed.py', 'show/words.py', 'show/clouds.py'}
 ASKING = {'modality', 'recipe', 'recipe_name', 'method', 'method_name'}  # variables that hold such a name
 
 

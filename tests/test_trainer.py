@@ -1,4 +1,5 @@
 """The trainer from outside: what it takes, what it leaves behind, how it ends, and one sentence for each thing that goes wrong."""
+import importlib.util
 import json
 import os
 import signal
@@ -56,7 +57,7 @@ def folder(tmp_path):
 # ---------------------------------------------------------------- what it takes
 
 def test_importing_stays_light():
-    code = ("import sys, maskedlab, maskedlab.train.trainer, maskedlab.train.view\n"
+    code = ("import sys, maskedlab, maskedlab.train.trainer, maskedlab.show.training\n"
             "print([m for m in ('accelerate', 'rich', 'ipywidgets', 'plotly', 'IPython', 'anywidget', 'tensorboard') if m in sys.modules])")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == '[]'
 
@@ -122,6 +123,25 @@ def test_the_readers_own_random_numbers_are_left_alone():
     torch.manual_seed(7)
     t.fit(background=False)
     assert torch.rand(2).tolist() == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec('ipywidgets') is None, reason='ipywidgets is not installed')
+@pytest.mark.parametrize('name', ml.list_recipes())
+def test_watching_changes_nothing(name):
+    "Samples drawn after each step, for each recipe: the weights are bit-equal, and there is something to see."
+    from maskedlab.show.training import LiveView
+    def weights(watched):
+        torch.manual_seed(0)
+        t = make(name, steps=3, batch=4, accumulate=2)
+        if watched: t.view = LiveView(t, every=0, picture_every=0)
+        t.fit(background=False)
+        if watched:
+            assert t.view.trouble is None and len(t.view.picture.value) > 500 and t.view.bar.value == 3
+            t.view.close()
+            assert t.view.button.description == 'Done'
+        return t.recipe.state_dict()
+    alone, seen = weights(False), weights(True)
+    assert all(torch.equal(v, seen[k]) for k, v in alone.items())
 
 
 # ---------------------------------------------------------------- what it leaves behind

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .explore import Explore, choices_of, look_at, scene_of, watching
 from .views import FAINT, INK, PAPER, Scene, cividis, font, panel
 
 # %% auto #0
-__all__ = ['HATCHED', 'sheet', 'strip', 'attention_map', 'map_of', 'curve']
+__all__ = ['HATCHED', 'sheet', 'strip', 'panels_of', 'one_of', 'attention_map', 'map_of', 'curve']
 
 # %% ../../nbs/show/02_figures.ipynb #e4c9994a
 HATCHED = 'What the network sees'      # the panel whose holes are hidden units; elsewhere they are places with nothing to show
@@ -29,21 +30,23 @@ def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line 
           still: Callable[..., Any] = panel,             # makes a Pillow image of a drawing; default: of uint8 `[H, W, 4]`
           ) -> Image.Image:
     "Panels side by side, each with its name."
-    gap, head, foot = 20, 26, 24
+    gap, head = 20, 26
     rows = [panels[i:i + columns] for i in range(0, len(panels), columns)]
+    foots = [24 if any(below for *_, below in row) else 8 for row in rows]
     pictures = [[still(p, side, title.startswith(HATCHED)) for title, p, _ in row] for row in rows]
     width = gap + min(columns, len(panels)) * (side + gap)
     lines = [line for text in words if text for line in textwrap.wrap(text, max(20, width // 8))]
-    height = sum(head + max(p.height for p in row) + foot for row in pictures) + gap + 22 * len(lines) + (8 if lines else 0)
+    talls = [max(p.height for p in row) for row in pictures]
+    height = sum(talls) + head * len(rows) + sum(foots) + gap + 22 * len(lines) + (8 if lines else 0)
     paper = Image.new('RGB', (width, height), PAPER)
     pen, y = ImageDraw.Draw(paper), gap // 2
-    for row, drawn in zip(rows, pictures, strict=True):
+    for row, drawn, tall, foot in zip(rows, pictures, talls, foots, strict=True):
         for i, ((title, _, below), p) in enumerate(zip(row, drawn, strict=True)):
             x = gap + i * (side + gap)
-            pen.text((x, y), title, fill=INK, font=font(15))
+            if not i or row[i - 1][0] != title: pen.text((x, y), title, fill=INK, font=font(15))      # neighbours may share a name
             paper.paste(p, (x, y + head))
             pen.text((x, y + head + p.height + 4), below, fill=FAINT, font=font(13))
-        y += head + max(p.height for p in drawn) + foot
+        y += head + tall + foot
     for line in lines:
         pen.text((gap, y + 4), line, fill=FAINT, font=font(13))
         y += 22
@@ -67,25 +70,34 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
         batch = {k: x[:n] for k, x in batch.items()}
         with watching(r): out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad(): whole = scene_of(r, batch, out)
-    panels: list[tuple[str, Any, str]] = []
-    for i in range(min(n, len(out.units))):
-        scene = _one(whole, i)
-        drawn, m = v.draw(scene), v.measure
-        beneath = {'seen': f'{int(scene.mask.sum())} of {int(scene.units.valid.sum())} hidden', 'error': f'0 to {scene.top:.2g}'}
-        if scene.filled is not None: beneath['returned'] = m.say(v.close(scene.filled, scene))
-        panels += [(title, drawn[k], beneath.get(k, '')) for k, title in v.titles.items() if k in drawn]
-    return sheet(panels, columns=min(v.columns, len(drawn)), side=side or v.side * 5 // 6, still=v.still)
+    rows = [panels_of(one_of(whole, i), v) for i in range(min(n, len(out.units)))]
+    return sheet([p for row in rows for p in row], columns=min(v.columns, len(rows[0])), side=side or v.side * 5 // 6, still=v.still)
 
-def _one(s: Scene, i: int) -> Scene:
-    "One sample of a scene."
-    mine: Any = lambda x: {k: mine(v) for k, v in x.items()} if isinstance(x, dict) else x[i:i + 1] if torch.is_tensor(x) and x.ndim else x
+def panels_of(s: Scene,              # of one sample
+              view: Any,
+              ) -> list[tuple[str, Any, str]]:
+    "The drawings of a sample in the order of the page, each with its name and a few words beneath."
+    drawn, m = view.draw(s), view.measure
+    beneath = {'seen': f'{int(s.mask.sum())} of {int(s.units.valid.sum())} hidden', 'error': f'0 to {s.top:.2g}'}
+    if s.filled is not None: beneath['returned'] = m.say(view.close(s.filled, s))
+    return [(title, drawn[k], beneath.get(k, '')) for k, title in view.titles.items() if k in drawn]
+
+def one_of(s: Scene, i: int) -> Scene:
+    "One sample of a scene, on the CPU."
+    mine, here = partial(_each, lambda x: x[i:i + 1]), partial(_each, Tensor.cpu)
     which = None if s.out.error is None else s.out.scored.nonzero()[:, 0] == i
-    rows = lambda x: x[which] if torch.is_tensor(x) and which is not None else x
+    rows = lambda x: x[which].cpu() if torch.is_tensor(x) and which is not None else x
     batch = mine(s.batch)
     u = s.recipe.units(batch)
-    out = replace(s.out, mask=mine(s.out.mask), pred=rows(s.out.pred), target=rows(s.out.target), error=mine(s.out.error), units=u,
-                  kept=mine(s.out.kept), order=mine(s.out.order), seen=mine(s.out.seen))
-    return replace(s, batch=batch, out=out, units=u, mask=mine(s.mask), error=mine(s.error), filled=mine(s.filled))
+    u = u.but(**{f.name: here(getattr(u, f.name)) for f in fields(u)})
+    out = replace(s.out, pred=rows(s.out.pred), target=rows(s.out.target), units=u,
+                  **{k: here(mine(getattr(s.out, k))) for k in ('mask', 'error', 'kept', 'order', 'seen')})
+    return replace(s, batch=here(batch), out=out, units=u, **{k: here(mine(getattr(s, k))) for k in ('mask', 'error', 'filled')})
+
+def _each(f: Callable[[Tensor], Tensor], x: Any) -> Any:
+    "A function of the tensors with samples in what may be a dict of them."
+    if isinstance(x, dict): return {k: _each(f, v) for k, v in x.items()}
+    return f(x) if torch.is_tensor(x) and x.ndim else x
 
 # %% ../../nbs/show/02_figures.ipynb #feda8777
 def attention_map(recipe: Any, batch: dict,

@@ -243,7 +243,7 @@ class TextView(View):
             if c['value'] is not None:
                 r, g, b, _ = cividis(torch.tensor(c['value'])).tolist()
                 paint, ink = (r, g, b), (255, 255, 255) if .299 * r + .587 * g + .114 * b < 120 else INK
-            if c['role'] in ('special', 'faint'): ink = FAINT
+            elif c['role'] in ('special', 'faint'): ink = FAINT
             pen.rectangle(box, fill=paint)
             if c['role'] == 'hidden': hatch(pen, box)
             line = _LINES.get(c['role'])

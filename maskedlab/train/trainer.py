@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from .feed import Plan, Source, Waiting, hold, room, rounds, source_of
 from .loop import Average, cosine, decay_groups
 
 # %% auto #0
-__all__ = ['SAME', 'PRECISIONS', 'Loss', 'compile_blocks', 'in_kernel', 'interruptible', 'picture_size', 'Trainer']
+__all__ = ['VIEWER', 'SAME', 'PRECISIONS', 'Loss', 'compile_blocks', 'in_kernel', 'interruptible', 'picture_size', 'Trainer']
 
 # %% ../../nbs/train/04_trainer.ipynb #861406c7
 class Loss(nn.Module):
@@ -63,6 +64,8 @@ def compile_blocks(module: nn.Module) -> int:       # how many were compiled
 # %% ../../nbs/train/04_trainer.ipynb #76d71dc0
 _ONE = threading.Lock()             # one run at a time in one process
 _RUNNING: list[Trainer] = []
+
+VIEWER = 'maskedlab.show.training:LiveView'     # shows a run in a notebook; by name, since that room looks into this one and not back
 
 def in_kernel() -> bool:
     "Whether this code runs in a notebook's kernel."
@@ -533,10 +536,11 @@ class Trainer:
         threading.Thread(target=self._in_thread, name='maskedlab training', daemon=True).start()
 
     def _open_view(self) -> None:
-        try: from maskedlab.train.view import View
-        except ImportError: return                  # no widgets here: train without a view
-        self.view = View(self)
-        self.view.show()
+        module, name = VIEWER.split(':')
+        try:
+            self.view = getattr(import_module(module), name)(self)
+            self.view.show()
+        except ImportError: self.view = None        # no widgets here: train without a view
 
     def _in_thread(self) -> None:
         _yield_to_others()

@@ -12,10 +12,10 @@ from maskedlab.train.checkpoint import load_checkpoint
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 LIMIT = 300     # milliseconds from slider to repaint while a run is on
 
-# 64-pixel photographs on two cores: some ten steps a second, a thousand times more of them than the test waits for
+# small networks on two cores: some ten steps a second, a thousand times more of them than the test waits for
 CELL = '''import torch; torch.set_num_threads(1)
 import maskedlab as ml
-t = ml.Trainer('mae', steps=100_000, batch=16, seed=0, out={out!r}, save_every=100_000)
+t = ml.Trainer({recipe!r}, steps=100_000, batch=16, seed=0, out={out!r}, save_every=100_000)
 t.fit()
 print('the cell is through')'''
 
@@ -26,8 +26,9 @@ def numbers(page): return page.locator('.widget-html-content', has_text='step').
 @pytest.fixture
 def training(browser, jupyter, tmp_path):
     pages = []
-    def begin(name, more=''):
-        page = in_lab(browser, jupyter, CELL.format(out=str(tmp_path / name)) + more, name, explorer=bool(more))
+    def begin(name, recipe='mae', more=''):
+        cell = CELL.format(recipe=recipe, out=str(tmp_path / name)) + more
+        page = in_lab(browser, jupyter, cell, name, explorer=bool(more))
         pages.append(page)
         page.wait_for_function("() => /step [1-9]/.test(document.body.innerText)", timeout=120_000)
         return page, tmp_path / name / 'checkpoints'
@@ -42,8 +43,9 @@ def run_cell(page, text):
     page.keyboard.press('Shift+Enter')
 
 
-def test_the_stop_button_in_mid_run(training):
-    page, checkpoints = training('stop')
+@pytest.mark.parametrize('recipe', ['mae', 'bert_mlm', 'electra', 'point_mae', 'point_bert'])
+def test_the_stop_button_in_mid_run(training, recipe):
+    page, checkpoints = training(f'stop-{recipe}', recipe)
     assert 'the cell is through' in page.locator('.jp-Notebook').inner_text()       # fit() returned at once
     page.wait_for_function("() => [...document.querySelectorAll('.widget-image')].some((i) => i.naturalWidth > 100)", timeout=60_000)
     page.wait_for_selector('.widget-html-content svg polyline[points*=" "]', state='attached', timeout=60_000)
@@ -52,7 +54,7 @@ def test_the_stop_button_in_mid_run(training):
     run_cell(page, 't.fit()')                                                        # a second one says that one is on
     page.wait_for_function("() => document.body.innerText.includes('a run is on')", timeout=30_000)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / 'training.png')
+    page.screenshot(path=PICTURES / f'training-{recipe}.png')
     assert load_checkpoint(checkpoints) is None
     page.locator('button.jupyter-button', has_text='Stop').click()
     page.wait_for_function("() => /stopped; fit\\(\\) goes on from step \\d+/.test(document.body.innerText)", timeout=30_000)
@@ -78,7 +80,7 @@ def test_the_kernels_interrupt(training):
 
 
 def test_the_explorer_stays_quick_while_a_run_is_on(training):
-    page, _ = training('explore', "\nml.Explorer('mae')")
+    page, _ = training('explore', more="\nml.Explorer('mae')")
     ready(page)
     page.evaluate(MOVE, .5)
     saw = []
