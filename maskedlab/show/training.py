@@ -21,9 +21,11 @@ from ..train.draws import drawing, own_strategies, seeded
 if TYPE_CHECKING: from maskedlab.train.trainer import Trainer
 
 # %% auto #0
-__all__ = ['watched', 'look', 'picture', 'thin', 'loss_line', 'LiveView']
+__all__ = ['WIDTH', 'watched', 'look', 'picture', 'thin', 'loss_line', 'LiveView']
 
 # %% ../../nbs/show/06_training.ipynb #05a9492a
+WIDTH = 500     # pixels of all samples of a row
+
 def watched(trainer: Trainer, view: Any,
             n: int = 4,             # samples
             ) -> dict | None:
@@ -52,7 +54,7 @@ def picture(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:     
     "Samples side by side: originals, below them what the network sees, and below that what it returns."
     n, file = len(samples), io.BytesIO()
     panels = [p for row in zip(*(s[:3] for s in samples)) for p in row]      # the first three of a view's drawings
-    sheet(panels, columns=n, side=min(view.side, 2 * view.side // n), still=view.still).save(file, 'PNG')
+    sheet(panels, columns=n, side=WIDTH // n, still=view.still).save(file, 'PNG')
     return file.getvalue()
 
 # %% ../../nbs/show/06_training.ipynb #f02924a9

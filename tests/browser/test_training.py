@@ -51,10 +51,10 @@ def test_the_stop_button_in_mid_run(training, recipe):
     page.wait_for_selector('.widget-html-content svg polyline[points*=" "]', state='attached', timeout=60_000)
     early = numbers(page)
     page.wait_for_function("(early) => !document.body.innerText.includes(early)", arg=early, timeout=60_000)     # it moves
-    run_cell(page, 't.fit()')                                                        # a second one says that one is on
-    page.wait_for_function("() => document.body.innerText.includes('a run is on')", timeout=30_000)
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f'training-{recipe}.png')
+    run_cell(page, 't.fit()')                                                        # a second one says that one is on
+    page.wait_for_function("() => document.body.innerText.includes('a run is on')", timeout=30_000)
     assert load_checkpoint(checkpoints) is None
     page.locator('button.jupyter-button', has_text='Stop').click()
     page.wait_for_function("() => /stopped; fit\\(\\) goes on from step \\d+/.test(document.body.innerText)", timeout=30_000)
