@@ -5,7 +5,6 @@
 # %% ../../nbs/recipes/point_dvae.ipynb #13e4b03f
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from ..masks.units import Units
 from ..parts.contract import Card, Out, Recipe, child
+from ..parts.discrete import gumbel_softmax, half_cosine, perplexity, uniform_kl
 from ..parts.groups import MiniPointNet, chamfer, dense, gather, groups, knn
 
 # %% auto #0
-__all__ = ['EdgeConv', 'Graph', 'Folding', 'half_cosine', 'gumbel_softmax', 'uniform_kl', 'PointDVAE']
+__all__ = ['EdgeConv', 'Graph', 'Folding', 'PointDVAE']
 
 # %% ../../nbs/recipes/point_dvae.ipynb #f99a8e8f
 class EdgeConv(nn.Module):
@@ -70,22 +70,6 @@ class Folding(nn.Module):
         square = self.corners.repeat(coarse.shape[-2], 1).expand(*start.shape[:-1], 2)
         h = torch.cat([x[..., None, :].expand(*start.shape[:-1], -1), square.to(x.dtype), start], -1)
         return coarse, start + self.fine(h.flatten(0, -2)).view(start.shape)
-
-# %% ../../nbs/recipes/point_dvae.ipynb #a4c8300b
-def half_cosine(start: float, stop: float, progress: float) -> float:
-    "From start to stop along half a cosine while progress goes from 0 to 1."
-    return stop + (start - stop) * (1 + math.cos(math.pi * min(max(progress, 0.), 1.))) / 2
-
-def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    "A soft sample from the last axis; the noise comes from the generator."
-    u = torch.rand(logits.shape, generator=generator, device=logits.device if generator is None else generator.device).to(logits)
-    return ((logits - (-u.clamp_min(1e-20).log()).clamp_min(1e-20).log()) / temperature).softmax(-1)
-
-def uniform_kl(logits: Tensor,       # `[B, G, K]`
-               ) -> Tensor:          # `[B]`
-    "KL(uniform || q), q the softmax averaged over the groups of a cloud: 0 only where all words are used alike."
-    q = logits.softmax(-1).mean(1)
-    return -(q.clamp_min(1e-20).log() + math.log(q.shape[-1])).mean(-1)
 
 # %% ../../nbs/recipes/point_dvae.ipynb #786d6d31
 class PointDVAE(Recipe):
@@ -144,8 +128,6 @@ class PointDVAE(Recipe):
         soft = gumbel_softmax(logits, half_cosine(1., self.low, progress), child(generator, u.device))
         coarse, fine = self.draw(soft @ self.codebook, u)
         weight = half_cosine(0., self.weight, (progress - .1) / .9)
-        used = torch.bincount(logits.argmax(-1).flatten(), minlength=logits.shape[-1]).double()
-        p = used[used > 0] / used.sum()
         return Out({'coarse': chamfer(coarse, u.x, squared=False).mean(), 'fine': chamfer(fine, u.x, squared=False).mean(),
                     'uniform': weight * uniform_kl(logits).mean()}, units=u,
-                   logs={'words in use': (-(p * p.log()).sum()).exp()})
+                   logs={'words in use': perplexity(logits.argmax(-1))})

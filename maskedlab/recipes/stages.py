@@ -5,6 +5,7 @@
 # %% ../../nbs/recipes/stages.ipynb #343d0b16
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..parts.checkpoints import encode
 from .pretrained import load_pretrained
 from .table import WEIGHTS, recipe_class
 from ..settings import setting
 
 # %% auto #0
-__all__ = ['STAGES', 'Frozen', 'stage_class', 'stage_key', 'find_stage', 'cache_folder', 'split_key', 'stage']
+__all__ = ['STAGES', 'Frozen', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage']
 
 # %% ../../nbs/recipes/stages.ipynb #be8c79cf
 class Frozen(nn.Module):
@@ -43,6 +45,7 @@ class Frozen(nn.Module):
 # %% ../../nbs/recipes/stages.ipynb #b1fb63bb
 STAGES: dict[str, str] = {      # name -> module:class
     'point_dvae': 'maskedlab.recipes.point_dvae:PointDVAE',
+    'image_dvae': 'maskedlab.recipes.image_dvae:ImageDVAE',
 }
 
 def stage_class(name: str) -> type:
@@ -55,11 +58,23 @@ def stage_key(name: str, size: str = 'micro', data: str = 'points', seed: int = 
     return f'{name}/{size}/{data}/{seed}'
 
 def find_stage(key: str) -> Path | None:
-    "The folder of a trained stage: shipped, or in the cache; None where it has not been trained."
+    "The folder of a trained stage: shipped, or in the cache; None where it has not been trained with the arguments of its size."
     name, size, data, seed = split_key(key)
     shipped, cached = WEIGHTS / f'{name}-{size}', cache_folder(key)
-    if (shipped / 'stage.json').is_file() and json.loads((shipped / 'stage.json').read_text('utf-8')).get('key') == key: return shipped
-    return cached if (cached / 'config.json').is_file() else None
+    expected = configuration(stage_class(name), size)
+    same = lambda folder: expected is not None and _json(folder / 'config.json').get('config') == expected
+    if _json(shipped / 'stage.json').get('key') == key and same(shipped): return shipped
+    return cached if same(cached) else None
+
+def configuration(cls: type, size: str) -> dict[str, Any] | None:     # as `config.json` holds them; None: there is no such size
+    "The arguments that a size of a class stands for, defaults included."
+    if size not in (sizes := getattr(cls, 'sizes', {})): return None
+    bound = inspect.signature(cls).bind_partial(**sizes[size])
+    bound.apply_defaults()
+    return json.loads(json.dumps({k: encode(v, k) for k, v in bound.arguments.items()}))
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text('utf-8')) if file.is_file() else {}
 
 def cache_folder(key: str) -> Path:
     "Where a stage is kept once it is trained."
