@@ -17,6 +17,11 @@ def gen(seed=0): return torch.Generator().manual_seed(seed)
 def same(a, b): return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
+def back_again(u, a, b):
+    "Equal, or to rounding where a Fourier transform lies between units and data."
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-5) if u.kind == 'spectrum' else torch.equal(a, b)
+
+
 @pytest.fixture(scope='module', params=NAMES)
 def case(request):
     torch.manual_seed(0)
@@ -55,9 +60,10 @@ def test_forward_is_pure_and_repeats(case):
     before = {k: v.clone() for k, v in r.state_dict().items()}
     copy = {k: v.clone() for k, v in b.items() if torch.is_tensor(v)}
     state = torch.get_rng_state()
-    first, again, other = r(b, generator=gen()), r(b, generator=gen()), r(b, generator=gen(1))
+    first, again = r(b, generator=gen()), r(b, generator=gen())
+    other = any(not torch.equal(first.mask, r(b, generator=gen(i)).mask) for i in range(1, 9))       # a coin may fall alike a few times
     assert torch.equal(torch.get_rng_state(), state), 'the global generator was used'
-    assert torch.equal(first.pred, again.pred) and same(first.error, again.error) and not torch.equal(first.mask, other.mask)
+    assert torch.equal(first.pred, again.pred) and same(first.error, again.error) and other
     assert all(torch.equal(v, before[k]) for k, v in r.state_dict().items())
     assert all(torch.equal(b[k], v) for k, v in copy.items())
 
@@ -88,8 +94,8 @@ def test_units_are_pure_and_put_inverts_x(case):
     assert len(u) == 3 and torch.equal(r.units(b).x, u.x)
     if u.put is None: return
     back = u.put(b, u.x)
-    assert all(torch.equal(back[k], v) for k, v in b.items() if torch.is_tensor(v))
-    assert torch.equal(r.units(back).x, u.x)
+    assert all(back_again(u, back[k], v) for k, v in b.items() if torch.is_tensor(v))
+    assert back_again(u, r.units(back).x, u.x)
 
 
 def test_fill_leaves_the_visible_untouched(case):
@@ -99,7 +105,7 @@ def test_fill_leaves_the_visible_untouched(case):
     filled = r.fill(b, out)
     assert filled.keys() >= b.keys()         # it may say more: which units these are, where content decides that
     x, y = out.units.x, r.units(filled).x
-    assert torch.equal(rows(x, ~out.mask), rows(y, ~out.mask)) and not torch.equal(rows(x, out.mask), rows(y, out.mask))
+    assert back_again(out.units, rows(x, ~out.mask), rows(y, ~out.mask)) and not back_again(out.units, rows(x, out.mask), rows(y, out.mask))
     for k, v in filled.items():
         if torch.is_tensor(v) and v.is_floating_point(): assert not v.requires_grad and v.isfinite().all() and v.shape == b.get(k, v).shape
 

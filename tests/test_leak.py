@@ -26,7 +26,7 @@ def test_every_recipe_is_tight(name):
     assert report.ok, report
     assert report.changes['units'] == 0 and report.changes.get('gradient', 0.) == 0
     assert report.control > 1e-3
-    assert report.where is not None and report.where.nan_to_num().max() == 0
+    assert report.where is not None and report.where.nan_to_num().max() <= (1e-5 if report.rounding else 0)
 
 
 @pytest.mark.parametrize('name', ml.list_recipes())

@@ -178,7 +178,7 @@ class Explore:
     def sets(self, key: str | None = None) -> list[str]:
         "The menu of samples of a recipe; default: of the one that was asked for."
         v = self.view_of(key or self.key)
-        own = ['Your batch'] if self.own is not None and v is self.view else []
+        own = ['Your batch'] if self.own is not None and v.key == self.view.key else []
         return [*own, *v.sets, *(name for name, (kind, _) in self._files.items() if kind == v.key)]
 
     def samples(self, key: str, set: str) -> tuple[dict, list[str]]:
@@ -245,7 +245,8 @@ class Explore:
             titles=v.titles, scored=['network', *v.slow.values(), *v.baselines.values()], measure=asdict(m), paste=list(v.paste),
             brushes=list(v.brushes), open=v.open_with, keys=v.keys, fixed=v.fixed, slow=list(v.slow),
             hints={k: words for k, words in v.hints.items() if k != 'original' or r.attention},
-            sets=self.sets(key), kind=v.key, statistics=statistics, fill=r.fill is not None, attention=r.attention is not None,
+            sets=self.sets(key), kind=type(v).__name__, statistics=statistics, fill=r.fill is not None,
+            attention=r.attention is not None and 'attention' in v.titles,
             parts=choices_of(r.attention, 'part', ('encoder', 'decoder')),
             strategies=[dict(key=k, label=_label(k, s), about=_about(s), controls=[c for c in controls(s) if not callable(c['value'])])
                         for k, s in self.strategies(key).items()], start=asdict(self.start(key)))
@@ -265,7 +266,8 @@ class Explore:
         "The strategy that a state describes; ValueError or TypeError for a value out of its range."
         if s.painted is not None:
             u = self.units(s)
-            return Painted(s.painted, shape=u.shape)
+            few = 2 * len(s.painted) <= u.count                 # the shorter list makes the shorter line of code
+            return Painted(s.painted, u.shape) if few else ~Painted(set(range(u.count)) - set(s.painted), u.shape)
         known = self.strategies(s.recipe)
         if s.strategy not in known: raise ValueError(f"there is no strategy {s.strategy[:40]!r}; choose one of {', '.join(known)}")
         base = known[s.strategy]
@@ -285,7 +287,8 @@ class Explore:
                 guess = v.guess(name, scene)
                 if guess is None: notes[name] = 'This guess has no answer to what the method is asked.'
                 else: pictures[name], scores[words] = v.guessed(guess, scene), v.close(guess, scene)
-            if r.attention is None: notes['attention'] = 'This method has no attention to look at.'
+            if 'attention' not in v.titles: pass                # its tokens are no units, so there is nothing to click
+            elif r.attention is None: notes['attention'] = 'This method has no attention to look at.'
             elif s.look is not None:
                 picture, words = self._attention(s, scene)
                 if picture is not None: pictures['attention'] = picture

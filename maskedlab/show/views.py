@@ -139,7 +139,7 @@ def from_file(data: bytes, name: str,           # what a page sent, and how its 
 class View:
     "What all views share: the defaults. A view has the names below and the methods of `PictureView`."
     key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
-    stage = 'picture'                    # who shows its drawings in explorer.js: 'picture', 'chips' or 'cloud'
+    stage = 'picture'                    # who shows its drawings in explorer.js: 'picture', 'spectrum', 'chips' or 'cloud'
     menu = 'Picture'                     # heading of the menu of samples
     measure: Measure
     leave_out: tuple[str, ...] = ('painted',)        # strategies without a place in the menu
@@ -187,12 +187,14 @@ def _photo(label: int) -> str:
 class PictureView(View):
     "Draws, opens and scores pictures: batches with the key 'image', `[B, C, H, W]` in 0..1. A drawing is uint8 `[H, W, 4]`."
     key, one, many, thing = 'image', 'patch', 'patches', 'picture'
-    leave_out = ('painted', 'tube')      # painting has a brush, tubes need time
+    leave_out: tuple[str, ...] = ('painted', 'tube')      # painting has a brush, tubes need time
     measure = Measure('PSNR on hidden pixels in decibels; longer is closer to the original.', 'PSNR', ' dB', 25)
     titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error',
                   mean='Mean of the visible', inpainting='Inpainting', attention='Attention')
-    baselines, slow = {'mean': 'the mean of the visible'}, {'inpainting': 'inpainting'}
-    paste, brushes = ('pasted together', 'predicted only'), (1, 2, 3)
+    baselines: dict[str, str] = {'mean': 'the mean of the visible'}
+    slow: dict[str, str] = {'inpainting': 'inpainting'}
+    paste: tuple[str, ...] = ('pasted together', 'predicted only')
+    brushes: tuple[int, ...] = (1, 2, 3)
     open_with = dict(accept='image/*', label='Open your own picture …', most=64)        # or `write`: a label for a field of text
     hints = dict(original='Click a patch to see where it looks.', seen='Drag here to hide or show patches.')
     keys = 'Tab into a picture; arrows move; in the second picture Space hides or shows, r resets; in the first Space looks.'
@@ -308,15 +310,16 @@ def raw(t: Tensor) -> bytes:     # uint8
     return t.byte().cpu().contiguous().numpy().tobytes()
 
 # %% ../../nbs/show/00_views.ipynb #851d7ca8
-VIEWS: dict[str, Any] = {      # modality -> a view, or where its class is
+VIEWS: dict[str, Any] = {      # modality, or what a recipe names as its `view` -> a view, or where its class is
     'image': PictureView(),
+    'spectrum': 'maskedlab.show.spectra:SpectrumView',
     'text': 'maskedlab.show.words:TextView',
     'points': 'maskedlab.show.clouds:CloudView',
 }
 
 def view_of(recipe: Any) -> Any:     # a recipe or its class
-    "The view of a recipe's data; ValueError where nobody has written one yet."
-    kind = recipe.card.modality.split()[0]
+    "The view of a recipe's data, or the one that it names; ValueError where nobody has written one yet."
+    kind = getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
     if kind not in VIEWS:
         raise ValueError(f"{recipe.card.title[:60]!r} works on {kind}, and only {', '.join(VIEWS)} can be drawn yet")
     view = VIEWS[kind]

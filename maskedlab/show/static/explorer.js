@@ -1,5 +1,5 @@
 // The explorer's page: controls built from a spec, drawings on stages, painting, and one request at a time.
-// What a drawing looks like is its stage's affair (Picture, Chips, Cloud); the page knows units by their numbers alone.
+// What a drawing looks like is its stage's affair (Picture, Spectrum, Chips, Cloud); the page knows units by their numbers alone.
 
 // One request in flight and one waiting, the newest. What may not be lost (a file, a saved picture) queues before it.
 // Every request has a number; an answer older than what is shown is not painted.
@@ -189,7 +189,8 @@ class Picture extends Stage {
       for (let d = -H; d < W; d += 6 * ratio) { pen.moveTo(d, H); pen.lineTo(d + H, 0); }
       pen.stroke();
       pen.restore();
-      pen.strokeStyle = colours.grid;
+      if (W / columns < 8 * ratio) pen.strokeStyle = "transparent";      // a finer grid would be all that one sees
+      else pen.strokeStyle = colours.grid;
       pen.lineWidth = 1;
       pen.beginPath();
       for (let c = 1; c < columns; c++) { pen.moveTo(x(c) + .5, 0); pen.lineTo(x(c) + .5, H); }
@@ -203,6 +204,28 @@ class Picture extends Stage {
         pen.strokeRect(x(c) + w / 2, y(r) + w / 2, x(c + 1) - x(c) - w, y(r + 1) - y(r) - w);
       }
     }
+  }
+}
+
+// Frequencies. The bytes hold what is hidden, too, under an opacity of 0, so that a stroke can show it before any answer;
+// and a bin has a twin on the other side of the middle, which goes wherever it goes.
+class Spectrum extends Picture {
+  show(meta, [buffer]) {
+    super.show(meta, [buffer]);
+    const all = new Uint8ClampedArray(bytes(buffer));
+    for (let i = 3; i < all.length; i += 4) all[i] = 255;
+    this.whole ??= document.createElement("canvas");
+    this.whole.width = meta.width; this.whole.height = meta.height;
+    this.whole.getContext("2d").putImageData(new ImageData(all, meta.width, meta.height), 0, 0);
+  }
+  cut(mask, was) { super.cut(mask, was, { base: this.whole }); }
+  brush(unit, size) {
+    const [rows, columns] = this.shape, twin = (i, n) => (2 * Math.floor(n / 2) - i + n) % n;
+    return super.brush(unit, size).flatMap((i) => [i, twin(Math.floor(i / columns), rows) * columns + twin(i % columns, columns)]);
+  }
+  says(unit) {
+    const [rows, columns] = this.shape, down = Math.floor(unit / columns) - Math.floor(rows / 2), right = unit % columns - Math.floor(columns / 2);
+    return `Frequency ${down} down, ${right} to the right`;
   }
 }
 
@@ -450,7 +473,7 @@ class Cloud extends Stage {
   close() { cancelAnimationFrame(this.pending); }
 }
 
-const STAGES = { picture: Picture, chips: Chips, cloud: Cloud };
+const STAGES = { picture: Picture, spectrum: Spectrum, chips: Chips, cloud: Cloud };
 
 class Page {
   constructor(model, el) {
@@ -554,7 +577,7 @@ class Page {
     this.part = pick("Part of the network"); this.layer = pick("Layer"); this.head = pick("Head");
     this.attentionWords = h("p", { "aria-live": "polite" });
     this.attentionRow = h("div", { class: "mlx-row" }, this.part, this.layer, this.head);
-    attention.caption.append(this.attentionRow, this.attentionWords);
+    attention?.caption.append(this.attentionRow, this.attentionWords);
     for (const [k, s] of Object.entries(this.stages)) { s.caption.append(s.words); s.node.classList.toggle("mlx-slow", spec.slow.includes(k)); }
     const first = ["original", "seen", "returned", "error"], rest = Object.keys(spec.titles).filter((k) => !first.includes(k));
     const nodes = (names) => names.map((k) => this.stages[k].node), wide = this.Stage.wide;
