@@ -10,7 +10,7 @@ import maskedlab as ml
 from maskedlab.masks.block import Block
 from maskedlab.masks.units import rows
 from maskedlab.parts.patches import patchify
-from maskedlab.recipes.cae import CAE, ORDER
+from maskedlab.recipes.cae import CAE, ORDER, spread_of
 
 
 class Codes(nn.Module):
@@ -224,9 +224,22 @@ def test_targets_are_the_tokens_of_the_clean_picture(batch):
 
 def test_a_collapsed_aim_shows_as_no_spread(batch):
     r = make()
-    assert .2 < r(batch, generator=g()).logs['spread'] <= 1
-    nn.init.zeros_(r.encoder.norm.weight)                               # every representation is now the bias of the norm
+    assert .05 < r(batch, generator=g()).logs['spread'] <= 1
+    bias = torch.randn(32)
+    with torch.no_grad():                                               # every representation is now the bias of the norm
+        r.encoder.norm.weight.zero_()
+        r.encoder.norm.bias.copy_(bias)
     assert r(batch, generator=g()).logs['spread'] < 1e-3
+
+
+def test_spread_compares_pictures_at_the_same_place():
+    mask = torch.ones(64, 2, 2, dtype=torch.bool)
+    place = torch.randn(1, 4, 16).expand(64, -1, -1)
+    assert spread_of(place.flatten(0, 1), mask) < 1e-6                  # places alone are no content
+    assert abs(spread_of(torch.randn(64, 4, 16).flatten(0, 1), mask) - 1) < .05
+    half = (place + torch.randn(64, 4, 16) * place.square().mean().sqrt()).flatten(0, 1)
+    assert abs(spread_of(half, mask) - .5 ** .5) < .05
+    assert spread_of(torch.randn(4, 16), mask[:1]).isnan()              # one picture cannot tell
 
 
 # 8. the complement
@@ -258,7 +271,7 @@ def ragged():
 @pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()], ids=['ragged', 'none', 'all'])
 def test_a_batch_is_what_its_pictures_are_alone(r, batch, mask):
     both = r(batch, mask=mask)
-    assert both.loss.isfinite() and both.logs['spread'].isfinite()
+    assert both.loss.isfinite()
     for i in range(3):
         alone, mine = r(dict(image=batch['image'][i:i + 1]), mask=mask[i:i + 1]), mask.nonzero()[:, 0] == i
         assert_close(both.pred[mine], alone.pred, rtol=0, atol=1e-5)

@@ -17,6 +17,7 @@ from ..masks.block import Block
 from ..masks.units import Units, mean, place, rows, spread
 from ..parts import transformer
 from ..parts.contract import Card, Out, Recipe, child, draw
+from ..parts.discrete import check_tokenizer
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.positions import fit_positions
 from ..parts.transformer import Transformer, attention_bias, init_xavier
@@ -24,7 +25,7 @@ from ..parts.vit import ViT
 from .stages import stage
 
 # %% auto #0
-__all__ = ['ORDER', 'CrossAttention', 'Regress', 'Regressor', 'CAE']
+__all__ = ['ORDER', 'CrossAttention', 'Regress', 'Regressor', 'spread_of', 'CAE']
 
 # %% ../../nbs/recipes/cae.ipynb #95c19436
 class CrossAttention(nn.Module):
@@ -85,6 +86,17 @@ class Regressor(nn.Module):
 # %% ../../nbs/recipes/cae.ipynb #32b07279
 ORDER = 'colour row column'      # of the pixels in a patch: that of a convolution, as in the released code
 
+def spread_of(x: Tensor,         # `[n, D]`, a row for each hidden patch
+              mask: Tensor,      # bool `[B, *shape]`
+              ) -> Tensor:       # 0: each place has one representation for all pictures; 1: pictures share nothing; NaN: one picture only
+    "How much representations differ between pictures at the same place, as a share of their size."
+    at = mask.flatten(1).nonzero()[:, 1]
+    n = torch.bincount(at, minlength=mask[0].numel()).to(x)
+    middle = x.new_zeros(len(n), x.shape[1]).index_add(0, at, x) / n.clamp_min(1)[:, None]
+    weight = torch.where(n > 1, n / (n - 1).clamp_min(1), 0.)[at]           # unbiased; a place that one picture hides says nothing
+    apart, size = ((y.square().mean(-1) * w).sum() for y, w in ((x - middle[at], weight), (x, (weight > 0).to(x))))
+    return (apart / size).sqrt()
+
 class CAE(Recipe):
     "Context autoencoder: encode what is visible, regress the representation of the rest, decode tokens from that (Chen et al. 2022)."
     card = Card(
@@ -121,12 +133,13 @@ class CAE(Recipe):
         self.colours = Colours(channels, mean, std)
         self.tokenizer: Any = None
         if target == 'tokens': self.tokenizer = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        out = values if self.tokenizer is None else check_tokenizer(self.tokenizer)
         self.encoder = ViT(sides(image, patch), values, dim, depth, heads, eps, False, layer_scale, drop_path, row_first=True)
         self.regressor = Regressor(dim, regressor_depth, heads, eps, layer_scale, drop_path)
         self.decoder = Transformer(dim, decoder_depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale, drop_path=drop_path)
-        self.head = nn.Linear(dim, values if self.tokenizer is None else self.tokenizer.words)
+        self.head = nn.Linear(dim, out)
         for part in (self.regressor, self.decoder, self.head): part.apply(init_xavier)
-        for w in (self.encoder.patch_embed.weight, self.encoder.cls_token, self.regressor.mask_token): nn.init.trunc_normal_(w, std=.02)
+        for token in (self.encoder.cls_token, self.regressor.mask_token): nn.init.trunc_normal_(token, std=.02)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
@@ -147,7 +160,7 @@ class CAE(Recipe):
         e = self.distance(pred, target)
         terms = {'pixels' if self.tokenizer is None else 'tokens': mean(e), 'alignment': self.align * mean((z - a).square())}
         return Out(terms, mask, pred, target, spread(e, mask), u, extra={'predicted': z, 'aligned': a},
-                   logs={'spread': (mean((a - a.mean(0)).square()) / mean(a.square()).clamp_min(1e-12)).sqrt()})
+                   logs={'spread': spread_of(a, mask)})
 
     def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
         "Encode the visible patches, `[B, 1 + visible, dim]`."
