@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .core import find_claim, interval
+from .core import each, find_claim, interval
 from ..data.batches import batches
 from ..data.samples import sample
 from ..instruments.measure import flops, machine, middle, peak_memory, ratio
@@ -113,6 +111,8 @@ def compare(names: Sequence[str] = ('mae', 'simmim'),   # the first lends its ne
             show: bool = True,                          # progress bar
             ) -> dict[str, Any]:
     "Run a comparison, or go on with one that was interrupted."
+    from rich.progress import Progress
+    from maskedlab import __version__
     if len(set(names)) != len(names) or not names: raise ValueError(f"names={list(names)}: give each method once")
     interval([0.] * seeds)
     for name in names: find_claim(name)
@@ -121,33 +121,23 @@ def compare(names: Sequence[str] = ('mae', 'simmim'),   # the first lends its ne
     path = None if out is None else Path(out)
     state: dict[str, Any] = {**plan, **_begun(path, plan)}
     if cost and 'costs' not in state:
-        state['costs'] = costs(names, budget, rounds)           # first, while it is quiet; stages that are missing are trained here, once
+        state['costs'], state['measured_on'] = costs(names, budget, rounds), machine()      # first, while it is quiet
         _keep(path, state)
     runs = state.setdefault('runs', {})
+    if jobs > 1 and not cost:
+        for name in names: entrant(name)
     missing = [(name, seed) for seed in range(seeds) for name in ['raw input', 'untrained', *names]
                if str(seed) not in runs.setdefault(name, {})]
-    for name, seed, result in _work(missing, budget, names[0], jobs, show):
-        runs[name][str(seed)] = result
-        _keep(path, state)
-    from maskedlab import __version__
+    with Progress(disable=not show) as bar:
+        task = bar.add_task('compare', total=len(missing))
+        for (name, seed, *_), result in each(one, [(name, seed, budget, names[0]) for name, seed in missing], jobs):
+            runs[name][str(seed)] = result
+            _keep(path, state)
+            bar.update(task, advance=1, description=f'{name}, seed {seed}')
     state |= dict(machine=machine(), version=__version__, date=time.strftime('%Y-%m-%d'),
                   command=f"maskedlab compare {' '.join(names)}{f' --out {out}' if out else ''}")
     _keep(path, state)
     return state
-
-def _work(todo: list[tuple[str, int]], budget: Budget, first: str, jobs: int, show: bool) -> Any:
-    from rich.progress import Progress
-    with Progress(disable=not show) as bar:
-        task = bar.add_task('compare', total=len(todo))
-        def told(name: str, seed: int, result: Any) -> Any:
-            bar.update(task, advance=1, description=f'{name}, seed {seed}')
-            return name, seed, result
-        if jobs == 1:
-            for name, seed in todo: yield told(name, seed, one(name, seed, budget, first))
-            return
-        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting = {pool.submit(one, name, seed, budget, first): (name, seed) for name, seed in todo}
-            for done in as_completed(waiting): yield told(*waiting[done], done.result())
 
 def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     "What an earlier call with the same plan has found; more methods, or more seeds, may have joined since."
@@ -156,7 +146,7 @@ def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     except ValueError: raise ValueError(f"{path} is no result of a comparison; move it away or give another --out") from None
     if old.get('budget') != plan['budget']: raise ValueError(f"{path} was made with another budget; move it away or give another --out")
     if old['names'][0] != plan['names'][0]: old['runs'].pop('untrained', None)      # it was another network
-    return {k: old[k] for k in ('runs', 'costs') if k in old and (k == 'runs' or old['names'] == plan['names'])}
+    return {k: old[k] for k in ('runs', 'costs', 'measured_on') if k in old and (k == 'runs' or old['names'] == plan['names'])}
 
 def _keep(path: Path | None, state: dict) -> None:
     if path is not None: write_files(path.parent, {path.name: state})

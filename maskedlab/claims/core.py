@@ -9,8 +9,10 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from ..train.loop import fit
 from ..data.batches import batches
 
 # %% auto #0
-__all__ = ['Claim', 't95', 'interval', 'verdict', 'find_claim', 'run_claim', 'claims_table']
+__all__ = ['Claim', 't95', 'interval', 'verdict', 'find_claim', 'attempt', 'each', 'run_claim', 'claims_table']
 
 # %% ../../nbs/claims/00_claims.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -75,12 +77,42 @@ def find_claim(name: str) -> Claim:
     if not hasattr(module, 'CLAIM'): raise ValueError(f"{name[-60:]} has no claim: write CLAIM = Claim(...) beside the class")
     return module.CLAIM
 
+def attempt(claim: Claim | str,                         # or its recipe's name
+            arm: str,                                   # of the claim, 'untrained' or 'raw input'
+            seed: int,
+            steps: int,
+            ) -> dict[str, float]:                      # score and seconds of training
+    "Train one arm with one seed, and measure it."
+    c = find_claim(claim) if isinstance(claim, str) else claim
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+    recipe: Any = 'raw' if arm == 'raw input' else c.arms.get(arm, c.arms[next(iter(c.arms))])()
+    if arm in c.arms:
+        stream = batches(c.data, c.batch, generator=torch.Generator().manual_seed(seed), **c.options)
+        fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed)
+        recipe.cpu()        # where the data of the measure are
+    trained = time.perf_counter() - began
+    return dict(score=round(float(c.measure(recipe, seed)), 5), seconds=round(trained, 1))
+
+def each(f: Callable[..., Any],             # found by its name in a new process
+         todo: list[tuple],                 # its arguments
+         jobs: int = 1,                     # processes at once, each with one thread; 1: here
+         ) -> Iterator[tuple[tuple, Any]]:  # arguments and answers, as they come
+    "Do independent pieces of work, one after the other or some at once."
+    if jobs < 1: raise ValueError(f"jobs={jobs}: give the number of processes, from 1")
+    if jobs == 1: yield from ((a, f(*a)) for a in todo)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting = {pool.submit(f, *a): a for a in todo}
+            for done in as_completed(waiting): yield waiting[done], done.result()
+
 def run_claim(name: str,
               claim: Claim | None = None,               # default: the one that belongs to the name
               out: str | Path | None = None,            # file of the result, `claims/<name>.json`; None: keep it in memory
               full: bool = False,                       # all arms, not only the first two
               steps: int | None = None, seeds: int | None = None,   # instead of the claim's own (then the verdict is a rehearsal)
               say: Callable[[str], Any] = lambda line: None,
+              jobs: int = 1,                            # processes at once; more than 1 where the claim belongs to the name
               ) -> dict[str, Any]:                      # arms' numbers, differences, interval, verdict, and how they were made
     "Run a claim, or go on with one that was interrupted."
     c = claim or find_claim(name)
@@ -90,21 +122,14 @@ def run_claim(name: str,
     plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=c.data, steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
                 full=full) | ({'pace': c.pace} if c.pace else {})
     path = None if out is None else Path(out)
-    done = _resume(path, plan)
-    for seed in range(seeds):
-        for arm in ['raw input', 'untrained', *arms]:
-            if len(done.setdefault(arm, [])) > seed: continue
-            began = time.perf_counter()
-            torch.manual_seed(seed)
-            recipe: Any = 'raw' if arm == 'raw input' else arms.get(arm, c.arms[next(iter(c.arms))])()
-            if arm in arms:
-                stream = batches(c.data, c.batch, generator=torch.Generator().manual_seed(seed), **c.options)
-                fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed)
-                recipe.cpu()        # where the data of the measure are
-            trained = time.perf_counter() - began
-            done[arm].append(dict(score=round(float(c.measure(recipe, seed)), 5), seconds=round(trained, 1)))
-            say(f"{name} seed {seed} {arm}: {done[arm][-1]['score']:.4f} after {trained:.0f} s of training")
-            _write(path, {**plan, 'arms': done})
+    done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]} | _resume(path, plan)
+    if jobs > 1:        # what another process would otherwise make at the same time, such as a tokenizer
+        for make in arms.values(): make()
+    todo = [(c if jobs == 1 else name, arm, seed, steps) for seed in range(seeds) for arm in done if done[arm][seed] is None]
+    for (_, arm, seed, _), found in each(attempt, todo, jobs):
+        done[arm][seed] = found
+        say(f"{name} seed {seed} {arm}: {found['score']:.4f} after {found['seconds']:.0f} s of training")
+        _write(path, {**plan, 'arms': done})
     return _finish(name, path, plan, done, list(arms))
 
 def _resume(path: Path | None, plan: dict) -> dict[str, list]:
