@@ -47,15 +47,16 @@ class ImageDVAE(Recipe):
         use='the words are the targets of BEiT and CAE', headline='8,192 words, 8 pixels a side (DALL-E)',
         link='https://arxiv.org/abs/2102.12092')
     sizes = {
-        'digits':     dict(channels=1, stride=4, words=64, code=32, width=48, blocks=1),       # 28 pixels: 7 x 7
-        'finedigits': dict(channels=1, stride=2, words=64, code=32, width=32, blocks=1),       # 28 pixels: 14 x 14
-        'micro':      dict(stride=8, words=256, code=64, width=64, blocks=1),                  # 64 pixels: 8 x 8
-        'fine':       dict(stride=4, words=256, code=64, width=64, blocks=1),                  # 64 pixels: 16 x 16
+        'digits':     dict(image=28, channels=1, stride=4, words=64, code=32, width=48, blocks=1),     # 7 x 7 words
+        'finedigits': dict(image=28, channels=1, stride=2, words=64, code=32, width=32, blocks=1),     # 14 x 14
+        'micro':      dict(image=64, stride=8, words=256, code=64, width=64, blocks=1),                # 8 x 8
+        'fine':       dict(image=64, stride=4, words=256, code=64, width=64, blocks=1),                # 16 x 16
         'small':      dict(stride=8, words=1024, width=128),
-        'base':       dict()}                                                                  # 112 pixels: 14 x 14
+        'base':       dict()}                                                                            # 14 x 14
     defaults = dict(optimiser='AdamW', weight_decay=1e-4, lr=1e-3, batch=64, epochs=100, warmup_epochs=1, schedule='cosine')
 
-    def __init__(self, channels: int = 3,
+    def __init__(self, image: int = 112,           # pixels of the pictures that it is trained on; it reads others too
+                 channels: int = 3,
                  stride: int = 8,                  # pixels that a word is wide and high: 2, 4, 8, 16 ...
                  words: int = 8192, code: int = 128,       # entries of the table, and their width
                  width: int = 256, blocks: int = 2,        # of the convolutions
