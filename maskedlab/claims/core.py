@@ -37,7 +37,7 @@ class Claim:
     effect: float                                   # the smallest difference of the first two arms that would matter
     arms: dict[str, Callable[[], Recipe]]           # the claim's own arm first, its contrast second; more with `full`
     measure: Callable[[Any, int], float]            # (recipe or 'raw', seed) -> the metric
-    data: str = 'digits'
+    data: Any = 'digits'                            # what `batches` takes: a name, or a set of pictures
     options: dict[str, Any] = field(default_factory=dict)     # of the stream of batches
     steps: int = 500
     batch: int = 64
@@ -119,7 +119,7 @@ def run_claim(name: str,
     steps, seeds = steps or c.steps, seeds or c.seeds
     t95(seeds)
     arms = dict(list(c.arms.items())[:None if full else 2])
-    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=c.data, steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
+    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=str(c.data), steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
                 full=full) | ({'pace': c.pace} if c.pace else {})
     path = None if out is None else Path(out)
     done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]} | _resume(path, plan)
