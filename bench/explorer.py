@@ -1,32 +1,43 @@
-"""The way of a slider's key through the explorer, stage by stage. The browser's part is measured by tests/browser."""
+"""The way of a slider's key through the explorer, stage by stage, up to the repainted page in a real browser."""
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.tables import Table, timed
+from bench.tables import HERE, Table, timed
 from maskedlab.instruments.measure import middle
 from maskedlab.masks.strategies import hide
-from maskedlab.show.explore import Explore, watching
+from maskedlab.show.explore import Explore, scene_of, watching
+
+STAGES = ('mask', 'forward', 'fill', 'draw', 'bytes', 'guesses', 'whole answer')
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument('--recipe', action='append', help='may be given more than once; default: mae and simmim')
+    p.add_argument('--recipe', action='append', help='may be given more than once; default: all that can be shown')
+    p.add_argument('--no-browser', action='store_true', help='leave out the repainting')
 
 
 def stages(name: str, n: int) -> dict[str, list[float]]:
-    "Seconds of each stage, and of the whole answer."
+    "Seconds of each stage, and of the whole answer; stages that a recipe does not have are missing."
     e = Explore(name)
-    s, g = e.state, lambda: torch.Generator().manual_seed(0)
+    s, v, g = e.state, e.view, lambda: torch.Generator().manual_seed(0)
     r, b, u, strategy = e.recipe(s.recipe), e.batch(s), e.units(s), e.strategy(s)
     with watching(r):
         out = r(b, mask=strategy, generator=g())
-        filled = r.fill(b, out) if r.fill else b
-        parts = {'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
-                 **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
-                 'paint to bytes': lambda: [e.view.paint(v).numpy().tobytes() for v in (b, filled, filled, b)]}
+        scene = scene_of(r, b, out)
+        drawn, guesses = v.draw(scene), [k for k in v.baselines if v.guess(k, scene) is not None]
+        parts: dict[str, Callable[[], Any]] = {
+            'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
+            **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
+            'draw': lambda: v.draw(scene), 'bytes': lambda: [v.wire(d) for d in drawn.values()]}
+        if guesses: parts['guesses'] = lambda: [(v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses]
         t = timed(parts, n, warm=3)
     message = dict(kind='draw', state=asdict(s), view=0, seq=0)
     reply = e.answer(message)[0]
@@ -34,18 +45,37 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
     return t | timed({'whole answer': lambda: e.answer(message)}, n, warm=3)
 
 
-def table(n: int, recipes: list[str]) -> Table:
+def repainted(names: list[str]) -> dict[str, list[float]]:
+    "Seconds from the slider to the repainted page, of 30 changes; {} where there is no browser, a recipe without such a slider is missing."
+    if importlib.util.find_spec('playwright') is None or importlib.util.find_spec('pytest') is None: return {}
+    spec: Any = importlib.util.spec_from_file_location('browser', HERE.parent / 'tests' / 'browser' / 'conftest.py')
+    browser = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(browser)        # the page on which the browser tests look at it too
+    if browser.CHROMIUM is None: return {}
+    found = {}
+    with browser.chromium() as b, tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            page = browser.open_page(b, Explore(name), Path(folder) / f'{name}.html')
+            if page.query_selector('[data-field=ratio]'): found[name] = [x / 1e3 for x in browser.repaints(page, .2, .01)]
+            page.context.close()
+    return found
+
+
+def table(n: int, recipes: list[str], browser: bool = True) -> Table:
     out = Table(
         'explorer', "The explorer's answer to a key",
-        'Milliseconds from the message of the page to the bytes that go back, small networks, one picture, one thread as in use. '
-        'The forward draws its mask too. The stages are timed apart; the whole answer holds further work (the mean of the visible, scores, '
-        'the error map). What the browser adds is measured by tests/browser.',
-        ['recipe', 'mask', 'forward', 'fill', 'paint to bytes', 'whole answer'], rounds=n)
+        'Milliseconds from the message of the page to the bytes that go back, small networks, one sample, one thread as in use. '
+        'The forward draws its mask too; guesses are the quick baselines, drawn and scored. The stages are timed apart; the whole answer '
+        'holds further work (the score, sentences, the line of code). Repaint is the whole way in a browser by the clock, from the '
+        "slider's key to the first frame with the new drawings, 30 changes; empty where there is no browser, or no slider called ratio.",
+        ['recipe', *STAGES, 'repaint'], rounds=n)
+    repaint = repainted(recipes) if browser else {}
     for name in recipes:
-        t = stages(name, n)
+        t = stages(name, n) | ({'repaint': repaint[name]} if name in repaint else {})
         out.add(name, *(middle(t[k]).show(1, 1e3) if k in t else None for k in out.columns[1:]))
         out.numbers[name] = t
     return out
 
 
-def tables(a: argparse.Namespace) -> list[Table]: return [table(max(a.rounds, 25), a.recipe or ['mae', 'simmim'])]
+def tables(a: argparse.Namespace) -> list[Table]:
+    return [table(max(a.rounds, 25), a.recipe or list(Explore('mae').menu()), not a.no_browser)]

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,21 @@ def test_targets_stand_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(c, 'one', lambda *a: 1 / 0)
     again, = targets.tables(a)
     assert again.rows == table.rows
+
+
+def test_the_explorer_in_small():
+    "A row for each kind of data; what a method does not have is an empty cell."
+    from bench import explorer
+    names = ['mae', 'bert_mlm', 'electra', 'point_mae']
+    t = explorer.table(2, names, browser=False)
+    assert [r[0] for r in t.rows] == names and t.columns[1:] == [*explorer.STAGES, 'repaint']
+    assert all(cell for r in t.rows for cell in r[1:6]) and not any(r[-1] for r in t.rows)
+    assert {r[0]: bool(r[6]) for r in t.rows} == {'mae': True, 'bert_mlm': True, 'electra': False, 'point_mae': True}
+
+
+def test_the_explorer_is_repainted_in_a_browser():
+    "In a process of its own: the browser tests may hold a browser in this one."
+    pytest.importorskip('playwright.sync_api')
+    code = "from bench.explorer import repainted; t = repainted(['bert_mlm']); print({k: len(v) for k, v in t.items()})"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=200)
+    assert done.stdout.strip() in ("{'bert_mlm': 30}", '{}'), done.stderr[-2000:]      # {}: no browser is installed

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='session')
 def browser():
-    sync_api = pytest.importorskip('playwright.sync_api') if os.environ.get('CI') != 'true' else __import__('playwright.sync_api').sync_api
+    if os.environ.get('CI') != 'true': pytest.importorskip('playwright.sync_api')
     if CHROMIUM is None: pytest.fail('the browser tests need Chromium or Chrome')
-    with sync_api.sync_playwright() as p:
+    with chromium() as b: yield b
+
+
+@contextmanager
+def chromium():
+    "A browser without a window."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
         b = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         yield b
         b.close()
@@ -59,38 +67,42 @@ page.render({ model, el: document.getElementById("here") });
 </script>'''
 
 
+def open_page(browser, core, file, width=1240, height=900, dark=False, theme=None):
+    "An explorer without Jupyter, in a context of its own; `page.errors` collects what its console complains about."
+    context = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light')
+    page = context.new_page()
+    page.errors = []
+    page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
+    page.on('pageerror', lambda e: page.errors.append(str(e)))
+
+    def ask(text):
+        message, buffers = json.loads(text)
+        reply, data = core.answer(message, [base64.b64decode(b) for b in buffers])
+        return json.dumps([reply, [base64.b64encode(d).decode() for d in data]])
+
+    page.expose_function('ask', ask)
+    module = (STATIC / 'explorer.js').read_text(encoding='utf-8')
+    module = module.replace('export default {', 'const page = {').replace('export class', 'class')
+    html = BARE.replace('MODULE', module).replace('CSS', (STATIC / 'explorer.css').read_text(encoding='utf-8'))
+    html = html.replace('ATTR', '' if theme is None else f'data-jp-theme-light="{theme}"')
+    html = html.replace('BODY', 'background: #14171b' if dark or theme == 'false' else '')
+    file.write_text(html, encoding='utf-8')
+    page.goto(file.as_uri())
+    ready(page)
+    return page
+
+
 @pytest.fixture
 def bare(browser, tmp_path):
-    "Open an explorer without Jupyter: `bare(core, width=, dark=)` gives a page; `page.errors` collects what its console complains about."
-    contexts = []
+    "`bare(core, width=, dark=)` opens an explorer without Jupyter and gives its page."
+    pages = []
 
-    def open_page(core, width=1240, height=900, dark=False, theme=None):
-        context = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light')
-        contexts.append(context)
-        page = context.new_page()
-        page.errors = []
-        page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
-        page.on('pageerror', lambda e: page.errors.append(str(e)))
+    def opened(core, **options):
+        pages.append(open_page(browser, core, tmp_path / 'page.html', **options))
+        return pages[-1]
 
-        def ask(text):
-            message, buffers = json.loads(text)
-            reply, data = core.answer(message, [base64.b64decode(b) for b in buffers])
-            return json.dumps([reply, [base64.b64encode(d).decode() for d in data]])
-
-        page.expose_function('ask', ask)
-        module = (STATIC / 'explorer.js').read_text(encoding='utf-8')
-        module = module.replace('export default {', 'const page = {').replace('export class', 'class')
-        html = BARE.replace('MODULE', module).replace('CSS', (STATIC / 'explorer.css').read_text(encoding='utf-8'))
-        html = html.replace('ATTR', '' if theme is None else f'data-jp-theme-light="{theme}"')
-        html = html.replace('BODY', 'background: #14171b' if dark or theme == 'false' else '')
-        file = tmp_path / 'page.html'
-        file.write_text(html, encoding='utf-8')
-        page.goto(file.as_uri())
-        ready(page)
-        return page
-
-    yield open_page
-    for c in contexts: c.close()
+    yield opened
+    for p in pages: p.context.close()
 
 
 def ready(page, timeout=60_000):
