@@ -205,7 +205,11 @@ class Explore:
             self._cache[at] = {k: v[s.index:s.index + 1] for k, v in batch.items()}
         return self._cache[at]
 
-    def units(self, s: State) -> Units: return self.recipe(s.recipe).units(self.batch(s))
+    def units(self, s: State) -> Units:
+        "What can be hidden in the sample that is shown."
+        at = ('units', s.recipe, s.set, s.index)
+        if at not in self._cache: self._cache[at] = self.recipe(s.recipe).units(self.batch(s))
+        return self._cache[at]
 
     def strategies(self, key: str) -> dict[str, Any]:
         "Strategies that suit this recipe: key -> strategy. Where the recipe's own is one of them, it has the recipe's values."
@@ -423,7 +427,7 @@ class Explore:
         meta, data = self._wire(v, d.pictures)
         return dict(kind='drawn', pictures=meta, shape=list(u.shape), paintable=v.paintable(u), hidden=d.hidden, total=d.total,
                     scores=_plain(d.scores), under=under, spoken=spoken, notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
-                    verdict='' if v.slow else verdict(d.scores, m), code=self.code(s), layers=layers, heads=heads, state=asdict(s)
+                    verdict='' if v.slow else verdict(d.scores, m), code=self.code(s), layers=layers, heads=heads, state=dict(vars(s))
                     ), [_raw(d.mask), _raw(u.free[0]), *data]
 
     def _wire(self, v: Any, drawings: dict[str, Any]) -> tuple[list[dict], list[bytes]]:
