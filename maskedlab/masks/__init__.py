@@ -4,12 +4,13 @@ from .block import Block
 from .disc import Disc, paired
 from .parse import parse
 from .patterns import Checkerboard, Grid, Painted, Tube
-from .schedules import Coin, Cosine, Linear, Uniform
+from .schedules import Coin, Cosine, Linear, Normal, Uniform
 from .span import Span
 from .strategies import Inverse, Random, Range, Strategy, Union, controls, create_strategy, hide, list_strategies
 from .units import Units, layout, mean, place, repeat_to, rows, spread
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
-__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Inverse', 'Linear', 'Painted', 'Random',
-           'Range', 'Slots', 'Span', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
-           'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse', 'place', 'repeat_to', 'rows', 'spread']
+__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Inverse', 'Linear', 'Normal', 'Painted',
+           'Random', 'Range', 'Slots', 'Span', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans',
+           'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse', 'place', 'repeat_to', 'rows',
+           'spread']

@@ -14,7 +14,7 @@ from torch import Tensor
 from .strategies import Rate, rand, rates
 
 # %% auto #0
-__all__ = ['Uniform', 'Cosine', 'Linear', 'Coin']
+__all__ = ['Uniform', 'Cosine', 'Linear', 'Normal', 'Coin']
 
 # %% ../../nbs/masks/05_schedules.ipynb #3544b274
 @dataclass(frozen=True)
@@ -45,6 +45,25 @@ class Linear:
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
         return torch.full((n,), self.start + (self.stop - self.start) * min(max(progress, 0.), 1.), dtype=torch.float64, device=device)
+
+@dataclass(frozen=True)
+class Normal:
+    "A normal draw cut to `low`..`high`, one for the whole batch, so that all its samples hide equally many (MAGE, SeiT++)."
+    mean: float = .45
+    deviation: float = .25
+    low: float = .4
+    high: float = 1.
+
+    def __post_init__(self):
+        _share(self, 'low', 'high')
+        if not self.deviation > 0 or self.low > self.high:
+            raise ValueError(f"{self}: give a deviation above 0, and low no larger than high")
+
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
+        ends = torch.tensor([self.low, self.high], dtype=torch.float64).sub(self.mean).div(self.deviation)
+        a, b = torch.special.ndtr(ends).to(device)
+        z = torch.special.ndtri(a + (b - a) * rand((1,), generator, device).double())      # no draw is thrown away
+        return (self.mean + self.deviation * z).clamp(self.low, self.high).expand(n)
 
 @dataclass(frozen=True)
 class Coin:
