@@ -33,8 +33,8 @@ class SpectrumView(PictureView):
     leave_out = ('painted', 'tube', 'span')
     measure = Measure('PSNR of the whole picture in decibels, since a hidden frequency is missing everywhere; longer is closer.',
                       'PSNR', ' dB', 25)
-    titles = dict(original='Original', seen='What the network sees, as frequencies', returned='What it returns', error='Error, root scale',
-                  filtered='The same, as a picture', without='Hidden frequencies left out')
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error, root scale',
+                  filtered='The same, as a picture', without='Hidden ones left out')
     baselines = {'without': 'leaving hidden frequencies out'}
     slow: dict[str, str] = {}
     paste: tuple[str, ...] = ()

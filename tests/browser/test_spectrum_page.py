@@ -11,7 +11,7 @@ from maskedlab.masks.disc import Disc, paired
 from maskedlab.show.explore import Explore
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
-SEES, SAME = 'What the network sees, as frequencies', 'The same, as a picture'
+SEES = 'What the network sees'
 
 
 def equal(page, core):
