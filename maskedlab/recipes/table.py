@@ -24,6 +24,7 @@ __all__ = ['TABLE', 'ALIASES', 'WEIGHTS', 'list_recipes', 'recipe_class', 'creat
 TABLE: dict[str, str] = {     # name -> module:class; a new method costs its notebook and a row here
     'mae':    'maskedlab.recipes.mae:MAE',
     'simmim': 'maskedlab.recipes.simmim:SimMIM',
+    'cae': 'maskedlab.recipes.cae:CAE',
     'mfm': 'maskedlab.recipes.mfm:MFM',
     'bert_mlm': 'maskedlab.recipes.bert_mlm:BertMLM',
     'electra': 'maskedlab.recipes.electra:Electra',
