@@ -246,7 +246,7 @@ class PictureView(View):
     def spread(self, u: Units, values: Tensor) -> Tensor:
         "A number for each unit, `[B, *shape]`, as a number for each pixel of the first picture, `[H, W]`."
         if u.put is None: raise ValueError("these units have no way back to pixels, so they cannot be drawn")
-        return u.put({}, widen(values, u.x).expand_as(u.x).to(u.x))[self.key][0, 0].cpu()
+        return u.put({}, widen(values, u.x).expand_as(u.x).to(u.device, torch.float32))[self.key][0, 0].cpu()
 
     def score(self, batch: dict, truth: dict, hidden: Tensor) -> float:
         "PSNR over the hidden pixels of the first picture, in decibels; NaN where nothing is hidden."
