@@ -46,6 +46,7 @@ class Frozen(nn.Module):
 STAGES: dict[str, str] = {      # name -> module:class
     'point_dvae': 'maskedlab.recipes.point_dvae:PointDVAE',
     'image_dvae': 'maskedlab.recipes.image_dvae:ImageDVAE',
+    'token_adapt': 'maskedlab.recipes.token_adapt:TokenAdapt',
 }
 
 def stage_class(name: str) -> type:
