@@ -5,15 +5,17 @@
 # %% ../../nbs/parts/04_vit.ipynb #b8196322
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .positions import fit_positions, sincos
+from .positions import RelativeBias, fit_positions, sincos
 from .transformer import Transformer, init_xavier
 
 # %% auto #0
-__all__ = ['ViT']
+__all__ = ['ViT', 'BiasedViT']
 
 # %% ../../nbs/parts/04_vit.ipynb #6408a53a
 class ViT(Transformer):
@@ -53,6 +55,43 @@ class ViT(Transformer):
                 grid: tuple[int, ...] | None = None,  # of the whole picture (they ask for this too)
                 ) -> Tensor:                    # `[B, 1 + n, dim]`, the class token first
         "Encode these patches and no others."
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         pad = None if pad is None else F.pad(pad, (1, 0))
-        return super().forward(torch.cat([cls, x], 1), pad, bias, pos, watch, generator)
+        return super().forward(self.front(x), pad, bias, pos, watch, generator)
+
+    def front(self, x: Tensor) -> Tensor:
+        "The class token with its position in front of embedded patches."
+        return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
+
+# %% ../../nbs/parts/04_vit.ipynb #c6ce645b
+class BiasedViT(Transformer):
+    "ViT with one relative position bias shared by all blocks, LayerScale and no key bias (BEiT, Bao et al. 2022; SimMIM)."
+    def __init__(self, grid: tuple[int, int],   # the largest grid of tokens
+                 token: int,                    # side of a token in pixels
+                 channels: int, dim: int, depth: int, heads: int, eps: float = 1e-6, drop_path: float = 0.,
+                 layer_scale: float | None = .1):                     # start of the scale of each branch
+        super().__init__(dim, depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale, drop_path=drop_path)
+        self.stride, self.dim = token, dim
+        self.patch_embed = nn.Conv2d(channels, dim, token, token)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.rel_pos_bias = RelativeBias(grid, heads)
+        for m in self.modules():
+            if isinstance(m, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(m.weight, std=.02)
+                if m.bias is not None: nn.init.zeros_(m.bias)
+        nn.init.trunc_normal_(self.cls_token, std=.02)
+        for layer, block in enumerate(self.blocks, 1):
+            block.shrink(math.sqrt(2 * layer))
+
+    def embed(self, image: Tensor) -> Tensor:   # `[B, C, H, W]` to `[B, h, w, dim]`
+        "Token embeddings, without positions."
+        return self.patch_embed(image).permute(0, 2, 3, 1)
+
+    def maps(self, x: Tensor,                            # `[B, h, w, dim]`, embedded tokens
+             watch: list[Tensor] | None = None,          # receives each layer's attention
+             generator: torch.Generator | None = None,   # of stochastic depth
+             ) -> Tensor:                                # `[B, h, w, dim]`, the class token is cut off
+        "Encode all tokens."
+        B, h, w, D = x.shape
+        x = torch.cat([self.cls_token.expand(B, -1, -1), x.flatten(1, 2)], 1)
+        x = self(x, bias=self.rel_pos_bias((h, w)), watch=watch, generator=generator)
+        return x[:, 1:].view(B, h, w, D)

@@ -5,7 +5,6 @@
 # %% ../../nbs/recipes/simmim.ipynb #c6fc450e
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,45 +17,11 @@ from ..masks.strategies import Random
 from ..masks.units import Units, mean, place, repeat_to, rows, spread
 from ..parts.contract import Card, Out, Recipe, draw
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
-from ..parts.positions import RelativeBias
-from ..parts.transformer import Transformer
+from ..parts.vit import BiasedViT
 from .simmim_layouts import adopt, write_original
 
 # %% auto #0
-__all__ = ['ORDER', 'BiasedViT', 'SimMIM']
-
-# %% ../../nbs/recipes/simmim.ipynb #9da09c09
-class BiasedViT(Transformer):
-    "ViT with one relative position bias shared by all blocks, LayerScale and no key bias (Bao et al. 2022; SimMIM's released ViT)."
-    def __init__(self, grid: tuple[int, int],   # the largest grid of tokens
-                 token: int,                    # side of a token in pixels
-                 channels: int, dim: int, depth: int, heads: int, eps: float = 1e-6, drop_path: float = 0.):
-        super().__init__(dim, depth, heads, eps=eps, key_bias=False, layer_scale=.1, drop_path=drop_path)
-        self.stride, self.dim = token, dim
-        self.patch_embed = nn.Conv2d(channels, dim, token, token)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.rel_pos_bias = RelativeBias(grid, heads)
-        for m in self.modules():
-            if isinstance(m, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(m.weight, std=.02)
-                if m.bias is not None: nn.init.zeros_(m.bias)
-        nn.init.trunc_normal_(self.cls_token, std=.02)
-        for layer, block in enumerate(self.blocks, 1):
-            block.shrink(math.sqrt(2 * layer))
-
-    def embed(self, image: Tensor) -> Tensor:   # `[B, C, H, W]` to `[B, h, w, dim]`
-        "Token embeddings, without positions."
-        return self.patch_embed(image).permute(0, 2, 3, 1)
-
-    def maps(self, x: Tensor,                            # `[B, h, w, dim]`, embedded tokens
-             watch: list[Tensor] | None = None,          # receives each layer's attention
-             generator: torch.Generator | None = None,   # of stochastic depth
-             ) -> Tensor:                                # `[B, h, w, dim]`, the class token is cut off
-        "Encode all tokens."
-        B, h, w, D = x.shape
-        x = torch.cat([self.cls_token.expand(B, -1, -1), x.flatten(1, 2)], 1)
-        x = self(x, bias=self.rel_pos_bias((h, w)), watch=watch, generator=generator)
-        return x[:, 1:].view(B, h, w, D)
+__all__ = ['ORDER', 'SimMIM']
 
 # %% ../../nbs/recipes/simmim.ipynb #bfcafd60
 ORDER = 'colour row column'      # of the pixels in a cell: what PixelShuffle reads
