@@ -77,10 +77,17 @@ def beside_baselines(recipe: Recipe,       # one that can fill, over pictures
                      mask: Any = None,     # default: the recipe's own strategy
                      seed: int = 0,
                      ) -> dict[str, float]:   # mean PSNR over hidden pixels in decibels; nothing where no pictures are returned
-    "The network, the mean of the visible and inpainting on the same holes."
+    """The network, the mean of the visible and inpainting on the same holes.
+
+    Where what is hidden is no place (a frequency), or all is a little spoiled: the network and its input, on the whole picture."""
     if recipe.fill is None or 'image' not in batch: return {}
     with evaluating(recipe), torch.no_grad(): out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
-    truth, hidden = batch['image'], hidden_pixels(out.units, out.mask)
+    truth = batch['image']
+    if out.mask is None or out.units.kind == 'spectrum':
+        every = torch.ones_like(truth[:, 0], dtype=torch.bool)
+        whole = {'network': recipe.fill(batch, out), 'as it was seen': out.seen or batch}
+        return {k: round(float(psnr(v['image'].clamp(0, 1), truth, every).mean()), 2) for k, v in whole.items()}
+    hidden = hidden_pixels(out.units, out.mask)
     pictures = {'network': recipe.fill(batch, out)['image'], 'visible mean': visible_mean(truth, hidden),
                 'inpainting (harmonic)': inpaint(truth, hidden, 'harmonic')}
     if find_spec('skimage'): pictures['inpainting (biharmonic)'] = inpaint(truth, hidden, 'biharmonic')
