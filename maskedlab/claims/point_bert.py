@@ -8,21 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from .core import Claim
+from .point_mae import measure
 from ..masks.schedules import Uniform
 from ..masks.strategies import Random
 from ..recipes.point_bert import PointBERT
 from ..recipes.point_mae import PointMAE
-from ..uses.probes import labelled, probe
 
 # %% auto #0
-__all__ = ['LAB', 'CLAIM', 'measure']
+__all__ = ['LAB', 'CLAIM']
 
 # %% ../../nbs/claims/point_bert.ipynb #4ca1db34
 LAB: dict[str, Any] = dict(PointBERT.sizes['micro'])
-
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('points', seed=seed, named=True, points=512))['linear']
 
 CLAIM = Claim(
     sentence='mixing and contrast add to naming hidden words (Yu et al. 2022, ablation)',

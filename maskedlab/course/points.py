@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import ImageColor
 from torch import Tensor
 
 from .exercises import Exercise, Hint, mistakes, number, tensor
 from .pictures import strip
+from ..show.clouds import dots
 
 # %% auto #0
 __all__ = ['INKS', 'SIZES', 'FARTHEST', 'NEIGHBOURS', 'CHAMFER', 'ON_VIEW', 'EXERCISES', 'look', 'turn']
@@ -31,29 +32,11 @@ def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
          dot: float = 2.4,         # radius of a point of the first part, in pixels
          ) -> Tensor:              # `[3, side, side]` in 0..1
     "Sets of points as one picture, each in its own colour."
-    paper = Image.new('RGB', (2 * side, 2 * side), 'white')
-    pen = ImageDraw.Draw(paper)
-    dots = []
-    for ink, size, p in zip(INKS, SIZES, parts):
-        for right, deep, up in _turned(p.detach().float().cpu(), turn, tilt).tolist(): dots.append((deep, right, up, ink, size))
-    for deep, right, up, ink, size in sorted(dots, key=lambda d: -d[0]):              # the farthest first
-        x, y, r = (1 + .95 * right) * side, (1 - .95 * up) * side, 2 * dot * size * (1 - .25 * deep)
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=_paler(ink, (deep + 1) * .28))
-    small = paper.resize((side, side), Image.Resampling.LANCZOS)
-    return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
-
-def _turned(p: Tensor, turn: float, tilt: float) -> Tensor:
-    "Points as the viewer has them: to the right, away, up."
-    a, e = math.radians(turn), math.radians(tilt)
-    x, y, z = p.unbind(-1)
-    right, deep = x * math.cos(a) + y * math.sin(a), -x * math.sin(a) + y * math.cos(a)
-    return torch.stack([right, deep * math.cos(e) - z * math.sin(e), deep * math.sin(e) + z * math.cos(e)], -1)
-
-def _paler(ink: str, by: float) -> tuple[int, int, int]:
-    "A colour mixed with white: what is far is paler."
-    by = min(max(by, 0), .75)
-    r, g, b = (round(int(ink[i:i + 2], 16) * (1 - by) + 255 * by) for i in (1, 3, 5))
-    return r, g, b
+    part = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts]))
+    ink, size = torch.tensor([ImageColor.getrgb(c) for c in INKS])[part], dot * torch.tensor(SIZES)[part]
+    x, frame = torch.cat(parts).detach().float().cpu(), torch.tensor([0., 0, 0, 1])     # one frame for all, so that sizes can be compared
+    drawn = dots(x, frame, ink, size, side, yaw=math.radians(turn), pitch=math.radians(tilt))
+    return torch.frombuffer(bytearray(drawn.tobytes()), dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
 
 # %% ../../nbs/course/07_points.ipynb #78834780
 def turn(views: Mapping[str, Sequence[Tensor]],     # name -> sets of points `[N, 3]`, in the colours of `look`

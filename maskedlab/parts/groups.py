@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..masks.units import Units
 
 # %% auto #0
-__all__ = ['fps', 'knn', 'Groups', 'dense', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap',
+__all__ = ['SHARED', 'fps', 'knn', 'Groups', 'dense', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap',
            'MiniPointNet', 'centre_net', 'chamfer']
 
 # %% ../../nbs/parts/08_groups.ipynb #c25ee737
@@ -163,6 +163,9 @@ def _inside(u: Groups, which: Tensor) -> Tensor:
     if index is None: raise ValueError("these units do not know which points they hold; make them with groups(batch, n, k)")
     inside = torch.zeros(len(u), u.points, dtype=torch.int8, device=u.device)
     return inside.scatter_reduce(1, index.flatten(1), which[..., None].expand(index.shape).flatten(1).to(torch.int8), 'amax') > 0
+
+# what a recipe on these groups declares to the leak check
+SHARED = 'groups overlap: points of a hidden group may also sit in a visible one (Out.logs["overlap"] is their share)'
 
 def overlap(u: Any, mask: Tensor) -> Tensor:         # a number from 0 to 1
     "The share of the points of hidden groups that also sit in a visible one."

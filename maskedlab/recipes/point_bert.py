@@ -19,7 +19,7 @@ from ..masks.schedules import Uniform
 from ..masks.strategies import hide
 from ..masks.units import Units, mean, place, rows, spread
 from ..parts.contract import Card, Out, Recipe, child, draw
-from ..parts.groups import centre_net, dense, groups, overlap, seen_points
+from ..parts.groups import SHARED, centre_net, dense, groups, overlap, seen_points
 from ..parts.transformer import Transformer, init_normal
 from .stages import stage
 
@@ -86,8 +86,7 @@ class PointBERT(Recipe):
         'base':  dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}       # the paper's one size
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=5e-4, batch=128, epochs=300, warmup_epochs=3,
                     schedule='cosine')
-    declared = ('the centres of hidden groups are in the encoder, by design',
-                'groups overlap: points of a hidden group may also sit in a visible one (Out.logs["overlap"] is their share)')
+    declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
     def __init__(self, groups: int = 64, size: int = 32,          # groups of a cloud, points of a group
                  dim: int = 384, depth: int = 12, heads: int = 6, drop_path: float = .1,

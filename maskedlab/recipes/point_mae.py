@@ -15,7 +15,7 @@ from ..corruptions.drop import keep, restore
 from ..masks.strategies import Random
 from ..masks.units import Units, mean, place, rows, spread
 from ..parts.contract import Card, Out, Recipe, child, draw
-from ..parts.groups import MiniPointNet, centre_net, chamfer, dense, groups, overlap, seen_points
+from ..parts.groups import SHARED, MiniPointNet, centre_net, chamfer, dense, groups, overlap, seen_points
 from ..parts.transformer import Transformer, init_xavier, init_normal
 from .point_mae_layouts import adopt, write_original
 
@@ -37,8 +37,7 @@ class PointMAE(Recipe):
         'base':  dict(groups=64, dim=384, depth=12, heads=6, decoder_depth=4, decoder_heads=6)}      # the paper's one size
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=1e-3, batch=128, epochs=300, warmup_epochs=10,
                     schedule='cosine')
-    declared = ('the centres of hidden groups are given to the decoder, by design',
-                'groups overlap: points of a hidden group may also sit in a visible one (Out.logs["overlap"] is their share)')
+    declared = ('the centres of hidden groups are given to the decoder, by design', SHARED)
     layouts = {'original': write_original}
     adopt = staticmethod(adopt)
 

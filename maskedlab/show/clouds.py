@@ -16,11 +16,12 @@ from ..parts.groups import chamfer
 from .views import Measure, Scene, View, cividis, from_file, raw
 
 # %% auto #0
-__all__ = ['ROLES', 'MOST', 'drawing', 'framed', 'CloudView', 'project']
+__all__ = ['ROLES', 'MOST', 'drawing', 'framed', 'CloudView', 'project', 'dots']
 
 # %% ../../nbs/show/05_clouds.ipynb #3cc5a599
 ROLES = ('plain', 'hidden', 'predicted', 'valued', 'faint')
 _INKS = ((66, 74, 84), (194, 90, 0), (11, 87, 176), (0, 0, 0), (176, 184, 193))      # on paper
+_PAPER = (246, 248, 250)
 
 def drawing(points: Tensor,                  # `[n, 3]`
             role: Tensor,                    # int `[n]`, places in `ROLES`
@@ -177,20 +178,9 @@ class CloudView(View):
 
     def still(self, d: dict[str, Tensor], side: int, hatched: bool = True) -> Any:
         "A cloud as a Pillow image, seen from the page's first point of view."
-        from PIL import Image, ImageDraw
-        big = 2 * side
-        paper = Image.new('RGB', (big, big), (246, 248, 250))
-        pen = ImageDraw.Draw(paper)
-        xy, depth = project(d['points'] - d['frame'][:3])
-        at = (big / 2 + xy * big * .46 * d['frame'][3]).tolist()
-        colours = cividis(d['value'].float() / 255)[:, :3].tolist()
-        for i in depth.argsort().tolist():
-            near, role = min(1., max(0., (float(depth[i]) + 1) / 2)), int(d['role'][i])
-            r = big / 150 * (.75 + .5 * near)
-            c = colours[i] if role == 3 else [round(v + (246 - v) * .45 * (1 - near)) for v in _INKS[role]]
-            box = [at[i][0] - r, at[i][1] - r, at[i][0] + r, at[i][1] + r]
-            (pen.rectangle if role == 1 else pen.ellipse)(box, fill=tuple(c))
-        return paper.resize((side, side), Image.Resampling.LANCZOS)
+        role, value = d['role'].long(), d['value'].float() / 255
+        ink = torch.where((role == 3)[:, None], cividis(value)[:, :3], torch.tensor(_INKS)[role])
+        return dots(d['points'], d['frame'], ink, torch.full_like(value, side / 150), side, role == 1, .45 * (role != 3))
 
 MOST = 20_000       # points of a file
 
@@ -203,3 +193,26 @@ def project(x: Tensor,                        # `[n, 3]`, z up
     depth = -away * u - t * x[:, 2]
     near = 3.2 / (3.2 - depth)
     return torch.stack([across * near, (t * away - u * x[:, 2]) * near], 1), depth
+
+# %% ../../nbs/show/05_clouds.ipynb #113beea1
+def dots(x: Tensor,                           # `[n, 3]`, z up
+         frame: Tensor,                       # `[4]`, from `framed`
+         ink: Tensor,                         # `[n, 3]`, 0..255
+         size: Tensor,                        # `[n]`, radius in pixels
+         side: int,                           # of the picture, in pixels
+         square: Tensor | None = None,        # bool `[n]`; default: all are round
+         pale: Tensor | float = .45,          # `[n]`, how pale the farthest become
+         **view: float) -> Any:               # of `project`
+    "Points as a Pillow image."
+    from PIL import Image, ImageDraw
+    paper = Image.new('RGB', (2 * side, 2 * side), _PAPER)      # drawn at twice the size, so that edges become smooth
+    pen = ImageDraw.Draw(paper)
+    xy, depth = project(x - frame[:3], **view)
+    near = ((depth + 1) / 2).clamp(0, 1)[:, None]
+    at, r = side + xy * .92 * side * frame[3], 2 * size[:, None] * (.75 + .5 * near)
+    share = torch.as_tensor(pale).expand(len(x))[:, None] * (1 - near)
+    colours = torch.lerp(ink.float(), torch.tensor(_PAPER).float(), share).round().int().tolist()
+    boxes = torch.cat([at - r, at + r], 1).tolist()
+    for i in depth.argsort().tolist():
+        (pen.rectangle if square is not None and square[i] else pen.ellipse)(boxes[i], fill=tuple(colours[i]))
+    return paper.resize((side, side), Image.Resampling.LANCZOS)
