@@ -21,8 +21,7 @@ from ..uses.probes import labelled, probe
 __all__ = ['DIGITS', 'CLAIM', 'TokensInEncoder', 'measure']
 
 # %% ../../nbs/claims/mae.ipynb #5e88aabc
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
-                              mean=[.1307], std=[.3081])
+DIGITS: dict[str, Any] = dict(MAE.sizes['digits'])
 
 class TokensInEncoder(MAE):
     "The variant of Table 1c: hidden patches are not dropped; a learned vector, with its position, takes their place in the encoder."

@@ -39,6 +39,8 @@ class MAE(Recipe):
         headline='ImageNet-1k fine-tuned: ViT-B 83.6, ViT-L 85.9, ViT-H 86.9 (README, norm_pix, 1600 epochs)',
         link='https://arxiv.org/abs/2111.06377')
     sizes = {
+        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
+                       mean=(.1307,), std=(.3081,)),
         'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4, norm_pix=False),
         'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2, decoder_heads=6),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4, decoder_heads=8),

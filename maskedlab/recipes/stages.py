@@ -8,45 +8,26 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..parts.checkpoints import encode
 from .pretrained import load_pretrained
 from .table import WEIGHTS, recipe_class
 from ..settings import setting
+from ..targets.cycles import Frozen
 
 # %% auto #0
-__all__ = ['STAGES', 'Frozen', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage']
-
-# %% ../../nbs/recipes/stages.ipynb #be8c79cf
-class Frozen(nn.Module):
-    "A network without gradient, in eval mode for good; not in the state of the module that holds it."
-    def __init__(self, net: nn.Module, key: str = ''):
-        super().__init__()
-        self.__dict__['net'], self.key = net.eval().requires_grad_(False), key
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.net._apply(fn)
-        return super()._apply(fn, recurse)
-
-    def __getattr__(self, name: str) -> Any:      # what is not its own is the network's
-        if name.startswith('_') or 'net' not in self.__dict__: return super().__getattr__(name)
-        return getattr(self.__dict__['net'], name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        "The network's own."
-        with torch.no_grad(): return self.net(*args, **kwargs)
+__all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage']
 
 # %% ../../nbs/recipes/stages.ipynb #b1fb63bb
 STAGES: dict[str, str] = {      # name -> module:class
     'point_dvae': 'maskedlab.recipes.point_dvae:PointDVAE',
     'image_dvae': 'maskedlab.recipes.image_dvae:ImageDVAE',
-    'token_adapt': 'maskedlab.recipes.token_adapt:TokenAdapt',
+    'vit_teacher': 'maskedlab.recipes.vit_teacher:ViTTeacher',
+    'mae': 'maskedlab.recipes.mae:MAE',
 }
 
 def stage_class(name: str) -> type:
@@ -64,7 +45,8 @@ def find_stage(key: str) -> Path | None:
     shipped, cached = WEIGHTS / f'{name}-{size}', cache_folder(key)
     expected = configuration(stage_class(name), size)
     same = lambda folder: expected is not None and _json(folder / 'config.json').get('config') == expected
-    if _json(shipped / 'stage.json').get('key') == key and same(shipped): return shipped
+    named = any(_json(shipped / file).get('key') == key for file in ('stage.json', 'provenance.json'))     # weights of a recipe serve too
+    if named and same(shipped): return shipped
     return cached if same(cached) else None
 
 def configuration(cls: type, size: str) -> dict[str, Any] | None:     # as `config.json` holds them; None: there is no such size
