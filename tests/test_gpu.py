@@ -134,3 +134,15 @@ def test_rows_of_any_length_as_one_list():
         print(f"\none list beside {name}, forward and backward in bf16, {int(b['valid'].sum())} pieces in {b['valid'].numel()} places: "
               f"{ratio(t['list'], t[name]).show(2)} times as fast")
     assert ratio(t['list'], t['groups']).value > .9
+
+
+@pytest.mark.parametrize('name', ml.list_recipes())
+def test_a_run_is_watched(name):
+    "Forwards on the GPU, drawings on the CPU."
+    pytest.importorskip('ipywidgets')
+    from maskedlab.show.training import LiveView
+    t = ml.Trainer(name, steps=2, batch=4, seed=0, show=False)
+    t.view = LiveView(t, every=0, picture_every=0)
+    t.fit(background=False)
+    t.view.close()
+    assert t.view.trouble is None and len(t.view.picture.value) > 500
