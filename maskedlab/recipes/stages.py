@@ -26,6 +26,7 @@ __all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'configuration', 
 STAGES: dict[str, str] = {      # name -> module:class
     'point_dvae': 'maskedlab.recipes.point_dvae:PointDVAE',
     'image_dvae': 'maskedlab.recipes.image_dvae:ImageDVAE',
+    'token_adapt': 'maskedlab.recipes.token_adapt:TokenAdapt',
     'vit_teacher': 'maskedlab.recipes.vit_teacher:ViTTeacher',
     'mae': 'maskedlab.recipes.mae:MAE',
 }

@@ -31,6 +31,7 @@ TABLE: dict[str, str] = {     # name -> module:class; a new method costs its not
     'point_mae': 'maskedlab.recipes.point_mae:PointMAE',
     'point_bert': 'maskedlab.recipes.point_bert:PointBERT',
     'selfie': 'maskedlab.recipes.selfie:Selfie',
+    'seitpp': 'maskedlab.recipes.seitpp:SeiTPP',
 }
 ALIASES: dict[str, str] = {}  # short names that the field has
 
