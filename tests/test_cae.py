@@ -357,3 +357,39 @@ def test_sizes_of_the_paper():
     assert count(base.encoder) == 12 * block + 2 * D + D + 768 * D + D      # final norm, class token, patch embedding
     assert count(base.regressor) == 4 * (block + 4 * D) + 2 * D + D         # two more norms a block; final norm, query
     assert count(base.decoder) == 4 * block + 2 * D and count(base.head) == 8192 * D + 8192
+
+
+# published files
+
+def test_the_published_layout_there_and_back(tmp_path, batch):
+    r = make()
+    folder = r.save_pretrained(tmp_path / 'theirs', layout='original')
+    saved = torch.load(folder / 'cae.pth', weights_only=True)['model']
+    some = {'alignment_encoder.cls_token', 'regresser.regressor_blocks.1.cross_attn.q_bias', 'decoder.head.weight', 'rd_pos_embed'}
+    assert some <= set(saved)
+    again = ml.load_pretrained(folder / 'cae.pth', heads=4, tokenizer=r.tokenizer, drop_path=0.)
+    a, b = r(batch, generator=g()), again(batch, generator=g())
+    assert torch.equal(a.pred, b.pred) and torch.equal(a.loss, b.loss)
+
+
+def test_positions_have_the_row_first():
+    pos = CAE(**SMALL, target='pixels').encoder.pos_embed[0]
+    assert (pos[0] == 0).all()
+    grid = pos[1:].view(4, 4, 32)
+    rate = 10000 ** -(torch.arange(8) / 8)
+    assert_close(grid[2, 1], torch.cat([(2 * rate).sin(), (2 * rate).cos(), rate.sin(), rate.cos()]))
+
+
+# the explorer
+
+def test_the_explorer_shows_where_the_regressor_looks():
+    from dataclasses import replace
+
+    from maskedlab.show.explore import Explore
+    e = Explore(make())
+    s = replace(e.state, painted=[1, 2, 5])
+    assert e.spec(s.recipe)['parts'] == ['encoder', 'regressor', 'decoder']
+    see = lambda look, part: e.draw(replace(s, look=look, part=part))
+    assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2, 'regressor').notes['attention']
+    assert 'regressor has patch 2' in see(2, 'encoder').notes['attention']
+    assert 'on view' in see(8, 'regressor').notes['attention']

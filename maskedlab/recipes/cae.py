@@ -22,6 +22,7 @@ from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.positions import fit_positions
 from ..parts.transformer import Transformer, attention_bias, init_xavier
 from ..parts.vit import ViT
+from .cae_layouts import adopt, write_original
 from .stages import stage
 
 # %% auto #0
@@ -112,6 +113,8 @@ class CAE(Recipe):
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_2048=1.5e-3, warmup_epochs=10, clip=3., schedule='cosine')
+    layouts = {'original': write_original}
+    adopt = staticmethod(adopt)
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
                  patch: int = 16,                            # side of a patch in pixels
