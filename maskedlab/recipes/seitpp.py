@@ -135,7 +135,8 @@ class SeiTPP(Recipe):
         self.head, self.head_norm = nn.Linear(decoder_dim, 4 * code), nn.LayerNorm(code, eps)
         self.head_bias = nn.Parameter(torch.zeros(self.words))
         for part in (self.decoder_embed, self.decoder, self.head): part.apply(init_xavier)
-        for p in (self.table.weight, self.mask_token, self.decoder_pos_embed): nn.init.normal_(p, std=.02)
+        for p in (self.mask_token, self.decoder_pos_embed): nn.init.normal_(p, std=.02)
+        nn.init.normal_(self.table.weight, std=code ** -.5)      # ours: products with a normed vector then begin at 1
 
     def units(self, batch: dict) -> Units:
         "Blocks of 2 x 2 words, `[B, h, w, 4]`; pictures go through the tokenizer, stored words are taken as they are."
