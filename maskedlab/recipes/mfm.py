@@ -134,7 +134,7 @@ class MFM(Recipe):
         u = self.units(batch) if units is None else units
         mask, image = self.hide(u, mask, generator, progress)               # where, how
         y = self.predict(self.encoder.maps(self.colours(image)))            # predict
-        scored = u.valid if mask is None else mask
+        scored = self.scored(u, mask)
         pred, target = rows(spectrum(y), scored), rows(self.target(u), scored)      # what
         e = modulus(pred - target)
         loss = REDUCTIONS[self.reduction]((e * self.weights(e, scored)).mean(-1), scored.nonzero()[:, 0], len(u))
@@ -151,6 +151,10 @@ class MFM(Recipe):
     def keep(self, u: Units, mask: Tensor) -> Tensor:
         "The picture without its hidden frequencies, clamped, `[B, C, H, W]`."
         return picture(torch.where(widen(mask, u.x), 0., u.x)).clamp(0, 1)
+
+    def scored(self, u: Units, mask: Tensor | None) -> Tensor:
+        "Where the loss looks: at what is hidden; at all bins where none is."
+        return u.valid if mask is None else mask
 
     def predict(self, maps: Tensor) -> Tensor:
         "One linear layer from each cell of the map to its pixels, normalised, `[B, C, H, W]`."
