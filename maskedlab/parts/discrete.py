@@ -10,10 +10,11 @@ import warnings
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'in_use', 'perplexity', 'check_tokenizer']
+__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'in_use', 'perplexity', 'check_tokenizer', 'read_words']
 
 # %% ../../nbs/parts/09_discrete.ipynb #71da2bb0
 def half_cosine(start: float, stop: float, progress: float) -> float:
@@ -63,3 +64,15 @@ def check_tokenizer(tokenizer: Any,              # with `ids` and `words`; `aliv
         warnings.warn(f"only {share:.1%} of the {have} words of {name} are in use: a dead codebook; train it longer, "
                       "or with fewer words= or a larger weight=", stacklevel=3)
     return have
+
+def read_words(tokenizer: Any,                # as above, with `stride`
+               image: Tensor,                 # `[B, C, H, W]` in 0..1
+               grid: tuple[int, ...],         # how many words there shall be
+               ) -> Tensor:                   # int64 `[B, h, w]`
+    "The words of a picture, one for each place of the grid: the tokenizer reads it at the size where one word is one place."
+    size = [n * tokenizer.stride for n in grid]
+    if [*image.shape[2:]] != size: image = F.interpolate(image, size, mode='bicubic', antialias=True).clamp(0, 1)
+    with torch.no_grad(): ids = tokenizer.ids(image)
+    if tuple(ids.shape[1:]) != tuple(grid):
+        raise ValueError(f"the tokenizer gives {list(ids.shape[1:])} for {list(grid)} places; its stride={tokenizer.stride} is wrong")
+    return ids

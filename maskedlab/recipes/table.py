@@ -24,8 +24,10 @@ __all__ = ['TABLE', 'ALIASES', 'WEIGHTS', 'list_recipes', 'recipe_class', 'creat
 TABLE: dict[str, str] = {     # name -> module:class; a new method costs its notebook and a row here
     'mae':    'maskedlab.recipes.mae:MAE',
     'simmim': 'maskedlab.recipes.simmim:SimMIM',
+    'beit': 'maskedlab.recipes.beit:BEiT',
     'cae': 'maskedlab.recipes.cae:CAE',
     'mfm': 'maskedlab.recipes.mfm:MFM',
+    'maskalign': 'maskedlab.recipes.maskalign:MaskAlign',
     'bert_mlm': 'maskedlab.recipes.bert_mlm:BertMLM',
     'electra': 'maskedlab.recipes.electra:Electra',
     'point_mae': 'maskedlab.recipes.point_mae:PointMAE',
