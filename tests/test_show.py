@@ -38,7 +38,8 @@ def test_what_is_shown_is_what_the_package_computes(name):
     h = d.mask.shape[0] and d.pictures['seen'].shape[0] // d.mask.shape[0]
     cells = d.mask.repeat_interleave(h, 0).repeat_interleave(h, 1)
     assert torch.equal(d.pictures['seen'][..., 3] == 0, cells)               # hidden pixels are not in the drawing at all
-    assert torch.equal(d.pictures['error'][..., 3] == 255, cells)
+    asked = out.scored[0].repeat_interleave(h, 0).repeat_interleave(h, 1)
+    assert torch.equal(d.pictures['error'][..., 3] == 255, asked)
 
 
 @pytest.mark.parametrize('name', RECIPES)

@@ -84,8 +84,9 @@ def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
 def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> None:
     with torch.no_grad(): a = run(m, u)
     hidden, secret = a.mask & a.scored, a.secret
+    if not bool(hidden.any()): hidden = a.scored        # a method that asks about what is visible: that must not know the hidden either
     order = torch.zeros_like(m, dtype=torch.long) if a.order is None else a.order
-    if not bool(secret.any()): return report.notes.append('nothing was hidden in this draw')
+    if not bool(secret.any()): return report.notes.append(_why(a))
     for t in order[secret].unique()[[0, -1]].unique().tolist():      # strict where all are equal; else along the order
         inside, judged = secret & (order >= t), hidden & (order <= t)
         new = inside & u.free.roll(1, 0)        # padding or a special unit in its place would make another layout
@@ -110,6 +111,10 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
     visible = u.valid & ~m
     with torch.no_grad():
         if bool(visible.any()): report.control = max(report.control, _moved(a, run(m, u.swap(visible)), hidden))
+
+def _why(out: Out) -> str:
+    chosen = bool(out.mask.any())
+    return 'what it takes away it has seen, so nothing is secret' if chosen else 'nothing was hidden in this draw'
 
 def _rows(out: Out, which: Tensor) -> list[Tensor]:
     "Predictions of the chosen units; several streams give several tensors."

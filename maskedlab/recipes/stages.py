@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from ..parts.checkpoints import encode
+from ..parts.teachers import as_teacher
 from .pretrained import load_pretrained
 from .table import WEIGHTS, recipe_class
 from ..settings import setting
 from ..targets.cycles import Frozen
 
 # %% auto #0
-__all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage']
+__all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage',
+           'find_teacher']
 
 # %% ../../nbs/recipes/stages.ipynb #b1fb63bb
 STAGES: dict[str, str] = {      # name -> module:class
@@ -83,3 +85,9 @@ def stage(key: str,         # 'name/size/data/seed'
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Frozen(cls(**cls.sizes[size]), key)
+
+def find_teacher(which: Any,     # a stage, a network in a package, or a module: see `as_teacher`
+                 ) -> Frozen:    # with `look`
+    "A frozen teacher."
+    staged = isinstance(which, str) and '/' in which
+    return Frozen(as_teacher(stage(which) if staged else which), which if staged else '')

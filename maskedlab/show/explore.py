@@ -144,7 +144,9 @@ class Explore:
         if mask is not None:
             m = draw(hide, u, mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask, torch.Generator())
             self.state = replace(self.state, painted=m[0].flatten().nonzero()[:, 0].tolist())
-        if strategy is not None: hide(strategy, u, torch.Generator().manual_seed(seed))    # what is wrong with it shows here
+        if strategy is not None:                            # what is wrong with it shows here, where a recipe lends it its signals
+            r = self.recipe(self.key)
+            with watching(r): r(self.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(seed))
 
     # ---- what there is to choose from
 
@@ -299,7 +301,9 @@ class Explore:
                 notes['attention'] = words
         hidden, total = int(mask[0].sum()), int(u.valid[0].sum())
         if out.mask is None: notes[''] = 'This system hides nothing.'
-        elif not hidden: notes[''] = f'Nothing is hidden, so there is nothing to predict. Hide a {v.one} or raise the ratio.'
+        elif not hidden and not bool(out.scored.any()):
+            notes[''] = f'Nothing is hidden, so there is nothing to predict. Hide a {v.one} or raise the ratio.'
+        elif not hidden: notes[''] = f'Nothing is hidden: this method asks about visible {v.many}, and now about all of them.'
         elif hidden == total: notes[''] = f'Everything is hidden: the network has seen nothing of this {v.thing} and can only guess.'
         else: notes[''] = v.remark(scene)
         status = f'{hidden} of {total} {v.many} hidden ({hidden / max(total, 1):.0%}).'
@@ -423,7 +427,7 @@ class Explore:
         spoken = {k: f'{title}. {under.get(k, "")}' for k, title in v.titles.items()}
         spoken |= dict(original=f"{v.titles['original']}. Arrows move, Space shows where a {v.one} looks.",
                        seen=f"{v.titles['seen']}: {counts}. Arrows move, Space hides or shows, r resets.",
-                       error=f"{v.titles['error']} of each hidden {v.one}, from 0 to {d.scale:.2g}.")
+                       error=f"{v.titles['error']} of each {v.one} that is asked for, from 0 to {d.scale:.2g}.")
         meta, data = self._wire(v, d.pictures)
         return dict(kind='drawn', pictures=meta, shape=list(u.shape), paintable=v.paintable(u), hidden=d.hidden, total=d.total,
                     scores=_plain(d.scores), under=under, spoken=spoken, notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
