@@ -33,12 +33,13 @@ class TokenAdapt(Recipe):
         use='augmentation of stored words in seitpp', headline='74.0 to 77.8 % on ImageNet-1k with all of SeiT++ (notes on the paper)',
         link='https://arxiv.org/abs/2312.10105')
     sizes = {
-        'finedigits': dict(dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),     # a mirrored digit is no digit
-        'fine':       dict(dim=128, heads=4, tokenizer='image_dvae/fine/image/0'),
+        'finedigits': dict(image=28, dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),    # mirrored digits are none
+        'fine':       dict(image=64, dim=128, heads=4, tokenizer='image_dvae/fine/image/0'),
         'base':       dict()}
     defaults = dict(optimiser='AdamW', weight_decay=.05, lr=1e-3, batch=64, schedule='cosine')
 
-    def __init__(self, dim: int = 384, heads: int = 6, depth: int = 1,     # of the two Transformers
+    def __init__(self, image: int = 224,                                  # pixels of its training pictures; it moves others too
+                 dim: int = 384, heads: int = 6, depth: int = 1,          # of the two Transformers
                  flip: bool = True,                                       # are mirrored pictures pictures?
                  tokenizer: Any = 'image_dvae/base/image/0'):             # a stage, or a module like it, with its `codebook`
         super().__init__()
