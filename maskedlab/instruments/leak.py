@@ -79,7 +79,7 @@ def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
     allowed = {'units': TOLERANCE, 'data': max(TOLERANCE, min(4 * report.rounding, MOST)), 'gradient': 0.}
     leaks = [site for site, change in report.changes.items() if change > allowed[site]]
     if leaks: report.faults.append(f"predictions of hidden units depend on hidden content (seen at: {', '.join(leaks)})")
-    if report.control <= TOLERANCE: report.faults.append('void: exchanging visible content changes no prediction either')
+    if report.changes and report.control <= TOLERANCE: report.faults.append('void: exchanging visible content changes no prediction either')
 
 def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> None:
     with torch.no_grad(): a = run(m, u)

@@ -59,6 +59,14 @@ class ViTTeaches(nn.Module):
         colours = self.net.colours
         return self.net.encoder.embed((patches(image) - plain(colours.mean)) / plain(colours.std))
 
+    @property
+    def blocks(self) -> Any: return self.net.encoder.blocks
+
+    def inputs(self, image: Tensor) -> list[Tensor]:       # for each block `[B, 1 + h*w, dim]`
+        "What goes into each block."
+        x = self.tokens(image)
+        return [self.net.encoder.front(x), *states(self.net.encoder, x)[:-1]]
+
     def look(self, image: Tensor,                    # `[B, C, h * patch, w * patch]` in 0..1
              ) -> tuple[list[Tensor], Tensor]:       # for each level `[B, 1 + h*w, dim]`, the class token first; importance `[B, h*w]`
         "Levels and importance."

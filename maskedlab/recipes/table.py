@@ -28,6 +28,7 @@ TABLE: dict[str, str] = {     # name -> module:class; a new method costs its not
     'cae': 'maskedlab.recipes.cae:CAE',
     'mfm': 'maskedlab.recipes.mfm:MFM',
     'maskalign': 'maskedlab.recipes.maskalign:MaskAlign',
+    'hybrid_distillation': 'maskedlab.recipes.hybrid_distillation:HybridDistillation',
     'bert_mlm': 'maskedlab.recipes.bert_mlm:BertMLM',
     'electra': 'maskedlab.recipes.electra:Electra',
     'point_mae': 'maskedlab.recipes.point_mae:PointMAE',
