@@ -50,4 +50,4 @@ def test_a_stage_names_its_command(folder):
 def test_weights_are_small():
     size = lambda names: sum(f.stat().st_size for n in names for f in Path(WEIGHTS / n).rglob('*') if f.is_file())
     assert size(['mae-micro', 'simmim-micro']) <= 4e6
-    assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 10e6
+    assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 30e6
