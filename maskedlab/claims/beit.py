@@ -27,7 +27,7 @@ __all__ = ['TOKENIZER', 'BLOCKS', 'DIGITS', 'CLAIM', 'scattered', 'Pixels', 'Eve
 TOKENIZER = 'image_dvae/digits/digits/0'
 BLOCKS = Block(n=19, law='at most')
 DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307], std=[.3081], layer_scale=1.,
-                              drop_path=0., tokenizer=TOKENIZER, strategy=BLOCKS)
+                              init=.08, bias_init=2., drop_path=0., tokenizer=TOKENIZER, strategy=BLOCKS)
 
 def scattered(u: Units, generator: torch.Generator | None = None, **signals: Any) -> Tensor:
     "As many patches as blocks would hide, anywhere."
@@ -83,4 +83,4 @@ CLAIM = Claim(
     arms={'words, blocks': words, 'pixels, blocks': lambda: Pixels(**DIGITS),
           'words, random': lambda: words(strategy=scattered), 'pixels, random': lambda: Pixels(**DIGITS | dict(strategy=scattered)),
           'words at all places': lambda: words(Everywhere)},
-    data='digits', steps=700, batch=64, lr=1e-3, seeds=3)
+    data='digits', steps=1000, batch=64, lr=1e-3, seeds=3)

@@ -68,7 +68,9 @@ class BiasedViT(Transformer):
     def __init__(self, grid: tuple[int, int],   # the largest grid of tokens
                  token: int,                    # side of a token in pixels
                  channels: int, dim: int, depth: int, heads: int, eps: float = 1e-6, drop_path: float = 0.,
-                 layer_scale: float | None = .1):                     # start of the scale of each branch
+                 layer_scale: float | None = .1,                      # start of the scale of each branch
+                 init: float = .02,             # deviation of the weights at the start, right for a width of 768; a narrow net wants more
+                 bias_init: float = 0.):        # and of the bias table: where it is 0, places must first be told apart
         super().__init__(dim, depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale, drop_path=drop_path)
         self.stride, self.dim = token, dim
         self.patch_embed = nn.Conv2d(channels, dim, token, token)
@@ -76,9 +78,10 @@ class BiasedViT(Transformer):
         self.rel_pos_bias = RelativeBias(grid, heads)
         for m in self.modules():
             if isinstance(m, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(m.weight, std=.02)
+                nn.init.trunc_normal_(m.weight, std=init)
                 if m.bias is not None: nn.init.zeros_(m.bias)
         nn.init.trunc_normal_(self.cls_token, std=.02)
+        if bias_init: nn.init.normal_(self.rel_pos_bias.table, std=bias_init)
         for layer, block in enumerate(self.blocks, 1):
             block.shrink(math.sqrt(2 * layer))
 

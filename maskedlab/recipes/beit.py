@@ -37,8 +37,10 @@ class BEiT(Recipe):
         headline='ImageNet-1k fine-tuned, ViT-B 83.2 (abstract); with ImageNet-22k B 83.7, L 86.0 (README)',
         link='https://arxiv.org/abs/2106.08254')
     sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, drop_path=0., layer_scale=1., tokenizer='image_dvae/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, drop_path=0., layer_scale=1., tokenizer='image_dvae/micro/image/0'),
+        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, drop_path=0., layer_scale=1., init=.08, bias_init=2.,
+                      tokenizer='image_dvae/micro/image/0'),
+        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, drop_path=0., layer_scale=1., init=.08, bias_init=2.,
+                      tokenizer='image_dvae/micro/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
     defaults = dict(optimiser='AdamW', betas=(.9, .98), weight_decay=.05, lr_per_2048=1.5e-3, warmup_epochs=10, clip=3., schedule='cosine')
@@ -51,6 +53,7 @@ class BEiT(Recipe):
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  layer_scale: float | None = .1,             # start of the scale of each branch; 1e-5 for ViT-L
                  drop_path: float = .1,                      # of the last block, in training
+                 init: float = .02, bias_init: float = 0.,   # deviation of weights and bias table at the start; narrow nets want more
                  tokenizer: Any = 'image_dvae/base/image/0', # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  words: int | None = None,                   # of the head; default: the tokenizer's (None: no tokenizer, no loss)
                  eps: float = 1e-6,
@@ -64,7 +67,7 @@ class BEiT(Recipe):
         if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words)
         if words is None: raise ValueError("BEiT without a tokenizer needs words=, the size of the dictionary that its head names")
         self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
-        self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path, layer_scale)
+        self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path, layer_scale, init, bias_init)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
         self.head = nn.Linear(dim, words)
         nn.init.trunc_normal_(self.head.weight, std=.02)
