@@ -104,6 +104,7 @@ def test_stopped_and_resumed(tmp_path):
     assert far < 1e-3
     steps = [json.loads(line)['step'] for line in (tmp_path / 'parts' / 'metrics.jsonl').read_text().splitlines()]
     assert sorted(steps) == steps and len(set(steps)) == len(steps)
+<<<<<<< HEAD
 
 
 def test_rows_of_any_length_as_one_list():
@@ -146,3 +147,5 @@ def test_a_run_is_watched(name):
     t.fit(background=False)
     t.view.close()
     assert t.view.trouble is None and len(t.view.picture.value) > 500
+=======
+>>>>>>> parent of c92bf63 (Text on a GPU: the real pieces of all rows as one list)

@@ -15,7 +15,7 @@ from ..masks.units import Units
 from .transformer import Attention, Mlp, attention_bias
 
 # %% auto #0
-__all__ = ['check_text', 'text_units', 'alibi', 'attend_packed', 'PostNorm', 'kinds', 'TextEncoder', 'TiedHead']
+__all__ = ['check_text', 'text_units', 'alibi', 'PostNorm', 'kinds', 'TextEncoder', 'TiedHead']
 
 # %% ../../nbs/parts/07_text.ipynb #f6a42f49
 def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L] or missing}`
@@ -57,16 +57,6 @@ def alibi(heads: int, length: int, device: torch.device | str | None = None) -> 
     return -slope[:, None, None] * (place[:, None] - place).abs()
 
 # %% ../../nbs/parts/07_text.ipynb #4f676545
-def attend_packed(attn: Attention,
-                  x: Tensor,            # `[T, D]`, the pieces of all rows, one row behind the other
-                  ends: Tensor,         # int64 `[B + 1]`, where rows begin and end: 0, ..., T
-                  longest: int,         # pieces of the longest row
-                  ) -> Tensor:          # `[T, D]`
-    "Self-attention within rows of different lengths, without any padding: torch's kernels of variable length do it on a GPU."
-    cut = lambda t: torch.nested.nested_tensor_from_jagged(t.contiguous(), ends, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
-    q, k, v = map(cut, attn.qkv(x).view(len(x), 3, attn.heads, -1).unbind(1))
-    return attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).values().flatten(1))
-
 class PostNorm(nn.Module):
     "Post-norm block: norm(x + attention(x)), then norm(x + mlp(x)) (Devlin et al. 2018)."
     def __init__(self, dim: int, heads: int, hidden: int, eps: float):
@@ -75,14 +65,7 @@ class PostNorm(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
 
     def forward(self, x: Tensor, bias: Tensor | None = None, watch: list[Tensor] | None = None) -> Tensor:
-        return self.after(x, self.attn(x, bias, watch))
-
-    def packed(self, x: Tensor, ends: Tensor, longest: int) -> Tensor:      # as `attend_packed` takes them
-        return self.after(x, attend_packed(self.attn, x, ends, longest))
-
-    def after(self, x: Tensor, y: Tensor) -> Tensor:
-        "Add what attention says, norm, and the same with the mlp."
-        x = self.norm1(x + y)
+        x = self.norm1(x + self.attn(x, bias, watch))
         return self.norm2(x + self.mlp(x))
 
 # %% ../../nbs/parts/07_text.ipynb #76027296
@@ -119,12 +102,10 @@ class TextEncoder(nn.Module):
             if isinstance(m, nn.Linear | nn.Embedding): nn.init.normal_(m.weight, std=std)
             if isinstance(m, nn.Linear): nn.init.zeros_(m.bias)
 
-    def embed(self, ids: Tensor,                     # `[..., L]`
-              place: Tensor | None = None,           # `[..., L]`, where each stands; default: in order
-              ) -> Tensor:                           # `[..., L, dim]`
+    def embed(self, ids: Tensor) -> Tensor:          # `[B, L]` to `[B, L, dim]`
         "What stands at each place, before anybody looks around."
         x = self.word(ids) + self.segment.weight[0]
-        if self.place is not None: x = x + (self.place.weight[:ids.shape[1]] if place is None else self.place(place))
+        if self.place is not None: x = x + self.place.weight[:ids.shape[1]]
         x = self.norm(x)
         return x if self.project is None else self.project(x)
 
@@ -135,21 +116,11 @@ class TextEncoder(nn.Module):
         "Encode the real pieces."
         if valid is None or bool(valid.all()): return self._encode(ids, None, watch)
         if watch is not None: return self._encode(ids, ~valid, watch).masked_fill(~valid[..., None], 0)
-        if ids.is_cuda and self.position != 'alibi': return self.packed(ids, valid)
         out = self.embed(ids[:0, :1]).new_zeros(*ids.shape, self.dim)
         for rows, n in kinds(valid):
             x = self._encode(ids[rows, :n], ~valid[rows, :n], None)
             out = out.index_put((rows[:, None], torch.arange(n, device=ids.device)), x.to(out.dtype))
         return out.masked_fill(~valid[..., None], 0)
-
-    def packed(self, ids: Tensor, valid: Tensor) -> Tensor:      # as `forward` gives it
-        "Encode the real pieces as one list; without ALiBi."
-        at = valid.nonzero(as_tuple=True)
-        count = valid.sum(1)
-        ends, longest = F.pad(count.cumsum(0), (1, 0)), int(count.max())
-        x = self.embed(ids[at], at[1])
-        for block in self.blocks: x = block.packed(x, ends, longest)
-        return x.new_zeros(*ids.shape, self.dim).index_put(at, x)
 
     def pooled(self, ids: Tensor, valid: Tensor) -> Tensor:      # `[B, dim]`
         "The mean over the real pieces."
