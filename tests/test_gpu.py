@@ -104,37 +104,6 @@ def test_stopped_and_resumed(tmp_path):
     assert far < 1e-3
     steps = [json.loads(line)['step'] for line in (tmp_path / 'parts' / 'metrics.jsonl').read_text().splitlines()]
     assert sorted(steps) == steps and len(set(steps)) == len(steps)
-<<<<<<< HEAD
-
-
-def test_rows_of_any_length_as_one_list():
-    "BERT's base network on real prose: the same numbers as with rows grouped by length, and not slower."
-    from maskedlab.instruments.measure import ratio, rounds
-    from maskedlab.parts.text import TextEncoder, kinds
-    torch.manual_seed(0)
-    net = TextEncoder(3000, 768, 12, 12, length=128).cuda()
-    b = to(ml.sample('text', n=128), 'cuda')
-
-    def grouped(ids, valid):
-        out = ids.new_zeros(*ids.shape, 768).float()
-        for rows, n in kinds(valid):
-            x = net._encode(ids[rows, :n], ~valid[rows, :n], None)
-            out = out.index_put((rows[:, None], torch.arange(n, device='cuda')), x.float())
-        return out.masked_fill(~valid[..., None], 0)
-    with torch.no_grad(): assert (net(b['ids'], b['valid']) - grouped(b['ids'], b['valid'])).abs().max() < 1e-3
-
-    def step(encode):
-        def run():
-            with torch.autocast('cuda', torch.bfloat16): loss = encode(b['ids'], b['valid']).square().mean()
-            loss.backward()
-            net.zero_grad(set_to_none=True)
-        return run
-    padded = lambda ids, valid: net._encode(ids, ~valid, None)
-    t = rounds(dict(list=step(net), groups=step(grouped), padded=step(padded)), 11, warm=3)
-    for name in 'groups', 'padded':
-        print(f"\none list beside {name}, forward and backward in bf16, {int(b['valid'].sum())} pieces in {b['valid'].numel()} places: "
-              f"{ratio(t['list'], t[name]).show(2)} times as fast")
-    assert ratio(t['list'], t['groups']).value > .9
 
 
 @pytest.mark.parametrize('name', ml.list_recipes())
@@ -147,5 +116,3 @@ def test_a_run_is_watched(name):
     t.fit(background=False)
     t.view.close()
     assert t.view.trouble is None and len(t.view.picture.value) > 500
-=======
->>>>>>> parent of c92bf63 (Text on a GPU: the real pieces of all rows as one list)
