@@ -64,7 +64,7 @@ def test_rows_of_relations_sum_to_one_also_after_dropping(dropped, r, batch):
     at = torch.tensor([[0, 3, 5, 9], [0, 1, 2, 25], [0, 7, 8, 9]]) if dropped else None
     u = r.units(batch)
     x = r.encode(u)[0][1][0]
-    inputs = r.masked.inputs(batch['image'])
+    inputs = r.masked.inputs(batch['image'], 1)
     ours, theirs = relations(r.encoder.blocks[1], x, at).exp(), relations(r.masked.blocks[1], inputs[1], at).exp()
     n = 4 if dropped else 26
     assert ours.shape == theirs.shape == (2, 3, 4, n, n)

@@ -97,6 +97,6 @@ CLAIM = Claim(
     sentence='relations of a masked teacher beside features of a supervised one do better than features alone (Shi et al. 2024, abstract)',
     metric='dense probe: the digit from one token, 400 labelled digits', effect=.01, measure=measure,
     arms={'both teachers': lambda: student(), 'features of C only': lambda: student(alpha=0.),
-          'relations of M only': lambda: student(beta=0.), 'features of both': lambda: student(BothFeatures), 'nothing dropped': lambda: student(strategy=Random(0.)),
-          'dropped at random': lambda: student(RandomDropping)},
+          'relations of M only': lambda: student(beta=0.), 'features of both': lambda: student(BothFeatures),
+          'nothing dropped': lambda: student(strategy=Random(0.)), 'dropped at random': lambda: student(RandomDropping)},
     data='digits', steps=400, batch=64, lr=1e-3, seeds=3)

@@ -62,10 +62,11 @@ class ViTTeaches(nn.Module):
     @property
     def blocks(self) -> Any: return self.net.encoder.blocks
 
-    def inputs(self, image: Tensor) -> list[Tensor]:       # for each block `[B, 1 + h*w, dim]`
-        "What goes into each block."
-        x = self.tokens(image)
-        return [self.net.encoder.front(x), *states(self.net.encoder, x)[:-1]]
+    def inputs(self, image: Tensor, last: int) -> list[Tensor]:       # for each block up to `last`, `[B, 1 + h*w, dim]`
+        "What goes into the blocks; those behind the last that is asked for are not run."
+        found = [self.net.encoder.front(self.tokens(image))]
+        for block in self.blocks[:last]: found.append(block(found[-1]))
+        return found
 
     def look(self, image: Tensor,                    # `[B, C, h * patch, w * patch]` in 0..1
              ) -> tuple[list[Tensor], Tensor]:       # for each level `[B, 1 + h*w, dim]`, the class token first; importance `[B, h*w]`

@@ -188,7 +188,8 @@ class HybridDistillation(Recipe):
 
     def relate(self, u: Units, blocks: list) -> Tensor:
         "How far the relations are from those of M: mean over pictures, heads and tokens, summed over the compared blocks and both kinds."
-        with torch.no_grad(): inputs = self.masked.inputs(shown(unpatchify(u.x, self.patch, ORDER), self.masked, u.shape))
+        image = shown(unpatchify(u.x, self.patch, ORDER), self.masked, u.shape)
+        with torch.no_grad(): inputs = self.masked.inputs(image, self.compared[-1])
         total = u.x.new_zeros(())
         for i in self.compared:
             x, at, pad = blocks[i]
