@@ -33,7 +33,7 @@ DIGITS: dict[str, Any] = dict(HybridDistillation.sizes['digits'])
 
 def student(cls: type[HybridDistillation] = HybridDistillation, **arguments: Any) -> HybridDistillation:
     "An arm, with teachers that have been trained."
-    ready(MASKED, 700), ready(TEACHER)
+    ready(MASKED, 4000), ready(TEACHER)
     return cls(**{**DIGITS, **arguments})
 
 class BothFeatures(HybridDistillation):
@@ -85,7 +85,7 @@ def closer(recipe: Any, seed: int = 0) -> dict[str, Any]:
 
 def gates(seed: int = 0) -> dict[str, Any]:
     "Do the teachers know something, and do they differ?"
-    ready(MASKED, 700), ready(TEACHER)
+    ready(MASKED, 4000), ready(TEACHER)
     torch.manual_seed(seed)
     nets = {'M': stage(MASKED).net, 'C': stage(TEACHER).net, 'untrained student': HybridDistillation(**DIGITS)}
     found = {name: closer(net, seed) for name, net in nets.items()}
