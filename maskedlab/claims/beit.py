@@ -83,4 +83,4 @@ CLAIM = Claim(
     arms={'words, blocks': words, 'pixels, blocks': lambda: Pixels(**DIGITS),
           'words, random': lambda: words(strategy=scattered), 'pixels, random': lambda: Pixels(**DIGITS | dict(strategy=scattered)),
           'words at all places': lambda: words(Everywhere)},
-    data='digits', steps=1000, batch=64, lr=1e-3, seeds=3)
+    data='digits', steps=600, batch=64, lr=2e-3, seeds=3)
