@@ -79,8 +79,9 @@ def test_the_kernels_interrupt(training):
     page.wait_for_function("() => /ended False/.test(document.body.innerText)", timeout=60_000)
 
 
-def test_the_explorer_stays_quick_while_a_run_is_on(training):
-    page, _ = training('explore', more="\nml.Explorer('mae')")
+@pytest.mark.parametrize('recipe', ['mae', 'point_mae'])         # drawing clouds takes the longest
+def test_the_explorer_stays_quick_while_a_run_is_on(training, recipe):
+    page, _ = training(f'explore-{recipe}', recipe, more="\nml.Explorer('mae')")
     ready(page)
     page.evaluate(MOVE, .5)
     saw = []
