@@ -61,7 +61,7 @@ class Everywhere(BEiT):
 
 def words(cls: type[BEiT] = BEiT, **arguments: Any) -> BEiT:
     "An arm that names words: its tokenizer is trained first where it is not there."
-    train_stage(TOKENIZER, steps=600, lr=2e-3)
+    train_stage(TOKENIZER)
     return cls(**{**DIGITS, **arguments})
 
 # %% ../../nbs/claims/beit.ipynb #7616e8c0

@@ -32,7 +32,7 @@ FROM_V4 = [(r'^beit\.embeddings\.mask_token$', 'mask_token'), (r'^beit\.embeddin
            (r'^beit\.encoder\.relative_position_bias\.', 'rel_pos_bias.'), (r'^beit\.encoder\.layer\.', 'blocks.'),
            (r'^layernorm\.', 'norm.'), (r'\.lambda_([12])$', r'.gamma_\1'),
            (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'),
-           (r'\.attention\.attention\.(query|value)\.bias$', lambda m: f'.attn.{m[1][0]}_bias'),
+           (r'\.attention\.attention\.query\.bias$', '.attn.q_bias'), (r'\.attention\.attention\.value\.bias$', '.attn.v_bias'),
            (r'\.attention\.attention\.', '.attn.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
            (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.')]
 TO_V4 = [(r'^(mask_token|cls_token)$', r'beit.embeddings.\1'), (r'^patch_embed\.proj\.', 'beit.embeddings.patch_embeddings.projection.'),
