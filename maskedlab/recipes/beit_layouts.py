@@ -15,7 +15,7 @@ from torch import Tensor
 from ..parts.checkpoints import fused, parted, rename
 
 # %% auto #0
-__all__ = ['FROM_ORIGINAL', 'TO_ORIGINAL', 'FROM_V5', 'FROM_V4', 'TO_V4', 'KEYS', 'from_original', 'to_original',
+__all__ = ['FROM_ORIGINAL', 'TO_ORIGINAL', 'FROM_V5', 'FROM_V4', 'TO_V4', 'MODEL_TYPES', 'KEYS', 'from_original', 'to_original',
            'from_transformers', 'to_transformers', 'adopt', 'write_original', 'write_transformers']
 
 # %% ../../nbs/recipes/beit_layouts.ipynb #6ae12d2b
@@ -60,6 +60,7 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return rename(parted(state), TO_V4)
 
 # %% ../../nbs/recipes/beit_layouts.ipynb #2f066c6d
+MODEL_TYPES = ('beit',)      # as transformers calls it
 KEYS = ('mask_token', 'cls_token', 'patch_embed.proj.weight', 'rel_pos_bias.relative_position_bias_table', 'lm_head.weight')
 
 def adopt(config: dict[str, Any],           # what the checkpoint says about itself
@@ -67,7 +68,7 @@ def adopt(config: dict[str, Any],           # what the checkpoint says about its
           given: dict[str, Any],            # arguments that the caller gives
           ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments of BEiT, weights in our names, what they lack
     "A checkpoint of the original code or of transformers, or None where it is neither."
-    if config.get('model_type') == 'beit': told, state = _told_transformers(config), from_transformers(state)
+    if config.get('model_type') in MODEL_TYPES: told, state = _told_transformers(config), from_transformers(state)
     elif 'model_type' not in config and {'mask_token', 'patch_embed.proj.weight', 'lm_head.weight'} <= set(state):
         told = _told_original(config, given)
     else: return None

@@ -114,10 +114,10 @@ class ImageDVAE(Recipe):
         error = F.mse_loss(self.paint(soft @ self.codebook), image)
         weight = half_cosine(0., self.weight, progress / .2)
         ids = logits.detach().argmax(-1)
-        return Out({'pixels': error, 'uniform': weight * uniform_kl(logits.flatten(0, 2)[None]).mean()}, units=u, extra={'ids': ids},
+        return Out({'pixels': error, 'uniform': weight * uniform_kl(logits.flatten(0, 2)[None]).mean()}, units=u, extra={'chosen': ids},
                    logs={'in use': in_use(ids, self.words), 'perplexity': perplexity(ids), 'PSNR': -10 * error.detach().log10()})
 
     @torch.no_grad()
     def after_step(self, out: Out, progress: float) -> None:
         "Count the words; a batch ago counts a little less."
-        self.recent.mul_(.98).add_(torch.bincount(out.extra['ids'].flatten(), minlength=self.words))
+        self.recent.mul_(.98).add_(torch.bincount(out.extra['chosen'].flatten(), minlength=self.words))

@@ -71,7 +71,7 @@ class ViTTeacher(Recipe):
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
-        u, seen = self.units(batch), []
+        u, seen = self.units(batch), list[Tensor]()
         with torch.no_grad(): self.encode(u, seen)
         unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
         return torch.stack(seen), unit, unit
