@@ -7,6 +7,11 @@ from test_tutorials import FIRST, fails_with, says_yes_to_its_solutions
 
 # What is planted, and behind which cells: those that hold these words.
 PLANTED = {
+    'words': (FIRST, """
+from maskedlab.parts.text import TiedHead
+whole = TiedHead.forward
+TiedHead.forward = lambda self, *a: whole(self, *a).roll(1, -1)                   # says the next piece of the list
+"""),
     'points': (FIRST, """
 from maskedlab.recipes.point_mae import PointMAE
 whole = PointMAE.decode

@@ -104,6 +104,7 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'true': 'maskedlab.course.what_true_means',
     'build_it': 'maskedlab.course.build_it',
     'five': 'maskedlab.course.five_reasons',
+    'words': 'maskedlab.course.words',
     'points': 'maskedlab.course.points',
     'targets': 'maskedlab.course.targets',
 }
