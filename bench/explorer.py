@@ -37,6 +37,8 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
             'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
             **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
             'draw': lambda: v.draw(scene), 'bytes': lambda: [v.wire(d) for d in drawn.values()]}
+        try: parts['mask']()
+        except ValueError: del parts['mask']        # drawn by a score that only the network's forward has
         if guesses: parts['guesses'] = lambda: [(v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses]
         t = timed(parts, n, warm=3)
     message = dict(kind='draw', state=asdict(s), view=0, seq=0)

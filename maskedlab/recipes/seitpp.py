@@ -220,10 +220,10 @@ class SeiTPP(Recipe):
         return u.but(x=blocks(ids))
 
     def seen(self, batch: dict, u: Units, mask: Tensor) -> dict | None:
-        "The words as the tokenizer paints them, masked units grey; in training nobody looks."
+        "The words as the tokenizer paints them, nothing in masked units; in training nobody looks."
         if self.training: return None
         s = self.patch
-        return {**batch, 'image': self.tokenizer.decode(unblock(u.x)).masked_fill(repeat_to(mask, [s * n for n in u.shape])[:, None], .9)}
+        return {**batch, 'image': self.tokenizer.decode(unblock(u.x)).masked_fill(repeat_to(mask, [s * n for n in u.shape])[:, None], torch.nan)}
 
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with predicted words in its holes, and the picture that the tokenizer paints from all words: no pixel is kept."

@@ -238,10 +238,11 @@ class PictureView(View):
         return f"ml.load_image({name!r}, size={self.size(recipe)})"
 
     def paint(self, batch: dict) -> Tensor:
-        "The first picture, uint8 `[H, W, 4]`."
-        x = (batch[self.key][0].detach().cpu().clamp(0, 1) * 255).round().byte()
+        "The first picture, uint8 `[H, W, 4]`; see-through where it is no number."
+        x = batch[self.key][0].detach().cpu()
         x = x.expand(3, -1, -1) if len(x) == 1 else x[:3]
-        return torch.cat([x, torch.full_like(x[:1], 255)]).permute(1, 2, 0).contiguous()
+        alpha = x.isnan().any(0, keepdim=True).logical_not()
+        return (torch.cat([x.nan_to_num(0.).clamp(0, 1), alpha]) * 255).round().byte().permute(1, 2, 0).contiguous()
 
     def spread(self, u: Units, values: Tensor) -> Tensor:
         "A number for each unit, `[B, *shape]`, as a number for each pixel of the first picture, `[H, W]`."
