@@ -7,6 +7,10 @@ PLANTED = {
     'targets': (FIRST, """
 net.features = lambda batch, pool=True: torch.randn(len(batch['image']), 64, 128)         # a teacher that says something new each time
 """),
+    'teachers': ('def train(target', """
+whole = train
+def train(target, pull=pull, **more): return whole(target, **more)          # the gradient is stopped, whatever was asked for
+"""),
 }
 
 

@@ -107,6 +107,7 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'words': 'maskedlab.course.words',
     'points': 'maskedlab.course.points',
     'targets': 'maskedlab.course.targets',
+    'teachers': 'maskedlab.course.teachers',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'

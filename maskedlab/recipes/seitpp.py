@@ -223,7 +223,8 @@ class SeiTPP(Recipe):
         "The words as the tokenizer paints them, nothing in masked units; in training nobody looks."
         if self.training: return None
         s = self.patch
-        return {**batch, 'image': self.tokenizer.decode(unblock(u.x)).masked_fill(repeat_to(mask, [s * n for n in u.shape])[:, None], torch.nan)}
+        holes = repeat_to(mask, [s * n for n in u.shape])[:, None]
+        return {**batch, 'image': self.tokenizer.decode(unblock(u.x)).masked_fill(holes, torch.nan)}
 
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with predicted words in its holes, and the picture that the tokenizer paints from all words: no pixel is kept."
