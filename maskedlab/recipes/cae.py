@@ -17,7 +17,7 @@ from ..masks.block import Block
 from ..masks.units import Units, mean, place, rows, spread
 from ..parts import transformer
 from ..parts.contract import Card, Out, Recipe, child, draw
-from ..parts.discrete import check_tokenizer
+from ..parts.discrete import check_tokenizer, read_words
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.positions import fit_positions
 from ..parts.transformer import Transformer, attention_bias, init_xavier
@@ -205,18 +205,11 @@ class CAE(Recipe):
 
     def ids(self, u: Units) -> Tensor:
         "The token of each patch, `[B, h, w]`; the tokenizer reads the same picture at its own scale."
-        t, (h, w) = self.tokenizer, u.shape
+        t = self.tokenizer
         if t.words != self.head.out_features:
             raise ValueError(f"the tokenizer has a codebook of {t.words} words and the head names {self.head.out_features}; "
                              "create the recipe with this tokenizer=")
-        image = unpatchify(u.x, self.patch, ORDER)
-        if t.stride != self.patch:
-            image = F.interpolate(image, (h * t.stride, w * t.stride), mode='bicubic', antialias=True).clamp(0, 1)
-        with torch.no_grad(): ids = t.ids(image)
-        if ids.shape[1:] != u.shape:
-            raise ValueError(f"the tokenizer gives {list(ids.shape[1:])} tokens for {list(u.shape)} patches; "
-                             "give one of the same stride as the patches")
-        return ids
+        return read_words(t, unpatchify(u.x, self.patch, ORDER), u.shape)
 
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with predictions pasted over its hidden patches, in 0..1: pixels, or predicted tokens as the tokenizer draws them."
