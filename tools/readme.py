@@ -35,7 +35,9 @@ def methods() -> str:
             )
             + ' |'
         )
-    return '\n'.join(rows)
+    readings = [f'- `{name}`: {card(name).reading}.' for name in list_recipes() if card(name).reading]
+    words = "Where no source settles a detail, a recipe is the kit's own reading; its notebook says so at that place:"
+    return '\n'.join([*rows, '', words, '', *readings])
 
 
 def sizes() -> str:

@@ -94,6 +94,7 @@ class Card:
     use: str
     headline: str       # its published result, with the table or file it stands in
     link: str           # the paper
+    reading: str = ''   # what no source settles: where this recipe is the kit's own reading of the paper
 
 class Recipe(nn.Module):
     "Base of all recipes: `units` and `forward` are theirs to write; the other doors have defaults."

@@ -87,7 +87,9 @@ class HybridDistillation(Recipe):
         what='relations of tokens of a masked autoencoder, features of a supervised or contrastive network',
         use='fine-tune or probe the student',
         headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote them',
-        link='https://arxiv.org/abs/2306.15876')
+        link='https://arxiv.org/abs/2306.15876',
+        reading='how redundancy is measured, where and how much is dropped, which blocks are compared, how the features are scaled '
+                'and their loss (smooth L1): the repository of the authors holds no code')
     sizes = {
         'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=(.1307,), std=(.3081,),
                        masked='mae/digits/digits/0', teacher='vit_teacher/digits/digits/0'),

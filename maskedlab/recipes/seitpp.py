@@ -85,7 +85,8 @@ class SeiTPP(Recipe):
         where='random units of 2 x 2 words, one rate a batch, at least 40 %', how='40 % dropped, the other masked ones a learned vector',
         what='the four words of each masked unit', use='fine-tune on words',
         headline='ImageNet-1k: 74.0 % from words alone, supervised, to 77.8 %, with 1.4 GB in place of 140 GB (notes on the paper)',
-        link='https://arxiv.org/abs/2312.10105')
+        link='https://arxiv.org/abs/2312.10105',
+        reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit in place of their ViT-VQGAN')
     sizes = {
         'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
                       tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0'),
