@@ -87,8 +87,8 @@ class Selfie(Recipe):
         use='fine-tune the convnet on whole pictures, with a new fourth stage',
         headline='ImageNet 224, ResNet-50, 5 % of the labels: 46.7 against 35.6 without pre-training (abstract)',
         link='https://arxiv.org/abs/1906.02940',
-        reading='share of hidden patches, pooling and padding are those of a public re-implementation; the norm and ReLU that close the patch '
-                'network are ours: no code of the authors was found')
+        reading='share of hidden patches, pooling and padding are those of a public re-implementation; the norm and ReLU that end the '
+                'patch network are ours: no code of the authors was found')
     sizes = {
         'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small'),
         'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small'),

@@ -214,19 +214,20 @@ class Explore:
         return self._cache[at]
 
     def strategies(self, key: str) -> dict[str, Any]:
-        "Strategies that suit this recipe: key -> strategy. Where the recipe's own is one of them, it has the recipe's values."
+        "Strategies that suit this recipe: key -> strategy. One of them has the values of the recipe's own, or stands beside it."
         at = ('strategies', key)
         if at in self._cache: return self._cache[at]
         own = getattr(self.recipe(key), 'strategy', None)
         u, leave_out = self.units(State(key, self.sets(key)[0])), self.view_of(key).leave_out
+        fixed = any(callable(c['value']) for c in controls(own))      # a rate that is drawn has no slider: a plain strategy beside it has
         found: dict[str, Any] = {}
         for name, cls in list_strategies().items():
             if name in leave_out: continue
-            s = own if type(own) is cls else cls()
+            s = own if type(own) is cls and not fixed else cls()
             try: hide(s, u, torch.Generator().manual_seed(0))
             except (ValueError, TypeError, RuntimeError): continue      # it needs another layout, or a signal that is not there
             found[name] = s
-        if own is not None and type(own) not in map(type, found.values()): found = {'own': own, **found}
+        if own is not None and not any(s is own for s in found.values()): found = {'own': own, **found}
         if self.given is not None: found = {'given': self.given, **found}
         self._cache[at] = found
         return found
@@ -430,6 +431,7 @@ class Explore:
                        error=f"{v.titles['error']} of each {v.one} that is asked for, from 0 to {d.scale:.2g}.")
         meta, data = self._wire(v, d.pictures)
         return dict(kind='drawn', pictures=meta, shape=list(u.shape), paintable=v.paintable(u), hidden=d.hidden, total=d.total,
+                    elsewhere=d.out.error is not None and bool((d.out.scored[0] & ~d.mask).any()),      # where nothing is hidden
                     scores=_plain(d.scores), under=under, spoken=spoken, notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
                     verdict='' if v.slow else verdict(d.scores, m), code=self.code(s), layers=layers, heads=heads, state=dict(vars(s))
                     ), [_raw(d.mask), _raw(u.free[0]), *data]

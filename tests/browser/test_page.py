@@ -47,6 +47,21 @@ def test_slider_shows_what_the_package_computes(bare):
     assert page.errors == []
 
 
+def test_an_error_is_shown_where_the_loss_looks(bare):
+    over = """(title) => {
+        const figure = [...document.querySelectorAll('.mlx-figure')].find((f) => f.querySelector('h3').textContent === title);
+        const c = figure.querySelector('.mlx-over'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        return d.filter((_, i) => i % 4 === 3 && d[i]).length; }"""
+    for name, covered in (('mae', True), ('maskalign', False)):      # the one is asked for what is hidden, the other for what is not
+        core = Explore(name)
+        page = bare(core)
+        error = pixels(page, 'Error')[..., 3] == 255
+        cells = core.draw(core.state).mask.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+        assert (error == (cells if covered else ~cells)).all()
+        assert bool(page.evaluate(over, 'Error')) == covered, 'paper lies over what the loss sees'
+        assert page.errors == []
+
+
 def test_painting_by_mouse_is_seen_at_once(bare):
     core = Explore('mae', mask=torch.zeros(8, 8, dtype=torch.bool))
     page = bare(core)

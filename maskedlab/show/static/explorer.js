@@ -159,9 +159,10 @@ class Picture extends Stage {
     }
   }
   // Hatched (hidden) or plain (nothing to show) cells, a grid, outlines of cells.
-  paint({ shape, mask, paintable, marks, colours, alone }) {
+  paint({ shape, mask, paintable, marks, colours, alone, elsewhere }) {
     this.shape = square(shape);
-    const covered = !paintable || this.empty.textContent ? false : this.name === "error" || (this.name === "returned" && alone);
+    const covered = !paintable || this.empty.textContent ? false
+      : (this.name === "error" && !elsewhere) || (this.name === "returned" && alone);
     const hatched = paintable && this.name === "seen" ? mask : null, plain = covered ? mask.map((m) => 1 - m) : null;
     const box = this.stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     const W = Math.max(1, Math.round(box.width * ratio)), H = Math.max(1, Math.round(box.height * ratio));
@@ -711,7 +712,7 @@ class Page {
     const [mask, free, ...rest] = buffers;
     this.quiet();
     this.broken = false;
-    this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable;
+    this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable; this.elsewhere = m.elsewhere;
     this.free = new Uint8Array(bytes(free));
     for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show(d, data);
     const answered = new Uint8Array(bytes(mask)), mine = this.mask;
@@ -910,7 +911,7 @@ class Page {
     for (const [k, s] of Object.entries(this.stages)) {
       const marks = k === "original" || (k === "attention" && !s.empty.textContent) ? [...look] : [];
       if (cursors[k] && document.activeElement === s.stage) marks.push([this.cursor[cursors[k]], get("--mlx-cursor")]);
-      s.paint({ shape: this.shape, mask: this.mask, paintable: this.paintable, marks, colours, alone: !this.state.paste, camera: this.camera });
+      s.paint({ shape: this.shape, mask: this.mask, paintable: this.paintable, marks, colours, alone: !this.state.paste, elsewhere: this.elsewhere, camera: this.camera });
     }
   }
 
