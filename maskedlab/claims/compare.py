@@ -33,12 +33,12 @@ __all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'mean_and_
 class Budget:
     "What every method gets."
     data: str = 'digits'
-    steps: int = 600
+    steps: int = 400
     batch: int = 64
     lr: float = 1e-3
     labels: tuple[int, ...] = (40, 400, 4000)   # of fine-tuning
     few: int = 400                              # of the two probes
-    tune: int = 300                             # steps of fine-tuning
+    tune: int = 200                             # steps of fine-tuning
 
 def entrant(name: str) -> Recipe:
     "The recipe of a name as it takes part."
