@@ -36,7 +36,8 @@ def tables(a: argparse.Namespace) -> list[Table]:
         'targets', 'What to predict: methods side by side',
         f"One encoder (96 wide, 4 blocks, patches of 4 pixels; a convnet where a method is one), {b['steps']} steps of {b['batch']} "
         f"digits, {a.seeds} seeds; accuracies in per cent, mean and half of the 95 % interval. *By operations*: the cost of a step as "
-        "its floating-point operations predict it from mae's; *over*: measured over predicted; *MB*: memory of training, without imports.",
+        "its floating-point operations predict it from mae's; *over*: measured over predicted; *MB*: memory of training, without imports. "
+        "selfie is a convnet of 6 to 96 channels: there a core reaches a third of the rate of a transformer's products, so it is over 1.3.",
         head, rows, rounds=a.rounds)
     out.numbers = state
     return [out]

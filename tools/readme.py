@@ -82,7 +82,16 @@ def claims() -> str:
     return claims_table(ROOT / 'claims')
 
 
-TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims}
+def comparison() -> str:
+    """Result of `maskedlab compare`, as it ships with the package."""
+    import json
+
+    from maskedlab.claims.compare import compare_table
+
+    return compare_table(json.loads((ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
+
+
+TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims, 'comparison': comparison}
 
 
 def readme() -> str:

@@ -137,7 +137,7 @@ def compare(names: Sequence[str] = ('mae', 'simmim'),   # the first lends its ne
             _keep(path, state)
             bar.update(task, advance=1, description=f'{name}, seed {seed}')
     state |= dict(machine=machine(), version=__version__, date=time.strftime('%Y-%m-%d'),
-                  command=f"maskedlab compare {' '.join(names)}{f' --out {out}' if out else ''}")
+                  command=f"maskedlab compare {' '.join(names)}")
     _keep(path, state)
     return state
 
