@@ -5,6 +5,7 @@
 # %% ../../nbs/claims/01_compare.ipynb #cd3f4e0e
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -60,10 +61,8 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
         recipe.cpu()
     found = {'seconds': round(time.perf_counter() - began, 1), **probe(recipe, *labelled(budget.data, budget.few, seed))}
     if name == 'raw input': return found
-    weights = {k: v.clone() for k, v in recipe.state_dict().items()}
     for n in budget.labels:
-        recipe.load_state_dict(weights)
-        found[f'tuned {n}'] = finetune(recipe, *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
+        found[f'tuned {n}'] = finetune(copy.deepcopy(recipe), *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
     return {k: round(v, 5) for k, v in found.items()}
 
 # %% ../../nbs/claims/01_compare.ipynb #bce205e3

@@ -49,9 +49,9 @@ def crops(which: str,           # 'left' or 'right'
     return draw(pictures, torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed), 32, (.2, .6))
 
 # %% ../../nbs/claims/selfie.ipynb #66f38b14
-DIGITS: dict[str, Any] = dict(image=28, patch=7, channels=1, dim=96, depth=2, heads=4, stages=(1, 1, 1), stem='small',
+DIGITS: dict[str, Any] = dict(image=28, patch=7, channels=1, dim=96, depth=2, heads=4, stages=(1, 1, 1), stem='small', positions='each',
                               mean=[.1307], std=[.3081])
-PHOTOS: dict[str, Any] = dict(image=32, patch=8, dim=64, depth=2, heads=4, stages=(1, 1, 1), stem='small')
+PHOTOS: dict[str, Any] = dict(image=32, patch=8, dim=64, depth=2, heads=4, stages=(1, 1, 1), stem='small', positions='each')
 
 class Scratch(Selfie):
     "The same network, and no quiz: a step changes nothing."
@@ -91,7 +91,7 @@ def measure(recipe: Any, seed: int, each: int = 5) -> float:
     train, test = crops('left', each, 1000 + seed), crops('right', 40, 999)
     if isinstance(recipe, str): return probe(recipe, train, test)['linear']
     torch.manual_seed(seed)
-    return finetune(recipe.grow(1), train, test, steps=150, batch=32, lr=2e-3, layer_decay=1., seed=seed)
+    return finetune(recipe, train, test, steps=150, batch=32, lr=2e-3, layer_decay=1., seed=seed)
 
 CLAIM = Claim(
     sentence='pre-trained by the quiz, a convnet does better with few labels than from scratch (Trinh et al. 2019, abstract)',

@@ -135,6 +135,9 @@ class Recipe(nn.Module):
     def after_step(self, out: Out, progress: float) -> None:
         "After an optimiser step: EMA copies, queues and codebooks change here and nowhere else."
 
+    def before_finetuning(self) -> None:
+        "Before labels are learned: what pre-training had no use for, such as a new stage, joins here."
+
     def no_weight_decay(self) -> set[str]:
         "Names of parameters without weight decay, beside those with one axis."
         return set()

@@ -20,7 +20,7 @@ from ..parts.discrete import check_tokenizer, read_words
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.vit import BiasedViT
 from .beit_layouts import adopt, write_original, write_transformers
-from .stages import Frozen, stage
+from .stages import find_tokenizer
 
 # %% auto #0
 __all__ = ['ORDER', 'BEiT']
@@ -62,8 +62,7 @@ class BEiT(Recipe):
         super().__init__()
         self.patch, self.channels, self.strategy = patch, channels, strategy
         self.colours = Colours(channels, mean, std)
-        self.tokenizer: Any = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        if isinstance(self.tokenizer, nn.Module) and not isinstance(self.tokenizer, Frozen): self.tokenizer = Frozen(self.tokenizer)
+        self.tokenizer: Any = find_tokenizer(tokenizer)
         if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words)
         if words is None: raise ValueError("BEiT without a tokenizer needs words=, the size of the dictionary that its head names")
         self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
@@ -130,7 +129,3 @@ class BEiT(Recipe):
         u = self.units(batch)
         h = self.encode(u, u.none()).flatten(1, 2)
         return h.mean(1) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "The class token and the bias table."
-        return {'encoder.cls_token', 'encoder.rel_pos_bias.table'}

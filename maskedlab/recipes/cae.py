@@ -23,7 +23,7 @@ from ..parts.positions import fit_positions
 from ..parts.transformer import Transformer, attention_bias, init_xavier
 from ..parts.vit import ViT
 from .cae_layouts import adopt, write_original
-from .stages import stage
+from .stages import find_tokenizer
 
 # %% auto #0
 __all__ = ['ORDER', 'CrossAttention', 'Regress', 'Regressor', 'spread_of', 'CAE']
@@ -126,6 +126,7 @@ class CAE(Recipe):
                  align: float = 2.,                          # weight of the alignment
                  target: Literal['tokens', 'pixels'] = 'tokens',          # 'pixels': plain ones, where no tokenizer is at hand
                  tokenizer: Any = 'image_dvae/base/image/0', # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
+                 words: int | None = None,                   # of the head; default: the tokenizer's (None: no tokenizer, no loss)
                  eps: float = 1e-6,
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
                  strategy: Callable[..., Tensor] = Block(.5)):
@@ -134,9 +135,13 @@ class CAE(Recipe):
         values = patch * patch * channels
         self.patch, self.channels, self.align, self.strategy = patch, channels, align, strategy
         self.colours = Colours(channels, mean, std)
-        self.tokenizer: Any = None
-        if target == 'tokens': self.tokenizer = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        out = values if self.tokenizer is None else check_tokenizer(self.tokenizer)
+        self.pixels = target == 'pixels'
+        self.tokenizer: Any = None if self.pixels else find_tokenizer(tokenizer)
+        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words)
+        if words is None and not self.pixels:
+            raise ValueError("CAE without a tokenizer needs words=, the size of the dictionary that its head names, or target='pixels'")
+        self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
+        out = values if words is None or self.pixels else words
         self.encoder = ViT(sides(image, patch), values, dim, depth, heads, eps, False, layer_scale, drop_path, row_first=True)
         self.regressor = Regressor(dim, regressor_depth, heads, eps, layer_scale, drop_path)
         self.decoder = Transformer(dim, decoder_depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale, drop_path=drop_path)
@@ -161,7 +166,7 @@ class CAE(Recipe):
         with torch.no_grad(): a = self.encode(u, ~mask, generator=luck)[:, 1:]  # what: the encoder on the hidden patches alone
         z, a, target = self.held(z, mask), self.held(a, mask), self.target(u, mask)
         e = self.distance(pred, target)
-        terms = {'pixels' if self.tokenizer is None else 'tokens': mean(e), 'alignment': self.align * mean((z - a).square())}
+        terms = {'pixels' if self.pixels else 'tokens': mean(e), 'alignment': self.align * mean((z - a).square())}
         return Out(terms, mask, pred, target, spread(e, mask), u, extra={'predicted': z, 'aligned': a},
                    logs={'spread': spread_of(a, mask)})
 
@@ -195,17 +200,18 @@ class CAE(Recipe):
 
     def target(self, u: Units, mask: Tensor) -> Tensor:
         "Rows of what is to be predicted: token ids, or pixels."
-        if self.tokenizer is None: return rows(self.colours(u.x, ORDER), mask)
+        if self.pixels: return rows(self.colours(u.x, ORDER), mask)
         return rows(self.ids(u), mask)
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
         "The error of each row."
-        if self.tokenizer is None: return (pred - target).square().mean(-1)
+        if self.pixels: return (pred - target).square().mean(-1)
         return F.cross_entropy(pred, target, reduction='none')
 
     def ids(self, u: Units) -> Tensor:
         "The token of each patch, `[B, h, w]`; the tokenizer reads the same picture at its own scale."
         t = self.tokenizer
+        if t is None: raise ValueError("this CAE has no tokenizer, so patches have no words; give tokenizer=, a stage or a module with ids(image)")
         if t.words != self.head.out_features:
             raise ValueError(f"the tokenizer has a codebook of {t.words} words and the head names {self.head.out_features}; "
                              "create the recipe with this tokenizer=")
@@ -214,7 +220,7 @@ class CAE(Recipe):
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with predictions pasted over its hidden patches, in 0..1: pixels, or predicted tokens as the tokenizer draws them."
         u, t, mask = out.units, self.tokenizer, out.mask
-        if t is None: return u.put(batch, place(u.x, mask, self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()))
+        if self.pixels: return u.put(batch, place(u.x, mask, self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()))
         with torch.no_grad():
             bare = u.but(x=u.x.masked_fill(mask[..., None], .5))        # the tokenizer sees round corners: nothing hidden may speak
             image = t.decode(place(self.ids(bare), mask, out.pred.argmax(-1)))

@@ -46,12 +46,15 @@ def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any
     ours = rename({**mine, 'encoder.patch_embed.proj.weight': w.flatten(1)}, OURS)
     sizes = dict(image=side * patch, patch=patch, channels=channels, dim=dim, depth=depth(r'encoder\.blocks'), heads=heads,
                  regressor_depth=depth(r'regresser\.regressor_blocks'), decoder_depth=depth(r'decoder\.decoder_blocks'))
-    return sizes, ours, ()
+    return {**sizes, 'words': len(state['decoder.head.weight']), 'tokenizer': None}, ours, ()
 
 def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The file of the original code, its copy of the encoder included."
-    if recipe.tokenizer is None:
-        raise ValueError("this layout holds CAE with tokens, and this recipe predicts pixels; use layout='maskedlab'")
+    if recipe.pixels: raise ValueError("this layout holds CAE with tokens, and this recipe predicts pixels; use layout='maskedlab'")
+    heads, usual = recipe.regressor.blocks[0].attn.heads, HEADS.get(recipe.head.in_features)
+    if usual is not None and usual != heads:
+        raise ValueError(f"such a file does not say how many heads it has: its readers take {usual} for this width, and this recipe has "
+                         f"{heads}; use layout='maskedlab'")
     w = state['encoder.patch_embed.weight']
     theirs = rename({**state, 'encoder.patch_embed.weight': w.view(len(w), -1, recipe.patch, recipe.patch)}, ORIGINAL)
     theirs |= {f'alignment_{k}': v.clone() for k, v in theirs.items() if k.startswith('encoder.')}

@@ -230,6 +230,10 @@ class HybridDistillation(Recipe):
         h = self.encoder.norm(h)[:, 1:]
         return h.mean(1) if pool else h
 
+    def before_finetuning(self) -> None:
+        "The final norm, which stands behind all that is compared, learns now."
+        self.encoder.norm.requires_grad_(True)
+
 # %% ../../nbs/recipes/hybrid_distillation.ipynb #ad17221d
 def head_distance(weights: Tensor,               # `[..., N, N]`, rows sum to 1, patches only
                   grid: tuple[int, ...],

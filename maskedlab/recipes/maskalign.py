@@ -122,6 +122,10 @@ class MaskAlign(Recipe):
         h = self.encoder(self.encoder.embed(self.colours(self.units(batch).x, ORDER)))[:, 1:]
         return h.mean(1) if pool else h
 
+    def before_finetuning(self) -> None:
+        "The final norm, which stands behind all that is compared, learns now."
+        self.encoder.norm.requires_grad_(True)
+
     def no_weight_decay(self) -> set[str]:
         "W: decay would pull it to nothing, and it starts at the identity."
         return {'align'}

@@ -27,7 +27,7 @@ from ..parts.patches import check_image, sides
 from ..parts.positions import fit_positions
 from ..parts.transformer import Transformer, init_xavier
 from ..parts.vit import ViT
-from .stages import stage
+from .stages import find_tokenizer
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'storage', 'color_adapt', 'dropout', 'SeiTPP', 'blocks', 'unblock']
@@ -114,9 +114,9 @@ class SeiTPP(Recipe):
                  strategy: Callable[..., Tensor] = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
         super().__init__()
         if not 0 <= drop < 1: raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1; the paper's is .4")
-        self.tokenizer: Any = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.adapt: Any = stage(adapt) if isinstance(adapt, str) else adapt
-        self.words = check_tokenizer(self.tokenizer, words)
+        self.tokenizer: Any = find_tokenizer(tokenizer)
+        self.adapt: Any = find_tokenizer(adapt)
+        self.words = self.config['words'] = check_tokenizer(self.tokenizer, words)    # a checkpoint says it: see BEiT
         if self.adapt is not None and self.adapt.words != self.words:
             raise ValueError(f"TokenAdapt was trained on {self.adapt.words} words, the tokenizer has {self.words}; give adapt= of the same "
                              "tokenizer, or adapt=None")
@@ -214,9 +214,10 @@ class SeiTPP(Recipe):
         if self.adapt is not None:
             crops = movements(half, generator, degrees=0, offset=0, shear=0, flip=False, device=u.device)
             turns = movements(len(u) - half, generator, flip=self.adapt.flip, device=u.device)
-            cropped = move(book[ids[:half]].permute(0, 3, 1, 2), crops, mode='bicubic').permute(0, 2, 3, 1)
-            ids = torch.cat([snap(cropped, book), self.adapt.moved(ids[half:], turns)])
-        if self.colour and float(rand((), generator)) < self.colour:
+            parts = [self.adapt.moved(ids[half:], turns)]
+            if half: parts.insert(0, snap(move(book[ids[:half]].permute(0, 3, 1, 2), crops, mode='bicubic').permute(0, 2, 3, 1), book))
+            ids = torch.cat(parts)
+        if half and self.colour and float(rand((), generator)) < self.colour:
             ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
         return u.but(x=blocks(ids))
 

@@ -90,8 +90,8 @@ class Selfie(Recipe):
         reading='share of hidden patches, pooling and padding are those of a public re-implementation; the norm and ReLU that end the '
                 'patch network are ours: no code of the authors was found')
     sizes = {
-        'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small'),
-        'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small'),
+        'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small', positions='each'),
+        'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small', positions='each'),
         'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
         'base':  dict(image=224, patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6))}
     defaults = dict(optimiser='SGD', momentum=.9, nesterov=True, weight_decay=1e-4, lr=.4, batch=128, epochs=200, warmup_steps=1000,
@@ -116,6 +116,7 @@ class Selfie(Recipe):
         if dim % 16: raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple of 16")
         if positions not in ('row column', 'each'): raise ValueError(f"positions={str(positions)[:40]!r}: choose 'row column' or 'each'")
         self.grid, self.patch, self.channels, self.strategy = sides(image, patch), patch, channels, strategy
+        self.stages = tuple(stages)
         self.pad, self.context_positions = patch // 2 if pad is None else pad, context_positions
         self.colours = Colours(channels, mean, std)
         self.patches = PatchNet(channels, (dim // 4, dim // 2, dim), stages, stem)
@@ -209,9 +210,14 @@ class Selfie(Recipe):
         x = (x if self.fourth is None else self.fourth(x)).flatten(2).mT
         return x.mean(1) if pool else x
 
-    def grow(self, blocks: int = 3) -> Selfie:
+    def before_finetuning(self) -> None:
+        "The fourth stage joins, where it has not."
+        if self.fourth is None: self.grow()
+
+    def grow(self, blocks: int | None = None,       # default: as many as the first stage has, which is ResNet-50's rule
+             ) -> Selfie:
         "Add a fourth stage, twice as wide and half as fine, with random weights: what is fine-tuned in the paper."
-        dim = self.patches.norm.num_features
+        dim, blocks = self.patches.norm.num_features, self.stages[0] if blocks is None else blocks
         self.fourth = nn.Sequential(*(Bottleneck(2 * dim if k else dim, 2 * dim, 1 if k else 2) for k in range(blocks)),
                                     nn.BatchNorm2d(2 * dim), nn.ReLU()).to(self.u0)
         return self

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..parts.checkpoints import encode
 from ..parts.teachers import as_teacher
@@ -22,7 +23,7 @@ from ..targets.cycles import Frozen
 
 # %% auto #0
 __all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage',
-           'find_teacher']
+           'find_tokenizer', 'find_teacher']
 
 # %% ../../nbs/recipes/stages.ipynb #b1fb63bb
 STAGES: dict[str, str] = {      # name -> module:class
@@ -85,6 +86,12 @@ def stage(key: str,         # 'name/size/data/seed'
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Frozen(cls(**cls.sizes[size]), key)
+
+def find_tokenizer(which: Any,     # a stage, a module with `ids` and `words`, or None
+                   ) -> Any:
+    "A frozen tokenizer; None stays None."
+    if isinstance(which, str): return stage(which)
+    return Frozen(which) if isinstance(which, nn.Module) and not isinstance(which, Frozen) else which
 
 def find_teacher(which: Any,     # a stage, a network in a package, or a module: see `as_teacher`
                  ) -> Frozen:    # with `look`

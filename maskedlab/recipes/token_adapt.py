@@ -17,7 +17,7 @@ from ..parts.discrete import check_tokenizer
 from ..parts.moves import move, movements
 from ..parts.patches import check_image, patchify, unpatchify
 from ..parts.transformer import Transformer, init_xavier
-from .stages import stage
+from .stages import find_tokenizer
 
 # %% auto #0
 __all__ = ['ORDER', 'TokenAdapt']
@@ -43,7 +43,7 @@ class TokenAdapt(Recipe):
                  flip: bool = True,                                       # are mirrored pictures pictures?
                  tokenizer: Any = 'image_dvae/base/image/0'):             # a stage, or a module like it, with its `codebook`
         super().__init__()
-        self.tokenizer: Any = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.tokenizer: Any = find_tokenizer(tokenizer)
         self.words, self.flip = check_tokenizer(self.tokenizer), flip
         code = self.tokenizer.codebook.shape[1]
         self.enter, self.first, self.up = nn.Linear(code, dim), Transformer(dim, depth, heads), nn.ConvTranspose2d(dim, code, 2, 2)

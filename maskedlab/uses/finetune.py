@@ -36,14 +36,17 @@ def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float
     """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; what has one axis has no weight decay,
     nor has what the recipe names.
 
-    The depth is read from the name: `blocks.N` is N + 1, what stands outside the blocks of the recipe is 0, the head is last."""
+    The depth of `blocks.N` is N + 1. What the recipe registers before its blocks, and what embeds, is 0; the rest, such as a final norm
+    or a new stage, is as high as the head (as in MAE's released `lr_decay.py`)."""
     number = {n: re.search(r'\bblocks\.(\d+)\.', n) for n, _ in model.named_parameters()}
     last = 2 + max((int(m[1]) for m in number.values() if m), default=-1)
     plain = {f'recipe.{n}' for n in model.recipe.no_weight_decay()}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    below = last > 1                       # nothing lies below the blocks of a network that has none
     for name, p in model.named_parameters():
         m = number[name]
-        depth = int(m[1]) + 1 if m else 0 if name.startswith('recipe.') else last
+        below = below and m is None
+        depth = int(m[1]) + 1 if m else 0 if below or 'embed' in name else last
         wide = p.ndim > 1 and name not in plain
         new = dict(params=[], lr=lr * decay ** (last - depth), weight_decay=weight_decay if wide else 0.)
         groups.setdefault((depth, wide), new)['params'].append(p)
@@ -63,6 +66,7 @@ def finetune(recipe: Recipe,                # trained in place
              ) -> float:                    # accuracy on the test batch
     "Train encoder and head on labels, give the accuracy after the last step."
     torch.manual_seed(seed)
+    recipe.before_finetuning()
     blocks = [m for m in recipe.modules() if isinstance(m, Block)]
     for i, b in enumerate(blocks): b.drop_path = drop_path * i / max(len(blocks) - 1, 1)
     with torch.no_grad(): width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
