@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 import maskedlab as ml
@@ -161,6 +162,14 @@ def test_twins_go_first():
     assert_close(redundancy(x, gone)[~gone], torch.zeros(7))           # its twin has left: it is as odd as the rest
 
 
+def test_the_most_alike_go_first_in_a_forward(r, batch):
+    x = r.encode(r.units(batch))[0][1][0][:, 1:]
+    alike = F.cosine_similarity(x[:, :, None], x[:, None], dim=-1).mean(-1)
+    for score, held in zip(alike, steps(r, batch)[1]):
+        stay = torch.tensor([p in held for p in range(1, 26)])
+        assert score[~stay].min() > score[stay].max()
+
+
 def test_all_alike_goes_by_index(r):
     out = r(dict(image=torch.full((2, 3, 40, 40), .5)))                # positions still differ
     assert out.loss.isfinite()
@@ -220,6 +229,70 @@ def test_diagnose_looks_at_patches(r, batch):
         found = diagnose(net, batch)
         assert found['nmi'].shape == found['distance'].shape and found['nmi'].shape[0] == len(net.encoder.blocks)
         assert (found['nmi'] >= 0).all() and (found['distance'] > 0).all()
+
+
+# all of it, from the weights
+
+def norm(x, n): return F.layer_norm(x, x.shape[-1:], n.weight, n.bias, 1e-6)
+
+
+def put(x, linear): return x @ linear.weight.T + linear.bias
+
+
+def tokens(net, image):
+    "What goes into the first block, `[1 + N, D]`."
+    mean, std = torch.tensor([[.485, .456, .406], [.229, .224, .225]])[:, :, None, None]
+    pixels = ((image - mean) / std).unfold(1, 8, 8).unfold(2, 8, 8).permute(1, 2, 3, 4, 0).reshape(-1, 192)
+    return torch.cat([net.cls_token[0], put(pixels, net.patch_embed)]) + net.pos_embed[0]
+
+
+def qkv(block, x):
+    "Three times `[heads, n, channels]`."
+    return [t.view(len(x), block.attn.heads, -1).transpose(0, 1) for t in put(norm(x, block.norm1), block.attn.qkv).chunk(3, -1)]
+
+
+def through(block, x):
+    q, k, v = qkv(block, x)
+    mixed = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1) @ v
+    x = x + put(mixed.transpose(0, 1).flatten(1), block.attn.proj)
+    return x + put(F.gelu(put(norm(x, block.norm2), block.mlp.fc1)), block.mlp.fc2)
+
+
+def by_hand(r, image):
+    "For one picture and four blocks: relations, features, and the places that stay."
+    masked, teacher = r.masked.net.net.encoder, r.teacher.net.net.encoder
+    s, m, c = (tokens(net, image) for net in (r.encoder, masked, teacher))
+    at, far = list(range(26)), 0.
+    for i, (ours, theirs) in enumerate(zip(r.encoder.blocks, masked.blocks)):
+        if i in (1, 2):                                                # after D // 3 and 2 * D // 3 blocks, and D - 3 and D - 2
+            cosine = [F.cosine_similarity(s[1:], x, dim=-1).sum().item() for x in s[1:]]
+            stay = sorted(sorted(range(len(s) - 1), key=cosine.__getitem__)[:{1: 18, 2: 13}[i]])
+            s, at = s[[0] + [j + 1 for j in stay]], [0] + [at[j + 1] for j in stay]
+            (q, k, v), (Q, K, V) = qkv(ours, s), [t[:, at] for t in qkv(theirs, m)]
+            for a, b, A, B in ((q, k, Q, K), (v, v, V, V)):
+                have, want = ((x @ y.mT / math.sqrt(8)).softmax(-1) for x, y in ((a, b), (A, B)))
+                far = far + (want * (want / have).log()).sum(-1).mean()
+        s, m = through(ours, s), through(theirs, m)
+    for block in teacher.blocks: c = through(block, c)
+    white = (c - c.mean(-1, keepdim=True)) / (c.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    d = (put(s, r.head) - white[at]).abs()
+    return far, torch.where(d < 1, d ** 2 / 2, d - .5).mean(), at
+
+
+def test_the_whole_loss_by_hand(batch):
+    r = make(depth=4, masked=M(depth=4), alpha=2., beta=.5)
+    out = r(batch)
+    far, features, places = zip(*(by_hand(r, image) for image in batch['image']))
+    assert [[0] + [p + 1 for p in (~m).flatten().nonzero()[:, 0].tolist()] for m in out.mask] == list(places)
+    assert_close(out.terms['relations'], 2 * sum(far) / 3, rtol=1e-4, atol=1e-5)
+    assert_close(out.terms['features'], .5 * sum(features) / 3, rtol=1e-4, atol=1e-5)
+    assert_close(out.loss, out.terms['relations'] + out.terms['features'])
+
+
+@pytest.mark.parametrize('depth, compare, blocks', [(3, 'before the last', [0, 1]), (4, 'before the last', [1, 2]),
+                                                    (12, 'before the last', [9, 10]), (4, 'last', [3]), (4, 'all', [0, 1, 2, 3])])
+def test_which_blocks_are_compared(depth, compare, blocks):
+    assert make(depth=depth, masked=M(depth=depth), compare=compare).compared == blocks
 
 
 # what a mask means here

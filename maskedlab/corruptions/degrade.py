@@ -6,23 +6,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['KINDS', 'DEGRADE', 'down', 'kernels', 'blur', 'noise']
+__all__ = ['KINDS', 'CHANCES', 'DEGRADE', 'down', 'kernels', 'blur', 'noise']
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #dabff674
 def down(image: Tensor,                              # `[B, C, H, W]`, 0..1
          generator: torch.Generator | None = None,   # not needed: nothing is random here
-         by: float = 8.,                             # how much smaller
-         ) -> Tensor:                                # like `image`
-    "Bicubic to an eighth of each side and back: the input of super-resolution."
+         by: int = 8,                                # how much smaller
+         ) -> Tensor:                                # like `image`, 0..1
+    "Bicubic to an eighth of each side and back, clamped after each step: the input of super-resolution."
     H, W = image.shape[-2:]
-    small = F.interpolate(image, (max(1, round(H / by)), max(1, round(W / by))), mode='bicubic', antialias=True)
+    small = F.interpolate(image, (max(1, H // by), max(1, W // by)), mode='bicubic').clamp(0, 1)     # not smoothed first, as released
     return F.interpolate(small, (H, W), mode='bicubic').clamp(0, 1)
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #028096dd
@@ -31,24 +32,29 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {       # of a squared di
     'generalised': lambda d, b: (-d.pow(b) / 2).exp(),
     'plateau': lambda d, b: 1 / (1 + d.pow(b)),
 }
+CHANCES = .405, .225, .108, .027, .108, .027, .1       # round and long Gaussian, the same of the other two, sinc
 
 def kernels(n: int,
             generator: torch.Generator | None = None,
             sizes: tuple[int, int] = (7, 21),          # of a side, odd
             device: str | torch.device | None = None,
+            sigma: tuple[float, float] = (.2, 3.),     # range of the widths in pixels
+            chances: Sequence[float] = CHANCES,        # of the kinds; those left out have none
             ) -> Tensor:                               # `[n, s, s]`, s the largest size; each sums to 1
-    "Random blur kernels of seven kinds, equally often."
-    luck = torch.rand(n, 7, generator=generator, device=device if generator is None else generator.device).to(device).unbind(1)
-    kind = (luck[0] * 7).long()
+    "Random blur kernels of seven kinds."
+    luck = torch.rand(n, 8, generator=generator, device=device if generator is None else generator.device).to(device).unbind(1)
+    kind = torch.bucketize(luck[0].contiguous(), torch.tensor(chances, device=device).cumsum(0)[:-1], right=True)
     half = ((sizes[0] // 2) + (luck[1] * (sizes[1] // 2 - sizes[0] // 2 + 1)).floor()).view(-1, 1, 1)
     at = torch.arange(sizes[1], device=device) - sizes[1] // 2.
     y, x = at[:, None], at[None]
-    one, two = .2 + 2.8 * luck[2], .2 + 2.8 * luck[3]
+    one, two = (sigma[0] + (sigma[1] - sigma[0]) * x for x in luck[2:4])
     two, angle = torch.where(kind % 2 == 0, one, two), math.pi * luck[4]             # even kinds are round
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
     d = ((x * cos + y * sin) / one.view(-1, 1, 1)) ** 2 + ((y * cos - x * sin) / two.view(-1, 1, 1)) ** 2
-    b = torch.where(kind // 2 == 1, .5 + 3.5 * luck[5], 1 + luck[5]).view(-1, 1, 1)
-    all_ = torch.stack([f(d, b) for f in KINDS.values()] + [_sinc(x, y, math.pi * (1 + 2 * luck[6]).view(-1, 1, 1) / 3)])
+    end = torch.where(kind // 2 == 1, .5 + 3.5 * luck[5], 1 + luck[5])              # drawn twice: between 1 and an end
+    b = (1 + (end - 1) * luck[6]).view(-1, 1, 1)
+    low = torch.where(half < 13 // 2, 1 / 3, 1 / 5)
+    all_ = torch.stack([f(d, b) for f in KINDS.values()] + [_sinc(x, y, math.pi * (low + (1 - low) * luck[7].view(-1, 1, 1)))])
     k = all_[kind // 2, torch.arange(n, device=device)] * ((x.abs() <= half) & (y.abs() <= half))
     return k / k.sum((1, 2), keepdim=True)
 
@@ -58,22 +64,40 @@ def _sinc(x: Tensor, y: Tensor, cut: Tensor) -> Tensor:
     k = cut * torch.special.bessel_j1(cut * r) / (2 * math.pi * r.clamp_min(1e-6))
     return torch.where(r == 0, cut ** 2 / (4 * math.pi), k)
 
-def blur(image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def blur(image: Tensor, generator: torch.Generator | None = None,
+         sigma: tuple[float, float] = (.2, 3.), chances: Sequence[float] = CHANCES,      # as in `kernels`
+         ) -> Tensor:
     "One random kernel for each picture, its border mirrored: the input of deblurring."
     B, C, H, W = image.shape
     largest = min(21, 2 * ((min(H, W) - 1) // 2) + 1)
-    k = kernels(B, generator, (min(7, largest), largest), image.device).to(image)
+    k = kernels(B, generator, (min(7, largest), largest), image.device, sigma, chances).to(image)
     wide = F.pad(image, [largest // 2] * 4, mode='reflect').transpose(0, 1)
-    return F.conv2d(wide, k[:, None], groups=B).transpose(0, 1).clamp(0, 1)
+    return F.conv2d(wide, k[:, None], groups=B).transpose(0, 1)
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #e2485b1f
-def noise(image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    "Gaussian noise of a deviation from 1 to 30 of 255, or Poisson noise, by a coin for each picture: the input of denoising."
+def noise(image: Tensor, generator: torch.Generator | None = None,
+          sigma: tuple[float, float] = (1., 30.),       # range of the Gaussian's deviation, of 255
+          poisson: float = .5,                          # chance of grain; its factor lies in .05..3
+          grey: float = .4,                             # chance of the same noise in all colours
+          ) -> Tensor:
+    "Gaussian or Poisson noise, by a coin for each picture: the input of denoising."
     device = image.device if generator is None else generator.device
-    luck = torch.rand(2, len(image), 1, 1, 1, generator=generator, device=device).to(image)
-    gauss = torch.randn(image.shape, generator=generator, device=device).to(image) * (1 + 29 * luck[1]) / 255
-    grain = torch.poisson(255 * image.clamp(0, 1).to(device), generator=generator).to(image) / 255 - image
-    return (image + torch.where(luck[0] < .5, gauss, grain * (.05 + 2.95 * luck[1]))).clamp(0, 1)
+    luck = torch.rand(3, len(image), 1, 1, 1, generator=generator, device=device).to(image)
+    one = luck[2] < grey
+    gauss = torch.randn(image.shape, generator=generator, device=device).to(image) * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
+    base = (255 * torch.where(one, _luma(image), image).clamp(0, 1)).round()
+    values = torch.zeros(len(image), 256, device=image.device).scatter_(1, base.flatten(1).long(), 1.).sum(1)      # how many occur
+    steps = (values - .5).log2().ceil().clamp_min(0).exp2().view(-1, 1, 1, 1).to(image)                            # a power of two
+    grain = torch.poisson((base / 255 * steps).to(device), generator=generator).to(image) / steps - base / 255
+    each = torch.where(luck[0] < poisson, grain * (.05 + 2.95 * luck[1]), gauss)
+    return image + torch.where(one, each[:, :1], each)
+
+def _luma(image: Tensor) -> Tensor:
+    "Grey, `[B, 1, H, W]`: how bright the eye sees three colours; the mean of any other number."
+    return torch.einsum('bchw,c->bhw', image, image.new_tensor([.299, .587, .114]))[:, None] if image.shape[1] == 3 else image.mean(1, True)
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #ded32f75
-DEGRADE: dict[str, Callable[..., Tensor]] = {'down': down, 'blur': blur, 'noise': noise}
+DEGRADE: dict[str, Callable[..., Tensor]] = {
+    'down': down, 'blur': blur, 'noise': noise,
+    'blur5': partial(blur, sigma=(5., 5.), chances=(1.,)), 'noise75': partial(noise, sigma=(75., 75.), poisson=0., grey=0.),   # the runs
+}

@@ -39,8 +39,8 @@ _FILES = resources.files('maskedlab') / 'data' / 'files'
 def _about() -> dict[str, Any]: return json.loads((_FILES / 'points.json').read_text(encoding='utf-8'))
 
 def point_classes() -> list[str]:
-    "Names of the labels; the last one is all that has no class."
-    return list(_about()['classes'])
+    "Names of the labels that `clouds` gives; of the embedded models the last one is all that has no class."
+    return list(_about()['classes'] if points_source() == 'furniture' else KINDS)
 
 def point_credits() -> list[dict[str, Any]]:    # one dict a model
     "Name, author and catalogue of each model of the embedded clouds; `CREDITS-points.md` names the licences."
@@ -85,11 +85,11 @@ def _boxes(kind: str, r: Callable[[float, float], float]) -> Sequence[tuple[floa
 KINDS = ('chair', 'sofa', 'bed', 'table', 'lamp', 'cabinet')
 
 def parametric(n: int, points: int = 1024, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-    "Made-up furniture: points on boxes, in the unit sphere, with labels as the embedded classes have them."
+    "Made-up furniture: points on boxes, in the unit sphere, with labels as `point_classes()` has them."
     g = torch.Generator().manual_seed(0) if generator is None else generator
     draw = lambda *shape: torch.rand(shape, generator=g)
     r = lambda low, high: low + (high - low) * float(draw())
-    known = point_classes() if points_source() == 'furniture' else list(KINDS)
+    known = point_classes()
     kinds = torch.randint(len(KINDS), (n,), generator=g)
     out = []
     for k in kinds.tolist():

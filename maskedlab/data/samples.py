@@ -9,7 +9,9 @@ import difflib
 import inspect
 import json
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import cache
+from hashlib import sha256
 from importlib import resources
 from typing import Any
 
@@ -23,8 +25,8 @@ from .points import clouds
 from .text import prose
 
 # %% auto #0
-__all__ = ['SAMPLES', 'photo_credits', 'photographs', 'photos', 'digits', 'list_samples', 'sampler', 'options_of', 'sample',
-           'describe']
+__all__ = ['SAMPLES', 'FILES', 'photo_credits', 'photographs', 'photos', 'digits', 'fingerprint', 'list_samples', 'sampler',
+           'options_of', 'sample', 'describe']
 
 # %% ../../nbs/data/01_samples.ipynb #72994e7f
 _FILES = resources.files('maskedlab') / 'data' / 'files'
@@ -102,6 +104,15 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'points': clouds,
     'text': prose,
 }
+
+FILES: dict[str, tuple[str, ...]] = {'image': ('photo_*.png',), 'digits': ('digits.npz',), 'points': ('points.npz',),
+                                     'text': ('text.xz', 'tokenizer.json')}
+
+@cache
+def fingerprint(modality: str) -> str:      # 16 hexadecimal digits; '' where the package holds no such data
+    "What the embedded files of a modality hold: other data, another fingerprint."
+    files = sorted((f for f in _FILES.iterdir() if any(fnmatch(f.name, p) for p in FILES.get(modality, ()))), key=lambda f: f.name)
+    return sha256(b''.join(sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16] if files else ''
 
 def list_samples() -> list[str]:
     "Names of the modalities of which the package holds real data."

@@ -48,6 +48,7 @@ def perplexity(ids: Tensor) -> Tensor:
 # %% ../../nbs/parts/09_discrete.ipynb #6fc1f679
 def check_tokenizer(tokenizer: Any,              # with `ids` and `words`; `alive()` where it keeps count
                     words: int | None = None,    # the size of the recipe's head; None: the tokenizer's
+                    channels: int | None = None, # of the recipe's pictures; None: any
                     least: float = .1,           # share of words that should be alive
                     ) -> int:                    # the size of the dictionary
     "The size of a tokenizer's dictionary; one of another size than the head's is an error, a dead one a warning."
@@ -58,6 +59,9 @@ def check_tokenizer(tokenizer: Any,              # with `ids` and `words`; `aliv
     if words is not None and words != have:
         raise ValueError(f"the tokenizer has {have} words, the recipe's head {words}; give the tokenizer that it was trained with, "
                          f"or a new recipe words={have}")
+    theirs = getattr(tokenizer, 'channels', channels)
+    if channels is not None and theirs != channels:
+        raise ValueError(f"the tokenizer reads pictures of {theirs} channels, the recipe's have {channels}; give one of the same data")
     share = tokenizer.alive() if hasattr(tokenizer, 'alive') else None
     if share is not None and share < least:
         name = getattr(tokenizer, 'key', '') or type(tokenizer).__name__

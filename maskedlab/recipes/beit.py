@@ -63,7 +63,7 @@ class BEiT(Recipe):
         self.patch, self.channels, self.strategy = patch, channels, strategy
         self.colours = Colours(channels, mean, std)
         self.tokenizer: Any = find_tokenizer(tokenizer)
-        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words)
+        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words, channels)
         if words is None: raise ValueError("BEiT without a tokenizer needs words=, the size of the dictionary that its head names")
         self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
         self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path, layer_scale, init, bias_init)

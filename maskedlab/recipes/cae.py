@@ -137,7 +137,7 @@ class CAE(Recipe):
         self.colours = Colours(channels, mean, std)
         self.pixels = target == 'pixels'
         self.tokenizer: Any = None if self.pixels else find_tokenizer(tokenizer)
-        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words)
+        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words, channels)
         if words is None and not self.pixels:
             raise ValueError("CAE without a tokenizer needs words=, the size of the dictionary that its head names, or target='pixels'")
         self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
@@ -211,7 +211,8 @@ class CAE(Recipe):
     def ids(self, u: Units) -> Tensor:
         "The token of each patch, `[B, h, w]`; the tokenizer reads the same picture at its own scale."
         t = self.tokenizer
-        if t is None: raise ValueError("this CAE has no tokenizer, so patches have no words; give tokenizer=, a stage or a module with ids(image)")
+        if t is None:
+            raise ValueError("this CAE has no tokenizer, so patches have no words; give tokenizer=, a stage or a module with ids(image)")
         if t.words != self.head.out_features:
             raise ValueError(f"the tokenizer has a codebook of {t.words} words and the head names {self.head.out_features}; "
                              "create the recipe with this tokenizer=")

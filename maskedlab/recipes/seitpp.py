@@ -86,7 +86,8 @@ class SeiTPP(Recipe):
         what='the four words of each masked unit', use='fine-tune on words',
         headline='ImageNet-1k: 74.0 % from words alone, supervised, to 77.8 %, with 1.4 GB in place of 140 GB (notes on the paper)',
         link='https://arxiv.org/abs/2312.10105',
-        reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit in place of their ViT-VQGAN')
+        reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit in place of their ViT-VQGAN; '
+                'no dropout in the decoder; the shipped weights read the words of new crops at every step, not of stored ones')
     sizes = {
         'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
                       tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0'),
@@ -116,10 +117,14 @@ class SeiTPP(Recipe):
         if not 0 <= drop < 1: raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1; the paper's is .4")
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.adapt: Any = find_tokenizer(adapt)
-        self.words = self.config['words'] = check_tokenizer(self.tokenizer, words)    # a checkpoint says it: see BEiT
+        self.words = self.config['words'] = check_tokenizer(self.tokenizer, words, channels)    # a checkpoint says it: see BEiT
         if self.adapt is not None and self.adapt.words != self.words:
             raise ValueError(f"TokenAdapt was trained on {self.adapt.words} words, the tokenizer has {self.words}; give adapt= of the same "
                              "tokenizer, or adapt=None")
+        theirs, ours = getattr(getattr(self.adapt, 'tokenizer', None), 'key', ''), getattr(self.tokenizer, 'key', '')
+        if theirs and ours and theirs != ours:
+            raise ValueError(f"TokenAdapt stands on the tokenizer {theirs}, and this one is {ours}: the same numbers are other words; "
+                             "give adapt= of the same tokenizer, or adapt=None")
         if patch != 2 * self.tokenizer.stride:
             raise ValueError(f"a unit of {patch} pixels is not two words of {self.tokenizer.stride}; "
                              f"give patch={2 * self.tokenizer.stride} or another tokenizer=")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..data.samples import fingerprint
 from ..parts.checkpoints import encode
 from ..parts.teachers import as_teacher
 from .pretrained import load_pretrained
@@ -22,8 +24,8 @@ from ..settings import setting
 from ..targets.cycles import Frozen
 
 # %% auto #0
-__all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'configuration', 'cache_folder', 'split_key', 'stage',
-           'find_tokenizer', 'find_teacher']
+__all__ = ['STAGES', 'stage_class', 'stage_key', 'find_stage', 'made_from', 'configuration', 'cache_folder', 'split_key', 'stage',
+           'check_stages', 'find_tokenizer', 'find_teacher']
 
 # %% ../../nbs/recipes/stages.ipynb #b1fb63bb
 STAGES: dict[str, str] = {      # name -> module:class
@@ -44,14 +46,25 @@ def stage_key(name: str, size: str = 'micro', data: str = 'points', seed: int = 
     return f'{name}/{size}/{data}/{seed}'
 
 def find_stage(key: str) -> Path | None:
-    "The folder of a trained stage: shipped, or in the cache; None where it has not been trained with the arguments of its size."
+    "The folder of a trained stage: shipped, or in the cache; None where it is not there, or was made from something else."
     name, size, data, seed = split_key(key)
-    shipped, cached = WEIGHTS / f'{name}-{size}', cache_folder(key)
     expected = configuration(stage_class(name), size)
-    same = lambda folder: expected is not None and _json(folder / 'config.json').get('config') == expected
-    named = any(_json(shipped / file).get('key') == key for file in ('stage.json', 'provenance.json'))     # weights of a recipe serve too
-    if named and same(shipped): return shipped
-    return cached if same(cached) else None
+    for folder in (WEIGHTS / f'{name}-{size}', cache_folder(key)):
+        staged = _json(folder / 'stage.json')
+        about = staged or _json(folder / 'provenance.json')        # weights of a recipe serve too
+        same = expected is not None and about.get('key') == key and _json(folder / 'config.json').get('config') == expected
+        if same and (not staged or staged.get('from') == made_from(key)): return folder
+    return None
+
+def made_from(key: str) -> dict[str, Any]:
+    "What a stage of this name is trained on today: a fingerprint of its data, and one of each stage that it stands on."
+    name, size, data, seed = split_key(key)
+    found: dict[str, Any] = {'data': fingerprint(data)}
+    for value in (configuration(stage_class(name), size) or {}).values():
+        if not (isinstance(value, str) and value.split('/')[0] in STAGES): continue
+        below = find_stage(value)
+        found[value] = '' if below is None else sha256((below / 'model.safetensors').read_bytes()).hexdigest()[:16]
+    return found
 
 def configuration(cls: type, size: str) -> dict[str, Any] | None:     # as `config.json` holds them; None: there is no such size
     "The arguments that a size of a class stands for, defaults included."
@@ -82,10 +95,20 @@ def stage(key: str,         # 'name/size/data/seed'
     folder = find_stage(key)
     if folder is not None: return Frozen(load_pretrained(folder, recipe=cls), key)
     if size not in cls.sizes: raise ValueError(f"the stage {name} has no size {size[:40]!r}; choose one of {', '.join(cls.sizes)}")
-    warnings.warn(f"the stage {key} has not been trained, so it is random; python -m maskedlab.train.stages {key} trains it", stacklevel=3)
+    why = 'was trained with other arguments, data or stages' if cache_folder(key).exists() else 'has not been trained'
+    command = f'python -m maskedlab.train.stages {key}'
+    warnings.warn(f"the stage {key} {why}, so it is random; {command} trains it", stacklevel=3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Frozen(cls(**cls.sizes[size]), key)
+        random = Frozen(cls(**cls.sizes[size]), key)
+    random.missing = command
+    return random
+
+def check_stages(recipe: nn.Module) -> None:
+    "One sentence where a recipe stands on a stage that has not been trained: its targets would be noise."
+    for m in recipe.modules():
+        if isinstance(m, Frozen) and m.missing:
+            raise ValueError(f"the stage {m.key} has not been trained, so there is nothing to learn from it; first run {m.missing}")
 
 def find_tokenizer(which: Any,     # a stage, a module with `ids` and `words`, or None
                    ) -> Any:
@@ -97,4 +120,7 @@ def find_teacher(which: Any,     # a stage, a network in a package, or a module:
                  ) -> Frozen:    # with `look`
     "A frozen teacher."
     staged = isinstance(which, str) and '/' in which
-    return Frozen(as_teacher(stage(which) if staged else which), which if staged else '')
+    inner = stage(which) if staged else which
+    found = Frozen(as_teacher(inner), which if staged else '')
+    found.missing = getattr(inner, 'missing', '')
+    return found

@@ -21,6 +21,7 @@ class Frozen(nn.Module):
     def __init__(self, net: nn.Module, key: str = ''):
         super().__init__()
         self.__dict__['net'], self.key = net.eval().requires_grad_(False), key
+        self.missing = ''       # the command that trains it, where it is random
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.net._apply(fn)

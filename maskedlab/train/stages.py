@@ -18,7 +18,7 @@ import torch
 
 from .. import __version__
 from ..parts.checkpoints import write_files
-from ..recipes.stages import cache_folder, find_stage, split_key, stage_class
+from ..recipes.stages import cache_folder, find_stage, made_from, split_key, stage_class
 from .loop import fit
 
 # %% auto #0
@@ -48,9 +48,9 @@ def train_stage(key: str,                       # 'name/size/data/seed'
         recipe.eval().save_pretrained(aside, dtype=torch.float16 if half else None)
         last = history[-20:]
         more = f" --lr {lr:g}{' --half' if half else ''}{f' --out {folder}' if folder is not None else ''}"
-        about = dict(key=key, command=f'python -m maskedlab.train.stages {key} --steps {steps}{more}',
+        about: dict[str, Any] = dict(key=key, command=f'python -m maskedlab.train.stages {key} --steps {steps}{more}',
                      parameters=sum(p.numel() for p in recipe.parameters()), versions=dict(maskedlab=__version__, torch=torch.__version__),
-                     date=time.strftime('%Y-%m-%d'),
+                     date=time.strftime('%Y-%m-%d'), **{'from': made_from(key)},
                      terms={k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0] if k not in ('step', 'gradient', 'lr')})
         write_files(aside, {'stage.json': about})
         if target.exists(): os.replace(target, old := aside.with_suffix('.old')); shutil.rmtree(old)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..data.samples import SAMPLES
 from ..parts.checkpoints import arguments, brief, decode, encode, load_state, name_of
 from ..parts.contract import Recipe
+from ..recipes.stages import check_stages
 from ..recipes.table import create_recipe, recipe_class
 from ..settings import device as lab_device
 from ..settings import setting
@@ -214,6 +215,7 @@ class Trainer:
             mask = parse(mask)
         with seeded(self.seed, 'weights', device=self.device):
             self.recipe: Recipe = create_recipe(recipe, size=size)
+        check_stages(self.recipe)
         self.recipe.to(self.device)
         if mask is not None: self.recipe.strategy = mask
         self.name = name_of(type(self.recipe))
