@@ -99,3 +99,22 @@ def test_the_explorer_is_repainted_in_a_browser():
     code = "from bench.explorer import repainted; t = repainted(['bert_mlm']); print({k: len(v) for k, v in t.items()})"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=200)
     assert done.stdout.strip() in ("{'bert_mlm': 30}", '{}'), done.stderr[-2000:]      # {}: no browser is installed
+
+
+def test_the_help_of_compare_says_its_budget(capsys):
+    from maskedlab.claims.compare import Budget
+    with pytest.raises(SystemExit): main(['compare', '--help'])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert f'default {Budget().steps}' in said and f'default {Budget().tune}' in said
+
+
+def test_a_dear_step_is_explained():
+    import json
+
+    from bench import targets
+    from bench.tables import RESULTS
+    text = targets.dear({'costs': {'mae': {'over': [1., .9, 1.1]}, 'selfie': {'over': [3., 2., 4.]}, 'other': {'over': [1.4, 1., 2.]}}})
+    assert 'mae' not in text and 'selfie is over 1.3: its convnet' in text and 'other is over 1.3: nobody' in text
+    kept = json.loads((RESULTS / 'targets.json').read_text('utf-8'))
+    over = [name for name, c in kept['numbers']['costs'].items() if c['over'][0] > 1.3]
+    assert 'nobody' not in kept['about'] and all(f'{name} is over' in kept['about'] for name in over)

@@ -372,6 +372,31 @@ def test_the_published_layout_there_and_back(tmp_path, batch):
     assert torch.equal(a.pred, b.pred) and torch.equal(a.loss, b.loss)
 
 
+def test_a_published_file_has_no_dictionary_of_ours(tmp_path, batch):
+    "Its head names words of another tokenizer: features work, a loss asks for a tokenizer, and no stage of the kit is put in its place."
+    r = make()
+    folder = r.save_pretrained(tmp_path / 'theirs', layout='original')
+    again = ml.load_pretrained(folder / 'cae.pth', heads=4, drop_path=0.).eval()
+    assert again.tokenizer is None and again.head.out_features == r.head.out_features
+    assert torch.equal(again.features(batch), r.features(batch))
+    with pytest.raises(ValueError, match='no tokenizer'): again(batch, generator=g())
+    with pytest.raises(ValueError, match='other|words'): ml.load_pretrained(folder / 'cae.pth', heads=4, tokenizer=Codes(words=20))
+
+
+def test_the_published_layout_refuses_heads_that_it_cannot_tell(tmp_path):
+    "Such files do not say how many heads there are; a reader would take those of the released models."
+    wide = dict(SMALL, dim=192, heads=6)
+    with pytest.raises(ValueError, match='12 for this width') as said: make(**wide).save_pretrained(tmp_path / 'six', layout='original')
+    assert len(str(said.value)) <= 200 and not (tmp_path / 'six').exists()
+    r = make(**dict(wide, heads=12))
+    assert ml.load_pretrained(r.save_pretrained(tmp_path / 'twelve', layout='original') / 'cae.pth').config['heads'] == 12
+
+
+def test_tokens_need_a_tokenizer_or_words():
+    with pytest.raises(ValueError, match='needs words=') as said: make(tokenizer=None)
+    assert len(str(said.value)) <= 200 and make(tokenizer=None, words=12).head.out_features == 12
+
+
 def test_positions_have_the_row_first():
     pos = CAE(**SMALL, target='pixels').encoder.pos_embed[0]
     assert (pos[0] == 0).all()

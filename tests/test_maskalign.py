@@ -324,3 +324,15 @@ def test_bad_teacher_and_strategy(r, batch):
     with pytest.raises(ValueError, match='only a network knows') as told: Guided('importance')(r.units(batch))
     assert len(str(told.value)) <= 200
     with pytest.raises(ValueError, match="'beauty'"): r(batch, mask=Guided('beauty'))
+
+
+def test_the_final_norm_learns_with_the_labels_and_not_before(batch):
+    from maskedlab.train.loop import fit
+    from maskedlab.uses.finetune import finetune
+    r = make()
+    norm = r.encoder.norm.weight.detach().clone()
+    fit(r, iter([batch] * 2), 2, lr=.01, seed=0)
+    assert torch.equal(r.encoder.norm.weight, norm)
+    train = {**batch, 'label': torch.arange(3) % 2}
+    finetune(r, train, train, steps=2, batch=3, lr=.1)
+    assert not torch.equal(r.encoder.norm.weight, norm)

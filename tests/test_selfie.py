@@ -252,6 +252,27 @@ def test_features_are_convolutions_over_the_whole_picture(r, batch):
     assert r.features(batch).shape == (3, 64) and sum(p.numel() for p in r.fourth.parameters()) > 0
 
 
+def test_fine_tuning_adds_the_fourth_stage_at_the_rate_of_the_head():
+    "And only once; MaskAlign's final norm, which nothing moved before, joins too."
+    from maskedlab.uses.finetune import Classifier, depth_groups, finetune
+    torch.manual_seed(0)
+    r = Selfie(**SMALL)
+    train = dict(image=torch.rand(8, 3, 32, 32, generator=g()), label=torch.arange(8) % 2)
+    finetune(r, train, train, steps=2, batch=4)
+    stage = r.fourth
+    finetune(r, train, train, steps=1, batch=4)
+    assert r.fourth is stage and r.features(train).shape == (8, 64)
+    model = Classifier(r, 2, 64)
+    rate = {id(p): group['lr'] for group in depth_groups(model, 1., .5, .05) for p in group['params']}
+    assert {rate[id(p)] for p in stage.parameters()} == {rate[id(model.head.weight)]} == {1.}
+    assert rate[id(r.patches.stem.weight)] < rate[id(r.patches.blocks[1].conv1.weight)] < 1
+
+
+def test_too_few_patches_for_a_choice_are_refused():
+    with pytest.raises(ValueError, match='fewer than 8') as said: Selfie(**{**SMALL, 'image': 16})
+    assert len(str(said.value)) <= 200
+
+
 def test_it_learns_the_quiz():
     from maskedlab.train.loop import fit
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What recipes stand on: tokenizers and teachers are frozen, found again, found out when they are others, and never trained on untrained."""
+"""What recipes stand on: tokenizers and teachers are frozen, found again, found out when they are others, never random in training."""
 import math
 import warnings
 

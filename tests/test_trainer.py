@@ -104,6 +104,12 @@ def test_clip_is_heeded():
     assert all(h['gradient'] > 2e-3 for h in history) and max(norms) < 1.01e-3
 
 
+def test_the_recipes_own_clip_is_the_default():
+    "BEiT's is 3; inf means none, and a recipe that names none has none."
+    own = lambda **more: make(recipe='beit', **more).clip
+    assert own() == 3 and own(clip=1.) == 1 and own(clip=float('inf')) is None and make().clip is None
+
+
 def test_bf16_stays_close():
     plain = run()
     assert plain != run(precision='bf16') and all(abs(a - b) < .02 * a for a, b in zip(plain, run(precision='bf16')))

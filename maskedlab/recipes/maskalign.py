@@ -43,7 +43,8 @@ class MaskAlign(Recipe):
         'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, top=3, drop_path=0., teacher='vit_teacher/tiny/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, teacher='vit_teacher/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, warmup_epochs=20, schedule='cosine')
+    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, min_lr=1e-5, batch=1024, epochs=200,
+                    warmup_epochs=20, schedule='cosine')
     declared = ('which patches are hidden is chosen by the teacher, who sees them all',)
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too

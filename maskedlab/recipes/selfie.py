@@ -116,6 +116,9 @@ class Selfie(Recipe):
         if dim % 16: raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple of 16")
         if positions not in ('row column', 'each'): raise ValueError(f"positions={str(positions)[:40]!r}: choose 'row column' or 'each'")
         self.grid, self.patch, self.channels, self.strategy = sides(image, patch), patch, channels, strategy
+        if self.grid[0] * self.grid[1] < 8:
+            raise ValueError(f"image={image} and patch={patch} make {self.grid[0]} x {self.grid[1]} patches; of fewer than 8 a quarter is "
+                             "one, and one answer is no choice: take a smaller patch=")
         self.stages = tuple(stages)
         self.pad, self.context_positions = patch // 2 if pad is None else pad, context_positions
         self.colours = Colours(channels, mean, std)

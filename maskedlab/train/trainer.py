@@ -137,7 +137,7 @@ class Trainer:
                  weight_decay: float | None = None,     # default: the recipe's own, else .05
                  betas: tuple[float, float] | None = None,  # default: the recipe's own, else (.9, .95)
                  warmup: int | None = None,             # steps; default a twentieth of all
-                 clip: float | None = None,             # largest norm of the gradient; default: the recipe's own, else none
+                 clip: float | None = None,             # largest norm of the gradient; default: the recipe's own; inf: any
                  ema: float | None = None,              # decay of an average of the weights, such as .999
                  precision: str | None = None,          # 'bf16', 'no', 'auto'; default: the lab's setting
                  compile: bool = False,                 # torch.compile
@@ -172,7 +172,7 @@ class Trainer:
         self.lr = _positive('lr_base', lr_base) * self.batch / 256 if lr_base is not None else _positive('lr', 1e-3 if lr is None else lr)
         if lr is not None and lr_base is not None: raise ValueError(f"lr={lr} and lr_base={lr_base} were both given; give one of them")
         self.weight_decay = own.get('weight_decay', .05) if weight_decay is None else weight_decay
-        self.clip = own.get('clip') if clip is None else _positive('clip', clip)
+        self.clip = own.get('clip') if clip is None else None if clip == math.inf else _positive('clip', clip)
         self.betas = tuple(own.get('betas', (.9, .95)) if betas is None else betas)
         self.warmup = self.steps // 20 if warmup is None else _whole('warmup', warmup, 0)
         self.save_every = min(max(self.steps // 10, 1), 1000) if save_every is None else _whole('save_every', save_every)
