@@ -71,7 +71,7 @@ def _claim(a: argparse.Namespace) -> None:
     print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}', flush=True)
     rehearsal = a.steps or a.seeds
     out = a.out or (None if rehearsal else f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json")
-    r = run_claim(a.recipe, claim, out=out, full=a.full, steps=a.steps, seeds=a.seeds, jobs=a.jobs,
+    r = run_claim(a.recipe, claim, out=out, full=a.full or a.arms, steps=a.steps, seeds=a.seeds, jobs=a.jobs,
                   say=lambda line: print(line, flush=True))
     print(f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to {r['interval'][1]:+.4f}: {r['verdict']}"
           + (' (a rehearsal: not the budget that was written down)' if rehearsal else ''))
@@ -160,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
 
     c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict", recipe=True)
     c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
+    c.add_argument('--arms', nargs='+', default=[], metavar='ARM', help='these beside the main contrast; added to a result that is there')
     c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted run goes on')
     c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
     c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')

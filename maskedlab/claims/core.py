@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -111,7 +112,7 @@ def each(f: Callable[..., Any],             # found by its name in a new process
 def run_claim(name: str,
               claim: Claim | None = None,               # default: the one that belongs to the name
               out: str | Path | None = None,            # file of the result, `claims/<name>.json`; None: keep it in memory
-              full: bool = False,                       # all arms, not only the first two
+              full: bool | Sequence[str] = False,       # all arms, or these, beside the first two
               steps: int | None = None, seeds: int | None = None,   # instead of the claim's own (then the verdict is a rehearsal)
               say: Callable[[str], Any] = lambda line: None,
               jobs: int = 1,                            # processes at once; more than 1 where the claim belongs to the name
@@ -120,11 +121,14 @@ def run_claim(name: str,
     c = claim or find_claim(name)
     steps, seeds = steps or c.steps, seeds or c.seeds
     t95(seeds)
-    arms = dict(list(c.arms.items())[:None if full else 2])
+    for arm in full if not isinstance(full, bool) else ():
+        if arm not in c.arms: raise ValueError(f"the claim of {name} has no arm {arm[:40]!r}; it has {', '.join(c.arms)}"[:200])
+    arms = {arm: make for i, (arm, make) in enumerate(c.arms.items()) if i < 2 or full is True or full and arm in full}
     plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=str(c.data), steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
-                full=full) | ({'pace': c.pace} if c.pace else {})
+                full=full if isinstance(full, bool) else list(full)) | ({'pace': c.pace} if c.pace else {})
     path = None if out is None else Path(out)
-    done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]} | _resume(path, plan)
+    done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]}
+    done |= {arm: runs for arm, runs in _resume(path, plan).items() if arm in done or None not in runs}
     if jobs > 1:        # what another process would otherwise make at the same time, such as a tokenizer
         for make in arms.values(): make()
     todo = [(c if jobs == 1 else name, arm, seed, steps) for seed in range(seeds) for arm in done if done[arm][seed] is None]
@@ -137,7 +141,9 @@ def run_claim(name: str,
 def _resume(path: Path | None, plan: dict) -> dict[str, list]:
     if path is None or not path.exists(): return {}
     old = json.loads(path.read_text())
-    return old['arms'] if 'verdict' not in old and {k: old.get(k) for k in plan} == plan else {}
+    same = {k: old.get(k) for k in plan if k != 'full'} == {k: v for k, v in plan.items() if k != 'full'}
+    ended = 'verdict' in old and old['full'] == plan['full']        # then it is run again; with other arms, the result is added to
+    return old['arms'] if same and not ended else {}
 
 def _write(path: Path | None, result: dict) -> None:
     if path is None: return
@@ -145,12 +151,13 @@ def _write(path: Path | None, result: dict) -> None:
 
 def _finish(name: str, path: Path | None, plan: dict, done: dict, arms: list[str]) -> dict[str, Any]:
     from maskedlab import __version__
+    extra = ['--full'] if plan['full'] is True else ['--arms', *plan['full']] if plan['full'] else []
     first, second = arms[:2]
     differences = [round(a['score'] - b['score'], 5) for a, b in zip(done[first], done[second])]
     mean, low, high = interval(differences)
     result = {'name': name, **plan, 'arms': done, 'contrast': f'{first} minus {second}', 'differences': differences,
               'mean': round(mean, 5), 'interval': [round(low, 5), round(high, 5)], 'verdict': verdict(differences, plan['effect']),
-              'command': f"maskedlab claim {name}{' --full' if plan['full'] else ''}", 'device': _device(),
+              'command': shlex.join(['maskedlab', 'claim', name, *extra]), 'device': _device(),
               'versions': {'maskedlab': __version__, 'torch': torch.__version__}, 'date': time.strftime('%Y-%m-%d')}
     _write(path, result)
     return result
