@@ -5,7 +5,6 @@
 # %% ../../nbs/masks/10_disc.ipynb #25fe3bc0
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,13 +38,12 @@ class Disc(Strategy):
     """Hides everything outside of a disc around the middle, or the disc, by a coin for each sample (MFM, Xie et al. 2023, section 3.1).
 
     Made for shifted spectra. One of two counts: the bins with `radius <= distance`, and the rest. With `outer`, those in the ring."""
-    radius: Annotated[float, Range(1, 64, 1)] = 16      # bins nearer to the middle than this form the disc; only its slider ends at 64
+    radius: Annotated[float, Range(1, 64, 1, open=True)] = 16      # bins nearer to the middle than this form the disc
     outer: float | None = None                          # what lies this far out, or farther, goes with the disc; None: nothing does
     p: Annotated[float, Range(0, 1)] = .5               # probability of keeping the disc: 1 low-pass alone, 0 high-pass alone
 
-    def __post_init__(self):        # in place of the base's: a slider has to end somewhere, a radius ends where the spectrum does
-        for name, low, high in (('radius', 1, math.inf), ('p', 0, 1)):
-            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
+    def __post_init__(self):
+        super().__post_init__()
         if self.outer is None: return
         if isinstance(self.outer, bool) or not isinstance(self.outer, int | float):
             raise TypeError(f"Disc(outer={str(self.outer)[:40]!r}): give a number above the radius, or None")
@@ -77,10 +75,3 @@ class Disc(Strategy):
 
     def chance(self, u: Units) -> Tensor:
         return u.free * torch.where(self.ring(u), self.p, 1 - self.p).double()
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    "A field as a float, or one sentence that says what is wrong with it."
-    wrong = f"Disc({name}={str(value)[:40]!r}): give a number " + (f"of at least {low}" if high == math.inf else f"from {low} to {high}")
-    if isinstance(value, bool) or not isinstance(value, int | float): raise TypeError(wrong)
-    if not low <= value <= high or value == math.inf: raise ValueError(wrong)       # a NaN fails this too
-    return float(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +30,7 @@ class Range:
     low: float
     high: float
     step: float = .05
+    open: bool = False      # the slider ends at `high`, the values do not
 
 def controls(strategy: Any,             # a strategy, or its class
              ) -> list[dict[str, Any]]: # for each field: name, kind ('float', 'int', 'choice', 'bool'), low, high, step, choices, value
@@ -41,7 +43,7 @@ def controls(strategy: Any,             # a strategy, or its class
         if get_origin(hint) is Annotated:
             base, range_ = get_args(hint)[:2]
             out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low, high=range_.high, step=range_.step,
-                            value=value, schedule=base not in (int, float)))
+                            open=range_.open, value=value, schedule=base not in (int, float)))
         elif get_origin(hint) is Literal:
             out.append(dict(name=f.name, kind='choice', choices=list(get_args(hint)), value=value))
         elif hint is bool:
@@ -59,9 +61,10 @@ def _checked(owner: str, c: dict[str, Any]) -> Any:
         return value
     if c['schedule'] and callable(value): return value
     whole = c['kind'] == 'int'
-    wanted = f"give a{' whole' if whole else ''} number from {c['low']} to {c['high']}"
+    most = math.inf if c['open'] else c['high']
+    wanted = f"give a{' whole' if whole else ''} number " + (f"of at least {c['low']}" if c['open'] else f"from {c['low']} to {most}")
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)): raise TypeError(f"{name}: {wanted}")
-    if not c['low'] <= value <= c['high']: raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
+    if not c['low'] <= value <= most or value == math.inf: raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
     return int(value) if whole else float(value)
 
 # %% ../../nbs/masks/01_strategies.ipynb #39fdacb8
