@@ -8,7 +8,7 @@ from bench.tables import RESULTS, Table
 from maskedlab.claims.compare import Budget, compare, compare_rows
 
 BUDGET = Budget()
-WHY = {'selfie': "its convnet has 6 to 96 channels, and there a core reaches a third of the rate of a transformer's products"}
+WHY = {'selfie': "its convnet has 6 to 96 channels, and there a core reaches less than a third of the rate of a transformer's products"}
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
