@@ -11,7 +11,7 @@ from bench.tables import Table, timed
 from maskedlab.corruptions.drop import keep, restore
 from maskedlab.instruments.measure import middle, ratio
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import layout
+from maskedlab.contract.units import layout
 
 
 def arguments(p: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from bench.tables import HERE, Table, timed
 from maskedlab.instruments.measure import middle
-from maskedlab.masks.strategies import hide
-from maskedlab.show.explore import Explore, scene_of, watching
+from maskedlab.contract.strategy import hide
+from maskedlab.show.explorer.core import Explore, scene_of, watching
 
 STAGES = ('mask', 'forward', 'fill', 'draw', 'bytes', 'guesses', 'whole answer')
 

@@ -46,7 +46,7 @@ SHAPES = {s.name: s for s in (
 
 def kit(shape: Shape) -> nn.Module:
     from maskedlab.masks.strategies import Random
-    from maskedlab.recipes.mae import MAE
+    from maskedlab.recipes.image.mae import MAE
     return MAE(224, 16, 3, shape.dim, shape.depth, shape.heads, shape.decoder_dim, shape.decoder_depth, shape.decoder_heads,
                strategy=Random(shape.ratio, law='floor kept'))
 
@@ -176,7 +176,7 @@ call: Callable[[Any, Tensor], Tensor] = lambda model, image: model(image)
 loss_of: Callable[[Any, Tensor], Tensor] = lambda model, image: model(image).loss
 
 PEERS: dict[str, Peer] = {
-    'maskedlab': Peer(kit, lambda model, image: model({'image': image}).loss, imports='import maskedlab.recipes.mae'),
+    'maskedlab': Peer(kit, lambda model, image: model({'image': image}).loss, imports='import maskedlab.recipes.image.mae'),
     'transformers, sdpa': Peer(transformers, loss_of, ('transformers',), 'from transformers import ViTMAEForPreTraining'),
     'transformers, eager': Peer(partial(transformers, attention='eager'), loss_of, ('transformers',),
                                 'from transformers import ViTMAEForPreTraining'),

@@ -18,9 +18,10 @@ import torch
 from maskedlab.data.samples import sample
 from maskedlab.instruments.measure import machine, ratio, rounds
 from maskedlab.masks.strategies import Random
-from maskedlab.parts.contract import evaluating
-from maskedlab.parts.groups import chamfer, fps
-from maskedlab.recipes.point_mae import PointMAE
+from maskedlab.contract.recipe import evaluating
+from maskedlab.targets.sets import chamfer
+from maskedlab.parts.groups import fps
+from maskedlab.recipes.points.point_mae import PointMAE
 from maskedlab.train.loop import fit
 
 RESULTS = Path(__file__).parent / 'results'

@@ -18,7 +18,7 @@ from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Tube
 from maskedlab.masks.span import Span
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import layout
+from maskedlab.contract.units import layout
 
 
 def double_argsort(batch, units, ratio=.75):

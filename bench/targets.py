@@ -5,7 +5,7 @@ import argparse
 from typing import Any
 
 from bench.tables import RESULTS, Table
-from maskedlab.claims.compare import Budget, compare, compare_rows
+from maskedlab.instruments.compare import Budget, compare, compare_rows
 
 BUDGET = Budget()
 WHY = {'selfie': "its convnet has 6 to 96 channels, and there a core reaches less than a third of the rate of a transformer's products"}
@@ -19,8 +19,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def entrants() -> list[str]:
     "`mae`, whose step is the measure, and all other picture recipes with a claim on digits."
-    from maskedlab.claims.core import find_claim
-    from maskedlab.recipes.table import card, list_recipes
+    from maskedlab.instruments.claim import find_claim
+    from maskedlab.contract.create import card
+    from maskedlab.contract.catalogue import list_recipes
 
     def joins(name: str) -> bool:
         try: claim = find_claim(name)

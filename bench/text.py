@@ -16,9 +16,9 @@ from maskedlab.corruptions.replace import mask_keep_random
 from maskedlab.data.samples import sample
 from maskedlab.data.text import tokenizer
 from maskedlab.instruments.measure import middle, ratio
-from maskedlab.masks.units import rows
+from maskedlab.contract.units import rows
 from maskedlab.masks.words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
-from maskedlab.recipes.pretrained import load_pretrained
+from maskedlab.formats.pretrained import load_pretrained
 
 THEIRS, OURS = 'transformers, BertForMaskedLM', 'maskedlab'
 ROWS, LENGTH = 32, 128
@@ -112,7 +112,7 @@ def masks_table(n: int, ten: int = 10) -> Table:
     "Masks and 80/10/10 at 64 x 128."
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-    from maskedlab.recipes.bert_mlm import BertMLM
+    from maskedlab.recipes.text.bert_mlm import BertMLM
     b, g = sample('text', n=64, length=128), torch.Generator().manual_seed(0)
     names = dict(pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]', mask_token='[MASK]')
     collate = DataCollatorForLanguageModeling(PreTrainedTokenizerFast(tokenizer_object=tokenizer(), **names), mlm_probability=.15)

@@ -9,21 +9,24 @@
 Names are loaded when they are first used, so that importing the package costs no more than importing torch."""
 from importlib import import_module as _import
 
+from . import _moved as _moved
+
 __version__ = "0.1.0"
 
 _NAMES = {   # public name -> module
-    'list_recipes': 'recipes.table', 'create_recipe': 'recipes.table', 'card': 'recipes.table',
-    'Recipe': 'parts.contract', 'Out': 'parts.contract', 'Card': 'parts.contract', 'draw': 'parts.contract',
-    'Units': 'masks.units', 'layout': 'masks.units',
+    'list_recipes': 'contract.catalogue', 'create_recipe': 'contract.create', 'card': 'contract.create',
+    'Recipe': 'contract.recipe', 'Out': 'contract.recipe', 'Card': 'contract.recipe', 'draw': 'contract.recipe',
+    'Units': 'contract.units', 'layout': 'contract.units',
     'sample': 'data.samples', 'list_samples': 'data.samples', 'describe': 'data.samples', 'batches': 'data.batches',
     'images': 'data.own', 'load_image': 'data.own', 'encode': 'data.text', 'decode': 'data.text', 'load_points': 'data.points',
-    'load_pretrained': 'recipes.pretrained',
+    'load_pretrained': 'formats.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage', 'count_law': 'instruments.count_law',
     'fit': 'train.loop', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
-    'Explorer': 'show.explorer',
+    'Explorer': 'show.explorer.widget',
     'setting': 'settings', 'settings': 'settings',
 }
-_ROOMS = ('masks', 'corruptions', 'targets', 'parts', 'recipes', 'instruments', 'data', 'train', 'uses', 'show', 'claims')
+_ROOMS = ('contract', 'masks', 'corruptions', 'targets', 'parts', 'stages', 'recipes', 'formats', 'instruments', 'data', 'train', 'uses',
+          'show', 'claims', 'course')
 
 __all__ = ['__version__', *_NAMES, *_ROOMS]
 

@@ -18,14 +18,15 @@ __all__ = ['parser', 'main']
 
 # %% ../nbs/01_cli.ipynb #561e8a64
 def _list(a: argparse.Namespace) -> None:
-    from maskedlab.recipes.table import card, list_recipes
+    from maskedlab.contract.create import card
+    from maskedlab.contract.catalogue import list_recipes
     for name in list_recipes(a.pattern):
         c = card(name)
         print(f'{name:20} {c.modality:12} {c.year}  {c.title}')
 
 def _card(a: argparse.Namespace) -> None:
     from dataclasses import asdict
-    from maskedlab.recipes.table import card
+    from maskedlab.contract.create import card
     for key, value in asdict(card(a.recipe)).items(): print(f'{key:9} {value}')
 
 def _settings(a: argparse.Namespace) -> None:
@@ -34,8 +35,8 @@ def _settings(a: argparse.Namespace) -> None:
 
 # %% ../nbs/01_cli.ipynb #bdf3f720
 def _recipe(a: argparse.Namespace, **more: Any) -> Any:
-    from maskedlab.masks.parse import parse
-    from maskedlab.recipes.table import create_recipe
+    from maskedlab.contract.parse import parse
+    from maskedlab.contract.create import create_recipe
     if getattr(a, 'mask', None): more['strategy'] = parse(a.mask)
     return create_recipe(a.recipe, size=a.size, **more)
 
@@ -52,8 +53,8 @@ def _leak(a: argparse.Namespace) -> int:
 def _masks(a: argparse.Namespace) -> int:
     from maskedlab.instruments.count_law import count_law
     from maskedlab.instruments.coverage import coverage_map
-    from maskedlab.masks.parse import parse
-    from maskedlab.masks.units import layout
+    from maskedlab.contract.parse import parse
+    from maskedlab.contract.units import layout
     sides = a.shape.split('x')
     if not all(s.isdecimal() for s in sides): raise ValueError(f"--shape {a.shape}: give a layout such as 14x14, or 1500")
     u = layout(tuple(map(int, sides)), batch=64)
@@ -62,11 +63,11 @@ def _masks(a: argparse.Namespace) -> int:
     return 0 if all(r.ok for r in reports) else 1
 
 def _explore(a: argparse.Namespace) -> None:
-    from maskedlab.show.explorer import serve
+    from maskedlab.show.explorer.widget import serve
     serve(a.recipe, port=a.port)
 
 def _claim(a: argparse.Namespace) -> None:
-    from maskedlab.claims.core import find_claim, run_claim
+    from maskedlab.instruments.claim import find_claim, run_claim
     claim = find_claim(a.recipe)
     print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}', flush=True)
     rehearsal = a.steps or a.seeds
@@ -77,11 +78,11 @@ def _claim(a: argparse.Namespace) -> None:
           + (' (a rehearsal: not the budget that was written down)' if rehearsal else ''))
 
 def _claims(a: argparse.Namespace) -> None:
-    from maskedlab.claims.core import claims_table
+    from maskedlab.instruments.claim import claims_table
     print(claims_table(a.folder))
 
 def _compare(a: argparse.Namespace) -> None:
-    from maskedlab.claims.compare import Budget, compare, compare_table
+    from maskedlab.instruments.compare import Budget, compare, compare_table
     budget = Budget(**{k: v for k in ('steps', 'tune') if (v := getattr(a, k)) is not None})
     print(compare_table(compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost)))
 

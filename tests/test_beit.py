@@ -12,13 +12,13 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.data.samples import sample
 from maskedlab.masks.block import Block
-from maskedlab.masks.units import layout
+from maskedlab.contract.units import layout
 from maskedlab.parts.discrete import check_tokenizer
 from maskedlab.parts.positions import RelativeBias
-from maskedlab.recipes.beit import BEiT
-from maskedlab.recipes.image_dvae import ImageDVAE
-from maskedlab.recipes.stages import cache_folder, find_stage, stage
-from maskedlab.train.stages import train_stage
+from maskedlab.recipes.image.beit import BEiT
+from maskedlab.stages.image_dvae import ImageDVAE
+from maskedlab.stages.shelf import cache_folder, find_stage, stage
+from maskedlab.train.make_stage import train_stage
 
 
 class Codes(nn.Module):

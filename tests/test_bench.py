@@ -69,7 +69,7 @@ def test_targets_stand_side_by_side(tmp_path, monkeypatch):
     import argparse
 
     from bench import targets
-    from maskedlab.claims import compare as c
+    from maskedlab.instruments import compare as c
     monkeypatch.setattr(targets, 'RESULTS', tmp_path)
     monkeypatch.setattr(targets, 'BUDGET', c.Budget(steps=1, batch=8, labels=(20,), few=20, tune=1))
     monkeypatch.setattr(c, 'peak_memory', lambda *a: 10 ** 6)
@@ -102,7 +102,7 @@ def test_the_explorer_is_repainted_in_a_browser():
 
 
 def test_the_help_of_compare_says_its_budget(capsys):
-    from maskedlab.claims.compare import Budget
+    from maskedlab.instruments.compare import Budget
     with pytest.raises(SystemExit): main(['compare', '--help'])
     said = ' '.join(capsys.readouterr().out.split())
     assert f'default {Budget().steps}' in said and f'default {Budget().tune}' in said

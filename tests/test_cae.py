@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.masks.block import Block
-from maskedlab.masks.units import rows
+from maskedlab.contract.units import rows
 from maskedlab.parts.patches import patchify
-from maskedlab.recipes.cae import CAE, ORDER, spread_of
+from maskedlab.recipes.image.cae import CAE, ORDER, spread_of
 
 
 class Codes(nn.Module):
@@ -410,7 +410,7 @@ def test_positions_have_the_row_first():
 def test_the_explorer_shows_where_the_regressor_looks():
     from dataclasses import replace
 
-    from maskedlab.show.explore import Explore
+    from maskedlab.show.explorer.core import Explore
     e = Explore(make())
     s = replace(e.state, painted=[1, 2, 5])
     assert e.spec(s.recipe)['parts'] == ['encoder', 'regressor', 'decoder']

@@ -13,14 +13,14 @@ from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.masks.block import Block
-from maskedlab.masks.parse import parse
+from maskedlab.contract.parse import parse
 from maskedlab.masks.schedules import Uniform
 from maskedlab.masks.strategies import Random
-from maskedlab.parts.checkpoints import write_files
-from maskedlab.recipes import table
-from maskedlab.recipes.mae import MAE
-from maskedlab.recipes.mae_layouts import from_original, from_transformers, to_original, to_transformers
-from maskedlab.recipes.simmim import SimMIM
+from maskedlab.contract.saved import write_files
+from maskedlab.contract import create as table
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.formats.mae import from_original, from_transformers, to_original, to_transformers
+from maskedlab.recipes.image.simmim import SimMIM
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
 HEADS = dict(heads=4, decoder_heads=2)
@@ -328,7 +328,7 @@ def test_what_a_layout_cannot_hold_is_refused(tmp_path):
 
 def test_a_recipe_from_outside_needs_the_callers_word(tmp_path, batch):
     file = tmp_path / 'mine.py'
-    file.write_text(f"from maskedlab.recipes.mae import MAE\nopen({str(tmp_path / 'ran')!r}, 'a').close()\nclass Mine(MAE):\n"
+    file.write_text(f"from maskedlab.recipes.image.mae import MAE\nopen({str(tmp_path / 'ran')!r}, 'a').close()\nclass Mine(MAE):\n"
                     "    def __init__(self, extra=1, **more):\n        super().__init__(**more)\n        self.extra = extra\n")
     which = f'{file}:Mine'
     r = ml.create_recipe(which, extra=2, **SMALL).eval()

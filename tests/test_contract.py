@@ -8,8 +8,8 @@ import torch
 
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import Units, mean, rows, spread
-from maskedlab.parts.contract import Card, Out, Recipe, draw
+from maskedlab.contract.units import Units, mean, rows, spread
+from maskedlab.contract.recipe import Card, Out, Recipe, draw
 from maskedlab.train.loop import fit
 
 NAMES = ml.list_recipes()
@@ -179,7 +179,7 @@ class Scent(Recipe):
         return Out({'square': mean(e)}, mask, pred, target, spread(e, mask), u)
 
     def fill(self, batch, out):
-        from maskedlab.masks.units import place
+        from maskedlab.contract.units import place
         return out.units.put(batch, place(out.units.x, out.mask, out.pred.detach()))
 
 
@@ -198,7 +198,7 @@ def test_a_made_up_modality_needs_no_edit(monkeypatch):
 
 
 def test_a_recipe_from_a_file(tmp_path):
-    code = 'from maskedlab.recipes.mae import MAE\nclass Mine(MAE): sizes = {"micro": dict(MAE.sizes["micro"], depth=1)}\n'
+    code = 'from maskedlab.recipes.image.mae import MAE\nclass Mine(MAE): sizes = {"micro": dict(MAE.sizes["micro"], depth=1)}\n'
     (tmp_path / 'json.py').write_text(code)
     r = ml.create_recipe(f'{tmp_path}/json.py:Mine')
     assert len(r.encoder.blocks) == 1
@@ -209,7 +209,7 @@ def test_a_recipe_from_a_file(tmp_path):
 
 
 def test_the_contract_tests_take_a_recipe_from_a_file(tmp_path):
-    (tmp_path / 'mine.py').write_text('from maskedlab.recipes.mae import MAE\n\n\nclass Mine(MAE): pass\n')
+    (tmp_path / 'mine.py').write_text('from maskedlab.recipes.image.mae import MAE\n\n\nclass Mine(MAE): pass\n')
     here = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__, '--recipe', f'{tmp_path}/mine.py:Mine']
     said = subprocess.run([*here, '-k', 'rows or sizes or signature'], capture_output=True, text=True).stdout
     assert 'mine.py:Mine]' in said and '1 failed, 2 passed' in said, said       # it inherits from another recipe, and is told

@@ -52,7 +52,7 @@ def test_bool_masked_pos_hides_from_a_transformers_model_what_it_hides_here():
     model = transformers.ViTForMaskedImageModeling(config).eval()
     m = masks()
     x, other = torch.rand(2, 3, 3, 32, 32)
-    where = ml.masks.units.repeat_to(m, (32, 32))[:, None]
+    where = ml.contract.units.repeat_to(m, (32, 32))[:, None]
     given = CONVENTIONS['bool_masked_pos'].to(m)
     with torch.no_grad():
         answer = model(x, bool_masked_pos=given).reconstruction

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import maskedlab as ml
 from maskedlab.masks.schedules import Uniform
 from maskedlab.masks.strategies import Random
-from maskedlab.recipes.mae import MAE
-from maskedlab.recipes.simmim import SimMIM
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.recipes.image.simmim import SimMIM
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=False)

@@ -6,7 +6,7 @@ import torch
 
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
-from maskedlab.parts.contract import evaluating
+from maskedlab.contract.recipe import evaluating
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
 TINY = dict(image=32, patch=8, dim=64, depth=2, heads=4, decoder_dim=32, decoder_depth=1, decoder_heads=2, norm_pix=False)

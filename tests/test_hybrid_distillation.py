@@ -10,10 +10,12 @@ import maskedlab as ml
 from maskedlab.masks.guided import Guided
 from maskedlab.masks.strategies import Random
 from maskedlab.parts.transformer import Block
-from maskedlab.recipes import hybrid_distillation as module
-from maskedlab.recipes.hybrid_distillation import HybridDistillation, diagnose, divergence, head_distance, leave, nmi, redundancy, relations
-from maskedlab.recipes.mae import MAE
-from maskedlab.recipes.vit_teacher import ViTTeacher
+from maskedlab.recipes.image import hybrid_distillation as module
+from maskedlab.recipes.image.hybrid_distillation import (
+    HybridDistillation, diagnose, divergence, head_distance, leave, nmi, redundancy, relations,
+)
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.stages.vit_teacher import ViTTeacher
 from maskedlab.train.loop import fit
 
 SMALL = dict(image=40, patch=8, dim=32, depth=3, heads=4)      # 25 patches: 18, then 13 stay

@@ -8,13 +8,13 @@ import torch
 
 from maskedlab.instruments.count_law import count_law
 from maskedlab.instruments.coverage import coverage_map
-from maskedlab.instruments.draws import RISK, draw_many, margin, surprise, tile
+from maskedlab.instruments.chance import RISK, draw_many, margin, surprise, tile
 from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Checkerboard, Grid, Painted, Tube
 from maskedlab.masks.schedules import Coin, Cosine, Linear
 from maskedlab.masks.span import Span
 from maskedlab.masks.strategies import Random, first_k, list_strategies, rand
-from maskedlab.masks.units import layout
+from maskedlab.contract.units import layout
 
 DRAWS = 2000        # the default of both instruments: what catches the planted faults below, and what right samplers must stand
 HOLES = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(1)) < .8

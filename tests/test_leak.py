@@ -6,9 +6,9 @@ from torch import nn
 
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import Units, mean, rows, spread
-from maskedlab.parts.contract import Out, Recipe, draw
-from maskedlab.recipes.mae import MAE
+from maskedlab.contract.units import Units, mean, rows, spread
+from maskedlab.contract.recipe import Out, Recipe, draw
+from maskedlab.recipes.image.mae import MAE
 
 MICRO = dict(MAE.sizes['micro'], dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
 

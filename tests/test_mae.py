@@ -6,10 +6,10 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.corruptions.drop import keep
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import rows
+from maskedlab.contract.units import rows
 from maskedlab.parts.patches import patchify, unpatchify
 from maskedlab.parts.positions import sincos
-from maskedlab.recipes.mae import MAE, ORDER
+from maskedlab.recipes.image.mae import MAE, ORDER
 from maskedlab.targets.pixels import patch_norm
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)

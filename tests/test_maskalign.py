@@ -9,12 +9,13 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.masks.guided import Guided
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import rows
+from maskedlab.contract.units import rows
 from maskedlab.parts.patches import patchify
-from maskedlab.parts.teachers import as_teacher, shown, whiten
-from maskedlab.recipes.mae import MAE
-from maskedlab.recipes.maskalign import ORDER, MaskAlign
-from maskedlab.recipes.vit_teacher import ViTTeacher
+from maskedlab.stages.teachers import as_teacher, shown
+from maskedlab.targets.features import whiten
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.recipes.image.maskalign import ORDER, MaskAlign
+from maskedlab.stages.vit_teacher import ViTTeacher
 from maskedlab.train.loop import decay_groups, fit
 
 SMALL = dict(image=32, patch=8, dim=32, depth=3, heads=4, drop_path=0.)
@@ -196,7 +197,7 @@ def test_loss_of_the_right_answer_and_of_silence(r, batch, monkeypatch):
     assert r(batch, mask=mask).loss.item() == 0
     # whitened values have mean square 1; where all are at most 1, saying nothing costs exactly that
     monkeypatch.setattr(r, 'predict', lambda h: torch.zeros_like(right))
-    monkeypatch.setattr('maskedlab.recipes.maskalign.whiten', lambda x: x.sign())
+    monkeypatch.setattr('maskedlab.recipes.image.maskalign.whiten', lambda x: x.sign())
     assert_close(r(batch, mask=mask).loss, torch.tensor(1.))
 
 
@@ -257,7 +258,7 @@ def test_a_masked_autoencoder_can_teach(batch):
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr('maskedlab.parts.teachers.find_spec', lambda name: None)
+    monkeypatch.setattr('maskedlab.stages.teachers.find_spec', lambda name: None)
     with pytest.raises(ImportError, match='pip install') as told: make(teacher='efficientnet_lite0')
     assert len(str(told.value)) <= 200
 

@@ -13,9 +13,11 @@ from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Checkerboard, Grid, Painted, Tube
 from maskedlab.masks.schedules import Coin, Cosine, Linear, Normal, Uniform
 from maskedlab.masks.span import Span, distinct
-from maskedlab.masks.strategies import (Inverse, Random, Strategy, Union, check, controls, count, create_strategy, first_k, hide,
-                                        list_strategies, rand, rates, sketch)
-from maskedlab.masks.units import layout
+from maskedlab.contract.strategy import Inverse, Strategy, Union, check, controls, hide
+from maskedlab.masks.strategies import (
+    Random, count, create_strategy, first_k, list_strategies, rand, rates, sketch,
+)
+from maskedlab.contract.units import layout
 
 ROOM = list_strategies()                    # a new strategy of the room is tested by being there
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()

@@ -6,9 +6,10 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.corruptions.degrade import CHANCES, DEGRADE, kernels
 from maskedlab.masks.disc import Disc, paired
-from maskedlab.masks.strategies import Random, controls
-from maskedlab.masks.units import widen
-from maskedlab.recipes.mfm import MFM
+from maskedlab.masks.strategies import Random
+from maskedlab.contract.strategy import controls
+from maskedlab.contract.units import widen
+from maskedlab.recipes.image.mfm import MFM
 from maskedlab.targets.spectrum import by_radius, modulus, picture, spectrum
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, strategy=Disc(3))

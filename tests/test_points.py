@@ -14,11 +14,12 @@ import maskedlab as ml
 from maskedlab.data.points import KINDS, _about, clouds, load_points, point_classes, point_credits, points_source, read_points
 from maskedlab.masks.ball import Ball
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import rows
-from maskedlab.parts.groups import chamfer, fps, groups, knn, overlap, seen_points
-from maskedlab.recipes.point_bert import PointBERT, contrast, mix
-from maskedlab.recipes.point_dvae import PointDVAE, uniform_kl
-from maskedlab.recipes.point_mae import PointMAE
+from maskedlab.contract.units import rows
+from maskedlab.targets.sets import chamfer
+from maskedlab.parts.groups import fps, groups, knn, overlap, seen_points
+from maskedlab.recipes.points.point_bert import PointBERT, contrast, mix
+from maskedlab.stages.point_dvae import PointDVAE, uniform_kl
+from maskedlab.recipes.points.point_mae import PointMAE
 
 SMALL = dict(groups=16, size=8, dim=32, depth=2, heads=4, decoder_depth=1, decoder_heads=2, pointnet=(8, 16, 32), drop_path=0.)
 WORDS = dict(groups=16, size=8, words=16, code=8, pointnet=(8, 16, 32), width=16, edges=(16,), first=16, hidden=16, fine=16)

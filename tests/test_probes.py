@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import maskedlab as ml
-from maskedlab.uses.probes import AttentiveHead, attentive_probe, features
+from maskedlab.instruments.probes import AttentiveHead, attentive_probe, features
 
 
 @pytest.mark.filterwarnings('ignore:the stage')

@@ -19,7 +19,7 @@ STEPS, SAVE_EVERY = 60, 5
 # generators. Twelve photographs in batches of eight: every second checkpoint lies inside an epoch.
 RECIPE = '''
 import random, numpy, torch
-from maskedlab.recipes.mae import MAE
+from maskedlab.recipes.image.mae import MAE
 
 class Nosy(MAE):
     def __init__(self, **arguments):
@@ -50,7 +50,7 @@ def step_taken(step, losses):
     time.sleep(.004)
 
 tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=False)
-from maskedlab.recipes.table import recipe_class
+from maskedlab.contract.create import recipe_class
 torch.manual_seed(3)
 t = Trainer(recipe_class(recipe)(**tiny), 'image', steps=STEPS, batch=8, accumulate=2, ema=.99, lr=3e-3, clip=1., seed=5, precision='no',
             out=folder, resume=True, save_every=SAVE_EVERY, keep=2, show=False, workers=workers, watch=step_taken)
@@ -133,7 +133,7 @@ def test_killed_at_drawn_moments_and_inside_the_write(tmp_path):
 
 @pytest.mark.parametrize('at', ['write_bytes', 'fsync'])
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, at):
-    from maskedlab.recipes.mae import MAE
+    from maskedlab.recipes.image.mae import MAE
     from maskedlab.train.trainer import Trainer
     tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2)
     t = Trainer(MAE(**tiny), steps=8, batch=4, seed=0, out=tmp_path, save_every=2, show=False, watch=lambda step, _: step == 3)

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.masks.schedules import Normal
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import repeat_to
+from maskedlab.contract.units import repeat_to
 from maskedlab.parts.moves import move, movements, snap
-from maskedlab.recipes.seitpp import SeiTPP, blocks, color_adapt, pack, storage, unblock, unpack
-from maskedlab.recipes.stages import stage
-from maskedlab.recipes.token_adapt import TokenAdapt
+from maskedlab.recipes.image.seitpp import SeiTPP, blocks, color_adapt, pack, storage, unblock, unpack
+from maskedlab.stages.shelf import stage
+from maskedlab.stages.token_adapt import TokenAdapt
 
 
 class Cells(nn.Module):

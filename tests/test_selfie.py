@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import rows
+from maskedlab.contract.units import rows
 from maskedlab.parts.patches import patchify
-from maskedlab.recipes.selfie import ORDER, Selfie, shift, undecidable
+from maskedlab.recipes.image.selfie import ORDER, Selfie, shift, undecidable
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, stages=(1, 1, 1), stem='small')
 

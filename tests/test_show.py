@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import maskedlab as ml
-from maskedlab.parts.contract import Card, Out, Recipe
-from maskedlab.recipes.mae import MAE
-from maskedlab.show.explore import Explore, State, look_at, spelled, verdict
-from maskedlab.show.views import PictureView, cividis, view_of
+from maskedlab.contract.recipe import Card, Out, Recipe
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.show.explorer.core import Explore, State, look_at, spelled, verdict
+from maskedlab.show.views.base import PictureView, cividis, view_of
 
 RECIPES = [n for n in ml.list_recipes() if ml.card(n).modality.split()[0] == 'image']
 
@@ -105,7 +105,7 @@ def test_bad_arguments():
 
 def test_recipes_from_outside(tmp_path):
     file = tmp_path / 'mine.py'
-    file.write_text('from maskedlab.recipes.mae import MAE\nclass Mine(MAE):\n    "Mine."\n')
+    file.write_text('from maskedlab.recipes.image.mae import MAE\nclass Mine(MAE):\n    "Mine."\n')
     for which in (f'{file}:Mine', MAE, ml.create_recipe('mae')):
         e = Explore(which)
         assert e.draw(e.state).hidden == 48
@@ -140,8 +140,8 @@ def test_method_without_doors_and_of_other_data():
 
 def test_a_new_kind_of_data_needs_one_view(monkeypatch):
     from maskedlab.masks.strategies import Random
-    from maskedlab.parts.contract import draw
-    from maskedlab.show import views
+    from maskedlab.contract.recipe import draw
+    from maskedlab.show.views import base as views
 
     class Heights(Recipe):
         card = Card('Heights', 2026, 'heights', '', '', '', '', '', '')
@@ -253,7 +253,7 @@ def test_explorer_without_anywidget():
 
 
 def test_rooms_import_stays_light():
-    code = ("import sys, maskedlab.show, maskedlab.show.explorer, maskedlab.show.figures\n"
+    code = ("import sys, maskedlab.show, maskedlab.show.explorer.widget, maskedlab.show.figures\n"
             "bad = {'plotly', 'ipywidgets', 'anywidget', 'IPython', 'matplotlib', 'skimage'} & set(sys.modules); assert not bad, bad")
     subprocess.run([sys.executable, '-c', code], check=True)
 

@@ -6,10 +6,10 @@ from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import repeat_to
+from maskedlab.contract.units import repeat_to
 from maskedlab.parts.patches import patchify, unpatchify
 from maskedlab.parts.transformer import Transformer
-from maskedlab.recipes.simmim import ORDER, SimMIM
+from maskedlab.recipes.image.simmim import ORDER, SimMIM
 
 SMALL = dict(image=32, token=4, cell=8, dim=32, depth=2, heads=4, drop_path=0.)
 

@@ -8,14 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import maskedlab as ml
-from maskedlab.parts.checkpoints import write_files
-from maskedlab.recipes.beit import BEiT
-from maskedlab.recipes.cae import CAE
-from maskedlab.recipes.seitpp import SeiTPP
-from maskedlab.recipes.stages import cache_folder, find_stage, find_teacher, find_tokenizer, made_from, stage, stage_class
-from maskedlab.recipes.token_adapt import TokenAdapt
+from maskedlab.contract.saved import write_files
+from maskedlab.recipes.image.beit import BEiT
+from maskedlab.recipes.image.cae import CAE
+from maskedlab.recipes.image.seitpp import SeiTPP
+from maskedlab.stages.shelf import (
+    cache_folder, find_stage, find_teacher, find_tokenizer, made_from, stage, stage_class,
+)
+from maskedlab.stages.token_adapt import TokenAdapt
 from maskedlab.train.loop import fit
-from maskedlab.train.stages import train_stage
+from maskedlab.train.make_stage import train_stage
 
 
 class Codes(nn.Module):
@@ -104,7 +106,7 @@ def test_another_seed_configuration_or_data_is_another_stage(cache, monkeypatch)
         m.setattr(cls, 'sizes', {**cls.sizes, 'digits': dict(cls.sizes['digits'], words=16)})
         assert find_stage(key) is None
     with monkeypatch.context() as m:
-        m.setattr('maskedlab.recipes.stages.fingerprint', lambda modality: 'other data')
+        m.setattr('maskedlab.stages.shelf.fingerprint', lambda modality: 'other data')
         assert find_stage(key) is None
         with pytest.warns(UserWarning, match='other arguments, data or stages'): stage(key)
         assert train_stage(key, steps=2, batch=4) == folder == find_stage(key)
@@ -123,9 +125,9 @@ def test_a_stage_on_another_stage_is_another_one(cache, monkeypatch):
 @pytest.mark.parametrize('make, what', [(lambda: BEiT(**{**BEiT.sizes['micro'], 'tokenizer': 'image_dvae/micro/image/9'}), 'image_dvae'),
                                         (lambda: ml.create_recipe('maskalign', size='tiny'), 'vit_teacher')])
 def test_nothing_is_learned_from_an_untrained_stage(make, what, cache):
-    with pytest.warns(UserWarning, match='python -m maskedlab.train.stages'): r = make()
+    with pytest.warns(UserWarning, match='python -m maskedlab.train.make_stage'): r = make()
     assert r.eval()(ml.sample('image', n=1), generator=g()).loss.isfinite()              # it can be looked at
-    with pytest.raises(ValueError, match=f'first run python -m maskedlab.train.stages {what}') as said: ml.Trainer(r, steps=1, show=False)
+    with pytest.raises(ValueError, match=f'first run python -m maskedlab.train.make_stage {what}') as said: ml.Trainer(r, steps=1, show=False)
     assert len(str(said.value)) <= 200
 
 

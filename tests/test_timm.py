@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.parts.patches import patchify
 from maskedlab.parts.timm_vit import TimmViT
-from maskedlab.recipes.mae import MAE, ORDER
+from maskedlab.recipes.image.mae import MAE, ORDER
 
 timm = pytest.importorskip('timm')
 DECODER = dict(decoder_dim=32, decoder_depth=1, decoder_heads=2)
@@ -151,7 +151,7 @@ def test_checkpoints(tmp_path):
 
 
 def test_timm_is_imported_only_when_it_is_asked_for(monkeypatch):
-    code = "import sys, maskedlab.recipes.mae, maskedlab.recipes.pretrained; print('timm' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, maskedlab.recipes.image.mae, maskedlab.formats.pretrained; print('timm' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'False'
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(ImportError, match=r'maskedlab\[timm\]'): MAE(encoder='vit_tiny_patch16_224')

@@ -14,7 +14,7 @@ from PIL import Image
 
 import maskedlab as ml
 from maskedlab.masks.block import Block
-from maskedlab.recipes.mae import MAE
+from maskedlab.recipes.image.mae import MAE
 from maskedlab.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def test_it_learns():
 
 
 def test_recipes_and_data_of_all_kinds(folder, tmp_path):
-    (tmp_path / 'mine.py').write_text(f'from maskedlab.recipes.mae import MAE\nclass Mine(MAE): sizes = {{"micro": {TINY!r}}}\n')
+    (tmp_path / 'mine.py').write_text(f'from maskedlab.recipes.image.mae import MAE\nclass Mine(MAE): sizes = {{"micro": {TINY!r}}}\n')
     mine = f'{tmp_path}/mine.py:Mine'
     assert run(mine) == run(mine)
     assert run(mine, folder) == run(mine, str(folder)) != run(mine)
@@ -180,7 +180,7 @@ CHILD = '''
 import sys, torch
 torch.set_num_threads(1)
 import maskedlab as ml
-from maskedlab.recipes.mae import MAE
+from maskedlab.recipes.image.mae import MAE
 t = ml.Trainer(MAE(**TINY), steps=100_000, batch=8, seed=0, out=sys.argv[1], save_every=100_000, show=False)
 t.watch = lambda step, losses: print(step, flush=True)
 try: t.fit()

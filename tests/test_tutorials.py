@@ -128,8 +128,8 @@ FIRST = "'google.colab' in sys.modules"
 PLANTED = {
     'see_it': (FIRST, """
 import torch
-from maskedlab.recipes.mae import MAE
-from maskedlab.masks.units import place
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.contract.units import place
 def noise(self, batch, out, statistics='true'):
     g = torch.Generator().manual_seed(0)
     return out.units.put(batch, place(out.units.x, out.mask, torch.rand(out.pred.shape, generator=g)))

@@ -13,7 +13,7 @@ whole = TiedHead.forward
 TiedHead.forward = lambda self, *a: whole(self, *a).roll(1, -1)                   # says the next piece of the list
 """),
     'points': (FIRST, """
-from maskedlab.recipes.point_mae import PointMAE
+from maskedlab.recipes.points.point_mae import PointMAE
 whole = PointMAE.decode
 PointMAE.decode = lambda self, *a, **k: whole(self, *a, **k).roll(1, 1)          # each answer at another centre
 """),

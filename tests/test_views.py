@@ -9,11 +9,11 @@ from torch.nn import functional as F
 import maskedlab as ml
 from maskedlab import show
 from maskedlab.masks.strategies import Random
-from maskedlab.masks.units import Units, mean, place, rows, spread
-from maskedlab.parts.contract import Card, Out, Recipe, draw
-from maskedlab.parts.groups import chamfer
-from maskedlab.show.explore import Explore
-from maskedlab.show.views import view_of
+from maskedlab.contract.units import Units, mean, place, rows, spread
+from maskedlab.contract.recipe import Card, Out, Recipe, draw
+from maskedlab.targets.sets import chamfer
+from maskedlab.show.explorer.core import Explore
+from maskedlab.show.views.base import view_of
 
 KINDS = {n: ml.card(n).modality.split()[0] for n in ml.list_recipes()}
 TEXTS, CLOUDS = ([n for n, k in KINDS.items() if k == kind] for kind in ('text', 'points'))

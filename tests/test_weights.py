@@ -7,7 +7,7 @@ import pytest
 
 import maskedlab as ml
 from maskedlab.instruments.held_out import held_out
-from maskedlab.recipes.table import WEIGHTS
+from maskedlab.contract.create import WEIGHTS
 
 STAGES = sorted(p.parent for p in WEIGHTS.glob('*/stage.json'))      # networks that a recipe was trained with
 FOLDERS = sorted(p for p in WEIGHTS.iterdir() if p.is_dir() and p not in STAGES)
@@ -44,7 +44,7 @@ def test_provenance_names_the_command_and_its_versions(folder):
 
 @pytest.mark.parametrize('folder', STAGES, ids=lambda p: p.name)
 def test_a_stage_names_its_command(folder):
-    assert json.loads((folder / 'stage.json').read_text())['command'].startswith('python -m maskedlab.train.stages ')
+    assert json.loads((folder / 'stage.json').read_text())['command'].startswith('python -m maskedlab.train.make_stage ')
 
 
 def test_weights_are_small():

@@ -26,7 +26,7 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    code = f"from maskedlab.show.explorer import serve; serve('mae', port={port}, open_browser=False)"
+    code = f"from maskedlab.show.explorer.widget import serve; serve('mae', port={port}, open_browser=False)"
     server = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
     try:
         with sync_playwright() as p:

@@ -22,7 +22,8 @@ os.chdir(ROOT)  # nbdev finds its configuration from the working folder
 
 def methods() -> str:
     """The table of methods, from the cards."""
-    from maskedlab.recipes.table import card, list_recipes
+    from maskedlab.contract.create import card
+    from maskedlab.contract.catalogue import list_recipes
 
     rows = ['| recipe | paper | on | where | how | what | then what |', '|---|---|---|---|---|---|---|']
     for name in list_recipes():
@@ -77,7 +78,7 @@ def course() -> str:
 
 def claims() -> str:
     """Results of `maskedlab claim`, whichever way they fell."""
-    from maskedlab.claims.core import claims_table
+    from maskedlab.instruments.claim import claims_table
 
     return claims_table(ROOT / 'claims')
 
@@ -86,7 +87,7 @@ def comparison() -> str:
     """Result of `maskedlab compare`, as it ships with the package."""
     import json
 
-    from maskedlab.claims.compare import compare_table
+    from maskedlab.instruments.compare import compare_table
 
     return compare_table(json.loads((ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
 

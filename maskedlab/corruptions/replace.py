@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks.units import widen
+from ..contract.units import widen
 
 # %% auto #0
 __all__ = ['replace', 'mask_keep_random', 'check_shares']

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .exercises import Exercise, Hint, Unsolved, mistakes, tensor
-from ..masks.units import place, rows
+from ..contract.units import place, rows
 from ..parts.patches import patchify, unpatchify
 from ..targets.pixels import patch_norm, patch_stats
 

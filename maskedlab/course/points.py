@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .exercises import Exercise, Hint, mistakes, number, tensor
 from .pictures import strip
-from ..show.clouds import dots
+from ..show.views.clouds import dots
 
 # %% auto #0
 __all__ = ['INKS', 'SIZES', 'FARTHEST', 'NEIGHBOURS', 'CHAMFER', 'ON_VIEW', 'EXERCISES', 'look', 'turn']

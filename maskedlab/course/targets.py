@@ -52,7 +52,7 @@ def large(x: Tensor,                 # `[C, h, w]`
 
 # %% ../../nbs/course/08_targets.ipynb #423f3bfb
 def comparison() -> dict[str, Any]:
-    "The result of `maskedlab compare` that ships with the kit: see `maskedlab.claims.compare`."
+    "The result of `maskedlab compare` that ships with the kit: see `maskedlab.instruments.compare`."
     return json.loads((resources.files('maskedlab') / 'data' / 'files' / 'comparison.json').read_text(encoding='utf-8'))
 
 def scores(result: dict[str, Any],      # from `comparison`

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .exercises import Exercise, Hint, mistakes, tensor
-from ..masks.units import layout
+from ..contract.units import layout
 
 # %% auto #0
 __all__ = ['KEEP', 'LABELS', 'COUNT', 'SAMPLER', 'EXERCISES']

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .exercises import Exercise, Hint, mistakes, tensor
 from ..data.text import MASK, PAD, tokenizer
-from ..show.words import TextView
+from ..show.views.words import TextView
 
 # %% auto #0
 __all__ = ['CHOOSE', 'HIDE', 'DRAW', 'REPLACED', 'EXERCISES', 'chips']

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..masks.units import Units, widen
-from ..parts.contract import Recipe, evaluating
+from ..contract.units import Units, widen
+from ..contract.recipe import Recipe, evaluating
 
 # %% auto #0
 __all__ = ['psnr', 'hidden_pixels', 'visible_mean', 'inpaint', 'beside_baselines']

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import RISK, draw_many, margin
-from ..masks.strategies import Strategy
-from ..masks.units import Units
+from .chance import RISK, draw_many, margin
+from ..contract.strategy import Strategy
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['CountLaw', 'count_law']

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .draws import RISK, Draws, draw_many, margin, reach, surprise
-from ..masks.strategies import Strategy
-from ..masks.units import Units
+from .chance import RISK, Draws, draw_many, margin, reach, surprise
+from ..contract.strategy import Strategy
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['Coverage', 'coverage_map']

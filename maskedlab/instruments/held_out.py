@@ -11,7 +11,7 @@ import torch
 
 from ..data.samples import options_of, sample
 from .baselines import beside_baselines
-from ..parts.contract import Recipe, evaluating
+from ..contract.recipe import Recipe, evaluating
 
 # %% auto #0
 __all__ = ['held_out']

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masks.units import Units, rows, spread
-from ..parts.contract import Out, evaluating
-from ..recipes.table import create_recipe
+from ..contract.units import Units, rows, spread
+from ..contract.recipe import Out, evaluating
+from ..contract.create import create_recipe
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'MOST', 'Leak', 'leak_check']

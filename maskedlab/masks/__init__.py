@@ -1,15 +1,16 @@
 """Where to mask: strategies, and the units that they are called on."""
+from ..contract.parse import parse
+from ..contract.strategy import Inverse, Range, Strategy, Union, controls, hide
+from ..contract.units import Units, layout, mean, place, repeat_to, rows, spread
 from .ball import Ball
 from .block import Block
 from .disc import Disc, paired
 from .guided import Guided
-from .parse import parse
 from .patterns import Checkerboard, Grid, Painted, Tube
 from .schedules import Coin, Cosine, Linear, Normal, Uniform
 from .span import Span
 from .static import Static
-from .strategies import Inverse, Random, Range, Strategy, Union, controls, create_strategy, hide, list_strategies
-from .units import Units, layout, mean, place, repeat_to, rows, spread
+from .strategies import Random, create_strategy, list_strategies
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
 __all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Guided', 'Inverse', 'Linear', 'Normal',

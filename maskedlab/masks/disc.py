@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from .strategies import Range, Strategy, rand
-from .units import Units
+from ..contract.strategy import Range, Strategy
+from .strategies import rand
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['distances', 'paired', 'Disc']

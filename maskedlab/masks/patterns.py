@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from .strategies import Law, Range, Rate, Strategy, count, first_k, rand, rates
-from .units import Units
+from .strategies import Law, Rate, count, first_k, rand, rates
+from ..contract.strategy import Range, Strategy
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['Grid', 'Checkerboard', 'Tube', 'Painted']

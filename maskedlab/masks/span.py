@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .strategies import Range, Rate, Strategy, first_k, rand, rates
-from .units import Units
+from ..contract.strategy import Range, Strategy
+from .strategies import Rate, first_k, rand, rates
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['distinct', 'Span']

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from .strategies import Range, Strategy, hide
-from .units import Units
+from ..contract.strategy import Range, Strategy, hide
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['alone', 'name_of', 'Static']

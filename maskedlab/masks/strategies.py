@@ -8,116 +8,19 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import math
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from .units import Units
+from ..contract.strategy import Range, Strategy
+from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['Rate', 'Law', 'Range', 'controls', 'Strategy', 'rand', 'rates', 'count', 'first_k', 'Random', 'share', 'sketch',
-           'Union', 'Inverse', 'accepted', 'hide', 'check', 'list_strategies', 'create_strategy']
-
-# %% ../../nbs/masks/01_strategies.ipynb #e9673e55
-@dataclass(frozen=True)
-class Range:
-    "The range of a strategy's field, both ends included; `step` is what one notch of its slider moves."
-    low: float
-    high: float
-    step: float = .05
-    open: bool = False      # the slider ends at `high`, the values do not
-
-def controls(strategy: Any,             # a strategy, or its class
-             ) -> list[dict[str, Any]]: # for each field: name, kind ('float', 'int', 'choice', 'bool'), low, high, step, choices, value
-    "The fields of a strategy as a panel of sliders needs them; fields without a range or choices are left out."
-    if not hasattr(strategy, '__dataclass_fields__'): return []
-    hints = get_type_hints(strategy if isinstance(strategy, type) else type(strategy), include_extras=True)
-    out = []
-    for f in fields(strategy):
-        hint, value = hints[f.name], getattr(strategy, f.name, f.default)
-        if get_origin(hint) is Annotated:
-            base, range_ = get_args(hint)[:2]
-            out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low, high=range_.high, step=range_.step,
-                            open=range_.open, value=value, schedule=base not in (int, float)))
-        elif get_origin(hint) is Literal:
-            out.append(dict(name=f.name, kind='choice', choices=list(get_args(hint)), value=value))
-        elif hint is bool:
-            out.append(dict(name=f.name, kind='bool', value=value))
-    return out
-
-def _checked(owner: str, c: dict[str, Any]) -> Any:
-    "The value of a field as a plain Python one, or one sentence that says what is wrong with it."
-    value, name = c['value'], f"{owner}({c['name']}={str(c['value'])[:40] if not isinstance(c['value'], str) else repr(c['value'][:40])})"
-    if c['kind'] == 'choice':
-        if value not in c['choices']: raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
-        return value
-    if c['kind'] == 'bool':
-        if not isinstance(value, bool): raise TypeError(f"{name}: give True or False")
-        return value
-    if c['schedule'] and callable(value): return value
-    whole = c['kind'] == 'int'
-    most = math.inf if c['open'] else c['high']
-    wanted = f"give a{' whole' if whole else ''} number " + (f"of at least {c['low']}" if c['open'] else f"from {c['low']} to {most}")
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)): raise TypeError(f"{name}: {wanted}")
-    if not c['low'] <= value <= most or value == math.inf: raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
-    return int(value) if whole else float(value)
-
-# %% ../../nbs/masks/01_strategies.ipynb #39fdacb8
-@dataclass(frozen=True)
-class Strategy:
-    "Base of the strategies: checks fields and units, hides only what is free, combines masks with `|` and `~`."
-
-    def __post_init__(self):
-        for c in controls(self):
-            object.__setattr__(self, c['name'], _checked(type(self).__name__, c))
-
-    def __call__(self, u: Units,                                # units, or a bare `layout`
-                 generator: torch.Generator | None = None,      # the same generator gives the same mask
-                 **signals) -> Tensor:                          # bool `[B, *u.shape]`, True = hidden
-        "Draw a mask."
-        if not isinstance(u, Units):
-            raise TypeError(f"a strategy is called on units, got {type(u).__name__}; try r.units(batch) or ml.layout((14, 14), batch=8)")
-        if not (generator is None or isinstance(generator, torch.Generator)):
-            raise TypeError(f"generator={str(generator)[:40]}: give a torch.Generator, such as torch.Generator().manual_seed(0)")
-        if len(u) == 0: raise ValueError("these units hold no sample: a mask needs a batch of at least one")
-        return self.where(u, generator, **signals) & u.free
-
-    def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
-        "Bool `[B, *u.shape]`: what a subclass writes."
-        raise NotImplementedError(f"{type(self).__name__} does not say where to hide: write its method where(u, generator, **signals)")
-
-    @property
-    def exact(self) -> bool:
-        "Where every unit is free: does every sample hide equally many, in every draw?"
-        return False
-
-    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        "The fewest and the most units that each sample may hide, two int64 `[B]`."
-        n = u.free.flatten(1).sum(1)
-        return torch.zeros_like(n), n
-
-    def chance(self, u: Units) -> Tensor | None:
-        "The probability with which each unit is hidden, float64 `[B, *u.shape]`; None where there is no formula."
-        return None
-
-    @property
-    def exchangeable(self) -> bool:
-        "Given its count, is every set of free units equally likely? Then neighbours are hidden independently of each other."
-        return False
-
-    @property
-    def mirrored(self) -> bool:
-        "Is a mask as likely as its mirror image along each axis?"
-        return self.exchangeable
-
-    def __or__(self, other: Callable[..., Tensor]) -> Union: return Union(self, other)
-    def __ror__(self, other: Callable[..., Tensor]) -> Union: return Union(other, self)
-    def __invert__(self) -> Strategy: return Inverse(self)
+__all__ = ['Rate', 'Law', 'rand', 'rates', 'count', 'first_k', 'Random', 'share', 'sketch', 'list_strategies', 'create_strategy']
 
 # %% ../../nbs/masks/01_strategies.ipynb #eb8c6be1
 def rand(shape: Sequence[int],
@@ -223,83 +126,6 @@ def sketch(mask: Tensor,                # bool `[B, H, W]` or `[B, L]`
     if mask.ndim == 2: return '\n'.join(line(r[0], o[0]) for r, o in zip(m.tolist(), real.tolist()))
     across = zip(m.transpose(0, 1).tolist(), real.transpose(0, 1).tolist())
     return '\n'.join('   '.join(line(c, o) for c, o in zip(row, ok)) for row, ok in across)
-
-# %% ../../nbs/masks/01_strategies.ipynb #f70fb032
-@dataclass(frozen=True, repr=False)
-class Union(Strategy):
-    "`a | b`: hidden by either of two independent draws. The count lies between the larger fewest and the sum of the mosts."
-    a: Callable[..., Tensor]    # a strategy, or any function of units
-    b: Callable[..., Tensor]
-
-    def __repr__(self) -> str: return f'({self.a!r} | {self.b!r})'
-
-    def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
-        return hide(self.a, u, generator, **signals) | hide(self.b, u, generator, **signals)
-
-    @property
-    def mirrored(self) -> bool: return all(getattr(s, 'mirrored', False) for s in (self.a, self.b))
-
-    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        (a0, a1), (b0, b1) = (s.counts(u) if isinstance(s, Strategy) else Strategy.counts(self, u) for s in (self.a, self.b))
-        return torch.maximum(a0, b0), torch.minimum(a1 + b1, u.free.flatten(1).sum(1))
-
-    def chance(self, u: Units) -> Tensor | None:
-        a, b = (s.chance(u) if isinstance(s, Strategy) else None for s in (self.a, self.b))
-        return None if a is None or b is None else 1 - (1 - a) * (1 - b)
-
-@dataclass(frozen=True, repr=False)
-class Inverse(Strategy):
-    "`~a`: hides the free units that `a` leaves; exact where `a` is."
-    of: Callable[..., Tensor]   # a strategy, or any function of units
-
-    def __repr__(self) -> str: return f'~{self.of!r}'
-    def __invert__(self) -> Strategy: return self.of if isinstance(self.of, Strategy) else Inverse(self)
-
-    def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
-        return u.free & ~hide(self.of, u, generator, **signals)
-
-    @property
-    def exact(self) -> bool: return getattr(self.of, 'exact', False)
-
-    @property
-    def exchangeable(self) -> bool: return getattr(self.of, 'exchangeable', False)
-
-    @property
-    def mirrored(self) -> bool: return getattr(self.of, 'mirrored', False)
-
-    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        n = u.free.flatten(1).sum(1)
-        low, high = self.of.counts(u) if isinstance(self.of, Strategy) else Strategy.counts(self, u)
-        return n - high, n - low
-
-    def chance(self, u: Units) -> Tensor | None:
-        p = self.of.chance(u) if isinstance(self.of, Strategy) else None
-        return None if p is None else u.free * (1 - p)
-
-# %% ../../nbs/masks/01_strategies.ipynb #91188fe7
-def accepted(function: Callable, given: dict[str, Any]) -> dict[str, Any]:
-    "The keywords that a function's signature can take."
-    try: params = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError): params = []
-    if any(p.kind is p.VAR_KEYWORD for p in params): return given
-    return {p.name: given[p.name] for p in params if p.name in given}
-
-def hide(strategy: Callable[..., Tensor],             # a strategy, or any function of units
-         u: Units,
-         generator: torch.Generator | None = None,
-         **signals) -> Tensor:                        # bool `[B, *u.shape]`
-    "Call any strategy or function of units, passing the generator and the signals that it accepts; check what it returns."
-    return check(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)
-
-def check(mask: Any, u: Units) -> Tensor:
-    "A mask is bool `[B, *shape]` or `[B, V, *shape]` for V views, on the device of the units: else one sentence says what it is instead."
-    want = f"[{len(u)}, {', '.join(map(str, u.shape))}]"
-    if not torch.is_tensor(mask) or mask.dtype != torch.bool:
-        got = f"{mask.dtype} {list(mask.shape)}" if torch.is_tensor(mask) else type(mask).__name__
-        raise TypeError(f"a mask must be a bool tensor {want}, True = hidden, got {got}; try mask > 0")
-    if mask.shape != u.valid.shape and mask.shape[:1] + mask.shape[2:] != u.valid.shape:
-        raise ValueError(f"a mask for these units must have shape {want}, got {list(mask.shape)}")
-    return mask.to(u.device)
 
 # %% ../../nbs/masks/01_strategies.ipynb #71ba1d06
 def list_strategies() -> dict[str, type[Strategy]]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .strategies import Range, Rate, Strategy, rand, rates, share
-from .units import Units
+from ..contract.strategy import Range, Strategy
+from .strategies import Rate, rand, rates, share
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['share_of_all', 'lots', 'ordered', 'pick', 'Tokens', 'Bernoulli', 'Slots', 'runs', 'sizes', 'WholeWords', 'WordSpans']

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..masks.units import Units
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['SHARED', 'fps', 'knn', 'Groups', 'dense', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap',
-           'MiniPointNet', 'centre_net', 'chamfer']
+           'MiniPointNet', 'centre_net']
 
 # %% ../../nbs/parts/08_groups.ipynb #c25ee737
 @torch.no_grad()
@@ -199,25 +199,3 @@ class MiniPointNet(nn.Module):
 def centre_net(dim: int, hidden: int = 128) -> nn.Sequential:
     "The position of a group from the coordinates of its centre."
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))
-
-# %% ../../nbs/parts/08_groups.ipynb #521369c5
-def chamfer(p: Tensor,               # `[..., n, 3]`
-            q: Tensor,               # `[..., m, 3]`
-            squared: bool = True,    # L2: squared distances, both means added; False: L1, distances, half of their sum
-            ) -> Tensor:             # `[...]`
-    "Chamfer distance of two sets of points."
-    lead = torch.broadcast_shapes(p.shape[:-2], q.shape[:-2])
-    p, q = p.expand(*lead, *p.shape[-2:]), q.expand(*lead, *q.shape[-2:])
-    with torch.no_grad():           # who is nearest is a choice: slopes go through the chosen pairs alone, n + m of n * m
-        x, y, z = ((p[..., :, None, i] - q[..., None, :, i]).square_() for i in range(3))
-        d = x.add_(y).add_(z)
-        at_q, at_p = d.argmin(-1), d.argmin(-2)
-    pick = lambda x, at: x.gather(-2, at[..., None].expand(*at.shape, 3))
-    there, back = (p - pick(q, at_q)).square().sum(-1), (q - pick(p, at_p)).square().sum(-1)
-    if squared: return there.mean(-1) + back.mean(-1)
-    return (_root(there).mean(-1) + _root(back).mean(-1)) / 2
-
-def _root(d: Tensor) -> Tensor:
-    "The root with slope 0 at 0, where that of `sqrt` is infinite."
-    at = d > 0
-    return torch.where(at, d, 1.).sqrt() * at

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..masks.units import Units
+from ..contract.units import Units
 from .transformer import Attention, Mlp, attention_bias
 
 # %% auto #0

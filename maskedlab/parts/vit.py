@@ -15,7 +15,7 @@ from .positions import RelativeBias, fit_positions, sincos
 from .transformer import Transformer, init_xavier
 
 # %% auto #0
-__all__ = ['ViT', 'BiasedViT']
+__all__ = ['ViT', 'BiasedViT', 'states']
 
 # %% ../../nbs/parts/04_vit.ipynb #6408a53a
 class ViT(Transformer):
@@ -98,3 +98,19 @@ class BiasedViT(Transformer):
         x = torch.cat([self.cls_token.expand(B, -1, -1), x.flatten(1, 2)], 1)
         x = self(x, bias=self.rel_pos_bias((h, w)), watch=watch, generator=generator)
         return x[:, 1:].view(B, h, w, D)
+
+# %% ../../nbs/parts/04_vit.ipynb #2c2a6cf0
+def states(encoder: ViT, x: Tensor,                   # `[B, n, dim]`, embedded patches, all or some
+           pad: Tensor | None = None,                 # bool `[B, n]`, True = padding
+           watch: list[Tensor] | None = None,         # receives the attention of the last block, `[B, heads, 1 + n, 1 + n]`
+           generator: torch.Generator | None = None,  # of stochastic depth
+           ) -> list[Tensor]:                         # after each block, before the final norm, `[B, 1 + n, dim]`
+    "The hidden states of all blocks."
+    x = encoder.front(x)
+    bias = None if pad is None else torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -torch.inf)
+    bias = None if bias is None else F.pad(bias, (1, 0))[:, None, None]
+    found = []
+    for i, block in enumerate(encoder.blocks, 1):
+        x = block(x, bias, watch if i == len(encoder.blocks) else None, generator)
+        found.append(x)
+    return found

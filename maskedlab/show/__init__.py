@@ -3,8 +3,9 @@ from importlib import import_module as _import
 
 _NAMES = {   # public name -> module
     'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures', 'sheet': 'figures',
-    'Explore': 'explore', 'State': 'explore', 'verdict': 'explore', 'Explorer': 'explorer', 'serve': 'explorer',
-    'VIEWS': 'views', 'view_of': 'views', 'cividis': 'views',
+    'Explore': 'explorer.core', 'State': 'explorer.core', 'verdict': 'explorer.core', 'Explorer': 'explorer.widget',
+    'serve': 'explorer.widget',
+    'VIEWS': 'views.base', 'view_of': 'views.base', 'cividis': 'views.base',
 }
 
 __all__ = list(_NAMES)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .explore import Explore, choices_of, look_at, scene_of, watching
-from .views import FAINT, INK, PAPER, Scene, cividis, font, panel
+from .explorer.core import Explore, choices_of, look_at, scene_of, watching
+from .views.base import FAINT, INK, PAPER, Scene, cividis, font, panel
 
 # %% auto #0
 __all__ = ['HATCHED', 'sheet', 'strip', 'panels_of', 'one_of', 'attention_map', 'map_of', 'curve']

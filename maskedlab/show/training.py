@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..parts.contract import evaluating
-from .explore import scene_of
+from ..contract.recipe import evaluating
+from .explorer.core import scene_of
 from .figures import one_of, panels_of, sheet
-from .views import view_of
-from ..train.draws import drawing, own_strategies, seeded
+from .views.base import view_of
+from ..train.seeds import drawing, own_strategies, seeded
 
 if TYPE_CHECKING: from maskedlab.train.trainer import Trainer
 

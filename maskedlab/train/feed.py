@@ -23,7 +23,7 @@ from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.text import load_text
 from ..data.vary import recolour, turn
-from .draws import drawing, seeded
+from .seeds import drawing, seeded
 
 # %% auto #0
 __all__ = ['Change', 'SETS', 'CHANGES', 'FILES', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix',

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..parts.contract import Out, Recipe
+from ..contract.recipe import Out, Recipe
 
 # %% auto #0
 __all__ = ['decay_groups', 'cosine', 'Average', 'losses', 'fit']

@@ -25,14 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from ..data.samples import SAMPLES
-from ..parts.checkpoints import arguments, brief, decode, encode, load_state, name_of
-from ..parts.contract import Recipe
-from ..recipes.stages import check_stages
-from ..recipes.table import create_recipe, recipe_class
+from ..contract.saved import arguments, brief, decode, encode, load_state, name_of
+from ..contract.recipe import Recipe
+from ..stages.shelf import check_stages
+from ..contract.create import create_recipe, recipe_class
 from ..settings import device as lab_device
 from ..settings import setting
 from .checkpoint import load_checkpoint, replace_file, save_checkpoint
-from .draws import Share, generators, restore_generators, seed_of, seeded, share_strategies, take_back
+from maskedlab.train.seeds import (
+    Share, generators, restore_generators, seed_of, seeded, share_strategies, take_back,
+)
 from .feed import Plan, Source, Waiting, hold, room, rounds, source_of
 from .loop import Average, cosine, decay_groups
 
@@ -211,7 +213,7 @@ class Trainer:
 
     def _make_recipe(self, recipe: Any, size: str | None, mask: Any) -> None:
         if isinstance(mask, str):
-            from maskedlab.masks.parse import parse
+            from maskedlab.contract.parse import parse
             mask = parse(mask)
         with seeded(self.seed, 'weights', device=self.device):
             self.recipe: Recipe = create_recipe(recipe, size=size)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts.contract import Recipe
+from ..contract.recipe import Recipe
 from ..parts.transformer import Block
 from ..train.loop import cosine
 

@@ -11,7 +11,7 @@ import torch
 from conftest import pixels, ready, settled, stage
 
 import maskedlab as ml
-from maskedlab.show.explore import Explore, State
+from maskedlab.show.explorer.core import Explore, State
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
@@ -218,7 +218,7 @@ def test_normalised_targets_offer_both_statistics(bare):
 
 
 def test_method_without_fill_and_attention_says_so(bare):
-    from maskedlab.recipes.mae import MAE
+    from maskedlab.recipes.image.mae import MAE
 
     class Silent(MAE):
         fill = None

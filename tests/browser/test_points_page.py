@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import ready, repaints, settled, stage
 
-from maskedlab.parts.groups import chamfer
-from maskedlab.show.explore import Explore
+from maskedlab.targets.sets import chamfer
+from maskedlab.show.explorer.core import Explore
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
@@ -19,7 +19,7 @@ def ink(page, title): return stage(page, title).locator('canvas').evaluate("(c) 
 
 def spot(page, core, title, unit):
     "Where on the page a group's foremost point lies, as the page itself projects it."
-    from maskedlab.show.clouds import project
+    from maskedlab.show.views.clouds import project
     d = core.draw(core.state).pictures['original']
     owner = d['unit'].tolist()
     at, depth = project(d['points'] - d['frame'][:3])
@@ -31,7 +31,7 @@ def spot(page, core, title, unit):
 
 def foremost(core):
     "The group of the point that is nearest to the eye."
-    from maskedlab.show.clouds import project
+    from maskedlab.show.views.clouds import project
     x = core.batch(core.state)['points'][0]
     return int(core.view.owner(x, core.units(core.state))[project(x)[1].argmax()])
 

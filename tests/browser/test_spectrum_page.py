@@ -8,7 +8,7 @@ import torch
 from conftest import pixels, ready, settled, stage
 
 from maskedlab.masks.disc import Disc, paired
-from maskedlab.show.explore import Explore
+from maskedlab.show.explorer.core import Explore
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 SEES = 'What the network sees'

@@ -8,7 +8,7 @@ import torch
 from conftest import ready, repaints, settled, stage
 
 import maskedlab as ml
-from maskedlab.show.explore import Explore
+from maskedlab.show.explorer.core import Explore
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 

@@ -25,7 +25,7 @@ def answering(port, tries=300):
 def test_page_of_its_own(browser, tmp_path):
     pytest.importorskip('voila')
     port = free_port()
-    code = f"from maskedlab.show.explorer import serve; serve('mae', port={port}, open_browser=False)"
+    code = f"from maskedlab.show.explorer.widget import serve; serve('mae', port={port}, open_browser=False)"
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path / 'run')}
     server = subprocess.Popen([sys.executable, '-c', code], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
@@ -52,7 +52,7 @@ def test_page_of_its_own(browser, tmp_path):
 def test_taken_port_and_unknown_recipe_are_sentences():
     import socket
 
-    from maskedlab.show.explorer import serve
+    from maskedlab.show.explorer.widget import serve
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0)); s.listen()
         with pytest.raises(ValueError, match='taken'): serve('mae', port=s.getsockname()[1])
