@@ -43,7 +43,8 @@ def table(n: int, batch: int = 64, units: int = 196, dim: int = 768) -> Table:
     def back(f: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], None]:
         def run() -> None:
             f().sum().backward()
-            for v in leaves: v.grad = None
+            for v in leaves:
+                v.grad = None
         return run
 
     cases: dict[str, tuple[Callable, Callable]] = {
@@ -55,7 +56,8 @@ def table(n: int, batch: int = 64, units: int = 196, dim: int = 768) -> Table:
     }
     for name in ('keep, forward', 'restore, forward'):
         ours, theirs = (f() for f in cases[name])
-        if not torch.equal(ours, theirs): raise RuntimeError(f"{name}: the two ways differ, so their times cannot be compared")
+        if not torch.equal(ours, theirs):
+            raise RuntimeError(f"{name}: the two ways differ, so their times cannot be compared")
     out = Table(
         'drop', 'Taking tokens out and putting them back',
         f'{batch} x {units} tokens of width {dim}, 75 % hidden, float32. The other way gathers with an int64 index that is repeated over '
@@ -68,4 +70,5 @@ def table(n: int, batch: int = 64, units: int = 196, dim: int = 768) -> Table:
     return out
 
 
-def tables(a: argparse.Namespace) -> list[Table]: return [table(max(a.rounds, 25), a.batch)]
+def tables(a: argparse.Namespace) -> list[Table]:
+    return [table(max(a.rounds, 25), a.batch)]

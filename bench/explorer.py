@@ -38,13 +38,17 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
             'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
             **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
             'draw': lambda: v.draw(scene), 'bytes': lambda: [v.wire(d) for d in drawn.values()]}
-        try: parts['mask']()
-        except ValueError: del parts['mask']        # drawn by a score that only the network's forward has
-        if guesses: parts['guesses'] = lambda: [(v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses]
+        try:
+            parts['mask']()
+        except ValueError:
+            del parts['mask']        # drawn by a score that only the network's forward has
+        if guesses:
+            parts['guesses'] = lambda: [(v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses]
         t = timed(parts, n, warm=3)
     message = dict(kind='draw', state=asdict(s), view=0, seq=0)
     reply = e.answer(message)[0]
-    if reply['kind'] != 'drawn': raise ValueError(f"the explorer could not draw {name}: {str(reply.get('words'))[:120]}")
+    if reply['kind'] != 'drawn':
+        raise ValueError(f"the explorer could not draw {name}: {str(reply.get('words'))[:120]}")
     return t | timed({'whole answer': lambda: e.answer(message)}, n, warm=3)
 
 
@@ -65,7 +69,8 @@ def repainted(names: list[str]) -> dict[str, list[float]]:
     with browser.chromium() as b, tempfile.TemporaryDirectory() as folder:
         for name in names:
             page = browser.open_page(b, Explore(name), Path(folder) / f'{name}.html')
-            if page.query_selector('[data-field=ratio]'): found[name] = [x / 1e3 for x in browser.repaints(page, .2, .01)]
+            if page.query_selector('[data-field=ratio]'):
+                found[name] = [x / 1e3 for x in browser.repaints(page, .2, .01)]
             page.context.close()
     return found
 

@@ -2,9 +2,10 @@
 
     python -m bench.points [--centres]
 
-The plain loop is the one that most point networks in PyTorch carry: it lowers distances through a boolean index, on points stored one
-after another. `--centres` trains Point-MAE of the lab's size on three seeds, and compares its Chamfer distance on test models with that
-of a predictor that sees centres only (the same network, trained with everything hidden), the untrained network, and the best constant.
+The plain loop is the one that most point networks in PyTorch carry: it lowers distances through a boolean
+index, on points stored one after another. `--centres` trains Point-MAE of the lab's size on three seeds, and
+compares its Chamfer distance on test models with that of a predictor that sees centres only (the same
+network, trained with everything hidden), the untrained network, and the best constant.
 """
 from __future__ import annotations
 
@@ -45,21 +46,25 @@ def plain(points: torch.Tensor, n: int) -> torch.Tensor:
 
 def speed() -> dict[str, Any]:
     points = torch.rand(32, 1024, 3, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(plain(points, 64), fps(points, 64)): raise SystemExit("the two do not choose the same points")
+    if not torch.equal(plain(points, 64), fps(points, 64)):
+        raise SystemExit("the two do not choose the same points")
     taken = rounds({'plain': lambda: plain(points, 64), 'fps': lambda: fps(points, 64)}, 21, warm=3)
     times = ratio(taken['fps'], taken['plain'])
-    print(f"fps 32 x 1024 -> 64: {1e3 * sorted(taken['fps'])[10]:.1f} ms, plain loop {1e3 * sorted(taken['plain'])[10]:.1f} ms: "
+    print(f"fps 32 x 1024 -> 64: {1e3 * sorted(taken['fps'])[10]:.1f} ms, plain loop "
+          f"{1e3 * sorted(taken['plain'])[10]:.1f} ms: "
           f"{times.show(2)} times as fast")
     return dict(task='fps 32 x 1024 -> 64', ratio=list(times), bar=1.8, seconds=taken)
 
 
 def centres(steps: int = 600, seeds: int = 3) -> dict[str, Any]:
-    lab = dict(groups=32, size=16, dim=64, depth=3, heads=4, decoder_depth=2, decoder_heads=4, pointnet=(32, 64, 128), drop_path=0.)
+    lab = dict(groups=32, size=16, dim=64, depth=3, heads=4, decoder_depth=2, decoder_heads=4,
+               pointnet=(32, 64, 128), drop_path=0.)
     test = sample('points', n=None, split='test', points=512)
     mask = Random(.6, law='floor hidden')
     found: dict[str, list[float]] = {'full': [], 'centres only': [], 'untrained': []}
     for seed in range(seeds):
-        for name, strategy in (('full', mask), ('centres only', lambda u: u.free.clone()), ('untrained', mask)):
+        for name, strategy in (('full', mask), ('centres only', lambda u: u.free.clone()),
+                               ('untrained', mask)):
             torch.manual_seed(seed)
             r = PointMAE(**lab)
             if name != 'untrained':
@@ -73,14 +78,17 @@ def centres(steps: int = 600, seeds: int = 3) -> dict[str, Any]:
         print(f'seed {seed}:', {k: round(v[-1], 5) for k, v in found.items()}, flush=True)
     found['best constant'] = [constant(sample('points', n=None, points=512), test, mask, lab)] * seeds
     print('one group for all places:', round(found['best constant'][0], 5))
-    return dict(task='Chamfer distance of hidden groups, test models', steps=steps, **found, reading=reading(found))
+    return dict(task='Chamfer distance of hidden groups, test models', steps=steps, **found,
+                reading=reading(found))
 
 
 def reading(found: dict[str, list[float]]) -> str:
-    "The learning gate first: a network that is not below the best constant has learned nothing that could be given away."
+    """The learning gate first: a network that is not below the best constant has learned nothing that could
+    be given away."""
     average = {k: sum(v) / len(v) for k, v in found.items()}
     floor, full, alone = (average[k] for k in ('best constant', 'full', 'centres only'))
-    if max(found['full']) > .95 * floor: return 'the full network is not clearly below the best constant: trained too little to say'
+    if max(found['full']) > .95 * floor:
+        return 'the full network is not clearly below the best constant: trained too little to say'
     return f'of what the full network gains on the best constant, centres alone give {(floor - alone) / (floor - full):.0%}'
 
 
@@ -102,7 +110,8 @@ def constant(train: dict, test: dict, mask: Any, lab: dict, steps: int = 300) ->
 
 def main() -> int:
     p = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
-    p.add_argument('--centres', action='store_true', help='train and compare what centres give away (minutes)')
+    p.add_argument('--centres', action='store_true',
+                   help='train and compare what centres give away (minutes)')
     a = p.parse_args()
     result = {**(centres() if a.centres else speed()), 'machine': machine()}
     RESULTS.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
 """Mask samplers beside the public ways of drawing the same masks.
 
-The counterparts are the double argsort of MAE's code; a Python loop per image over block attempts (BEiT's and CAE's rules, painted cell by
-cell as released, and by numpy slices, which the released code does not do); and transformers' `_compute_mask_indices`.
+The counterparts are the double argsort of MAE's code; a Python loop per image over block attempts (BEiT's and
+CAE's rules, painted cell by cell as released, and by numpy slices, which the released code does not do); and
+transformers' `_compute_mask_indices`.
 """
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ def cases():
     flat = layout((196,), batch=256)
     lengths = torch.randint(98, 197, (256, 1), generator=g)
     ragged = layout((196,), valid=torch.arange(196) < lengths)
-    ragged_grid = layout((14, 14), valid=ones(256, 14, 14, dtype=torch.bool) & (torch.arange(14)[:, None] < lengths[:, :, None] // 14))
+    ragged_grid = layout((14, 14), valid=ones(256, 14, 14,
+                                              dtype=torch.bool) & (torch.arange(14)[:, None] < lengths[:, :,
+                                                                                                       None] // 14))
     ends = torch.randint(750, 1501, (32, 1), generator=g)
     speech = layout((1500,), valid=torch.arange(1500) < ends)
     attend = speech.valid.long()
@@ -85,29 +88,37 @@ def cases():
          lambda: block_loop(256, 14, 14, 75, False, by_cells), 10),
         ('  beside a loop that paints by slices', draw(Block(n=75, law='at most'), patches),
          lambda: block_loop(256, 14, 14, 75, False, by_slice), None),
-        ('Block, 256 x 14 x 14, exactly 98', draw(Block(n=98), patches), lambda: block_loop(256, 14, 14, 98, True, by_cells), 10),
+        ('Block, 256 x 14 x 14, exactly 98', draw(Block(n=98), patches),
+         lambda: block_loop(256, 14, 14, 98, True, by_cells), 10),
         ('  beside a loop that paints by slices', draw(Block(n=98), patches),
          lambda: block_loop(256, 14, 14, 98, True, by_slice), None),
         ('Block, 256 x 14 x 14, ragged, exactly half', draw(Block(.5), ragged_grid), None, None),
-        ('Span, 32 x 1500', draw(Span(), frames), lambda: _compute_mask_indices((32, 1500), .65, 10, min_masks=2), 2),
-        ('Span, 32 x 1500, ragged', draw(Span(), speech), lambda: _compute_mask_indices((32, 1500), .65, 10, attend, min_masks=2), None),
+        ('Span, 32 x 1500', draw(Span(), frames), lambda: _compute_mask_indices((32, 1500), .65, 10,
+                                                                                min_masks=2), 2),
+        ('Span, 32 x 1500, ragged', draw(Span(), speech),
+         lambda: _compute_mask_indices((32, 1500), .65, 10, attend, min_masks=2), None),
         ('Span, 32 x 1500, ragged, equal counts', draw(Span(equal=True), speech), None, None),
         ('Tube, 32 x 8 x 14 x 14', draw(Tube(), layout((8, 14, 14), batch=32)), None, None),
     ]
 
 
-def arguments(p: argparse.ArgumentParser) -> None: pass
+def arguments(p: argparse.ArgumentParser) -> None:
+    pass
 
 
 def tables(a: argparse.Namespace) -> list[Table]:
     out = Table(
         'samplers', 'Drawing masks',
-        "Milliseconds a batch. The public ways: MAE's double argsort; a Python loop per image by BEiT's and CAE's rules, painted cell by "
-        "cell as released, and by slices of numpy; transformers' span masks. Rows marked ragged have padding in every sample, which the "
-        'first two cannot do.', ['sampler', 'kit (ms)', 'public (ms)', 'times faster', 'aim'], rounds=a.rounds)
+        "Milliseconds a batch. The public ways: MAE's double argsort; a Python loop per image by BEiT's and "
+        "CAE's rules, painted cell by "
+        "cell as released, and by slices of numpy; transformers' span masks. Rows marked ragged have padding "
+        "in every sample, which the "
+        'first two cannot do.', ['sampler', 'kit (ms)', 'public (ms)', 'times faster', 'aim'],
+        rounds=a.rounds)
     for name, ours, theirs, aim in cases():
         t = timed({'kit': ours, **({'public': theirs} if theirs else {})}, a.rounds, warm=2)
-        beside = (middle(t['public']).show(2, 1e3), ratio(t['kit'], t['public']).show(1)) if theirs else (None, None)
+        beside = (middle(t['public']).show(2, 1e3),
+                  ratio(t['kit'], t['public']).show(1)) if theirs else (None, None)
         out.add(name, middle(t['kit']).show(2, 1e3), *beside, aim)
         out.numbers[name] = t
     return [out]

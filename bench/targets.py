@@ -24,8 +24,10 @@ def entrants() -> list[str]:
     from maskedlab.contract.catalogue import list_recipes
 
     def joins(name: str) -> bool:
-        try: claim = find_claim(name)
-        except ValueError: return False
+        try:
+            claim = find_claim(name)
+        except ValueError:
+            return False
         return card(name).modality == 'image' and (claim.data == 'digits' or claim.compared is not None)
     return ['mae', *(n for n in list_recipes() if n != 'mae' and joins(n))]
 

@@ -6,7 +6,8 @@
     b = ml.sample('image', n=8)
     out = r(b, mask=ml.masks.Block(ratio=.5))
 
-Names are loaded when they are first used, so that importing the package costs no more than importing torch."""
+Names are loaded when they are first used, so that importing the package costs no more than importing
+torch."""
 from importlib import import_module as _import
 
 from . import _moved as _moved
@@ -15,17 +16,22 @@ __version__ = "0.1.0"
 
 _NAMES = {   # public name -> module
     'list_recipes': 'contract.catalogue', 'create_recipe': 'contract.create', 'card': 'contract.create',
-    'Recipe': 'contract.recipe', 'Out': 'contract.recipe', 'Card': 'contract.recipe', 'draw': 'contract.recipe',
+    'Recipe': 'contract.recipe', 'Out': 'contract.recipe', 'Card': 'contract.recipe',
+          'draw': 'contract.recipe',
     'Units': 'contract.units', 'layout': 'contract.units',
-    'sample': 'data.samples', 'list_samples': 'data.samples', 'describe': 'data.samples', 'batches': 'data.batches',
-    'images': 'data.own', 'load_image': 'data.own', 'encode': 'data.text', 'decode': 'data.text', 'load_points': 'data.points',
+    'sample': 'data.samples', 'list_samples': 'data.samples', 'describe': 'data.samples',
+          'batches': 'data.batches',
+    'images': 'data.own', 'load_image': 'data.own', 'encode': 'data.text', 'decode': 'data.text',
+          'load_points': 'data.points',
     'load_pretrained': 'formats.pretrained',
-    'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage', 'count_law': 'instruments.count_law',
+    'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage',
+          'count_law': 'instruments.count_law',
     'fit': 'train.loop', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
     'Explorer': 'show.explorer.widget',
     'setting': 'settings', 'settings': 'settings',
 }
-_ROOMS = ('contract', 'masks', 'corruptions', 'targets', 'parts', 'stages', 'recipes', 'formats', 'instruments', 'data', 'train', 'uses',
+_ROOMS = ('contract', 'masks', 'corruptions', 'targets', 'parts', 'stages', 'recipes', 'formats',
+          'instruments', 'data', 'train', 'uses',
           'show', 'claims', 'course')
 
 __all__ = ['__version__', *_NAMES, *_ROOMS]
@@ -37,4 +43,5 @@ def __getattr__(name):
     raise AttributeError(f"maskedlab has no {name!r}; see maskedlab.__all__")
 
 
-def __dir__(): return sorted(__all__)
+def __dir__():
+    return sorted(__all__)

@@ -27,7 +27,8 @@ def _list(a: argparse.Namespace) -> None:
 def _card(a: argparse.Namespace) -> None:
     from dataclasses import asdict
     from maskedlab.contract.create import card
-    for key, value in asdict(card(a.recipe)).items(): print(f'{key:9} {value}')
+    for key, value in asdict(card(a.recipe)).items():
+        print(f'{key:9} {value}')
 
 def _settings(a: argparse.Namespace) -> None:
     from maskedlab.settings import settings
@@ -37,7 +38,8 @@ def _settings(a: argparse.Namespace) -> None:
 def _recipe(a: argparse.Namespace, **more: Any) -> Any:
     from maskedlab.contract.parse import parse
     from maskedlab.contract.create import create_recipe
-    if getattr(a, 'mask', None): more['strategy'] = parse(a.mask)
+    if getattr(a, 'mask', None):
+        more['strategy'] = parse(a.mask)
     return create_recipe(a.recipe, size=a.size, **more)
 
 def _leak(a: argparse.Namespace) -> int:
@@ -56,10 +58,12 @@ def _masks(a: argparse.Namespace) -> int:
     from maskedlab.contract.parse import parse
     from maskedlab.contract.units import layout
     sides = a.shape.split('x')
-    if not all(s.isdecimal() for s in sides): raise ValueError(f"--shape {a.shape}: give a layout such as 14x14, or 1500")
+    if not all(s.isdecimal() for s in sides):
+        raise ValueError(f"--shape {a.shape}: give a layout such as 14x14, or 1500")
     u = layout(tuple(map(int, sides)), batch=64)
     reports = [check(parse(a.strategy), u, n=a.n) for check in (count_law, coverage_map)]
-    for r in reports: print(r)
+    for r in reports:
+        print(r)
     return 0 if all(r.ok for r in reports) else 1
 
 def _explore(a: argparse.Namespace) -> None:
@@ -69,12 +73,14 @@ def _explore(a: argparse.Namespace) -> None:
 def _claim(a: argparse.Namespace) -> None:
     from maskedlab.instruments.claim import find_claim, run_claim
     claim = find_claim(a.recipe)
-    print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}', flush=True)
+    print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}',
+          flush=True)
     rehearsal = a.steps or a.seeds
     out = a.out or (None if rehearsal else f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json")
     r = run_claim(a.recipe, claim, out=out, full=a.full or a.arms, steps=a.steps, seeds=a.seeds, jobs=a.jobs,
                   say=lambda line: print(line, flush=True))
-    print(f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to {r['interval'][1]:+.4f}: {r['verdict']}"
+    print(f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to "
+          f"{r['interval'][1]:+.4f}: {r['verdict']}"
           + (' (a rehearsal: not the budget that was written down)' if rehearsal else ''))
 
 def _claims(a: argparse.Namespace) -> None:
@@ -90,8 +96,10 @@ def _bench(a: argparse.Namespace) -> int:
     from importlib import import_module
     root = Path(__file__).resolve().parents[1]
     if not (root / 'bench' / 'tables.py').is_file():
-        raise ValueError("bench/ is not part of the installed package; run `maskedlab bench` from a checkout of the source")
-    if str(root) not in sys.path: sys.path.insert(0, str(root))
+        raise ValueError("bench/ is not part of the installed package; run `maskedlab bench` from a checkout "
+                         "of the source")
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
     return import_module('bench.__main__').main(a.words[1:])
 
 # %% ../nbs/01_cli.ipynb #52d37644
@@ -99,17 +107,23 @@ def _train(a: argparse.Namespace) -> None:
     from maskedlab.train.trainer import Trainer
     out = Path(a.out)
     if out.exists() and any(out.iterdir()) and not (a.overwrite or a.resume):
-        raise ValueError(f"{out} is not empty; say --resume to go on, --overwrite to begin anew, or choose another --out")
+        raise ValueError(f"{out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
+                         "another --out")
     began = time.time()
-    same = ('size', 'steps', 'epochs', 'batch', 'accumulate', 'lr', 'lr_base', 'weight_decay', 'warmup', 'clip', 'ema', 'compile', 'mask',
+    same = ('size', 'steps', 'epochs', 'batch', 'accumulate', 'lr', 'lr_base', 'weight_decay', 'warmup',
+            'clip', 'ema', 'compile', 'mask',
             'image', 'vary', 'workers', 'seed', 'resume', 'overwrite', 'keep', 'save_every', 'tensorboard')
     more = {k: getattr(a, k) for k in same}
-    t = Trainer(a.recipe, a.data, out=out, precision='bf16' if a.bf16 else None, augment=not a.no_augment, **more)
-    try: history = t.fit(background=False)
+    t = Trainer(a.recipe, a.data, out=out, precision='bf16' if a.bf16 else None, augment=not a.no_augment,
+                **more)
+    try:
+        history = t.fit(background=False)
     except KeyboardInterrupt:
-        print(f'maskedlab: stopped at step {t.step} of {t.steps}; the same words with --resume go on', file=sys.stderr)
+        print(f'maskedlab: stopped at step {t.step} of {t.steps}; the same words with --resume go on',
+              file=sys.stderr)
         raise
-    if t.rank == 0: _finish(a, t, [h['loss'] for h in history[-50:]], round(time.time() - began))
+    if t.rank == 0:
+        _finish(a, t, [h['loss'] for h in history[-50:]], round(time.time() - began))
 
 def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> None:
     "Write the weights, and beside them how they came about."
@@ -117,12 +131,16 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> N
     from maskedlab.instruments.held_out import held_out
     recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
     recipe.save_pretrained(t.out, dtype=dtype)
-    if t.average: t.averaged().save_pretrained(t.out / 'average', dtype=dtype)
+    if t.average:
+        t.averaged().save_pretrained(t.out / 'average', dtype=dtype)
     report: dict[str, Any] = dict(
-        command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__, device=str(t.device), processes=t.world,
-        date=time.strftime('%Y-%m-%d'), seconds=seconds, parameters=sum(p.numel() for p in recipe.parameters()),
+        command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__,
+        device=str(t.device), processes=t.world,
+        date=time.strftime('%Y-%m-%d'), seconds=seconds,
+        parameters=sum(p.numel() for p in recipe.parameters()),
         loss=round(sum(last) / len(last), 5))
-    if not a.data: report['held_out'] = held_out(recipe, size=t.image)
+    if not a.data:
+        report['held_out'] = held_out(recipe, size=t.image)
     (t.out / 'provenance.json').write_text(json.dumps(report, indent=1) + '\n')
     print(json.dumps(report, indent=1))
 
@@ -140,7 +158,8 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, run: Any, text: str, recipe: bool = False) -> argparse.ArgumentParser:
         c = commands.add_parser(name, help=text, description=text)
         c.set_defaults(run=run)
-        if recipe: c.add_argument('recipe', help='a name of `maskedlab list`, or my_file.py:Class')
+        if recipe:
+            c.add_argument('recipe', help='a name of `maskedlab list`, or my_file.py:Class')
         return c
 
     c = add('list', _list, 'names of the recipes')
@@ -159,18 +178,23 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--shape', default='14x14', help='layout of the units, such as 14x14 or 1500')
     c.add_argument('-n', type=int, default=2000, help='masks to draw')
 
-    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict", recipe=True)
+    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict",
+            recipe=True)
     c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
-    c.add_argument('--arms', nargs='+', default=[], metavar='ARM', help='these beside the main contrast; added to a result that is there')
-    c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted run goes on')
+    c.add_argument('--arms', nargs='+', default=[], metavar='ARM', help='these beside the main contrast; '
+                                                                        'added to a result that is there')
+    c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted '
+                                 'run goes on')
     c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
     c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
     c.add_argument('--jobs', type=int, default=1, help='processes at once')
     c = add('claims', _claims, 'the table of all results')
     c.add_argument('folder', nargs='?', default='claims')
 
-    c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, fine-tuning, cost of a step')
-    c.add_argument('recipes', nargs='+', metavar='RECIPE', help="names of `maskedlab list`; the first one's step is the measure of cost")
+    c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
+                                 'fine-tuning, cost of a step')
+    c.add_argument('recipes', nargs='+', metavar='RECIPE', help="names of `maskedlab list`; the first one's "
+                                                                "step is the measure of cost")
     c.add_argument('--seeds', type=int, default=3)
     c.add_argument('--jobs', type=int, default=1, help='processes at once')
     c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
@@ -178,34 +202,42 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--tune', type=int, help='steps of fine-tuning; default 200')
     c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
 
-    c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the tables')
-    c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE', help='a table and its options; `maskedlab bench TABLE --help`')
+    c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the '
+                             'tables')
+    c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE',
+                   help='a table and its options; `maskedlab bench TABLE --help`')
 
     c = add('train', _train, 'train a recipe', recipe=True)
     c.add_argument('--out', required=True, help='folder for checkpoints, metrics and the weights')
-    c.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there is one')
+    c.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there '
+                                                         'is one')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
-    c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the embedded data of its modality')
+    c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
+                                  'embedded data of its modality')
     c.add_argument('--size', help='micro, tiny, small or base')
     c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
-    c.add_argument('--image', type=int, help='side of the crops in pixels; default: what the recipe is made for')
+    c.add_argument('--image', type=int, help='side of the crops in pixels; default: what the recipe is made '
+                                             'for')
     c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
     c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
     c.add_argument('--steps', type=int, help='optimiser steps; default 1000')
     c.add_argument('--epochs', type=float, help='instead of --steps: how often each picture is seen')
     c.add_argument('--batch', type=int, default=64, help='samples of a step, over all processes and rounds')
-    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS', help='rounds that a step is split into, where memory is short')
+    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS', help='rounds that a step is split '
+                                                                               'into, where memory is short')
     c.add_argument('--lr', type=float, help='highest learning rate; default 1e-3')
     c.add_argument('--lr-base', type=float, help='instead of --lr: the rate for a batch of 256')
     c.add_argument('--weight-decay', type=float)
     c.add_argument('--warmup', type=int, help='steps; default a twentieth of all')
-    c.add_argument('--clip', type=float, help="largest norm of the gradient; default: the recipe's own; inf: any")
+    c.add_argument('--clip', type=float, help="largest norm of the gradient; default: the recipe's own; inf: "
+                                              "any")
     c.add_argument('--ema', type=float, help='decay of an average of the weights, such as .999')
     c.add_argument('--bf16', action='store_true', help='bfloat16 where it is safe')
     c.add_argument('--compile', action='store_true', help='torch.compile')
     c.add_argument('--workers', type=int, default=0, help='processes that read ahead')
     c.add_argument('--seed', type=int, default=0)
-    c.add_argument('--save-every', type=int, metavar='STEPS', help='default: a tenth of all steps, at most 1000')
+    c.add_argument('--save-every', type=int, metavar='STEPS', help='default: a tenth of all steps, at most '
+                                                                   '1000')
     c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
     c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
     c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
@@ -220,11 +252,15 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     a = parser().parse_args(words)
     a.words = words
-    try: return a.run(a) or 0
-    except BrokenPipeError: return 0
+    try:
+        return a.run(a) or 0
+    except BrokenPipeError:
+        return 0
     except (ValueError, TypeError, OSError) as error:
         print(f'maskedlab: {error}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt: return 130
+    except KeyboardInterrupt:
+        return 130
 
-if __name__ == '__main__' and sys.argv[0].endswith('cli.py'): sys.exit(main())
+if __name__ == '__main__' and sys.argv[0].endswith('cli.py'):
+    sys.exit(main())

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-if TYPE_CHECKING: import torch
+if TYPE_CHECKING:
+    import torch
 
 _T = TypeVar('_T')
 
@@ -38,7 +39,8 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 def _device(text: str) -> str:
     name, _, index = text.lower().partition(':')
-    if name not in ('auto', 'cpu', 'cuda', 'mps', 'xpu') or (':' in text and not index.isdecimal()): raise ValueError(text)
+    if name not in ('auto', 'cpu', 'cuda', 'mps', 'xpu') or (':' in text and not index.isdecimal()):
+        raise ValueError(text)
     return text.lower()
 
 def _seed(text: str) -> int:
@@ -53,9 +55,12 @@ def _folder(text: str) -> Path:
 SETTINGS: dict[str, Setting] = {
     'device': Setting('auto', _device, 'auto, cpu, cuda, cuda:1, mps or xpu',
                       'where networks run; auto: the GPU where CUDA has one, else the CPU'),
-    'seed': Setting('42', _seed, 'a whole number from 0', 'where every random draw without a generator of its own starts'),
-    'cache': Setting('~/.cache/maskedlab', _folder, 'a folder', 'where trained stages and derived data are kept'),
-    'budget': Setting('full', _one_of('full', 'test'), 'full or test', 'how long runs take; test: as short as the checks allow'),
+    'seed': Setting('42', _seed, 'a whole number from 0', 'where every random draw without a generator of '
+                                                          'its own starts'),
+    'cache': Setting('~/.cache/maskedlab', _folder, 'a folder', 'where trained stages and derived data are '
+                                                                'kept'),
+    'budget': Setting('full', _one_of('full', 'test'), 'full or test', 'how long runs take; test: as short '
+                                                                       'as the checks allow'),
     'precision': Setting('auto', _one_of('auto', 'float32', 'bfloat16'), 'auto, float32 or bfloat16',
                          'of training; auto: bfloat16 on a GPU that has it, else float32'),
 }
@@ -78,38 +83,50 @@ def find_ini(folder: str | Path | None = None,  # where to begin; default: the w
              ) -> Path | None:                  # the file, or None
     "The nearest `settings.ini` with a section [maskedlab], from `folder` upwards."
     start = Path(folder or '.').absolute()
-    return next((f for f in (p / 'settings.ini' for p in (start, *start.parents)) if f.is_file() and _section(f) is not None), None)
+    return next((f for f in (p / 'settings.ini' for p in (start, *start.parents)) if f.is_file()
+                 and _section(f) is not None), None)
 
 def _section(file: Path) -> dict[str, str] | None:
     "The section [maskedlab] of a file; None where it has none, or is no file of ours to judge."
     parser = configparser.ConfigParser(interpolation=None, strict=False, default_section='')
-    try: text = file.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError): return None
+    try:
+        text = file.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError):
+        return None
     if '[maskedlab]' not in text: return None
-    try: parser.read_string(text)
+    try:
+        parser.read_string(text)
     except configparser.ParsingError as e:
         line = getattr(e, 'lineno', None) or e.errors[0][0]
-        raise ValueError(f"{_short(str(file))} cannot be read at line {line}: write lines `key = value` under [maskedlab]") from None
+        raise ValueError(f"{_short(str(file))} cannot be read at line {line}: write lines `key = value` "
+                         "under [maskedlab]") from None
     return {k: v.strip() for k, v in parser.items('maskedlab')} if parser.has_section('maskedlab') else None
 
 def _answers(environ: Mapping[str, str], file: Path | None) -> dict[str, Answer]:
     "Every setting, the weakest source first, so that a stronger one overwrites it."
     found = {k: (s.default, 'default') for k, s in SETTINGS.items()}
-    if 'IN_TEST' in environ: found['budget'] = ('test', 'IN_TEST')
+    if 'IN_TEST' in environ:
+        found['budget'] = ('test', 'IN_TEST')
     for key, text in ((_section(file) or {}) if file else {}).items():
-        if key not in SETTINGS: raise ValueError(f"unknown setting {_short(key, 40)!r} in {_short(str(file))}: {_nearest(key, SETTINGS)}")
-        if found[key][1] != 'IN_TEST': found[key] = (text, str(file))
+        if key not in SETTINGS:
+            raise ValueError(f"unknown setting {_short(key, 40)!r} in {_short(str(file))}: "
+                             f"{_nearest(key, SETTINGS)}")
+        if found[key][1] != 'IN_TEST':
+            found[key] = (text, str(file))
     for name, text in environ.items():
         if not name.startswith('MASKEDLAB_'): continue
         key = name.removeprefix('MASKEDLAB_').lower()
-        if key not in SETTINGS: raise ValueError(f"unknown environment variable {_short(name, 50)}: {_nearest(key, SETTINGS)}")
+        if key not in SETTINGS:
+            raise ValueError(f"unknown environment variable {_short(name, 50)}: {_nearest(key, SETTINGS)}")
         found[key] = (text.strip(), name)
     return {k: Answer(_read(k, text, source), source) for k, (text, source) in found.items()}
 
 def _read(key: str, text: str, source: str) -> Any:
-    try: return SETTINGS[key].read(text)
+    try:
+        return SETTINGS[key].read(text)
     except ValueError:
-        raise ValueError(f"{key} = {_short(text, 30)!r} in {_short(source)} cannot be used: give {SETTINGS[key].takes}") from None
+        raise ValueError(f"{key} = {_short(text, 30)!r} in {_short(source)} cannot be used: give "
+                         f"{SETTINGS[key].takes}") from None
 
 def settings() -> dict[str, Answer]:  # `{name: (value, source)}`
     "Every setting of the lab as it stands now, with where it came from."
@@ -118,7 +135,8 @@ def settings() -> dict[str, Answer]:  # `{name: (value, source)}`
 def setting(name: str,  # 'device', 'seed', 'cache', 'budget' or 'precision'
             ) -> Any:   # its value: text, a number or a path
     "One setting of the lab, as it stands now."
-    if name not in SETTINGS: raise ValueError(f"unknown setting {_short(str(name), 40)!r}: {_nearest(str(name), SETTINGS)}")
+    if name not in SETTINGS:
+        raise ValueError(f"unknown setting {_short(str(name), 40)!r}: {_nearest(str(name), SETTINGS)}")
     return settings()[name].value
 
 # %% ../nbs/00_settings.ipynb #b22c1d67
@@ -137,7 +155,8 @@ def device() -> torch.device:
     module = getattr(torch, chosen.type)
     there = module.device_count() if module.is_available() else 0
     if (chosen.index or 0) >= there:
-        raise ValueError(f"device = {name!r} is set but torch finds {there} of that kind here: give auto or cpu")
+        raise ValueError(f"device = {name!r} is set but torch finds {there} of that kind here: give auto or "
+                         "cpu")
     return chosen
 
 def generator(device: str | torch.device = 'cpu',  # where its draws live

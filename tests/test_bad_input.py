@@ -14,10 +14,12 @@ CLOSED = torch.ones(2, 8, 8).bool()
 CLOSED[:, 0] = False
 
 
-def batch(image=IMAGE): return dict(image=image)
+def batch(image=IMAGE):
+    return dict(image=image)
 
 
-def mae(*args, **kwargs): return ml.create_recipe('mae')(*args, **kwargs)
+def mae(*args, **kwargs):
+    return ml.create_recipe('mae')(*args, **kwargs)
 
 
 def closed_units():
@@ -79,14 +81,16 @@ CASES = {
 
 @pytest.fixture
 def no_compute(monkeypatch):
-    def refuse(*args, **kwargs): raise AssertionError('the network ran before the input was checked')
+    def refuse(*args, **kwargs):
+        raise AssertionError('the network ran before the input was checked')
     monkeypatch.setattr(Transformer, 'forward', refuse)
 
 
 @pytest.mark.parametrize('name', CASES)
 def test_one_sentence(name, no_compute):
     call, kind, words = CASES[name]
-    with pytest.raises(kind) as caught: call()
+    with pytest.raises(kind) as caught:
+        call()
     said = str(caught.value)
     assert len(said) <= 200 and '\n' not in said, (len(said), said)
     assert all(w in said for w in words), said
@@ -114,5 +118,6 @@ def test_command_line(words, has, tmp_path, capsys):
 
 
 def test_command_line_of_argparse(capsys):
-    with pytest.raises(SystemExit) as caught: main(['no-such-command'])
+    with pytest.raises(SystemExit) as caught:
+        main(['no-such-command'])
     assert caught.value.code == 2

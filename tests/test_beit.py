@@ -38,19 +38,22 @@ class Codes(nn.Module):
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, drop_path=0.)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def make(**more):
     torch.manual_seed(0)
     r = BEiT(**{**SMALL, 'tokenizer': Codes(), **more}).eval()
     with torch.no_grad():       # at the start the bias table is zero, which would hide a mistake
-        for p in r.parameters(): p.add_(torch.randn_like(p) * .1)
+        for p in r.parameters():
+            p.add_(torch.randn_like(p) * .1)
     return r
 
 
 @pytest.fixture(scope='module')
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
 # 1. and 2.: the released generator of masks
@@ -94,7 +97,8 @@ def test_one_term_a_hidden_patch_of_the_batch(batch):
     assert len(out.pred) == len(out.target) == 9 and torch.equal(out.scored, mask)
     assert_close(out.loss, nn.functional.cross_entropy(out.pred, out.target))
     with torch.no_grad():
-        for p in r.head.parameters(): p.zero_()
+        for p in r.head.parameters():
+            p.zero_()
     assert_close(r(batch, mask).loss.detach(), torch.tensor(math.log(12)))
 
 
@@ -130,11 +134,13 @@ def test_one_table_for_all_blocks_by_offset():
     tables = [n for n, p in r.named_parameters() if 'bias' in n and p.shape[-1] == 4 and len(p) == 7 * 7 + 3]
     assert tables == ['encoder.rel_pos_bias.table']
     bias = RelativeBias((4, 4), 1)
-    with torch.no_grad(): bias.table.copy_(torch.arange(52.)[:, None])
+    with torch.no_grad():
+        bias.table.copy_(torch.arange(52.)[:, None])
     rows = bias((4, 4))[0, 0].detach()
     seen = {}
     for a in range(16):
-        for b in range(16): seen.setdefault((a // 4 - b // 4, a % 4 - b % 4), set()).add(float(rows[1 + a, 1 + b]))
+        for b in range(16):
+            seen.setdefault((a // 4 - b // 4, a % 4 - b % 4), set()).add(float(rows[1 + a, 1 + b]))
     assert len(seen) == 49 and all(len(v) == 1 for v in seen.values()) and len(set.union(*seen.values())) == 49
     assert {float(v) for v in (*rows[0, 1:], *rows[1:, 0], rows[0, 0])} == {49., 50., 51.}
 
@@ -163,19 +169,25 @@ def test_fill_paints_words_into_hidden_patches_only(batch):
 # Bad input
 
 def test_words_and_tokenizers_that_do_not_fit(batch):
-    with pytest.raises(ValueError, match='12 words, the recipe\'s head 64'): make(words=64)
-    with pytest.raises(ValueError, match='needs words='): make(tokenizer=None)
-    with pytest.raises(TypeError, match='a tokenizer has ids'): make(tokenizer=nn.Linear(2, 2))
-    with pytest.raises(ValueError, match='names no stage'): make(tokenizer='nothing')
+    with pytest.raises(ValueError, match='12 words, the recipe\'s head 64'):
+        make(words=64)
+    with pytest.raises(ValueError, match='needs words='):
+        make(tokenizer=None)
+    with pytest.raises(TypeError, match='a tokenizer has ids'):
+        make(tokenizer=nn.Linear(2, 2))
+    with pytest.raises(ValueError, match='names no stage'):
+        make(tokenizer='nothing')
     bare = make(tokenizer=None, words=12)
     assert bare.logits(batch).shape == (3, 4, 4, 12)
-    with pytest.raises(ValueError, match='has no tokenizer'): bare(batch)
+    with pytest.raises(ValueError, match='has no tokenizer'):
+        bare(batch)
 
 
 def test_a_checkpoint_finds_another_tokenizer_out(tmp_path):
     make(tokenizer=None, words=12).save_pretrained(tmp_path)
     assert ml.load_pretrained(tmp_path, tokenizer=Codes(12)).head.out_features == 12
-    with pytest.raises(ValueError, match='20 words'): ml.load_pretrained(tmp_path, tokenizer=Codes(20))
+    with pytest.raises(ValueError, match='20 words'):
+        ml.load_pretrained(tmp_path, tokenizer=Codes(20))
 
 
 # Other layouts
@@ -195,7 +207,8 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, scale):
     theirs = transformers.BeitForMaskedImageModeling(config).eval()
     torch.manual_seed(0)
     with torch.no_grad():
-        for p in theirs.parameters(): p.normal_(std=.2)
+        for p in theirs.parameters():
+            p.normal_(std=.2)
     theirs.save_pretrained(tmp_path / 'theirs')
     (tmp_path / 'theirs' / 'preprocessor_config.json').write_text(json.dumps(dict(image_mean=[.5] * 3, image_std=[.5] * 3)))
     r = ml.load_pretrained(tmp_path / 'theirs')
@@ -219,7 +232,8 @@ def test_names_of_version_5_and_of_the_original_code(tmp_path, batch):
     assert 'beit.encoder.layer.0.attention.attention.key.bias' not in state
     renamed = {}
     for k, v in state.items():
-        for a, b in V5: k = k.replace(a, b)
+        for a, b in V5:
+            k = k.replace(a, b)
         renamed[k] = v
     save_file(renamed, folder / 'model.safetensors')
     original = r.save_pretrained(tmp_path / 'old', layout='original') / 'beit.pth'
@@ -227,11 +241,14 @@ def test_names_of_version_5_and_of_the_original_code(tmp_path, batch):
     assert held['mask_token'].shape == (1, 1, 32) and 'blocks.1.attn.q_bias' in held
     held['rel_pos_bias.relative_position_index'] = torch.zeros(17, 17).long()
     torch.save({'model': held}, original)
-    with pytest.warns(UserWarning, match='which colours'): again = ml.load_pretrained(original)
-    for other in (ml.load_pretrained(folder), again): assert_close(other.logits(batch), r.logits(batch))
+    with pytest.warns(UserWarning, match='which colours'):
+        again = ml.load_pretrained(original)
+    for other in (ml.load_pretrained(folder), again):
+        assert_close(other.logits(batch), r.logits(batch))
     del held['lm_head.weight'], held['rel_pos_bias.relative_position_bias_table']
     torch.save({'model': held | {'lm_head.weight': torch.ones(12, 32)}}, original)
-    with pytest.raises(ValueError, match='fine-tuned'): ml.load_pretrained(original, mean=(.5,) * 3, std=(.5,) * 3)
+    with pytest.raises(ValueError, match='fine-tuned'):
+        ml.load_pretrained(original, mean=(.5,) * 3, std=(.5,) * 3)
 
 
 # The tokenizer that the kit trains
@@ -252,7 +269,8 @@ def test_the_tokenizers_doors():
 def test_a_dead_codebook_is_told():
     t = ImageDVAE(**ImageDVAE.sizes['digits'])
     t.recent[:4] = 5.
-    with pytest.warns(UserWarning, match='dead codebook; train it longer'): check_tokenizer(t)
+    with pytest.warns(UserWarning, match='dead codebook; train it longer'):
+        check_tokenizer(t)
     assert t.alive() == 4 / 64
     t.recent[:] = 5.
     with warnings.catch_warnings():
@@ -269,7 +287,8 @@ def test_a_stage_is_trained_again_when_its_configuration_changes(tmp_path, monke
     assert train_stage(key, steps=3, batch=8) == folder and (folder / 'model.safetensors').read_bytes() == before     # it is there
     monkeypatch.setitem(ImageDVAE.sizes, 'digits', dict(ImageDVAE.sizes['digits'], words=16))
     assert find_stage(key) is None
-    with pytest.warns(UserWarning, match='other arguments'): assert stage(key).words == 16
+    with pytest.warns(UserWarning, match='other arguments'):
+        assert stage(key).words == 16
     train_stage(key, steps=2, batch=8)
     assert find_stage(key) == folder and stage(key).words == 16 and stage(key).alive() > 0
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]

@@ -11,11 +11,13 @@ import torch
 
 from maskedlab.cli import main
 
-pytestmark = pytest.mark.skipif(not (Path(__file__).resolve().parents[1] / 'bench').is_dir(), reason='no checkout')
+pytestmark = pytest.mark.skipif(not (Path(__file__).resolve().parents[1] / 'bench').is_dir(),
+                                reason='no checkout')
 
 
 def test_no_gpu_is_said_in_one_sentence(capsys):
-    if torch.cuda.is_available(): pytest.skip('there is a GPU')
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
     assert main(['bench', 'gpu']) == 2
     said = capsys.readouterr().err.strip()
     assert said.startswith('maskedlab: ') and 'GPU' in said and '\n' not in said
@@ -47,7 +49,8 @@ def test_step_and_sweep_in_small():
 
 @pytest.mark.skipif(importlib.util.find_spec('transformers') is None, reason='transformers is not installed')
 def test_peers_are_the_same_network():
-    "Equal shapes: the others count the same operations; the kit, which embeds and predicts fewer patches, no more."
+    """Equal shapes: the others count the same operations; the kit, which embeds and predicts fewer patches,
+    no more."""
     from bench.peers import OURS, PEERS, Shape, counted
     shape = Shape('test', 64, 2, 4, 32, 1, 4, 2)
     work = {k: counted(k, shape) for k, p in PEERS.items() if not p.missing}
@@ -77,7 +80,8 @@ def test_targets_stand_side_by_side(tmp_path, monkeypatch):
     a = argparse.Namespace(names=['mae', 'simmim'], jobs=1, seeds=2, rounds=1, save=True)
     table, = targets.tables(a)
     assert [r[0] for r in table.rows] == ['raw input', 'untrained', 'mae', 'simmim']
-    assert table.rows[2][5:] == ['1.00', '1.00', '1.00', '1'] and all(len(r) == len(table.columns) for r in table.rows)
+    assert table.rows[2][5:] == ['1.00', '1.00', '1.00',
+                                 '1'] and all(len(r) == len(table.columns) for r in table.rows)
     monkeypatch.setattr(c, 'one', lambda *a: 1 / 0)
     again, = targets.tables(a)
     assert again.rows == table.rows
@@ -90,20 +94,24 @@ def test_the_explorer_in_small():
     t = explorer.table(2, names, browser=False)
     assert [r[0] for r in t.rows] == names and t.columns[1:] == [*explorer.STAGES, 'repaint', '95th of it']
     assert all(cell for r in t.rows for cell in r[1:6]) and not any(r[-1] or r[-2] for r in t.rows)
-    assert {r[0]: bool(r[6]) for r in t.rows} == {'mae': True, 'bert_mlm': True, 'electra': False, 'point_mae': True}
+    assert {r[0]: bool(r[6]) for r in t.rows} == {'mae': True, 'bert_mlm': True, 'electra': False,
+                                                  'point_mae': True}
 
 
 def test_the_explorer_is_repainted_in_a_browser():
     "In a process of its own: the browser tests may hold a browser in this one."
     pytest.importorskip('playwright.sync_api')
     code = "from bench.explorer import repainted; t = repainted(['bert_mlm']); print({k: len(v) for k, v in t.items()})"
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=200)
-    assert done.stdout.strip() in ("{'bert_mlm': 30}", '{}'), done.stderr[-2000:]      # {}: no browser is installed
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          cwd=Path(__file__).parents[1], timeout=200)
+    # {}: no browser is installed
+    assert done.stdout.strip() in ("{'bert_mlm': 30}", '{}'), done.stderr[-2000:]
 
 
 def test_the_help_of_compare_says_its_budget(capsys):
     from maskedlab.instruments.compare import Budget
-    with pytest.raises(SystemExit): main(['compare', '--help'])
+    with pytest.raises(SystemExit):
+        main(['compare', '--help'])
     said = ' '.join(capsys.readouterr().out.split())
     assert f'default {Budget().steps}' in said and f'default {Budget().tune}' in said
 
@@ -113,7 +121,8 @@ def test_a_dear_step_is_explained():
 
     from bench import targets
     from bench.tables import RESULTS
-    text = targets.dear({'costs': {'mae': {'over': [1., .9, 1.1]}, 'selfie': {'over': [3., 2., 4.]}, 'other': {'over': [1.4, 1., 2.]}}})
+    text = targets.dear({'costs': {'mae': {'over': [1., .9, 1.1]}, 'selfie': {'over': [3., 2., 4.]},
+                                   'other': {'over': [1.4, 1., 2.]}}})
     assert 'mae' not in text and 'selfie is over 1.3: its convnet' in text and 'other is over 1.3: nobody' in text
     kept = json.loads((RESULTS / 'targets.json').read_text('utf-8'))
     over = [name for name, c in kept['numbers']['costs'].items() if c['over'][0] > 1.3]

@@ -24,29 +24,35 @@ class Codes(nn.Module):
         return ((grey - .4) * 5 * self.words).long().clamp(0, self.words - 1)
 
     def decode(self, ids):
-        return (ids[:, None] / self.words).repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3).expand(-1, 3, -1, -1)
+        return (ids[:, None] / self.words).repeat_interleave(self.stride,
+                                                             2).repeat_interleave(self.stride,
+                                                                                  3).expand(-1, 3, -1, -1)
 
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, regressor_depth=2, decoder_depth=1, drop_path=0.)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def make(**more):
     torch.manual_seed(0)
     r = CAE(**{**SMALL, 'tokenizer': Codes(), **more}).eval()
     with torch.no_grad():       # at the start many numbers are zero, which would hide a mistake
-        for p in r.parameters(): p.add_(torch.randn_like(p) * .1)
+        for p in r.parameters():
+            p.add_(torch.randn_like(p) * .1)
     return r
 
 
 @pytest.fixture(params=['tokens', 'pixels'])
-def r(request): return make(target=request.param)
+def r(request):
+    return make(target=request.param)
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
 def lengths(r, run):
@@ -56,7 +62,8 @@ def lengths(r, run):
         note = lambda m, args, name=name: seen.setdefault(name, []).append(args[0].shape[1])
         hooks.append(getattr(r, name).blocks[0].register_forward_pre_hook(note))
     run()
-    for h in hooks: h.remove()
+    for h in hooks:
+        h.remove()
     return seen
 
 
@@ -118,17 +125,19 @@ def test_the_gradient_of_the_alignment_flows_through_the_kept_patches_only(r, ba
     out = r(batch, generator=g())
     a = out.extra['aligned']
     grads = torch.autograd.grad(out.terms['alignment'], list(r.encoder.parameters()), allow_unused=True)
-    h = r.encode(out.units, out.mask)                                            # the same by hand, against a constant
+    h = r.encode(out.units, out.mask)                                   # the same by hand, against a constant
     alone = 2 * (r.held(r.regress(h, out.mask), out.mask) - a.clone()).square().mean()
     expected = torch.autograd.grad(alone, list(r.encoder.parameters()), allow_unused=True)
     assert any(e.abs().max() > 0 for e in expected)
-    for x, y in zip(grads, expected): assert_close(x, y, rtol=1e-4, atol=1e-6)
+    for x, y in zip(grads, expected):
+        assert_close(x, y, rtol=1e-4, atol=1e-6)
 
 
 def test_the_second_encoder_is_the_first_one(r, batch):
     before = r(batch, generator=g()).extra['aligned']
-    with torch.no_grad(): r.encoder.blocks[1].mlp.fc2.bias.add_(torch.linspace(-1, 1, 32))
-    assert (r(batch, generator=g()).extra['aligned'] - before).abs().max() > .1       # at once, and without a step
+    with torch.no_grad():
+        r.encoder.blocks[1].mlp.fc2.bias.add_(torch.linspace(-1, 1, 32))
+    assert (r(batch, generator=g()).extra['aligned'] - before).abs().max() > .1  # at once, and without a step
     assert not [n for n, _ in r.named_parameters() if 'align' in n]
 
 
@@ -162,7 +171,8 @@ def test_the_class_token_is_not_in_the_regressor(r, batch):
 
 def test_kept_tokens_stay_what_they_are_in_the_regressor(r, batch):
     seen = []
-    for b in r.regressor.blocks: b.norm_v.register_forward_pre_hook(lambda m, args: seen.append(args[0][:, :8]))
+    for b in r.regressor.blocks:
+        b.norm_v.register_forward_pre_hook(lambda m, args: seen.append(args[0][:, :8]))
     out = r(batch, mask=Block(n=8), generator=g())
     kept = r.encode(out.units, out.mask)[:, 1:]
     assert len(seen) == 2 and all(torch.equal(s, kept) for s in seen)
@@ -217,8 +227,9 @@ def test_zero_logits_score_the_logarithm_of_the_vocabulary(batch):
 def test_targets_are_the_tokens_of_the_clean_picture(batch):
     r = make()
     out = r(batch, generator=g())
-    assert torch.equal(out.target, rows(r.tokenizer.ids(batch['image']), out.mask)) and len(out.target.unique()) > 3
-    finer = make(tokenizer=Codes(stride=4))                             # reads the same picture at half of its size
+    assert torch.equal(out.target, rows(r.tokenizer.ids(batch['image']),
+                                        out.mask)) and len(out.target.unique()) > 3
+    finer = make(tokenizer=Codes(stride=4))                       # reads the same picture at half of its size
     assert (rows(finer.ids(out.units), out.mask) - out.target).abs().max() <= 1
 
 
@@ -226,7 +237,7 @@ def test_a_collapsed_aim_shows_as_no_spread(batch):
     r = make()
     assert .05 < r(batch, generator=g()).logs['spread'] <= 1
     bias = torch.randn(32)
-    with torch.no_grad():                                               # every representation is now the bias of the norm
+    with torch.no_grad():                                   # every representation is now the bias of the norm
         r.encoder.norm.weight.zero_()
         r.encoder.norm.bias.copy_(bias)
     assert r(batch, generator=g()).logs['spread'] < 1e-3
@@ -248,7 +259,8 @@ def test_the_aim_is_the_encoder_on_the_complement(r, batch):
     out = r(batch, generator=g())
     other = r.encode(out.units, ~out.mask)[:, 1:]
     assert_close(out.extra['aligned'], other.flatten(0, 1), rtol=1e-5, atol=1e-6)
-    assert_close(r(batch, mask=~out.mask).extra['aligned'], r.encode(out.units, out.mask)[:, 1:].flatten(0, 1), rtol=1e-5, atol=1e-6)
+    assert_close(r(batch, mask=~out.mask).extra['aligned'],
+                 r.encode(out.units, out.mask)[:, 1:].flatten(0, 1), rtol=1e-5, atol=1e-6)
 
 
 # any size, any mask
@@ -268,19 +280,23 @@ def ragged():
     return m
 
 
-@pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()], ids=['ragged', 'none', 'all'])
+@pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()],
+                         ids=['ragged', 'none', 'all'])
 def test_a_batch_is_what_its_pictures_are_alone(r, batch, mask):
     both = r(batch, mask=mask)
     assert both.loss.isfinite()
     for i in range(3):
         alone, mine = r(dict(image=batch['image'][i:i + 1]), mask=mask[i:i + 1]), mask.nonzero()[:, 0] == i
         assert_close(both.pred[mine], alone.pred, rtol=0, atol=1e-5)
-        for k in ('predicted', 'aligned'): assert_close(both.extra[k][mine], alone.extra[k], rtol=0, atol=1e-5)
+        for k in ('predicted', 'aligned'):
+            assert_close(both.extra[k][mine], alone.extra[k], rtol=0, atol=1e-5)
         assert_close(both.error[i], alone.error[0], rtol=1e-5, atol=1e-5, equal_nan=True)
-    if not mask.any(): assert both.loss == 0
+    if not mask.any():
+        assert both.loss == 0
 
 
-@pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()], ids=['ragged', 'none', 'all'])
+@pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()],
+                         ids=['ragged', 'none', 'all'])
 def test_gradients_without_nan(r, batch, mask):
     r(batch, mask=mask).loss.backward()
     grads = [p.grad for p in r.parameters() if p.grad is not None]
@@ -301,13 +317,15 @@ def test_fill_of_tokens_does_not_read_what_is_hidden(batch):
     again = r(batch, mask=out.mask, units=other)
     a, b = (rows(r.units(r.fill(batch, o)).x, out.mask) for o in (out, again))
     assert torch.equal(a, b)
-    want = rows(patchify((out.pred.argmax(-1) / 12)[:, None, None, None].expand(-1, 3, 8, 8), 8, ORDER), torch.ones(len(a), 1, 1).bool())
+    want = rows(patchify((out.pred.argmax(-1) / 12)[:, None, None, None].expand(-1, 3, 8, 8), 8, ORDER),
+                torch.ones(len(a), 1, 1).bool())
     assert_close(a, want)
 
 
 def test_attention_names_units(r, batch):
     w, q, k = r.attention(batch, ragged())
-    assert w.shape == (2, 3, 4, 16, 16) and q[0].tolist() == [-1, *range(8, 16)] + [-1] * 7 and torch.equal(q, k)
+    assert w.shape == (2, 3, 4, 16, 16) and q[0].tolist() == [-1,
+                                                              *range(8, 16)] + [-1] * 7 and torch.equal(q, k)
     w, q, k = r.attention(batch, ragged(), part='regressor')
     assert w.shape == (2, 3, 4, 16, 31) and q[0].tolist() == [*range(8)] + [-1] * 8
     assert k[0].tolist() == [*range(8, 16)] + [-1] * 7 + [*range(8)] + [-1] * 8
@@ -317,7 +335,8 @@ def test_attention_names_units(r, batch):
     w, q, k = r.attention(batch, ragged(), part='decoder')
     assert w.shape == (1, 3, 4, 16, 16) and q[2].tolist() == [13] + [-1] * 15
     assert r.attention(batch, part='regressor')[0].shape == (2, 3, 4, 0, 16)
-    with pytest.raises(ValueError, match='regressor'): r.attention(batch, part='tokens')
+    with pytest.raises(ValueError, match='regressor'):
+        r.attention(batch, part='tokens')
 
 
 def test_features_are_those_of_the_encoder(r, batch):
@@ -333,29 +352,36 @@ def test_features_are_those_of_the_encoder(r, batch):
 def test_a_codebook_of_another_size_is_told_in_one_sentence(batch):
     r = make()
     r.tokenizer = Codes(words=20)
-    with pytest.raises(ValueError, match=r'codebook of 20 words.*12.*tokenizer='): r(batch)
+    with pytest.raises(ValueError, match=r'codebook of 20 words.*12.*tokenizer='):
+        r(batch)
 
 
 def test_a_tokenizer_of_another_grid_is_told_in_one_sentence(batch):
     wrong = Codes()
     wrong.ids = lambda image: torch.zeros(len(image), 2, 2, dtype=torch.long)
-    with pytest.raises(ValueError, match=r'\[2, 2\].*\[4, 4\]'): make(tokenizer=wrong)(batch)
+    with pytest.raises(ValueError, match=r'\[2, 2\].*\[4, 4\]'):
+        make(tokenizer=wrong)(batch)
 
 
 def test_an_unknown_target_is_told_in_one_sentence():
-    with pytest.raises(ValueError, match="'tokens' or 'pixels'"): make(target='words')
+    with pytest.raises(ValueError, match="'tokens' or 'pixels'"):
+        make(target='words')
 
 
 # the paper's size
 
 def test_sizes_of_the_paper():
-    with torch.device('meta'): base = CAE(**{**CAE.sizes['base'], 'tokenizer': Codes(8192)})
+    with torch.device('meta'):
+        base = CAE(**{**CAE.sizes['base'], 'tokenizer': Codes(8192)})
     count = lambda part: sum(p.numel() for p in part.parameters())
     D = 768
-    shared = 4 * D * D + D + 2 * 4 * D * D + 5 * D + 2 * D + 2 * D          # attention, its output bias, MLP, and the two biases, scales
+    # attention, its output bias, MLP, and the two biases, scales
+    shared = 4 * D * D + D + 2 * 4 * D * D + 5 * D + 2 * D + 2 * D
     block = shared + 4 * D                                                  # two norms
-    assert count(base.encoder) == 12 * block + 2 * D + D + 768 * D + D      # final norm, class token, patch embedding
-    assert count(base.regressor) == 4 * (block + 4 * D) + 2 * D + D         # two more norms a block; final norm, query
+    # final norm, class token, patch embedding
+    assert count(base.encoder) == 12 * block + 2 * D + D + 768 * D + D
+    # two more norms a block; final norm, query
+    assert count(base.regressor) == 4 * (block + 4 * D) + 2 * D + D
     assert count(base.decoder) == 4 * block + 2 * D and count(base.head) == 8192 * D + 8192
 
 
@@ -365,7 +391,8 @@ def test_the_published_layout_there_and_back(tmp_path, batch):
     r = make()
     folder = r.save_pretrained(tmp_path / 'theirs', layout='original')
     saved = torch.load(folder / 'cae.pth', weights_only=True)['model']
-    some = {'alignment_encoder.cls_token', 'regresser.regressor_blocks.1.cross_attn.q_bias', 'decoder.head.weight', 'rd_pos_embed'}
+    some = {'alignment_encoder.cls_token', 'regresser.regressor_blocks.1.cross_attn.q_bias',
+            'decoder.head.weight', 'rd_pos_embed'}
     assert some <= set(saved)
     again = ml.load_pretrained(folder / 'cae.pth', heads=4, tokenizer=r.tokenizer, drop_path=0.)
     a, b = r(batch, generator=g()), again(batch, generator=g())
@@ -373,27 +400,33 @@ def test_the_published_layout_there_and_back(tmp_path, batch):
 
 
 def test_a_published_file_has_no_dictionary_of_ours(tmp_path, batch):
-    "Its head names words of another tokenizer: features work, a loss asks for a tokenizer, and no stage of the kit is put in its place."
+    """Its head names words of another tokenizer: features work, a loss asks for a tokenizer, and no stage of
+    the kit is put in its place."""
     r = make()
     folder = r.save_pretrained(tmp_path / 'theirs', layout='original')
     again = ml.load_pretrained(folder / 'cae.pth', heads=4, drop_path=0.).eval()
     assert again.tokenizer is None and again.head.out_features == r.head.out_features
     assert torch.equal(again.features(batch), r.features(batch))
-    with pytest.raises(ValueError, match='no tokenizer'): again(batch, generator=g())
-    with pytest.raises(ValueError, match='other|words'): ml.load_pretrained(folder / 'cae.pth', heads=4, tokenizer=Codes(words=20))
+    with pytest.raises(ValueError, match='no tokenizer'):
+        again(batch, generator=g())
+    with pytest.raises(ValueError, match='other|words'):
+        ml.load_pretrained(folder / 'cae.pth', heads=4, tokenizer=Codes(words=20))
 
 
 def test_the_published_layout_refuses_heads_that_it_cannot_tell(tmp_path):
     "Such files do not say how many heads there are; a reader would take those of the released models."
     wide = dict(SMALL, dim=192, heads=6)
-    with pytest.raises(ValueError, match='12 for this width') as said: make(**wide).save_pretrained(tmp_path / 'six', layout='original')
+    with pytest.raises(ValueError, match='12 for this width') as said:
+        make(**wide).save_pretrained(tmp_path / 'six', layout='original')
     assert len(str(said.value)) <= 200 and not (tmp_path / 'six').exists()
     r = make(**dict(wide, heads=12))
-    assert ml.load_pretrained(r.save_pretrained(tmp_path / 'twelve', layout='original') / 'cae.pth').config['heads'] == 12
+    assert ml.load_pretrained(r.save_pretrained(tmp_path / 'twelve',
+                                                layout='original') / 'cae.pth').config['heads'] == 12
 
 
 def test_tokens_need_a_tokenizer_or_words():
-    with pytest.raises(ValueError, match='needs words=') as said: make(tokenizer=None)
+    with pytest.raises(ValueError, match='needs words=') as said:
+        make(tokenizer=None)
     assert len(str(said.value)) <= 200 and make(tokenizer=None, words=12).head.out_features == 12
 
 
@@ -415,6 +448,7 @@ def test_the_explorer_shows_where_the_regressor_looks():
     s = replace(e.state, painted=[1, 2, 5])
     assert e.spec(s.recipe)['parts'] == ['encoder', 'regressor', 'decoder']
     see = lambda look, part: e.draw(replace(s, look=look, part=part))
-    assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2, 'regressor').notes['attention']
+    assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2,
+                                                                              'regressor').notes['attention']
     assert 'regressor has patch 2' in see(2, 'encoder').notes['attention']
     assert 'on view' in see(8, 'regressor').notes['attention']

@@ -26,19 +26,22 @@ SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decode
 HEADS = dict(heads=4, decoder_heads=2)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def make(cls=MAE, **more):
     torch.manual_seed(0)
     r = cls(**{**SMALL, **more}).eval() if cls is MAE else cls(**more).eval()
     with torch.no_grad():
-        for p in r.parameters(): p.add_(torch.randn_like(p) * .05)
+        for p in r.parameters():
+            p.add_(torch.randn_like(p) * .05)
     return r
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
 def same(a, b, batch):
@@ -54,7 +57,8 @@ def same(a, b, batch):
 def waves(side, dim):
     rate = 1 / 10000 ** (torch.arange(dim // 4).double() / (dim // 4))
     code = lambda place: torch.cat([torch.sin(place * rate), torch.cos(place * rate)])
-    rows = [torch.cat([code(column), code(row)]) for row in range(side) for column in range(side)]       # the first half codes the column
+    # the first half codes the column
+    rows = [torch.cat([code(column), code(row)]) for row in range(side) for column in range(side)]
     return torch.cat([torch.zeros(1, dim), torch.stack(rows).float()])[None]
 
 
@@ -64,26 +68,32 @@ def original(side=4, patch=8, dim=32, depth=2, decoder_dim=16, decoder_depth=1):
     w = lambda *shape: torch.randn(*shape, generator=gen) * .3 / math.sqrt(shape[-1])
     def block(name, d):
         s = {f'{name}.norm{i}.{k}': w(d) + (k == 'weight') for i in (1, 2) for k in ('weight', 'bias')}
-        for part, (i, o) in {'attn.qkv': (d, 3 * d), 'attn.proj': (d, d), 'mlp.fc1': (d, 4 * d), 'mlp.fc2': (4 * d, d)}.items():
+        for part, (i, o) in {'attn.qkv': (d, 3 * d), 'attn.proj': (d, d), 'mlp.fc1': (d, 4 * d),
+                             'mlp.fc2': (4 * d, d)}.items():
             s |= {f'{name}.{part}.weight': w(o, i) * 3, f'{name}.{part}.bias': w(o)}
         return s
     state = {'cls_token': w(1, 1, dim), 'pos_embed': waves(side, dim)}
     state |= {'patch_embed.proj.weight': w(dim, 3, patch, patch), 'patch_embed.proj.bias': w(dim)}
-    for i in range(depth): state |= block(f'blocks.{i}', dim)
+    for i in range(depth):
+        state |= block(f'blocks.{i}', dim)
     state |= {'norm.weight': w(dim) + 1, 'norm.bias': w(dim)}
     state |= {'mask_token': w(1, 1, decoder_dim), 'decoder_pos_embed': waves(side, decoder_dim)}
     state |= {'decoder_embed.weight': w(decoder_dim, dim) * 3, 'decoder_embed.bias': w(decoder_dim)}
-    for i in range(decoder_depth): state |= block(f'decoder_blocks.{i}', decoder_dim)
+    for i in range(decoder_depth):
+        state |= block(f'decoder_blocks.{i}', decoder_dim)
     state |= {'decoder_norm.weight': w(decoder_dim) + 1, 'decoder_norm.bias': w(decoder_dim)}
-    return state | {'decoder_pred.weight': w(patch * patch * 3, decoder_dim) * 3, 'decoder_pred.bias': w(patch * patch * 3)}
+    return state | {'decoder_pred.weight': w(patch * patch * 3, decoder_dim) * 3,
+                    'decoder_pred.bias': w(patch * patch * 3)}
 
 
 def reference(s, image, noise, heads, decoder_heads, norm_pix, ratio=.75, eps=1e-6):
-    "MAE's forward on a normalised picture, formula by formula: loss, predictions of all patches, mask with 1 = hidden."
+    """MAE's forward on a normalised picture, formula by formula: loss, predictions of all patches, mask with
+    1 = hidden."""
     def block(x, name, heads):
         B, N, D = x.shape
         y = F.layer_norm(x, (D,), s[f'{name}.norm1.weight'], s[f'{name}.norm1.bias'], eps)
-        q, k, v = (F.linear(y, s[f'{name}.attn.qkv.weight'], s[f'{name}.attn.qkv.bias'])[..., i * D:(i + 1) * D]
+        q, k, v = (F.linear(y, s[f'{name}.attn.qkv.weight'],
+                            s[f'{name}.attn.qkv.bias'])[..., i * D:(i + 1) * D]
                    .view(B, N, heads, D // heads).transpose(1, 2) for i in range(3))
         y = ((q @ k.mT / math.sqrt(D // heads)).softmax(-1) @ v).transpose(1, 2).reshape(B, N, D)
         x = x + F.linear(y, s[f'{name}.attn.proj.weight'], s[f'{name}.attn.proj.bias'])
@@ -100,20 +110,23 @@ def reference(s, image, noise, heads, decoder_heads, norm_pix, ratio=.75, eps=1e
     restore = shuffle.argsort(1)
     x = torch.stack([x[b, shuffle[b, :n]] for b in range(B)])
     x = torch.cat([(s['cls_token'] + s['pos_embed'][:, :1]).expand(B, 1, D), x], 1)
-    for i in range(sum(k.endswith('qkv.bias') and k.startswith('blocks') for k in s)): x = block(x, f'blocks.{i}', heads)
+    for i in range(sum(k.endswith('qkv.bias') and k.startswith('blocks') for k in s)):
+        x = block(x, f'blocks.{i}', heads)
     x = F.layer_norm(x, (D,), s['norm.weight'], s['norm.bias'], eps)
 
     x = F.linear(x, s['decoder_embed.weight'], s['decoder_embed.bias'])
     d = x.shape[-1]
     y = torch.cat([x[:, 1:], s['mask_token'].expand(B, L - n, d)], 1)
     x = torch.cat([x[:, :1], torch.stack([y[b, restore[b]] for b in range(B)])], 1) + s['decoder_pos_embed']
-    for i in range(sum(k.endswith('qkv.bias') and k.startswith('decoder') for k in s)): x = block(x, f'decoder_blocks.{i}', decoder_heads)
+    for i in range(sum(k.endswith('qkv.bias') and k.startswith('decoder') for k in s)):
+        x = block(x, f'decoder_blocks.{i}', decoder_heads)
     x = F.layer_norm(x, (d,), s['decoder_norm.weight'], s['decoder_norm.bias'], eps)
     pred = F.linear(x, s['decoder_pred.weight'], s['decoder_pred.bias'])[:, 1:]
 
     h = image.shape[2] // p
     target = torch.einsum('bchpwq->bhwpqc', image.reshape(B, 3, h, p, h, p)).reshape(B, L, -1)
-    if norm_pix: target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    if norm_pix:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     mask = (restore >= n).float()
     return (((pred - target) ** 2).mean(-1) * mask).sum() / mask.sum(), pred, mask
 
@@ -144,13 +157,15 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     transformers = pytest.importorskip('transformers')
     torch.manual_seed(0)
     config = transformers.ViTMAEConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8,
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32,
+        patch_size=8,
         decoder_hidden_size=16, decoder_num_hidden_layers=1,
         decoder_num_attention_heads=2, decoder_intermediate_size=64, norm_pix_loss=norm_pix, mask_ratio=.6)
     theirs = transformers.ViTMAEForPreTraining(config).eval()
     with torch.no_grad():
         for n, p in theirs.named_parameters():
-            if 'position' not in n and 'pos_embed' not in n: p.add_(torch.randn_like(p) * .05)
+            if 'position' not in n and 'pos_embed' not in n:
+                p.add_(torch.randn_like(p) * .05)
         theirs.vit.embeddings.cls_token.mul_(1e-4)                        # small tokens: here the eps matters
     noise = torch.rand(3, 16, generator=g(2))
 
@@ -167,7 +182,8 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     p = again.eval()(r.colours(batch['image']), noise=noise)
     assert_close((p.loss, p.logits), (o.loss, o.logits), rtol=0, atol=1e-6)
     same(r, ml.load_pretrained(folder), batch)
-    image = transformers.ViTImageProcessorPil if hasattr(transformers, 'ViTImageProcessorPil') else transformers.ViTImageProcessor
+    image = transformers.ViTImageProcessorPil if hasattr(transformers,
+                                                         'ViTImageProcessorPil') else transformers.ViTImageProcessor
     assert_close(torch.tensor(image.from_pretrained(folder).image_std), r.colours.std)
 
     # names as they stand in version 5 in memory, and an encoder saved by itself
@@ -203,8 +219,10 @@ def test_published_sizes_need_no_heads(tmp_path):
 
 def test_heads_and_normalisation_are_asked_for(tmp_path, batch):
     torch.save({'model': original()}, tmp_path / 'mae.pth')
-    with pytest.raises(ValueError, match='heads='): ml.load_pretrained(tmp_path / 'mae.pth')
-    with pytest.warns(UserWarning, match='norm_pix='): assert ml.load_pretrained(tmp_path / 'mae.pth', **HEADS).norm_pix
+    with pytest.raises(ValueError, match='heads='):
+        ml.load_pretrained(tmp_path / 'mae.pth')
+    with pytest.warns(UserWarning, match='norm_pix='):
+        assert ml.load_pretrained(tmp_path / 'mae.pth', **HEADS).norm_pix
 
 
 def test_a_whole_training_checkpoint(tmp_path):
@@ -219,7 +237,8 @@ def test_an_encoder_alone_says_what_is_untrained(tmp_path, batch):
     state = {k: v for k, v in original().items() if not k.startswith(('decoder', 'mask_token'))}
     torch.save({'model': state}, tmp_path / 'mae_pretrain.pth')
     with pytest.warns(UserWarning, match='untrained: mask_token, decoder_embed, decoder, head'):
-        r = ml.load_pretrained(tmp_path / 'mae_pretrain.pth', heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+        r = ml.load_pretrained(tmp_path / 'mae_pretrain.pth', heads=4, decoder_dim=16, decoder_depth=1,
+                               decoder_heads=2)
     assert torch.equal(r.encoder.blocks[1].mlp.fc2.bias, state['blocks.1.mlp.fc2.bias'])
 
 
@@ -233,15 +252,18 @@ def test_oblong_pictures_in_the_original_layout(tmp_path):
 # Every key
 
 @pytest.mark.parametrize('drop, add', [
-    ('blocks.1.attn.qkv.bias', None), ('decoder_pred.bias', None), ('decoder_blocks.0.norm1.weight', None), (None, 'blocks.1.gamma'),
+    ('blocks.1.attn.qkv.bias', None), ('decoder_pred.bias', None), ('decoder_blocks.0.norm1.weight', None),
+    (None, 'blocks.1.gamma'),
     ('norm.weight', 'fc_norm.weight')])
 def test_every_key_is_accounted_for(tmp_path, drop, add):
     state = {k: v for k, v in original().items() if k != drop} | ({add: torch.ones(1)} if add else {})
     torch.save({'model': state}, tmp_path / 'mae_full.pth')
-    with pytest.raises(ValueError) as e: ml.load_pretrained(tmp_path / 'mae_full.pth', **HEADS)
+    with pytest.raises(ValueError) as e:
+        ml.load_pretrained(tmp_path / 'mae_full.pth', **HEADS)
     said = ' '.join([str(e.value), *e.value.__notes__])
     assert ('missing' in said) == bool(drop) and ('unexpected' in said) == bool(add) and len(str(e.value)) <= 200
-    for k in filter(None, (drop, add)): assert k.split('.', 1)[1].split('.')[-1] in said
+    for k in filter(None, (drop, add)):
+        assert k.split('.', 1)[1].split('.')[-1] in said
 
 
 def test_one_of_three_projections_is_missed(tmp_path, batch):
@@ -251,18 +273,21 @@ def test_one_of_three_projections_is_missed(tmp_path, batch):
     state = to_transformers(to_original(r.state_dict(), 3))
     state.pop('vit.encoder.layer.0.attention.attention.key.weight')
     write_files(tmp_path, {'model.safetensors': state, 'config.json': config})
-    with pytest.raises(ValueError, match='encoder.blocks.0.attn.qkv.weight'): ml.load_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='encoder.blocks.0.attn.qkv.weight'):
+        ml.load_pretrained(tmp_path)
 
 
 def test_other_sizes_do_not_fit(tmp_path):
     folder = make().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match='expected') as e: ml.load_pretrained(folder, dim=64)
+    with pytest.raises(ValueError, match='expected') as e:
+        ml.load_pretrained(folder, dim=64)
     assert len(str(e.value)) <= 200
 
 
 # Our own layout
 
-@pytest.mark.parametrize('strategy', [Random(.75), Random(Uniform(.2, .9)), Block(.4) | ~Random(.9), Block(n=5, law='at most')])
+@pytest.mark.parametrize('strategy', [Random(.75), Random(Uniform(.2, .9)), Block(.4) | ~Random(.9),
+                                      Block(n=5, law='at most')])
 def test_ours_there_and_back(tmp_path, batch, strategy):
     r = make(strategy=strategy, norm_pix=False, mean=(.5, .4, .3), std=(.2, .2, .2))
     r.strategy = strategy
@@ -307,39 +332,51 @@ def test_an_interrupted_save_leaves_the_old_one(tmp_path, batch, monkeypatch):
         if len(calls) > 1: raise OSError('no space left')
         replace(a, b)
     monkeypatch.setattr(os, 'replace', lambda a, b: (_ for _ in ()).throw(OSError('no space left')))
-    with pytest.raises(OSError): make(depth=3).save_pretrained(tmp_path)
+    with pytest.raises(OSError):
+        make(depth=3).save_pretrained(tmp_path)
     same(old, ml.load_pretrained(tmp_path), batch)
     monkeypatch.setattr(os, 'replace', full_disk)
-    with pytest.raises(OSError): make(depth=3).save_pretrained(tmp_path)
+    with pytest.raises(OSError):
+        make(depth=3).save_pretrained(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match='two different saves'): ml.load_pretrained(tmp_path)     # new weights, old arguments
+    with pytest.raises(ValueError, match='two different saves'):
+        ml.load_pretrained(tmp_path)     # new weights, old arguments
     assert {p.name for p in tmp_path.iterdir()} == {'config.json', 'model.safetensors'}
 
 
 def test_what_a_layout_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='square'): make(image=(16, 40)).save_pretrained(tmp_path, layout='transformers')
-    with pytest.raises(ValueError, match='at random'): make(strategy=Block(.5)).save_pretrained(tmp_path, layout='transformers')
-    with pytest.raises(ValueError, match='original, transformers'): make().save_pretrained(tmp_path, layout='keras')
-    with pytest.raises(ValueError, match='strategy='): make(strategy=lambda u: u.all()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='square'):
+        make(image=(16, 40)).save_pretrained(tmp_path, layout='transformers')
+    with pytest.raises(ValueError, match='at random'):
+        make(strategy=Block(.5)).save_pretrained(tmp_path, layout='transformers')
+    with pytest.raises(ValueError, match='original, transformers'):
+        make().save_pretrained(tmp_path, layout='keras')
+    with pytest.raises(ValueError, match='strategy='):
+        make(strategy=lambda u: u.all()).save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='is a file'): make().save_pretrained(tmp_path / 'file')
+    with pytest.raises(ValueError, match='is a file'):
+        make().save_pretrained(tmp_path / 'file')
 
 
 def test_a_recipe_from_outside_needs_the_callers_word(tmp_path, batch):
     file = tmp_path / 'mine.py'
-    file.write_text(f"from maskedlab.recipes.image.mae import MAE\nopen({str(tmp_path / 'ran')!r}, 'a').close()\nclass Mine(MAE):\n"
-                    "    def __init__(self, extra=1, **more):\n        super().__init__(**more)\n        self.extra = extra\n")
+    file.write_text(f"from maskedlab.recipes.image.mae import MAE\nopen({str(tmp_path / 'ran')!r}, "
+                    "'a').close()\nclass Mine(MAE):\n"
+                    "    def __init__(self, extra=1, **more):\n        super().__init__(**more)\n        "
+                    "self.extra = extra\n")
     which = f'{file}:Mine'
     r = ml.create_recipe(which, extra=2, **SMALL).eval()
     r.save_pretrained(tmp_path / 'saved')
     (tmp_path / 'ran').unlink()
-    with pytest.raises(ValueError, match='recipe='): ml.load_pretrained(tmp_path / 'saved')
-    assert not (tmp_path / 'ran').exists()                                # a checkpoint does not choose code to run
+    with pytest.raises(ValueError, match='recipe='):
+        ml.load_pretrained(tmp_path / 'saved')
+    assert not (tmp_path / 'ran').exists()                          # a checkpoint does not choose code to run
     again = ml.load_pretrained(tmp_path / 'saved', recipe=which)
     assert again.extra == 2
     same(r, again, batch)
-    with pytest.raises(TypeError): ml.load_pretrained(tmp_path / 'saved', recipe=dict)
+    with pytest.raises(TypeError):
+        ml.load_pretrained(tmp_path / 'saved', recipe=dict)
 
 
 def test_shipped_weights(tmp_path, batch, monkeypatch):
@@ -350,8 +387,10 @@ def test_shipped_weights(tmp_path, batch, monkeypatch):
         again = ml.create_recipe(which, pretrained=True)
         assert_close(again.head.weight, r.head.weight, rtol=1e-3, atol=1e-4)
     assert ml.create_recipe('mae', pretrained=True, size='micro', norm_pix=False).norm_pix is False
-    with pytest.raises(ValueError, match="size='micro'"): ml.create_recipe('mae', pretrained=True, size='base')
-    with pytest.raises(ValueError, match='ships no weights'): ml.create_recipe('simmim', pretrained=True)
+    with pytest.raises(ValueError, match="size='micro'"):
+        ml.create_recipe('mae', pretrained=True, size='base')
+    with pytest.raises(ValueError, match='ships no weights'):
+        ml.create_recipe('simmim', pretrained=True)
 
 
 # SimMIM
@@ -363,7 +402,8 @@ def test_simmims_published_layout(tmp_path, batch):
     saved = torch.load(folder / 'simmim.pth', weights_only=True)['model']
     table = 'encoder.rel_pos_bias.relative_position_bias_table'
     assert {'encoder.mask_token', 'encoder.patch_embed.proj.weight', table, 'decoder.0.bias'} <= set(saved)
-    assert saved['encoder.mask_token'].shape == (1, 1, 32) and saved['decoder.0.weight'].shape == (48, 32, 1, 1)
+    assert saved['encoder.mask_token'].shape == (1, 1, 32) and saved['decoder.0.weight'].shape == (48, 32, 1,
+                                                                                                   1)
     saved['encoder.rel_pos_bias.relative_position_index'] = torch.zeros(65, 65).long()
     torch.save({'model': saved}, folder / 'simmim.pth')
     same(r, ml.load_pretrained(folder, cell=8), batch)
@@ -372,29 +412,50 @@ def test_simmims_published_layout(tmp_path, batch):
 # Bad files: one sentence, and nothing runs
 
 class Payload:
-    def __init__(self, path): self.path = str(path)
-    def __reduce__(self): return os.system, (f'touch {self.path}',)
+    def __init__(self, path):
+        self.path = str(path)
+    def __reduce__(self):
+        return os.system, (f'touch {self.path}',)
 
 
-def hostile(d, protocol=2): (d / 'x.pth').write_bytes(pickle.dumps(Payload(d / 'ran'), protocol=protocol))
-def hostile_new(d): hostile(d, 4)
-def hostile_zip(d): torch.save({'model': {'w': torch.ones(1)}, 'args': Payload(d / 'ran')}, d / 'x.pth')
-def hostile_bin(d): torch.save({'w': Payload(d / 'ran')}, d / 'pytorch_model.bin')
-def truncated(d): cut(make().save_pretrained(d) / 'model.safetensors')
-def truncated_pickle(d): cut(make().save_pretrained(d, layout='original') / 'mae_full.pth')
-def empty(d): pass
-def empty_file(d): (d / 'x.pth').write_bytes(b'')
-def no_tensors(d): torch.save({'model': {'epoch': 3}}, d / 'x.pth')
-def several(d): [torch.save({'w': torch.ones(1)}, d / f'{i}.pth') for i in range(2)]
-def no_json(d): (make().save_pretrained(d, layout='transformers') / 'config.json').write_text('{')
-def only_config(d): (d / 'config.json').write_text('{"model_type": "bert"}')
-def other_model(d): write_files(d, {'model.safetensors': {'w': torch.ones(1)}, 'config.json': {'model_type': 'bert'}})
-def unknown_keys(d): torch.save({'state': torch.ones(1)}, d / 'x.pth')
-def unknown_recipe(d): ours(d, recipe='bert')
-def no_recipe(d): ours(d, recipe='os:system', config={'command': f'touch {d}/ran'})
-def hostile_strategy(d): ours(d, config=dict(SMALL, strategy={'strategy': f"__import__('os').system('touch {d}/ran')"}))
-def wrong_argument(d): ours(d, config=dict(SMALL, colour='red'))
-def of_another_recipe(d): ours(d, recipe='simmim', config=dict(image=32, token=4, cell=8, dim=36, depth=2))
+def hostile(d, protocol=2):
+    (d / 'x.pth').write_bytes(pickle.dumps(Payload(d / 'ran'), protocol=protocol))
+def hostile_new(d):
+    hostile(d, 4)
+def hostile_zip(d):
+    torch.save({'model': {'w': torch.ones(1)}, 'args': Payload(d / 'ran')}, d / 'x.pth')
+def hostile_bin(d):
+    torch.save({'w': Payload(d / 'ran')}, d / 'pytorch_model.bin')
+def truncated(d):
+    cut(make().save_pretrained(d) / 'model.safetensors')
+def truncated_pickle(d):
+    cut(make().save_pretrained(d, layout='original') / 'mae_full.pth')
+def empty(d):
+    pass
+def empty_file(d):
+    (d / 'x.pth').write_bytes(b'')
+def no_tensors(d):
+    torch.save({'model': {'epoch': 3}}, d / 'x.pth')
+def several(d):
+    [torch.save({'w': torch.ones(1)}, d / f'{i}.pth') for i in range(2)]
+def no_json(d):
+    (make().save_pretrained(d, layout='transformers') / 'config.json').write_text('{')
+def only_config(d):
+    (d / 'config.json').write_text('{"model_type": "bert"}')
+def other_model(d):
+    write_files(d, {'model.safetensors': {'w': torch.ones(1)}, 'config.json': {'model_type': 'bert'}})
+def unknown_keys(d):
+    torch.save({'state': torch.ones(1)}, d / 'x.pth')
+def unknown_recipe(d):
+    ours(d, recipe='bert')
+def no_recipe(d):
+    ours(d, recipe='os:system', config={'command': f'touch {d}/ran'})
+def hostile_strategy(d):
+    ours(d, config=dict(SMALL, strategy={'strategy': f"__import__('os').system('touch {d}/ran')"}))
+def wrong_argument(d):
+    ours(d, config=dict(SMALL, colour='red'))
+def of_another_recipe(d):
+    ours(d, recipe='simmim', config=dict(image=32, token=4, cell=8, dim=36, depth=2))
 
 
 def cut(path):
@@ -404,11 +465,13 @@ def cut(path):
 
 def ours(d, **more):
     config = {'recipe': 'mae', 'config': SMALL, **more}
-    write_files(d, {'model.safetensors': make().state_dict(), 'config.json': config}, {'maskedlab': json.dumps(config)})
+    write_files(d, {'model.safetensors': make().state_dict(), 'config.json': config},
+                {'maskedlab': json.dumps(config)})
 
 
 @pytest.mark.parametrize('bad', [
-    hostile, hostile_new, hostile_zip, hostile_bin, truncated, truncated_pickle, empty, empty_file, no_tensors, several, no_json,
+    hostile, hostile_new, hostile_zip, hostile_bin, truncated, truncated_pickle, empty, empty_file,
+    no_tensors, several, no_json,
     only_config, other_model, unknown_keys, unknown_recipe,
     no_recipe, hostile_strategy, wrong_argument, of_another_recipe], ids=lambda f: f.__name__)
 def test_bad_checkpoints_say_so_in_one_sentence(tmp_path, bad):
@@ -422,5 +485,6 @@ def test_bad_checkpoints_say_so_in_one_sentence(tmp_path, bad):
 
 def test_missing_paths(tmp_path):
     for path in (tmp_path / 'nowhere', tmp_path / 'no.safetensors', 'x' * 200):
-        with pytest.raises(FileNotFoundError) as e: ml.load_pretrained(path)
+        with pytest.raises(FileNotFoundError) as e:
+            ml.load_pretrained(path)
         assert len(str(e.value)) <= 200

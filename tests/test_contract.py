@@ -15,8 +15,10 @@ from maskedlab.train.loop import fit
 NAMES = ml.list_recipes()
 
 
-def gen(seed=0): return torch.Generator().manual_seed(seed)
-def same(a, b): return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+def same(a, b):
+    return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
 def back_again(u, a, b):
@@ -43,7 +45,8 @@ def test_signature(case):
 def test_card_and_sizes(case):
     r, _ = case
     assert all(str(v).strip() for k, v in vars(r.card).items() if k != 'reading') and r.card.link.startswith('https://')
-    if type(r).__module__.startswith('maskedlab.'): assert {'micro', 'tiny', 'small', 'base'} <= set(r.sizes) and r.defaults
+    if type(r).__module__.startswith('maskedlab.'):
+        assert {'micro', 'tiny', 'small', 'base'} <= set(r.sizes) and r.defaults
 
 
 @pytest.mark.quick
@@ -111,7 +114,8 @@ def test_fill_leaves_the_visible_untouched(case):
     x, y = out.units.x, r.units(filled).x
     assert back_again(out.units, rows(x, ~out.mask), rows(y, ~out.mask)) and not back_again(out.units, rows(x, out.mask), rows(y, out.mask))
     for k, v in filled.items():
-        if torch.is_tensor(v) and v.is_floating_point(): assert not v.requires_grad and v.isfinite().all() and v.shape == b.get(k, v).shape
+        if torch.is_tensor(v) and v.is_floating_point():
+            assert not v.requires_grad and v.isfinite().all() and v.shape == b.get(k, v).shape
 
 
 def test_attention_names_units(case):
@@ -139,14 +143,16 @@ def test_every_parameter_learns(case):
     r.train()
     r(b, generator=gen()).loss.backward()
     dead = [n for n, p in r.named_parameters() if p.requires_grad and p.grad is None]
-    r.zero_grad(set_to_none=True); r.eval()
+    r.zero_grad(set_to_none=True)
+    r.eval()
     assert not dead, dead
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_base_is_the_papers_size_and_runs_on_the_plain_sample(name):
     r = ml.create_recipe(name, size='base').eval()
-    with torch.no_grad(): out = r(ml.sample(r.card.modality.split()[0], n=1), generator=gen())
+    with torch.no_grad():
+        out = r(ml.sample(r.card.modality.split()[0], n=1), generator=gen())
     assert out.loss.isfinite() and sum(p.numel() for p in r.parameters()) > 20e6
 
 
@@ -204,8 +210,10 @@ def test_a_recipe_from_a_file(tmp_path):
     assert len(r.encoder.blocks) == 1
     import json
     assert hasattr(json, 'loads')
-    with pytest.raises(FileNotFoundError, match='my_file.py:Mine'): ml.create_recipe(f'{tmp_path}/nothing.py:Mine')
-    with pytest.raises(ValueError, match='Other'): ml.create_recipe(f'{tmp_path}/json.py:Other')
+    with pytest.raises(FileNotFoundError, match='my_file.py:Mine'):
+        ml.create_recipe(f'{tmp_path}/nothing.py:Mine')
+    with pytest.raises(ValueError, match='Other'):
+        ml.create_recipe(f'{tmp_path}/json.py:Other')
 
 
 def test_the_contract_tests_take_a_recipe_from_a_file(tmp_path):

@@ -18,7 +18,8 @@ from maskedlab.masks.conventions import (
 
 
 def masks(shape=(4, 4), batch=3, ratio=.75, seed=0):
-    return ml.masks.Random(ratio)(ml.layout(shape, batch=batch), generator=torch.Generator().manual_seed(seed))
+    return ml.masks.Random(ratio)(ml.layout(shape, batch=batch),
+                                  generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize('name', CONVENTIONS)
@@ -32,13 +33,16 @@ def test_there_and_back(name, shape, ratio):
 
 def test_the_noise_of_vitmae_gives_it_our_mask():
     transformers = pytest.importorskip('transformers')
-    config = transformers.ViTMAEConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32,
-                                       patch_size=8, decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+    config = transformers.ViTMAEConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                       intermediate_size=32, image_size=32,
+                                       patch_size=8, decoder_hidden_size=32, decoder_num_hidden_layers=1,
+                                       decoder_num_attention_heads=2,
                                        decoder_intermediate_size=32, mask_ratio=.75)
     torch.manual_seed(0)
     model = transformers.ViTMAEForPreTraining(config).eval()
     m = masks()
-    with torch.no_grad(): out = model(torch.rand(3, 3, 32, 32), noise=to_noise(m))
+    with torch.no_grad():
+        out = model(torch.rand(3, 3, 32, 32), noise=to_noise(m))
     assert torch.equal(out.mask, to_removed(m))
     assert torch.equal(from_removed(out.mask, (4, 4)), m)
     assert torch.equal(from_noise(to_noise(m), 12, (4, 4)), m)
@@ -46,7 +50,8 @@ def test_the_noise_of_vitmae_gives_it_our_mask():
 
 def test_bool_masked_pos_hides_from_a_transformers_model_what_it_hides_here():
     transformers = pytest.importorskip('transformers')
-    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32,
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                    intermediate_size=32, image_size=32,
                                     patch_size=8, encoder_stride=8)
     torch.manual_seed(0)
     model = transformers.ViTForMaskedImageModeling(config).eval()
@@ -64,12 +69,14 @@ def test_bool_masked_pos_hides_from_a_transformers_model_what_it_hides_here():
 
 def test_labels_ask_a_language_model_for_the_hidden_words_alone():
     transformers = pytest.importorskip('transformers')
-    config = transformers.BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config = transformers.BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1,
+                                     num_attention_heads=2, intermediate_size=32)
     torch.manual_seed(0)
     model = transformers.BertForMaskedLM(config).eval()
     ids = torch.randint(5, 50, (3, 12))
     m = masks((12,), ratio=.25)
-    with torch.no_grad(): out = model(ids.masked_fill(m, 4), labels=to_labels(m, ids))
+    with torch.no_grad():
+        out = model(ids.masked_fill(m, 4), labels=to_labels(m, ids))
     expected = torch.nn.functional.cross_entropy(out.logits[m], ids[m])
     assert torch.allclose(out.loss, expected)
     assert torch.equal(from_labels(to_labels(m, ids)), m)
@@ -77,12 +84,15 @@ def test_labels_ask_a_language_model_for_the_hidden_words_alone():
 
 def test_an_attention_mask_keeps_a_language_model_from_reading_what_is_hidden():
     transformers = pytest.importorskip('transformers')
-    config = transformers.BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config = transformers.BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1,
+                                     num_attention_heads=2, intermediate_size=32)
     torch.manual_seed(0)
     model = transformers.BertModel(config).eval()
     ids = torch.randint(5, 50, (3, 12))
     m = masks((12,), ratio=.25)
-    with torch.no_grad(): a, b = (model(x, attention_mask=to_visible(m)).last_hidden_state for x in (ids, ids.masked_fill(m, 7)))
+    with torch.no_grad():
+        a, b = (model(x, attention_mask=to_visible(m)).last_hidden_state
+                for x in (ids, ids.masked_fill(m, 7)))
     assert torch.allclose(a[~m], b[~m], atol=1e-6)
 
 
@@ -93,8 +103,9 @@ def test_indices_are_those_of_timm():
     tokens, keep = drop(torch.arange(17.).view(1, 17, 1).expand(3, -1, -1))
     m = from_keep(keep, (4, 4))
     assert m.flatten(1).sum(1).tolist() == [12, 12, 12]
-    assert torch.equal(to_keep(m), keep.sort(1).values)                               # no class token in timm's indices
-    assert torch.equal(to_keep(m, prefix=1), tokens[:, 1:, 0].long().sort(1).values)  # but there is one among its tokens
+    assert torch.equal(to_keep(m), keep.sort(1).values)                     # no class token in timm's indices
+    # but there is one among its tokens
+    assert torch.equal(to_keep(m, prefix=1), tokens[:, 1:, 0].long().sort(1).values)
 
 
 def test_bad_input_is_one_sentence():
@@ -103,8 +114,11 @@ def test_bad_input_is_one_sentence():
     ragged[0] = False
     for call, error in ((lambda: to_removed(m.float()), TypeError),
                         (lambda: to_keep(ragged), ValueError), (lambda: to_noise(ragged), ValueError),
-                        (lambda: from_keep(m, (4, 4)), TypeError), (lambda: from_keep(torch.tensor([[16]]), (4, 4)), ValueError),
-                        (lambda: from_removed(to_removed(m), (3, 4)), ValueError), (lambda: to_labels(m, torch.zeros(3, 4)), ValueError),
+                        (lambda: from_keep(m, (4, 4)), TypeError),
+                        (lambda: from_keep(torch.tensor([[16]]), (4, 4)), ValueError),
+                        (lambda: from_removed(to_removed(m), (3, 4)), ValueError),
+                        (lambda: to_labels(m, torch.zeros(3, 4)), ValueError),
                         (lambda: CONVENTIONS['active'].to(m.flatten(1)), ValueError)):
-        with pytest.raises(error) as e: call()
+        with pytest.raises(error) as e:
+            call()
         assert len(str(e.value)) <= 200 and '\n' not in str(e.value)

@@ -24,20 +24,24 @@ from maskedlab.data.samples import SAMPLES, describe, digits, list_samples, phot
 FILES = Path(pic.__file__).parent / 'files'
 
 
-def gen(seed=0): return torch.Generator().manual_seed(seed)
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def says(error, call, *words):
     "The call fails with this error, in one sentence of at most 200 characters that holds these words."
-    with pytest.raises(error) as e: call()
+    with pytest.raises(error) as e:
+        call()
     text = str(e.value)
     assert len(text) <= 200 and '\n' not in text, text
-    for w in words: assert w in text, text
+    for w in words:
+        assert w in text, text
 
 
 @pytest.fixture
 def folder(tmp_path):
-    "Two classes, one good picture each; one truncated, one text file with a picture's name, one empty, one hidden."
+    """Two classes, one good picture each; one truncated, one text file with a picture's name, one empty, one
+    hidden."""
     rng = np.random.default_rng(0)
     for kind in ('left', 'right'):
         (tmp_path / kind).mkdir()
@@ -127,7 +131,8 @@ def test_sizes(size):
 
 
 def test_a_new_modality_costs_one_row(monkeypatch):
-    def weather(n, generator, split): return {'field': torch.randn(n, 2, 4, 4, generator=generator)}
+    def weather(n, generator, split):
+        return {'field': torch.randn(n, 2, 4, 4, generator=generator)}
     monkeypatch.setitem(SAMPLES, 'weather', weather)
     assert 'weather' in list_samples() and sample('weather', 3)['field'].shape == (3, 2, 4, 4)
     assert 'weather' in describe('weather')
@@ -145,8 +150,10 @@ def test_bad_samples():
     says(ValueError, lambda: sample('imge'), 'imge', 'image')
     says(ValueError, lambda: sample('x' * 500), 'image')
     says(ValueError, lambda: sample('image', split='validation'), 'validation', 'train')
-    for n in (0, -1, 2.5, True, '8'): says(ValueError, lambda n=n: sample('image', n), repr(n))
-    for size in (0, -8, 1.5, 'big', (1, 2, 3), (8, 0)): says(ValueError, lambda size=size: sample('image', size=size), repr(size))
+    for n in (0, -1, 2.5, True, '8'):
+        says(ValueError, lambda n=n: sample('image', n), repr(n))
+    for size in (0, -8, 1.5, 'big', (1, 2, 3), (8, 0)):
+        says(ValueError, lambda size=size: sample('image', size=size), repr(size))
     says(ValueError, lambda: sample('digits', 4001), '4001', '4000')
     says(TypeError, lambda: sample('digits', flip=True), 'flip', 'size')
     says(ValueError, lambda: sample('image', 2, gen(), scale=(.5, 1.5)), '1.5')
@@ -184,7 +191,8 @@ def test_fast_enough_for_a_micro_network():
             start = time.perf_counter()
             next(it)
             seconds.append(time.perf_counter() - start)
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
     assert 64 / min(seconds) > 1500     # a loose bound: the machine of the tests may be busy
 
 
@@ -219,7 +227,8 @@ def test_bad_batches():
 # ---- the reader's own pictures
 
 def test_folder_reports_by_name(folder):
-    with pytest.warns(UserWarning, match='3 of 5') as said: mine = images(folder, progress=False)
+    with pytest.warns(UserWarning, match='3 of 5') as said:
+        mine = images(folder, progress=False)
     assert len(str(said[0].message)) <= 200
     assert [Path(n).as_posix() for n in mine.names] == ['left/good.png', 'right/good.png']
     why = {Path(k).name: v for k, v in mine.skipped.items()}
@@ -242,10 +251,12 @@ def test_single_files_and_lists(folder):
 
 
 def test_progress_bar_for_a_folder(folder, capsys, monkeypatch):
-    with pytest.warns(UserWarning): images(folder)
+    with pytest.warns(UserWarning):
+        images(folder)
     assert capsys.readouterr() == ('', '')              # not a terminal: nothing is left in a log
     monkeypatch.setenv('FORCE_COLOR', '1')
-    with pytest.warns(UserWarning): images(folder)
+    with pytest.warns(UserWarning):
+        images(folder)
     assert 'Reading pictures' in capsys.readouterr().err
 
 
@@ -254,8 +265,10 @@ def test_exif_orientation(tmp_path, orientation):
     upright = photographs('test').read(0)[0]
     im = Image.fromarray(upright.permute(1, 2, 0).numpy())
     T = Image.Transpose
-    undo = [T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_90, T.TRANSVERSE, T.ROTATE_270]
-    if orientation > 1: im = im.transpose(undo[orientation - 2])
+    undo = [T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_90, T.TRANSVERSE,
+            T.ROTATE_270]
+    if orientation > 1:
+        im = im.transpose(undo[orientation - 2])
     exif = Image.Exif()
     exif[0x0112] = orientation
     im.save(tmp_path / 'p.png', exif=exif)
@@ -265,7 +278,8 @@ def test_exif_orientation(tmp_path, orientation):
     assert images(tmp_path / 'p.jpg', short_side=64)[0]['image'].shape[1] == 64
 
 
-@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I;16', 'I', 'F'])
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I;16',
+                                  'I', 'F'])
 @pytest.mark.parametrize('channels', [1, 3])
 def test_every_mode(mode, channels):
     im = Image.new(mode, (5, 4))
@@ -275,7 +289,8 @@ def test_every_mode(mode, channels):
 
 def test_sixteen_bits_and_transparency(tmp_path):
     Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(tmp_path / 'deep.png')
-    assert ((load_image(tmp_path / 'deep.png')['image'][0, 0, 0] - torch.tensor([0, .5, 1])).abs() < .003).all()
+    assert ((load_image(tmp_path / 'deep.png')['image'][0, 0,
+                                                        0] - torch.tensor([0, .5, 1])).abs() < .003).all()
     half = Image.new('RGBA', (2, 2), (0, 0, 0, 0))
     half.putpixel((0, 0), (255, 0, 0, 255))
     half.save(tmp_path / 'half.png')
@@ -293,7 +308,8 @@ def test_bad_paths(tmp_path):
     says(FileNotFoundError, lambda: load_image('/nowhere/' + 'a' * 300), 'aaa')
     says(FileNotFoundError, lambda: images('https://example.org/a.jpg'), 'downloaded')
     says(ValueError, lambda: images(tmp_path), 'no files')
-    for i in range(5): (tmp_path / (f'{i}' + 'x' * 100 + '.jpg')).write_text('x')
+    for i in range(5):
+        (tmp_path / (f'{i}' + 'x' * 100 + '.jpg')).write_text('x')
     says(ValueError, lambda: images(tmp_path, progress=False), 'none of the 5')
     says(ValueError, lambda: images(tmp_path, on_error='ignore'), 'ignore', 'skip')
     says(ValueError, lambda: images(tmp_path, channels=5), '5')
@@ -302,17 +318,22 @@ def test_bad_paths(tmp_path):
 class Torch(torch.utils.data.Dataset):
     classes = ['a', 'b']
 
-    def __init__(self, items): self.items = items
-    def __len__(self): return len(self.items)
-    def __getitem__(self, i): return self.items[i]
+    def __init__(self, items):
+        self.items = items
+    def __len__(self):
+        return len(self.items)
+    def __getitem__(self, i):
+        return self.items[i]
 
 
 X = torch.rand(3, 6, 8, generator=gen())
 
 
 @pytest.mark.parametrize('item, label', [
-    (X, None), ((X, 1), 1), ([X, torch.tensor(1)], 1), ((X, np.int64(1)), 1), ({'image': X, 'label': 1}, 1), (((X * 255).byte(), 0), 0),
-    ((Image.new('RGB', (8, 6)), 1), 1), ({'picture': Image.new('L', (8, 6)), 'text': 'a'}, None), ((X[0], {'boxes': []}), None),
+    (X, None), ((X, 1), 1), ([X, torch.tensor(1)], 1), ((X, np.int64(1)), 1), ({'image': X, 'label': 1}, 1),
+    (((X * 255).byte(), 0), 0),
+    ((Image.new('RGB', (8, 6)), 1), 1), ({'picture': Image.new('L', (8, 6)), 'text': 'a'}, None),
+    ((X[0], {'boxes': []}), None),
     (np.zeros((6, 8, 3), np.uint8), None), (np.zeros((6, 8)), None)])
 def test_torch_datasets(item, label):
     mine = images(Torch([item] * 3), progress=False)
@@ -322,10 +343,13 @@ def test_torch_datasets(item, label):
 
 
 def test_bad_items_are_named():
-    for bad, why in ((X * 3 - 1, 'Normalize'), (X * float('nan'), 'nan'), (torch.zeros(5, 4, 4), '5 channels'), (X.long(), 'int64'),
+    for bad, why in ((X * 3 - 1, 'Normalize'), (X * float('nan'), 'nan'),
+                     (torch.zeros(5, 4, 4), '5 channels'), (X.long(), 'int64'),
                      ('text', 'str'), ({'label': 3}, 'no picture'), ((), 'tuple')):
-        says(ValueError, lambda bad=bad: images(Torch([X, bad]), on_error='raise', progress=False), 'item 1', why)
-        with pytest.warns(UserWarning, match='item 1'): assert len(images(Torch([X, bad, X]), progress=False)) == 2
+        says(ValueError, lambda bad=bad: images(Torch([X, bad]), on_error='raise', progress=False), 'item 1',
+             why)
+        with pytest.warns(UserWarning, match='item 1'):
+            assert len(images(Torch([X, bad, X]), progress=False)) == 2
     says(TypeError, lambda: images({'train': [X], 'test': [X]}), "'train'")
     says(TypeError, lambda: images(x for x in [X]), 'generator')
     says(TypeError, lambda: images(7), 'int')
@@ -334,11 +358,13 @@ def test_bad_items_are_named():
 def test_hugging_face_datasets():
     hf = pytest.importorskip('datasets')
     ims = [Image.fromarray(np.full((10, 12 + i, 3), 20 * i, np.uint8)) for i in range(4)]
-    features = hf.Features({'id': hf.Value('int64'), 'scan': hf.Image(), 'kind': hf.ClassLabel(names=['even', 'odd'])})
+    features = hf.Features({'id': hf.Value('int64'), 'scan': hf.Image(),
+                            'kind': hf.ClassLabel(names=['even', 'odd'])})
     ds = hf.Dataset.from_dict({'id': [0, 1, 2, 3], 'scan': ims, 'kind': [0, 1, 0, 1]}, features=features)
     for d in (ds, ds.cast_column('scan', hf.Image(decode=False)), ds.with_format('torch')):
         mine = images(d, progress=False)
-        assert mine.classes == ['even', 'odd'] and mine[3]['image'].shape == (3, 10, 15) and mine[3]['label'] == 1
+        assert mine.classes == ['even', 'odd'] and mine[3]['image'].shape == (3, 10,
+                                                                              15) and mine[3]['label'] == 1
         assert (mine[3]['image'] * 255).round().unique().tolist() == [60]
     says(ValueError, lambda: images(ds.remove_columns('scan')), 'no Image column', 'kind (ClassLabel)')
     says(TypeError, lambda: images(hf.DatasetDict(train=ds)), "'train'")
@@ -346,7 +372,8 @@ def test_hugging_face_datasets():
 
 
 def test_sets_can_be_sent_to_workers(folder):
-    for mine in (photographs(), images([folder / 'left' / 'good.png']), images(Torch([X, X]), progress=False)):
+    for mine in (photographs(), images([folder / 'left' / 'good.png']),
+                 images(Torch([X, X]), progress=False)):
         again = pickle.loads(pickle.dumps(mine))
         assert torch.equal(again[0]['image'], mine[0]['image'])
 
@@ -355,7 +382,8 @@ def test_nothing_is_loaded_or_fetched_early():
     code = ("import sys, maskedlab.data.batches, maskedlab.data.samples as s; "
             "assert not {'datasets', 'skimage', 'sklearn', 'matplotlib'} & set(sys.modules); "
             "assert not s._digit_pixels.cache_info().currsize and not s.photographs.cache_info().currsize; "
-            "import socket; socket.socket = None; s.sample('image'); s.sample('digits'); assert 'datasets' not in sys.modules")
+            "import socket; socket.socket = None; s.sample('image'); s.sample('digits'); assert 'datasets' "
+            "not in sys.modules")
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
@@ -364,4 +392,5 @@ def test_data_imports_no_other_room():
         nodes = list(ast.walk(ast.parse(f.read_text(encoding='utf-8'))))
         names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
         names += [n.module or '' for n in nodes if isinstance(n, ast.ImportFrom)]
-        assert all(n.startswith('maskedlab.data') for n in names if n.startswith('maskedlab')), (f.name, names)
+        assert all(n.startswith('maskedlab.data') for n in names if n.startswith('maskedlab')), (f.name,
+                                                                                                 names)

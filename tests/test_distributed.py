@@ -16,7 +16,8 @@ from maskedlab.recipes.image.mae import MAE
 from maskedlab.recipes.image.simmim import SimMIM
 
 ROOT = Path(__file__).parents[1]
-TINY = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=False)
+TINY = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2,
+            norm_pix=False)
 CASES = {
     'equal counts': lambda: SimMIM(image=16, token=4, cell=4, dim=16, depth=1, heads=2, drop_path=0.),
     'key biases': lambda: MAE(**TINY),
@@ -32,24 +33,29 @@ def train(folder: Path, case: str) -> ml.Trainer:
     def first(*a):
         norm = clip(*a)
         if t.step == 0 and t.rank == 0:
-            save_file({k: p.grad.clone() for k, p in t.recipe.named_parameters() if p.grad is not None}, folder / f'{case} gradients')
+            save_file({k: p.grad.clone() for k, p in t.recipe.named_parameters() if p.grad is not None},
+                      folder / f'{case} gradients')
         return norm
 
     def look(batch, *a, **k):
         out = forward(batch, *a, **k)
-        seen.append({'image': batch['image'].sum((1, 2, 3)).tolist(), 'mask': out.mask.flatten(1).int().tolist()})
+        seen.append({'image': batch['image'].sum((1, 2, 3)).tolist(),
+                     'mask': out.mask.flatten(1).int().tolist()})
         return out
 
     t._clip, t.recipe.forward = first, look
     history = t.fit(background=False)
-    if t.rank == 0: save_file({k: v.clone() for k, v in t.recipe.state_dict().items()}, folder / f'{case} weights')
-    (folder / f'{case} {t.rank}.json').write_text(json.dumps(dict(world=t.world, seen=seen, loss=[h['loss'] for h in history])))
+    if t.rank == 0:
+        save_file({k: v.clone() for k, v in t.recipe.state_dict().items()}, folder / f'{case} weights')
+    (folder / f'{case} {t.rank}.json').write_text(json.dumps(dict(world=t.world, seen=seen,
+                                                                  loss=[h['loss'] for h in history])))
     return t
 
 
 if __name__ == '__main__':      # under torchrun
     torch.set_num_threads(1)
-    for c in CASES: last = train(Path(sys.argv[1]), c)
+    for c in CASES:
+        last = train(Path(sys.argv[1]), c)
     last.accelerator.end_training()
 
 
@@ -57,13 +63,16 @@ if __name__ == '__main__':      # under torchrun
 def runs(tmp_path_factory):
     one, two = tmp_path_factory.mktemp('one'), tmp_path_factory.mktemp('two')
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    if torch.cuda.is_available(): env['MASKEDLAB_DEVICE'] = 'cpu'
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', __file__, str(two)],
+    if torch.cuda.is_available():
+        env['MASKEDLAB_DEVICE'] = 'cpu'
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node',
+                           '2', __file__, str(two)],
                           env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for c in CASES: train(one, c)
+    for c in CASES:
+        train(one, c)
     torch.set_num_threads(threads)
     return one, two
 
@@ -88,27 +97,35 @@ def test_there_were_two_with_samples_of_their_own(runs):
 
 def test_equal_counts(runs):
     one, two = runs
-    gradient, weights = (largest(one / f'equal counts {k}', two / f'equal counts {k}') for k in ('gradients', 'weights'))
-    print(f'\nequal counts: gradients of step 1 differ by {gradient:.1e}, weights after 20 steps by {weights:.1e}')
+    gradient, weights = (largest(one / f'equal counts {k}', two / f'equal counts {k}')
+                         for k in ('gradients', 'weights'))
+    print(f'\nequal counts: gradients of step 1 differ by {gradient:.1e}, weights after 20 steps by '
+          f'{weights:.1e}')
     assert gradient < 1e-6 and weights < 1e-4
     a, b = (json.loads((f / 'equal counts 0.json').read_text())['loss'] for f in runs)
     assert max(abs(x - y) for x, y in zip(a, b, strict=True)) < 1e-5
 
 
 def test_biases_of_keys_are_noise(runs):
-    "A bias of the keys changes no attention: its gradient is rounding alone, and Adam makes steps of full length of that."
+    """A bias of the keys changes no attention: its gradient is rounding alone, and Adam makes steps of full
+    length of that."""
     one, two = runs
-    gradient, biases = (largest(one / f'key biases {k}', two / f'key biases {k}') for k in ('gradients', 'weights'))
+    gradient, biases = (largest(one / f'key biases {k}', two / f'key biases {k}')
+                        for k in ('gradients', 'weights'))
     others = largest(one / 'key biases weights', two / 'key biases weights', but='qkv.bias')
-    print(f'\nkey biases: gradients of step 1 differ by {gradient:.1e}, weights by {others:.1e}, biases of keys by {biases:.1e}')
+    print(f'\nkey biases: gradients of step 1 differ by {gradient:.1e}, weights by {others:.1e}, biases of '
+          f'keys by {biases:.1e}')
     assert gradient < 1e-6 and others < 1e-5 and biases < .05
 
 
 def test_ragged_counts_are_means_of_means(runs):
-    "Each process divides by its own count of hidden patches: close to the whole batch's mean, and not the same."
+    """Each process divides by its own count of hidden patches: close to the whole batch's mean, and not the
+    same."""
     one, two = runs
     a, b = (json.loads((f / 'ragged counts 0.json').read_text()) for f in runs)
     assert a['seen'][0]['mask'][:4] == b['seen'][0]['mask']     # the draws agree all the same
-    gradient, weights = (largest(one / f'ragged counts {k}', two / f'ragged counts {k}') for k in ('gradients', 'weights'))
-    print(f'\nragged counts: gradients of step 1 differ by {gradient:.1e}, weights after 20 steps by {weights:.1e}')
+    gradient, weights = (largest(one / f'ragged counts {k}', two / f'ragged counts {k}')
+                         for k in ('gradients', 'weights'))
+    print(f'\nragged counts: gradients of step 1 differ by {gradient:.1e}, weights after 20 steps by '
+          f'{weights:.1e}')
     assert 1e-5 < gradient < .5 and 1e-5 < weights < .05

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is 
 TINY = dict(image=32, patch=8, dim=64, depth=2, heads=4, decoder_dim=32, decoder_depth=1, decoder_heads=2, norm_pix=False)
 
 
-def to(batch, device): return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+def to(batch, device):
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -36,18 +37,22 @@ def test_same_numbers_as_on_the_cpu(case):
     r, batch = case
     g = lambda seed=0: torch.Generator().manual_seed(seed)
     mask = r.cpu()(batch, generator=g()).mask
-    with evaluating(r): a, b = (r(batch, mask=mask, generator=g(s)).loss.detach() for s in (0, 1))
-    if not torch.equal(a, b): pytest.skip('it draws more than its mask, and a GPU draws other numbers')
+    with evaluating(r):
+        a, b = (r(batch, mask=mask, generator=g(s)).loss.detach() for s in (0, 1))
+    if not torch.equal(a, b):
+        pytest.skip('it draws more than its mask, and a GPU draws other numbers')
     seen = {}
     for device in 'cpu', 'cuda':
         r.to(device).zero_grad()
-        with evaluating(r): out = r(to(batch, device), mask=None if mask is None else mask.to(device), generator=g())
+        with evaluating(r):
+            out = r(to(batch, device), mask=None if mask is None else mask.to(device), generator=g())
         out.loss.backward()
         assert out.loss.device.type == device and (out.mask is None or out.mask.device.type == device)
         seen[device] = ({k: float(v.detach()) for k, v in out.terms.items()},
                         torch.cat([p.grad.flatten().cpu() for p in r.parameters() if p.grad is not None]))
     r.cpu()
-    for k, v in seen['cpu'][0].items(): assert seen['cuda'][0][k] == pytest.approx(v, rel=2e-3, abs=1e-4), k
+    for k, v in seen['cpu'][0].items():
+        assert seen['cuda'][0][k] == pytest.approx(v, rel=2e-3, abs=1e-4), k
     a, b = seen['cpu'][1], seen['cuda'][1]
     assert float((a - b).norm() / a.norm()) < .02
 
@@ -59,7 +64,8 @@ def test_draws_and_bf16(case):
     g = lambda: torch.Generator().manual_seed(1)
     with evaluating(r):
         plain, again = r(there, generator=g()), r(there, generator=g())
-        with torch.autocast('cuda', torch.bfloat16): half = r(there, generator=g())
+        with torch.autocast('cuda', torch.bfloat16):
+            half = r(there, generator=g())
     half.loss.float().backward()
     assert plain.mask is None or torch.equal(plain.mask, again.mask)
     assert float(half.loss.detach()) == pytest.approx(float(plain.loss.detach()), rel=.1)

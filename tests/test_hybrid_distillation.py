@@ -21,12 +21,14 @@ from maskedlab.train.loop import fit
 SMALL = dict(image=40, patch=8, dim=32, depth=3, heads=4)      # 25 patches: 18, then 13 stay
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def stir(net, by=.05):          # at the start many numbers are zero, which would hide a mistake
     with torch.no_grad():
-        for p in net.parameters(): p.add_(torch.randn_like(p) * by)
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * by)
     return net.eval()
 
 
@@ -46,11 +48,13 @@ def make(**more):
 
 
 @pytest.fixture(scope='module')
-def r(): return make()
+def r():
+    return make()
 
 
 @pytest.fixture(scope='module')
-def batch(): return dict(image=torch.rand(3, 3, 40, 40, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 40, 40, generator=g(1)))
 
 
 def steps(r, batch, mask=None, generator=None):
@@ -71,7 +75,8 @@ def test_rows_of_relations_sum_to_one_also_after_dropping(dropped, r, batch):
     ours, theirs = relations(r.encoder.blocks[1], x, at).exp(), relations(r.masked.blocks[1], inputs[1], at).exp()
     n = 4 if dropped else 26
     assert ours.shape == theirs.shape == (2, 3, 4, n, n)
-    for w in (ours, theirs): assert_close(w.sum(-1), torch.ones(2, 3, 4, n))
+    for w in (ours, theirs):
+        assert_close(w.sum(-1), torch.ones(2, 3, 4, n))
 
 
 def test_nobody_relates_to_padding(r):
@@ -147,7 +152,8 @@ def test_tokens_before_each_block(side, depth, lengths):
 def test_later_sets_lie_inside_earlier_ones_and_the_class_token_stays(r, batch):
     held = steps(r, batch)
     for earlier, later in zip(held, held[1:]):
-        for a, b in zip(earlier, later): assert b <= a and 0 in b
+        for a, b in zip(earlier, later):
+            assert b <= a and 0 in b
     assert [len(row[0]) - 1 for row in held] == [25, 18, 13]           # ceil(.7 * 25), ceil(.5 * 25)
 
 
@@ -192,12 +198,14 @@ def test_no_gradient_through_the_choice():
 def test_teachers_see_everything_and_learn_nothing(batch):
     r = make().train()
     seen = []
-    for t in (r.masked, r.teacher): t.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
+    for t in (r.masked, r.teacher):
+        t.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
     a = r(batch)
     r(batch, mask=r.units(batch).none())
     assert set(seen) == {26}
     a.loss.backward()
-    for t in (r.masked, r.teacher): assert all(p.grad is None for p in t.net.parameters()) and not t.net.training
+    for t in (r.masked, r.teacher):
+        assert all(p.grad is None for p in t.net.parameters()) and not t.net.training
     assert not [k for k in r.state_dict() if k.startswith(('masked', 'teacher'))]
 
 
@@ -235,10 +243,12 @@ def test_diagnose_looks_at_patches(r, batch):
 
 # all of it, from the weights
 
-def norm(x, n): return F.layer_norm(x, x.shape[-1:], n.weight, n.bias, 1e-6)
+def norm(x, n):
+    return F.layer_norm(x, x.shape[-1:], n.weight, n.bias, 1e-6)
 
 
-def put(x, linear): return x @ linear.weight.T + linear.bias
+def put(x, linear):
+    return x @ linear.weight.T + linear.bias
 
 
 def tokens(net, image):
@@ -275,7 +285,8 @@ def by_hand(r, image):
                 have, want = ((x @ y.mT / math.sqrt(8)).softmax(-1) for x, y in ((a, b), (A, B)))
                 far = far + (want * (want / have).log()).sum(-1).mean()
         s, m = through(ours, s), through(theirs, m)
-    for block in teacher.blocks: c = through(block, c)
+    for block in teacher.blocks:
+        c = through(block, c)
     white = (c - c.mean(-1, keepdim=True)) / (c.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     d = (put(s, r.head) - white[at]).abs()
     return far, torch.where(d < 1, d ** 2 / 2, d - .5).mean(), at
@@ -363,7 +374,8 @@ def test_training_moves_both_terms(batch):
     (dict(teacher=C(image=32)), '4 x 4 patches and the student at 5 x 5'), (dict(masked=M(image=32)), '4 x 4 patches'),
     (dict(compare='first'), "compare='first'"), (dict(first=2.), 'first=2.0'), (dict(masked='dino'), "no teacher 'dino'")])
 def test_bad_arguments(arguments, words):
-    with pytest.raises(ValueError, match=words) as told: make(**arguments)
+    with pytest.raises(ValueError, match=words) as told:
+        make(**arguments)
     assert len(str(told.value)) <= 200
 
 

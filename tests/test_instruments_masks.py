@@ -1,4 +1,5 @@
-"Coverage map and count law: they catch planted faults, each in its own words, and are silent on right samplers."
+"""Coverage map and count law: they catch planted faults, each in its own words, and are silent on right
+samplers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -16,20 +17,25 @@ from maskedlab.masks.span import Span
 from maskedlab.masks.strategies import Random, first_k, list_strategies, rand
 from maskedlab.contract.units import layout
 
-DRAWS = 2000        # the default of both instruments: what catches the planted faults below, and what right samplers must stand
+# the default of both instruments: what catches the planted faults below, and what right samplers must stand
+DRAWS = 2000
 HOLES = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(1)) < .8
 PADDED = torch.arange(40) < torch.tensor([40, 33, 20, 8])[:, None]
-RIGHT = [(Random(.75), layout((7, 7))), (Block(.4), layout((6, 6))), (Block(n=19, law='at most'), layout((7, 7))),
-         (Span(length=4), layout((40,))), (Grid(), layout((7, 7))), (Tube(.75), layout((3, 4, 4))), (Checkerboard(), layout((5, 5)))]
+RIGHT = [(Random(.75), layout((7, 7))), (Block(.4), layout((6, 6))),
+         (Block(n=19, law='at most'), layout((7, 7))),
+         (Span(length=4), layout((40,))), (Grid(), layout((7, 7))), (Tube(.75), layout((3, 4, 4))),
+         (Checkerboard(), layout((5, 5)))]
 RAGGED = [(Random(.5), layout((7, 7), valid=HOLES)), (Block(.4), layout((7, 7), valid=HOLES)),
           (Span(length=4), layout((40,), valid=PADDED)), (Grid(), layout((7, 7), valid=HOLES)),
           (Checkerboard(), layout((7, 7), valid=HOLES)), (Tube(.5), layout((7, 7), valid=HOLES)),
-          (Random(Cosine()), layout((7, 7))), (Random(Coin(.9, .1)), layout((7, 7), valid=HOLES)), (Random(.5) | Grid(), layout((6, 6))),
+          (Random(Cosine()), layout((7, 7))), (Random(Coin(.9, .1)), layout((7, 7), valid=HOLES)),
+          (Random(.5) | Grid(), layout((6, 6))),
           (~Random(.9), layout((6, 6), valid=HOLES[:, :6, :6])), (~Span(length=4), layout((40,))),
           (Block(.75, law='single'), layout((6, 9)))]
 
 
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 # ------------------------------------------------------------------ right samplers
@@ -39,7 +45,8 @@ def both(monkeypatch):
     "Coverage map and count law of one seed. Their draws are the same ones, so they are drawn once."
     def look(strategy, u, seed):
         d = draw_many(strategy, u, DRAWS, seeded(seed))
-        for module in ('coverage', 'count_law'): monkeypatch.setattr(f'maskedlab.instruments.{module}.draw_many', lambda *a, **more: d)
+        for module in ('coverage', 'count_law'):
+            monkeypatch.setattr(f'maskedlab.instruments.{module}.draw_many', lambda *a, **more: d)
         return coverage_map(strategy, u), count_law(strategy, u)
     return look
 
@@ -54,9 +61,11 @@ def test_no_alarm_in_a_thousand_seeds(strategy, u, both):
 @pytest.mark.parametrize('strategy,u', RIGHT + RAGGED, ids=lambda x: str(x)[:30])
 def test_no_more_alarms_than_the_risk_that_is_taken(strategy, u, both, monkeypatch):
     "At a risk of 5 % for all questions of an instrument together, instead of one in a million."
-    for module in ('coverage', 'count_law'): monkeypatch.setattr(f'maskedlab.instruments.{module}.RISK', .05)
+    for module in ('coverage', 'count_law'):
+        monkeypatch.setattr(f'maskedlab.instruments.{module}.RISK', .05)
     found = [both(strategy, u, seed) for seed in range(50)]
-    for results in zip(*found): assert sum(not r.ok for r in results) <= 8         # a count of mean 2.5 passes that once in 1,000 times
+    for results in zip(*found):
+        assert sum(not r.ok for r in results) <= 8       # a count of mean 2.5 passes that once in 1,000 times
 
 
 @pytest.mark.parametrize('strategy,u', RIGHT + RAGGED, ids=lambda x: str(x)[:30])
@@ -71,25 +80,33 @@ def test_no_alarm_in_many_draws(strategy, u):
 def test_every_strategy_of_the_room(name):
     s = list_strategies()[name]()
     for shape in ((8, 8), (50,), (3, 4, 5)):
-        try: s(layout(shape))
-        except ValueError: continue
+        try:
+            s(layout(shape))
+        except ValueError:
+            continue
         c, k = coverage_map(s, layout(shape, batch=3), 600), count_law(s, layout(shape, batch=3), 600)
         assert c.alarms == () and k.alarms == (), (c, k)
-        if s.exact: assert 'exactly' in k.promise and len(k.histogram) == 1
+        if s.exact:
+            assert 'exactly' in k.promise and len(k.histogram) == 1
 
 
 def test_an_alarm_that_is_true():
-    "One block of 21 of 6 x 9 units fits into the last corner so rarely that 2,000 draws may miss what 20,000 show."
+    """One block of 21 of 6 x 9 units fits into the last corner so rarely that 2,000 draws may miss what
+    20,000 show."""
     c = coverage_map(Block(.4, law='single'), layout((6, 9)), 20000)
-    assert c.rate[-1, -1] < c.rate.mean() / 10 and [a[:40] for a in c.alarms] == ['1 of 54 units is hidden never or nearly ']
+    assert c.rate[-1, -1] < c.rate.mean() / 10 and [a[:40]
+                                                    for a in c.alarms] == ['1 of 54 units is hidden never or '
+                                                                           'nearly ']
 
 
-CONSTANT = [Random(0.), Random(1.), Painted([1, 2]), Checkerboard(shift=False), Random(Linear(0., 1.)), Grid(step=1)]
+CONSTANT = [Random(0.), Random(1.), Painted([1, 2]), Checkerboard(shift=False), Random(Linear(0., 1.)),
+            Grid(step=1)]
 
 
 @pytest.mark.parametrize('strategy', CONSTANT)
 def test_constant_masks_are_no_fault(strategy):
-    assert coverage_map(strategy, layout((4, 5)), 200).alarms == () and count_law(strategy, layout((4, 5)), 200).alarms == ()
+    assert coverage_map(strategy, layout((4, 5)), 200).alarms == () and count_law(strategy, layout((4, 5)),
+                                                                                  200).alarms == ()
 
 
 # ------------------------------------------------------------------ planted faults
@@ -113,7 +130,8 @@ def last_row_never(self, u, generator):
 @fault(Block)
 def last_row_never_block(self, u, generator):
     mask = torch.zeros_like(u.free)
-    mask[:, :-1] = Block(n=int(self.counts(u)[0][0]))(layout((u.shape[0] - 1, u.shape[1]), batch=len(u)), generator)
+    mask[:, :-1] = Block(n=int(self.counts(u)[0][0]))(layout((u.shape[0] - 1, u.shape[1]), batch=len(u)),
+                                                      generator)
     return mask
 
 
@@ -125,12 +143,14 @@ def count_off_by_one(self, u, generator):
 
 
 @fault(Random)
-def one_for_the_batch(self, u, generator): return Random(.75)(layout(u.shape), generator).expand(u.free.shape)
+def one_for_the_batch(self, u, generator):
+    return Random(.75)(layout(u.shape), generator).expand(u.free.shape)
 
 
 @fault(Random)
 def neighbours(self, u, generator):
-    x = torch.nn.functional.avg_pool2d(rand((len(u), 1, *u.shape), generator), 3, 1, 1, count_include_pad=False).flatten(1)
+    x = torch.nn.functional.avg_pool2d(rand((len(u), 1, *u.shape), generator), 3, 1, 1,
+                                       count_include_pad=False).flatten(1)
     x = .4 * x.argsort(1).argsort(1) / x.shape[1] + rand(x.shape, generator)      # a mild correlation
     return first_k(x, self.counts(u)[0], u.free.flatten(1)).view(u.free.shape)
 
@@ -143,16 +163,19 @@ def far_pair(self, u, generator):
 
 
 @fault(Random)
-def from_the_global(self, u, generator): return Random(.75)(u)
+def from_the_global(self, u, generator):
+    return Random(.75)(u)
 
 
 @fault(Random)
-def deaf(self, u, generator): return Random(.75)(u, seeded(3))
+def deaf(self, u, generator):
+    return Random(.75)(u, seeded(3))
 
 
 def padding(u, generator=None):
     everywhere = torch.ones(len(u), u.count, dtype=torch.bool)
-    return first_k(rand((len(u), u.count), generator), torch.full((len(u),), u.count // 2), everywhere).view(u.free.shape)
+    return first_k(rand((len(u), u.count), generator), torch.full((len(u),), u.count // 2),
+                   everywhere).view(u.free.shape)
 
 
 def reseeded(u, generator=None):
@@ -163,35 +186,46 @@ def reseeded(u, generator=None):
 
 GRID = layout((7, 7))
 FAULTS = [(last_row_never, GRID, 'row 6', 'coverage'), (last_row_never_block, GRID, 'axis 0', 'coverage'),
-          (count_off_by_one, GRID, 'break the promise', 'count'), (one_for_the_batch, GRID, 'one batch', 'coverage'),
+          (count_off_by_one, GRID, 'break the promise', 'count'),
+          (one_for_the_batch, GRID, 'one batch', 'coverage'),
           (neighbours, GRID, 'neighbours', 'coverage'), (far_pair, GRID, '(1, 1) with (5, 5)', 'coverage'),
-          (from_the_global, GRID, 'global', 'both'), (deaf, GRID, 'listen', 'both'), (reseeded, GRID, 'two different', 'both'),
+          (from_the_global, GRID, 'global', 'both'), (deaf, GRID, 'listen', 'both'),
+          (reseeded, GRID, 'two different', 'both'),
           (padding, layout((40,), valid=PADDED), 'padding', 'both')]
 
 
-@pytest.mark.parametrize('sampler,u,says,by', FAULTS, ids=[getattr(f[0], '__name__', type(f[0]).__name__) for f in FAULTS])
+@pytest.mark.parametrize('sampler,u,says,by', FAULTS,
+                         ids=[getattr(f[0], '__name__', type(f[0]).__name__) for f in FAULTS])
 def test_planted_faults_are_caught(sampler, u, says, by):
-    "In 95 of 100 seeds or more, on a grid and with a number of draws at which 1,000 seeds of right samplers raise no alarm."
+    """In 95 of 100 seeds or more, on a grid and with a number of draws at which 1,000 seeds of right samplers
+    raise no alarm."""
     caught = {'coverage': 0, 'count': 0}
     for seed in range(100):
-        found = {'coverage': coverage_map(sampler, u, DRAWS, seeded(seed)), 'count': count_law(sampler, u, DRAWS, seeded(seed))}
+        found = {'coverage': coverage_map(sampler, u, DRAWS, seeded(seed)),
+                 'count': count_law(sampler, u, DRAWS, seeded(seed))}
         for name, result in found.items():
-            if by in (name, 'both'): caught[name] += any(says in a for a in result.alarms) and 'ALARM' in repr(result)
-            else: assert result.ok, result
+            if by in (name, 'both'):
+                caught[name] += any(says in a for a in result.alarms) and 'ALARM' in repr(result)
+            else:
+                assert result.ok, result
         assert all(len(a) <= 200 for r in found.values() for a in r.alarms)
     assert all(n >= 95 for name, n in caught.items() if by in (name, 'both')), caught
 
 
 def test_a_learners_function_goes_through_both():
-    def left(u): return torch.arange(u.shape[-1]).lt(3).expand(u.free.shape)
+    def left(u):
+        return torch.arange(u.shape[-1]).lt(3).expand(u.free.shape)
     c, k = coverage_map(left, layout((4, 8)), 500), count_law(left, layout((4, 8)), 500)
     assert k.ok and k.histogram == {12: len(k.counts)} and k.promise == 'nothing' and 'always 12' in repr(k)
     assert c.never_hidden[:, 3:].all() and c.never_seen[:, :3].all() and 'never hidden' in repr(c)
-    def half(u, generator=None): return torch.rand(u.free.shape, generator=generator) < .5
+    def half(u, generator=None):
+        return torch.rand(u.free.shape, generator=generator) < .5
     assert coverage_map(half, GRID, 2000).ok and count_law(half, GRID, 2000).ok
-    def no_last(u, generator=None): return half(u, generator) & (torch.arange(7) < 6)[:, None]
+    def no_last(u, generator=None):
+        return half(u, generator) & (torch.arange(7) < 6)[:, None]
     assert 'row 6' in coverage_map(no_last, GRID, 2000).alarms[0]
-    with pytest.raises(TypeError, match='bool'): coverage_map(lambda u: u.free.float(), GRID)
+    with pytest.raises(TypeError, match='bool'):
+        coverage_map(lambda u: u.free.float(), GRID)
 
 
 # ------------------------------------------------------------------ the numbers
@@ -238,16 +272,19 @@ def test_content_is_repeated_with_the_layout():
 def test_large_grids_do_without_pairs():
     c = coverage_map(Tube(), layout((8, 20, 20)), 50)
     assert c.pairs is None and c.ok
-    with pytest.raises(ValueError, match='smaller grid'): c.together(0)
+    with pytest.raises(ValueError, match='smaller grid'):
+        c.together(0)
 
 
 @pytest.mark.parametrize('n', [0, 1, -3, 2.5, True])
 def test_bad_number_of_draws(n):
     for f in (coverage_map, count_law):
-        with pytest.raises(ValueError, match='draws'): f(Random(), GRID, n)
+        with pytest.raises(ValueError, match='draws'):
+            f(Random(), GRID, n)
 
 
 def test_pictures():
     pytest.importorskip('plotly')
-    for u in (GRID, layout((30,)), layout((3, 4, 5))): assert coverage_map(Random(), u, 50).plot().data
+    for u in (GRID, layout((30,)), layout((3, 4, 5))):
+        assert coverage_map(Random(), u, 50).plot().data
     assert count_law(Random(), GRID, 50).plot().data

@@ -41,11 +41,13 @@ def venv(monkeypatch, tmp_path):
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------------- the file
+# ------------------------------------------------------------------------------------------------------------
+# ------- the file
 
 
 def test_standard_library_alone_and_readable_by_old_pythons():
-    tree = ast.parse((ROOT / 'lab.py').read_text(encoding='utf-8'), feature_version=(3, 8))  # so that an old Python can say what is missing
+    # so that an old Python can say what is missing
+    tree = ast.parse((ROOT / 'lab.py').read_text(encoding='utf-8'), feature_version=(3, 8))
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert {n.split('.')[0] for n in names} <= sys.stdlib_module_names
@@ -68,7 +70,8 @@ def test_an_old_python_is_told_what_is_needed(monkeypatch, capsys):
     assert 'needs Python 3.11' in capsys.readouterr().out
 
 
-# ----------------------------------------------------------------------------------------------------------------- installing
+# ------------------------------------------------------------------------------------------------------------
+# ----- installing
 
 
 def test_debian_without_venv(monkeypatch):
@@ -92,7 +95,8 @@ def fake_pip(monkeypatch, *logs):
 
 
 def test_a_broken_download_is_tried_again(venv, monkeypatch, capsys):
-    calls = fake_pip(monkeypatch, 'ReadTimeoutError: Read timed out.', 'Retrying (Retry(total=4)) No matching distribution found', '')
+    calls = fake_pip(monkeypatch, 'ReadTimeoutError: Read timed out.', 'Retrying (Retry(total=4)) No '
+                                                                       'matching distribution found', '')
     lab.pip('torch')
     assert len(calls) == 3 and 'what has arrived is kept' in capsys.readouterr().out
 
@@ -155,7 +159,8 @@ def dry(venv, monkeypatch):
 def test_torch_and_torchvision_come_together_and_stay(dry, venv, capsys):
     said, _ = dry
     lab.install('lab', options())
-    assert re.match('Installing into .* GB to download .* minutes .* GB on disk', capsys.readouterr().out)  # before anything else
+    # before anything else
+    assert re.match('Installing into .* GB to download .* minutes .* GB on disk', capsys.readouterr().out)
     assert [s for s in said if 'torch' in s.split()[0]] == ['torch>=2.11 torchvision']
     assert '-e .[lab]' in said[-1] and '-c constraints.txt' in said[-1] and (venv / 'torch.txt').read_text() == 'torch==2.14.1\n'
     n = len(said)
@@ -194,7 +199,8 @@ def test_an_interrupted_installation_leaves_no_marker(dry, venv, monkeypatch):
     assert not list(venv.glob('maskedlab-*.txt'))
     state['fail'] = None
     lab.install('lab', options())
-    assert (venv / 'maskedlab-lab.txt').exists() and sum('torchvision' in s for s in said) == 1, 'torch was kept'
+    assert (venv / 'maskedlab-lab.txt').exists() and sum('torchvision' in s
+                                                         for s in said) == 1, 'torch was kept'
 
 
 def test_changed_dependencies_ask_for_a_new_installation(dry, venv):
@@ -225,10 +231,12 @@ def test_the_cpu_build_is_offered_where_no_gpu_is(dry, monkeypatch, capsys):
 
 
 def test_versions():
-    assert [lab.version(t) for t in ('2.14.1+cpu', '2.11.0', '2.9.0a0+git')] == [(2, 14, 1), (2, 11, 0), (2, 9, 0)]
+    assert [lab.version(t) for t in ('2.14.1+cpu', '2.11.0', '2.9.0a0+git')] == [(2, 14, 1), (2, 11, 0),
+                                                                                 (2, 9, 0)]
 
 
-# -------------------------------------------------------------------------------------------------------------------- the lab
+# ------------------------------------------------------------------------------------------------------------
+# -------- the lab
 
 
 def test_ports():
@@ -252,13 +260,15 @@ def serving():
     """The lab's server: seconds from the command to a ready page, and the page."""
     start = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / 'lab.py'), '--no-install', '--no-browser'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, str(ROOT / 'lab.py'), '--no-install', '--no-browser'], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True
     )
     try:
         said = ''
         while 'Ctrl-C' not in said and process.poll() is None:
             said += process.stdout.readline()
-        seconds, url = time.monotonic() - start, re.search(r'http://127\.0\.0\.1:\d+(/\S*)\?token=\w{48}', said)
+        seconds, url = time.monotonic() - start, re.search(r'http://127\.0\.0\.1:\d+(/\S*)\?token=\w{48}',
+                                                           said)
         assert url, said
         yield seconds, url
     finally:
@@ -291,7 +301,8 @@ def test_the_server_opens_the_first_tutorial_and_asks_for_its_token():
         assert e.value.code == 403
 
 
-# --------------------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------------------------
+# --------- checks
 
 
 @pytest.fixture(scope='module')
@@ -304,7 +315,8 @@ def template(tmp_path_factory):
         '[project]\nname = "maskedlab"\nrequires-python = ">=3.11"\ndynamic = ["version"]\n\n'
         '[tool.nbdev]\nnbs_path = "nbs"\nput_version_in_init = false\n'
     )
-    cells = [('markdown', '# Thing'), ('code', '#| default_exp room.thing'), ('code', '#| export\ndef f(): return 1')]
+    cells = [('markdown', '# Thing'), ('code', '#| default_exp room.thing'),
+             ('code', '#| export\ndef f(): return 1')]
     nb = {
         'cells': [
             {
@@ -320,11 +332,13 @@ def template(tmp_path_factory):
         'nbformat': 4,
         'nbformat_minor': 5,
     }
-    (root / 'nbs' / 'thing.ipynb').write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n')
+    (root / 'nbs' / 'thing.ipynb').write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True)
+                                              + '\n')
     package = root / 'maskedlab'
     package.mkdir()
     (package / '__init__.py').write_text('__version__ = "1"\n')
-    subprocess.run([shutil.which('nbdev-export', path=str(Path(sys.executable).parent))], cwd=root, check=True, capture_output=True)
+    subprocess.run([shutil.which('nbdev-export', path=str(Path(sys.executable).parent))], cwd=root,
+                   check=True, capture_output=True)
     return root
 
 
@@ -361,10 +375,12 @@ def test_export_and_clean_pass_on_a_good_project(project):
 @pytest.mark.parametrize(
     'fault, said',
     [
-        (lambda p: (p / 'maskedlab/room/thing.py').write_text('def f(): return 2\n'), 'differs from its notebook'),
+        (lambda p: (p / 'maskedlab/room/thing.py').write_text('def f(): return 2\n'),
+         'differs from its notebook'),
         (lambda p: (p / 'maskedlab/room/thing.py').unlink(), 'is missing'),
         (lambda p: (p / 'maskedlab/room/__init__.py').unlink(), 'is missing'),
-        (lambda p: (p / 'maskedlab/room/stale.py').write_text('# AUTOGENERATED! DO NOT EDIT!\n'), 'comes from no notebook'),
+        (lambda p: (p / 'maskedlab/room/stale.py').write_text('# AUTOGENERATED! DO NOT EDIT!\n'),
+         'comes from no notebook'),
         (lambda p: (p / 'maskedlab/notes.txt').write_text('x'), 'comes from no notebook'),
         (lambda p: (p / 'nbs/thing.ipynb').write_text('{'), 'failed'),
     ],
@@ -392,7 +408,8 @@ def test_clean_finds_a_notebook_that_is_not(project):
 def test_a_failing_notebook_fails(project):
     assert outcome(stage(project, 'nbs')) == [(1, 0, 0)]
     file = project / 'nbs/thing.ipynb'
-    file.write_text(file.read_text().replace('# Thing', '# Thing').replace('def f(): return 1', 'assert False'))
+    file.write_text(file.read_text().replace('# Thing',
+                                             '# Thing').replace('def f(): return 1', 'assert False'))
     assert outcome(stage(project, 'nbs')) == [(0, 1, 0)]
 
 
@@ -448,7 +465,8 @@ def test_chromium_comes_from_apt_where_it_may(monkeypatch):
     monkeypatch.setattr(lab, 'browser', lambda: there[0] if there else None)
     monkeypatch.setattr(lab.shutil, 'which', lambda n: '/usr/bin/' + n)
     monkeypatch.setattr(
-        lab.subprocess, 'run', lambda c, **k: (ran.append(c), there.append('/usr/bin/chromium') if 'install' in c else None)
+        lab.subprocess, 'run', lambda c, **k: (ran.append(c), there.append('/usr/bin/chromium')
+                                               if 'install' in c else None)
     )
     monkeypatch.setattr(lab.os, 'geteuid', lambda: 1000, raising=False)
     assert lab.install_browser() is None and not ran

@@ -24,7 +24,8 @@ def test_every_recipe_is_tight(name):
     batch = ml.sample(ml.card(name).modality.split()[0], n=4, split='test')
     report = ml.leak_check(name, batch)
     assert report.ok, report
-    if any('nothing is secret' in n for n in report.notes): return      # it takes away what it has seen, by its own choice
+    if any('nothing is secret' in n for n in report.notes):
+        return      # it takes away what it has seen, by its own choice
     assert report.changes['units'] == 0 and report.changes.get('gradient', 0.) == 0
     assert report.control > 1e-3
     assert report.where is not None and report.where.nan_to_num().max() <= (1e-5 if report.rounding else 0)
@@ -52,17 +53,22 @@ class CentredInUnits(MAE):               # the same, in the making of the units:
 
 
 class MaskIgnored(MAE):                  # the mask is drawn, scored, and never applied
-    def encode(self, u, mask, watch=None): return super().encode(u, u.none(), watch)
-    def decode(self, h, mask, watch=None): return super().decode(h, torch.zeros_like(mask), watch)
+    def encode(self, u, mask, watch=None):
+        return super().encode(u, u.none(), watch)
+    def decode(self, h, mask, watch=None):
+        return super().decode(h, torch.zeros_like(mask), watch)
 
 
 class OtherMask(MAE):                    # the encoder hides other patches than the loss looks at
-    def encode(self, u, mask, watch=None): return super().encode(u, mask.roll(1, 2), watch)
-    def decode(self, h, mask, watch=None): return super().decode(h, mask.roll(1, 2), watch)
+    def encode(self, u, mask, watch=None):
+        return super().encode(u, mask.roll(1, 2), watch)
+    def decode(self, h, mask, watch=None):
+        return super().decode(h, mask.roll(1, 2), watch)
 
 
 class GlobalNoise(MAE):                  # samples from torch's global generator
-    def encode(self, u, mask, watch=None): return super().encode(u.but(x=u.x + .1 * torch.randn_like(u.x)), mask, watch)
+    def encode(self, u, mask, watch=None):
+        return super().encode(u.but(x=u.x + .1 * torch.randn_like(u.x)), mask, watch)
 
 
 class Remembers(MAE):                    # forward moves a running mean
@@ -75,10 +81,11 @@ class Remembers(MAE):                    # forward moves a running mean
 
 
 class Deaf(MAE):                         # ignores its input: passes any leak check that has no control
-    def encode(self, u, mask, watch=None): return super().encode(u.but(x=torch.zeros_like(u.x)), mask, watch)
+    def encode(self, u, mask, watch=None):
+        return super().encode(u.but(x=torch.zeros_like(u.x)), mask, watch)
 
 
-class OverlappingConv(Recipe):           # the mask is applied after a convolution that reaches over into neighbours
+class OverlappingConv(Recipe):     # the mask is applied after a convolution that reaches over into neighbours
     strategy = Random(.5)
 
     def __init__(self):
@@ -99,7 +106,8 @@ class OverlappingConv(Recipe):           # the mask is applied after a convoluti
 
 
 @pytest.mark.parametrize('fault, words', [
-    (WholePictureCentred, 'units, data, gradient'), (CentredInUnits, 'data'), (MaskIgnored, 'units, data, gradient'), (OtherMask, 'units'),
+    (WholePictureCentred, 'units, data, gradient'), (CentredInUnits, 'data'),
+    (MaskIgnored, 'units, data, gradient'), (OtherMask, 'units'),
     (GlobalNoise, 'global'), (Remembers, 'state: running'), (Deaf, 'void')])
 def test_planted_faults(fault, words, pictures):
     torch.manual_seed(0)
@@ -120,7 +128,7 @@ def test_centring_in_units_is_seen_in_data_space_alone(pictures):
     assert report.changes['units'] == 0 < report.changes['data']
 
 
-class Causal(Recipe):                    # predicts i from everything before i, hidden or not: an autoregressive order
+class Causal(Recipe):            # predicts i from everything before i, hidden or not: an autoregressive order
     strategy = Random(.5)
     tell = True
 
@@ -128,7 +136,8 @@ class Causal(Recipe):                    # predicts i from everything before i, 
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
-    def units(self, batch): return Units('sequence', batch['wave'].shape[1:], x=batch['wave'])
+    def units(self, batch):
+        return Units('sequence', batch['wave'].shape[1:], x=batch['wave'])
 
     def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
         u = self.units(batch) if units is None else units
@@ -143,7 +152,8 @@ class Causal(Recipe):                    # predicts i from everything before i, 
 def test_an_order_must_be_told():
     wave = dict(wave=torch.randn(4, 20))
     assert ml.leak_check(Causal(), wave).ok
-    untold = Causal(); untold.tell = False
+    untold = Causal()
+    untold.tell = False
     assert not ml.leak_check(untold, wave).ok
 
 
@@ -158,19 +168,23 @@ class Readable(Causal):                  # BERT's 10 %: chosen, scored, and left
         y = (seen.sum(1, keepdim=True) + seen) * self.scale
         pred, target = rows(y, mask), rows(u.x, mask)
         e = (pred - target).pow(2)
-        return Out({'square': mean(e)}, mask, pred, target, spread(e, mask), u, kept=kept if self.tell else None)
+        return Out({'square': mean(e)}, mask, pred, target, spread(e, mask), u, kept=kept if self.tell
+                   else None)
 
 
 def test_what_is_kept_must_be_told():
     wave = dict(wave=torch.randn(4, 20))
     assert ml.leak_check(Readable(), wave).ok
-    untold = Readable(); untold.tell = False
+    untold = Readable()
+    untold.tell = False
     assert not ml.leak_check(untold, wave).ok
 
 
 class HidesNothing(Recipe):
-    def units(self, batch): return Units('sequence', batch['wave'].shape[1:], x=batch['wave'])
-    def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.): return Out({'zero': torch.zeros(())})
+    def units(self, batch):
+        return Units('sequence', batch['wave'].shape[1:], x=batch['wave'])
+    def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
+        return Out({'zero': torch.zeros(())})
 
 
 def test_a_system_that_hides_nothing_says_so():
@@ -179,7 +193,8 @@ def test_a_system_that_hides_nothing_says_so():
 
 
 def test_bad_input(pictures):
-    with pytest.raises(ValueError, match='batch of at least 2, got 1'): ml.leak_check('mae', dict(image=pictures['image'][:1]))
+    with pytest.raises(ValueError, match='batch of at least 2, got 1'):
+        ml.leak_check('mae', dict(image=pictures['image'][:1]))
     same = ml.leak_check('mae', dict(image=pictures['image'][:1].expand(3, -1, -1, -1).clone()))
     assert not same.ok and 'same content' in repr(same)
 

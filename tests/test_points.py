@@ -25,12 +25,14 @@ SMALL = dict(groups=16, size=8, dim=32, depth=2, heads=4, decoder_depth=1, decod
 WORDS = dict(groups=16, size=8, words=16, code=8, pointnet=(8, 16, 32), width=16, edges=(16,), first=16, hidden=16, fine=16)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def stir(r):
     with torch.no_grad():       # at the start many numbers are zero, which would hide a mistake
-        for p in r.parameters(): p.add_(torch.randn(p.shape, generator=g(5)) * .05)
+        for p in r.parameters():
+            p.add_(torch.randn(p.shape, generator=g(5)) * .05)
     return r.eval()
 
 
@@ -48,7 +50,8 @@ def bert():
 
 
 @pytest.fixture
-def batch(): return ml.sample('points', n=4, points=128)
+def batch():
+    return ml.sample('points', n=4, points=128)
 
 
 # ---------------------------------------------------------------- data
@@ -56,7 +59,8 @@ def batch(): return ml.sample('points', n=4, points=128)
 def test_sample_is_in_the_unit_sphere_and_splits_do_not_meet():
     train, test = (ml.sample('points', n=None, split=s) for s in ('train', 'test'))
     assert len(train['points']) + len(test['points']) == 820 and train['points'].dtype == torch.float32
-    for b in (train, test): assert_close(b['points'].norm(dim=-1).amax(1), torch.ones(len(b['points'])), atol=1e-5, rtol=0)
+    for b in (train, test):
+        assert_close(b['points'].norm(dim=-1).amax(1), torch.ones(len(b['points'])), atol=1e-5, rtol=0)
     seen = {p.numpy().tobytes() for p in train['points']}
     assert not any(p.numpy().tobytes() in seen for p in test['points'])
     names = {s: {m['name'].lower() for m in point_credits() if m['split'] == s} for s in ('train', 'test')}
@@ -70,7 +74,8 @@ def test_made_up_furniture_where_the_embedded_clouds_are_missing(left, mae, tmp_
         warnings.simplefilter('error')
         embedded = ml.sample('points', n=6, points=128)
         assert points_source() == 'furniture'
-    for name in left: shutil.copy(resources.files('maskedlab') / 'data' / 'files' / name, tmp_path)
+    for name in left:
+        shutil.copy(resources.files('maskedlab') / 'data' / 'files' / name, tmp_path)
     monkeypatch.setattr('maskedlab.data.points._FILES', tmp_path)
     monkeypatch.setattr('maskedlab.data.points._about', cache(_about.__wrapped__))
     with pytest.warns(UserWarning, match='embedded clouds are missing, this is parametric furniture'):
@@ -78,7 +83,8 @@ def test_made_up_furniture_where_the_embedded_clouds_are_missing(left, mae, tmp_
     assert points_source() == 'parametric' and b['points'].shape == embedded['points'].shape
     assert_close(b['points'].norm(dim=-1).amax(1), torch.ones(6), atol=1e-5, rtol=0)
     assert mae(b, generator=g()).loss.isfinite()
-    with pytest.warns(UserWarning): train, test, drawn = (clouds(500, **k) for k in ({}, dict(split='test'), dict(generator=g(3))))
+    with pytest.warns(UserWarning):
+        train, test, drawn = (clouds(500, **k) for k in ({}, dict(split='test'), dict(generator=g(3))))
     assert not torch.equal(train['points'], test['points']) and not torch.equal(train['points'], drawn['points'])
     assert {point_classes()[i] for i in train['label'].tolist()} == set(KINDS)
     spread = {k: train['points'][train['label'] == point_classes().index(k)].std((0, 1)) for k in KINDS}     # labels say what shapes are
@@ -90,13 +96,16 @@ def test_files_that_are_no_clouds(tmp_path):
                                  ('a.off', b'OFF', 'whole .off file'), ('a.obj', b'', 'no points'), ('a.png', b'', 'no cloud'),
                                  ('b.xyz', b'0 0 0\n0 inf 0\n', 'point 1')):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=words) as said: read_points(tmp_path / name)
+        with pytest.raises(ValueError, match=words) as said:
+            read_points(tmp_path / name)
         assert len(str(said.value)) <= 200 and '\n' not in str(said.value)
-    with pytest.raises(FileNotFoundError): read_points(tmp_path / 'none.xyz')
+    with pytest.raises(FileNotFoundError):
+        read_points(tmp_path / 'none.xyz')
 
 
 def test_own_clouds_of_two_sizes_go_through_a_recipe(tmp_path, mae):
-    for name, n in (('a', 100), ('b', 60)): np.savetxt(tmp_path / f'{name}.xyz', np.random.default_rng(n).random((n, 3)) * 50)
+    for name, n in (('a', 100), ('b', 60)):
+        np.savetxt(tmp_path / f'{name}.xyz', np.random.default_rng(n).random((n, 3)) * 50)
     b = load_points([tmp_path / 'a.xyz', tmp_path / 'b.xyz'])
     assert b['points_valid'].sum(1).tolist() == [100, 60]
     out = mae(b, generator=g())
@@ -134,7 +143,8 @@ def test_nearest_neighbours_and_their_ties():
     (torch.full((1, 40, 3), torch.nan), 'is NaN'), (torch.zeros(1, 40, 3, dtype=torch.long), 'float')])
 def test_bad_clouds(mae, bert, points, words):
     for r in (mae, bert):
-        with pytest.raises(ValueError, match=words) as said: r(dict(points=points))
+        with pytest.raises(ValueError, match=words) as said:
+            r(dict(points=points))
         assert len(str(said.value)) <= 200
 
 
@@ -225,7 +235,8 @@ def test_the_released_layout(tmp_path, mae, batch):
     out = mae(batch, generator=g())
     assert_close(r(batch, mask=out.mask, generator=g()).pred, out.pred)
 
-    def conv(x, name): return F.linear(x, w[f'{name}.weight'].flatten(1), w[f'{name}.bias'])
+    def conv(x, name):
+        return F.linear(x, w[f'{name}.weight'].flatten(1), w[f'{name}.bias'])
     def norm(x, name):
         n = [w[f'{name}.{k}'] for k in ('running_mean', 'running_var', 'weight', 'bias')]
         return (x - n[0]) / (n[1] + 1e-5).sqrt() * n[2] + n[3]
@@ -233,8 +244,10 @@ def test_the_released_layout(tmp_path, mae, batch):
         h = conv(norm(conv(x, f'{at}.first_conv.0'), f'{at}.first_conv.1').relu(), f'{at}.first_conv.3')
         h = torch.cat([h.amax(-2, keepdim=True).expand_as(h), h], -1)
         return conv(norm(conv(h, f'{at}.second_conv.0'), f'{at}.second_conv.1').relu(), f'{at}.second_conv.3').amax(-2)
-    def mlp(x, name): return conv(F.gelu(conv(x, f'{name}.0')), f'{name}.2')
-    def layer(x, name): return F.layer_norm(x, x.shape[-1:], w[f'{name}.weight'], w[f'{name}.bias'])
+    def mlp(x, name):
+        return conv(F.gelu(conv(x, f'{name}.0')), f'{name}.2')
+    def layer(x, name):
+        return F.layer_norm(x, x.shape[-1:], w[f'{name}.weight'], w[f'{name}.bias'])
     def block(x, name, heads):
         q, k, v = F.linear(layer(x, f'{name}.norm1'), w[f'{name}.attn.qkv.weight']).view(len(x), -1, 3, heads, 32 // heads).unbind(2)
         a = (torch.einsum('bqhd,bkhd->bhqk', q, k) * (32 // heads) ** -.5).softmax(-1)
@@ -242,7 +255,8 @@ def test_the_released_layout(tmp_path, mae, batch):
         return x + conv(F.gelu(conv(layer(x, f'{name}.norm2'), f'{name}.mlp.fc1')), f'{name}.mlp.fc2')
     u, m = out.units, out.mask
     x, p = pointnet(u.x)[~m].view(4, 7, 32), u.pos[~m].view(4, 7, 3)
-    for i in range(2): x = block(x + mlp(p, 'MAE_encoder.pos_embed'), f'MAE_encoder.blocks.blocks.{i}', 4)
+    for i in range(2):
+        x = block(x + mlp(p, 'MAE_encoder.pos_embed'), f'MAE_encoder.blocks.blocks.{i}', 4)
     x = torch.cat([layer(x, 'MAE_encoder.norm'), w['mask_token'].expand(4, 9, -1)], 1)
     p = mlp(torch.cat([p, u.pos[m].view(4, 9, 3)], 1), 'decoder_pos_embed')
     x = layer(block(x + p, 'MAE_decoder.blocks.0', 2), 'MAE_decoder.norm')[:, 7:]
@@ -306,9 +320,11 @@ def test_only_the_student_learns_and_the_follower_follows(bert, batch):         
     old = [p.clone() for p in bert.follower.parameters()]
     queue = bert.queue.clone()
     with torch.no_grad():
-        for p in bert.student.parameters(): p.add_(1)
+        for p in bert.student.parameters():
+            p.add_(1)
     bert.after_step(out, 0.)
-    for a, p, q in zip(old, bert.follower.parameters(), bert.student.parameters()): assert_close(p, (.999 * a + .001 * q).detach())
+    for a, p, q in zip(old, bert.follower.parameters(), bert.student.parameters()):
+        assert_close(p, (.999 * a + .001 * q).detach())
     assert bert.queue.shape == queue.shape and torch.equal(bert.queue[:4], out.extra['keys']) and torch.equal(bert.queue[4:], queue[4:])
     assert_close(bert.queue.norm(dim=1), torch.ones(12))
     assert all(torch.equal(v, state[k]) or 'batches' in k or 'running' in k for k, v in bert.tokenizer.state_dict().items())

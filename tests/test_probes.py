@@ -10,7 +10,8 @@ from maskedlab.instruments.probes import AttentiveHead, attentive_probe, feature
 @pytest.mark.parametrize('name', ml.list_recipes())
 def test_every_recipe_has_tokens_to_look_at(name):
     r = ml.create_recipe(name)
-    if r.features is None: pytest.skip('gives no features')
+    if r.features is None:
+        pytest.skip('gives no features')
     batch = {k: v for k, v in ml.sample(r.card.modality.split()[0], n=6).items() if torch.is_tensor(v)}
     x = features(r, batch, pool=False)
     assert x.ndim == 3 and len(x) == 6 and x.isfinite().all()

@@ -15,7 +15,8 @@ from maskedlab.train.checkpoint import load_checkpoint
 ROOT = Path(__file__).parents[1]
 STEPS, SAVE_EVERY = 60, 5
 
-# The recipe has a dropout layer (global generator), BatchNorm statistics and, in `after_step`, a teacher and a draw from the global
+# The recipe has a dropout layer (global generator), BatchNorm statistics and, in `after_step`, a teacher and
+# a draw from the global
 # generators. Twelve photographs in batches of eight: every second checkpoint lies inside an epoch.
 RECIPE = '''
 import random, numpy, torch
@@ -49,11 +50,12 @@ def step_taken(step, losses):
     print(step, flush=True)
     time.sleep(.004)
 
-tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, norm_pix=False)
-from maskedlab.contract.create import recipe_class
-torch.manual_seed(3)
-t = Trainer(recipe_class(recipe)(**tiny), 'image', steps=STEPS, batch=8, accumulate=2, ema=.99, lr=3e-3, clip=1., seed=5, precision='no',
-            out=folder, resume=True, save_every=SAVE_EVERY, keep=2, show=False, workers=workers, watch=step_taken)
+tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2,
+norm_pix=False) from maskedlab.contract.create import recipe_class torch.manual_seed(3) t =
+Trainer(recipe_class(recipe)(**tiny), 'image', steps=STEPS, batch=8, accumulate=2, ema=.99, lr=3e-3, clip=1.,
+seed=5, precision='no',
+            out=folder, resume=True, save_every=SAVE_EVERY, keep=2, show=False, workers=workers,
+            watch=step_taken)
 
 saves, calls = 0, 0
 def dying(real):
@@ -79,15 +81,18 @@ t.fit(background=False)
 '''.replace('STEPS', str(STEPS)).replace('SAVE_EVERY', str(SAVE_EVERY))
 
 
-def start(folder: Path, child: Path, die_in_save: int = 0, die_at_call: int = 0, workers: int = 0) -> subprocess.Popen:
-    words = [sys.executable, child, folder, f'{child.parent / "nosy.py"}:Nosy', die_in_save, die_at_call, workers]
+def start(folder: Path, child: Path, die_in_save: int = 0, die_at_call: int = 0,
+          workers: int = 0) -> subprocess.Popen:
+    words = [sys.executable, child, folder, f'{child.parent / "nosy.py"}:Nosy', die_in_save, die_at_call,
+             workers]
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, env=env)
 
 
 def rows(folder: Path) -> list[dict]:
     speed = ('samples_per_second', 'waiting')
-    return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in json.loads(line).items() if k not in speed}
+            for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
 def test_killed_at_drawn_moments_and_inside_the_write(tmp_path):
@@ -101,10 +106,12 @@ def test_killed_at_drawn_moments_and_inside_the_write(tmp_path):
     broken = tmp_path / 'broken'
     # four moments at a step or shortly after it, and two in the middle of writing a checkpoint
     plan = [('step', s) for s in sorted(r.sample(range(2, STEPS - 2), 4))]
-    for _ in range(2): plan.insert(r.randrange(4), ('write', r.randrange(0, 11)))
+    for _ in range(2):
+        plan.insert(r.randrange(4), ('write', r.randrange(0, 11)))
     kills = 0
     for what, number in plan:
-        p = start(broken, child, *((1, number) if what == 'write' else ()), workers=r.randrange(2) if what == 'step' else 0)
+        p = start(broken, child, *((1, number) if what == 'write' else ()), workers=r.randrange(2)
+                  if what == 'step' else 0)
         assert p.stdout is not None
         for line in p.stdout:
             if what == 'step' and line.strip().isdigit() and int(line) >= number:
@@ -115,7 +122,8 @@ def test_killed_at_drawn_moments_and_inside_the_write(tmp_path):
         p.stdout.close()
         kills += 1
         found = load_checkpoint(broken / 'checkpoints')
-        print(f'killed in {what} {number}: last checkpoint', found and found.step, [p.name for p in (broken / 'checkpoints').glob('*')])
+        print(f'killed in {what} {number}: last checkpoint', found and found.step,
+              [p.name for p in (broken / 'checkpoints').glob('*')])
     assert kills >= 5
     p = start(broken, child)
     p.communicate(timeout=60)
@@ -127,7 +135,8 @@ def test_killed_at_drawn_moments_and_inside_the_write(tmp_path):
     assert rows(tmp_path / 'unbroken') == rows(broken)
     for name in ('model', 'average', 'optimiser'):
         assert a.tensors[name].keys() == b.tensors[name].keys()
-        for k, v in a.tensors[name].items(): assert v.equal(b.tensors[name][k]), f'{name} {k} differs; KILL_SEED={seed}'
+        for k, v in a.tensors[name].items():
+            assert v.equal(b.tensors[name][k]), f'{name} {k} differs; KILL_SEED={seed}'
     assert a.tensors['model']['teacher'].abs().sum() > 0
 
 
@@ -136,13 +145,16 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, at):
     from maskedlab.recipes.image.mae import MAE
     from maskedlab.train.trainer import Trainer
     tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2)
-    t = Trainer(MAE(**tiny), steps=8, batch=4, seed=0, out=tmp_path, save_every=2, show=False, watch=lambda step, _: step == 3)
+    t = Trainer(MAE(**tiny), steps=8, batch=4, seed=0, out=tmp_path, save_every=2, show=False,
+                watch=lambda step, _: step == 3)
     t.fit(background=False)
-    def full(*a): raise OSError(28, 'No space left on device')
+    def full(*a):
+        raise OSError(28, 'No space left on device')
     t.watch = None
     with monkeypatch.context() as m:
         m.setattr(*((Path, at) if at == 'write_bytes' else (os, at)), full)
-        with pytest.raises(OSError) as e: t.fit(background=False)
+        with pytest.raises(OSError) as e:
+            t.fit(background=False)
     assert 'No space left' in str(e.value) and len(str(e.value)) <= 200 and '\n' not in str(e.value)
     found = load_checkpoint(tmp_path / 'checkpoints')
     assert found is not None and found.step == 4

@@ -22,15 +22,18 @@ class Cells(nn.Module):
     words, stride, channels = 8, 4, 3
     codebook = torch.stack([torch.linspace(0, 3, 8).cos(), torch.linspace(0, 3, 8).sin()], 1)
 
-    def ids(self, image): return (F.avg_pool2d(image.mean(1, keepdim=True), 4)[:, 0] * 7.999).long()
-    def decode(self, ids): return (ids / 7)[:, None].repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1)
+    def ids(self, image):
+        return (F.avg_pool2d(image.mean(1, keepdim=True), 4)[:, 0] * 7.999).long()
+    def decode(self, ids):
+        return (ids / 7)[:, None].repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1)
 
 
 SMALL = dict(image=40, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=4, code=8, adapt=None)
 UNITS, DROP = 25, 10
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -38,12 +41,14 @@ def r():
     torch.manual_seed(0)
     r = SeiTPP(**SMALL, tokenizer=Cells()).eval()
     with torch.no_grad():
-        for p in r.parameters(): p.add_(torch.randn(p.shape, generator=g(3)) * .05)
+        for p in r.parameters():
+            p.add_(torch.randn(p.shape, generator=g(3)) * .05)
     return r
 
 
 @pytest.fixture
-def batch(): return dict(ids=torch.randint(8, (3, 10, 10), generator=g(1)))
+def batch():
+    return dict(ids=torch.randint(8, (3, 10, 10), generator=g(1)))
 
 
 def encoded(r, *args, **kw):
@@ -52,7 +57,8 @@ def encoded(r, *args, **kw):
     hooks = [r.encoder.blocks[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].detach())),
              r.decoder.blocks[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].detach()))]
     out = r(*args, **kw)
-    for h in hooks: h.remove()
+    for h in hooks:
+        h.remove()
     return out, *seen
 
 
@@ -173,7 +179,8 @@ def test_without_conversion_training_reads_the_words_as_they_are(r, batch):
 class Mirror:
     "Stands in for a trained TokenAdapt: whatever is asked, it mirrors."
     words, flip = 8, True
-    def moved(self, ids, theta): return ids.flip(2)
+    def moved(self, ids, theta):
+        return ids.flip(2)
 
 
 def test_one_half_is_cropped_and_the_other_converted(batch):
@@ -184,7 +191,8 @@ def test_one_half_is_cropped_and_the_other_converted(batch):
     assert torch.equal(got[3:], ids[3:].flip(2)) and not torch.equal(got[:3], ids[:3])
     assert got.min() >= 0 and got.max() < 8
     assert torch.equal(unblock(r.eval()(dict(ids=ids), generator=g()).units.x), ids)
-    r.train(); r.colour, r.adapt = 1., None
+    r.train()
+    r.colour, r.adapt = 1., None
     ids = ids // 2 + 4 * (torch.arange(6) > 2)[:, None, None]           # dark pictures get bright partners
     got = unblock(r(dict(ids=ids), generator=g()).units.x)
     assert torch.equal(got[3:], ids[3:]) and not torch.equal(got[:3], ids[:3])
@@ -194,10 +202,12 @@ def test_one_half_is_cropped_and_the_other_converted(batch):
 # 7. the filler
 
 def test_filler_is_the_class_token_of_the_picture(r, batch):
-    with torch.no_grad(): r.decoder_pos_embed.zero_()
+    with torch.no_grad():
+        r.decoder_pos_embed.zero_()
     out, _, z = encoded(r, batch, generator=g())
     fillers = [z[i, 1:][out.mask[i].flatten()] for i in range(3)]
-    for i in range(3): assert_close(fillers[i], z[i, :1].expand_as(fillers[i]))       # equal in every hole, dropped or not
+    for i in range(3):
+        assert_close(fillers[i], z[i, :1].expand_as(fillers[i]))       # equal in every hole, dropped or not
     assert (fillers[0][0] - fillers[1][0]).abs().max() > 1e-3
     assert 'decoder_mask' not in ''.join(n for n, _ in r.named_parameters())
 
@@ -254,7 +264,8 @@ def test_packing_is_exact_and_small():
     data = pack(ids)
     assert torch.equal(unpack(data, ids.shape), ids) and len(data) < ids.numel() * 1.3
     assert torch.equal(unpack(pack(torch.tensor([0, 255, 510, 1023])), (4,)), torch.tensor([0, 255, 510, 1023]))
-    with pytest.raises(ValueError, match='words'): unpack(data, (4, 32, 31))
+    with pytest.raises(ValueError, match='words'):
+        unpack(data, (4, 32, 31))
 
 
 def test_storage():
@@ -295,18 +306,27 @@ def test_other_sizes_and_attention(r):
     (torch.zeros(1, 4, 4), TypeError, 'whole'), (torch.zeros(1, 4, 5).long(), ValueError, 'even'),
     (torch.zeros(4, 4).long(), TypeError, r'\[B, h, w\]'), ([1], TypeError, 'list')])
 def test_bad_words(r, ids, error, words):
-    with pytest.raises(error, match=words): r(dict(ids=ids))
+    with pytest.raises(error, match=words):
+        r(dict(ids=ids))
 
 
 def test_bad_arguments(r):
-    with pytest.raises(ValueError, match='8 words'): SeiTPP(**SMALL, tokenizer=Cells(), words=391)
-    with pytest.raises(ValueError, match='patch=8'): SeiTPP(**{**SMALL, 'patch': 4}, tokenizer=Cells())
-    with pytest.raises(ValueError, match='drop=1.5'): SeiTPP(**SMALL, tokenizer=Cells(), drop=1.5)
-    with pytest.raises(TypeError, match='tokenizer'): SeiTPP(**SMALL, tokenizer=nn.Linear(2, 2))
-    other = Mirror(); other.words = 9
-    with pytest.raises(ValueError, match='9 words'): SeiTPP(**{**SMALL, 'adapt': other}, tokenizer=Cells())
-    with pytest.raises(ValueError, match='names no stage'): SeiTPP(**SMALL, tokenizer='nothing/micro/image/0')
-    with pytest.raises(ValueError, match='part='): r.attention(dict(ids=torch.zeros(1, 4, 4).long()), part='middle')
+    with pytest.raises(ValueError, match='8 words'):
+        SeiTPP(**SMALL, tokenizer=Cells(), words=391)
+    with pytest.raises(ValueError, match='patch=8'):
+        SeiTPP(**{**SMALL, 'patch': 4}, tokenizer=Cells())
+    with pytest.raises(ValueError, match='drop=1.5'):
+        SeiTPP(**SMALL, tokenizer=Cells(), drop=1.5)
+    with pytest.raises(TypeError, match='tokenizer'):
+        SeiTPP(**SMALL, tokenizer=nn.Linear(2, 2))
+    other = Mirror()
+    other.words = 9
+    with pytest.raises(ValueError, match='9 words'):
+        SeiTPP(**{**SMALL, 'adapt': other}, tokenizer=Cells())
+    with pytest.raises(ValueError, match='names no stage'):
+        SeiTPP(**SMALL, tokenizer='nothing/micro/image/0')
+    with pytest.raises(ValueError, match='part='):
+        r.attention(dict(ids=torch.zeros(1, 4, 4).long()), part='middle')
 
 
 def test_it_learns():
@@ -314,6 +334,7 @@ def test_it_learns():
     torch.manual_seed(0)
     r, luck = SeiTPP(**SMALL, tokenizer=Cells()), g()
     def stripes():                  # each picture has one word: a visible one tells the rest
-        while True: yield dict(ids=torch.randint(8, (16, 1, 1), generator=luck).expand(-1, 10, 10).contiguous())
+        while True:
+            yield dict(ids=torch.randint(8, (16, 1, 1), generator=luck).expand(-1, 10, 10).contiguous())
     history = fit(r, stripes(), 80, lr=1e-2, seed=0)
     assert sum(h['loss'] for h in history[-5:]) / 5 < .7 < math.log(8)

@@ -16,7 +16,8 @@ from maskedlab.recipes.image.selfie import ORDER, Selfie, shift, undecidable
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, stages=(1, 1, 1), stem='small')
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -24,16 +25,21 @@ def r():
     torch.manual_seed(0)
     r = Selfie(**SMALL)
     with torch.no_grad():
-        for _ in range(3): r.train()(dict(image=torch.rand(8, 3, 32, 32, generator=g(2))), generator=g())    # batch statistics of its own
-        for p in r.parameters(): p.add_(torch.randn(p.shape, generator=g(3)) * .05)
+        for _ in range(3):
+            # batch statistics of its own
+            r.train()(dict(image=torch.rand(8, 3, 32, 32, generator=g(2))), generator=g())
+        for p in r.parameters():
+            p.add_(torch.randn(p.shape, generator=g(3)) * .05)
     return r.eval()
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
-def vectors(r, u, mask): return r.pool(r.embed(u), mask)
+def vectors(r, u, mask):
+    return r.pool(r.embed(u), mask)
 
 
 # 1. the count
@@ -41,7 +47,8 @@ def vectors(r, u, mask): return r.pool(r.embed(u), mask)
 @pytest.mark.parametrize('grid, hidden', [((4, 4), 4), ((7, 7), 12), ((3, 3), 2), ((5, 5), 6)])
 def test_a_quarter_is_hidden_rounded_down(grid, hidden):
     mask = Selfie(**SMALL).strategy(ml.layout(grid, batch=50), generator=g())
-    assert (mask.flatten(1).sum(1) == hidden).all() and len(mask.flatten(1).unique(dim=0)) > 5       # a mask for each picture
+    # a mask for each picture
+    assert (mask.flatten(1).sum(1) == hidden).all() and len(mask.flatten(1).unique(dim=0)) > 5
 
 
 def test_hidden_and_context_cover_the_grid(r, batch):
@@ -62,7 +69,8 @@ def test_hidden_pixels_change_no_vector_and_do_change_the_answers(r, batch):
     out = r(batch, generator=g())
     u = out.units.swap(out.mask)
     other = r(batch, mask=out.mask, units=u)
-    assert torch.equal(other.pred, out.pred) and torch.equal(vectors(r, u, out.mask), vectors(r, out.units, out.mask))
+    assert torch.equal(other.pred, out.pred) and torch.equal(vectors(r, u, out.mask),
+                                                             vectors(r, out.units, out.mask))
     assert (other.extra['logits'] - out.extra['logits'])[:, :4].abs().max() > 1e-3
 
 
@@ -76,9 +84,11 @@ def test_gradient_of_the_vectors_with_respect_to_hidden_pixels_is_exactly_zero(r
 
 def test_in_training_batch_norms_couple_everything(r, batch):
     "Why the leak check runs in evaluation mode."
-    r.train(); r.pad = 0
+    r.train()
+    r.pad = 0
     out = r(batch, generator=g())
-    other = r(batch, mask=out.mask, units=out.units.swap(out.mask, torch.rand(12, 192, generator=g(5))), generator=g())
+    other = r(batch, mask=out.mask, units=out.units.swap(out.mask, torch.rand(12, 192, generator=g(5))),
+              generator=g())
     assert (other.pred - out.pred).abs().max() > 1e-4
     assert ml.leak_check(r, batch).ok and r.training
 
@@ -88,7 +98,8 @@ def test_in_training_batch_norms_couple_everything(r, batch):
 def permuted(u, mask, order):
     "The chosen units of each picture in another order; the places stay."
     x = u.x.clone()
-    for i in range(len(u)): x[i][mask[i]] = u.x[i][mask[i]][order]
+    for i in range(len(u)):
+        x[i][mask[i]] = u.x[i][mask[i]][order]
     return u.but(x=x)
 
 
@@ -102,7 +113,8 @@ def test_the_order_of_the_context_does_not_matter(r, batch):
 
 def test_permuting_hidden_patches_permutes_rows_and_columns_together(r, batch):
     out = r(batch, generator=g())
-    v, h = rows(r.pool(r.embed(out.units), out.mask)[:, None, None] + r.code((4, 4)), out.mask).view(3, 4, -1), r.embed(out.units)
+    v, h = rows(r.pool(r.embed(out.units), out.mask)[:, None, None] + r.code((4, 4)),
+                out.mask).view(3, 4, -1), r.embed(out.units)
     order = torch.tensor([2, 0, 3, 1])
     answers = rows(h, out.mask).view(3, 4, -1)
     plain, both = v @ answers.mT, v[:, order] @ answers[:, order].mT
@@ -123,15 +135,18 @@ def test_a_patch_is_embedded_alone(r, batch):
     for i, y, x in ((0, 0, 0), (1, 2, 3), (2, 3, 1)):
         patch = r.colours(batch['image'][i:i + 1, :, 8 * y:8 * y + 8, 8 * x:8 * x + 8])
         assert_close(r.patches(patch).mean((2, 3))[0], h[i, y, x], rtol=1e-5, atol=1e-5)
-    changed = u.x.clone(); changed[:, 1:] = .3
+    changed = u.x.clone()
+    changed[:, 1:] = .3
     assert torch.equal(r.embed(u.but(x=changed))[:, 0], h[:, 0])
 
 
 # 6. equal patches
 
 def test_equal_patches_have_equal_columns(r, batch):
-    mask = torch.zeros(1, 4, 4).bool(); mask[0, 0] = True
-    image = batch['image'][:1].clone(); image[..., :8, 8:16] = image[..., :8, :8]
+    mask = torch.zeros(1, 4, 4).bool()
+    mask[0, 0] = True
+    image = batch['image'][:1].clone()
+    image[..., :8, 8:16] = image[..., :8, :8]
     out = r(dict(image=image), mask=mask)
     logits = out.extra['logits'][:, :4]
     assert torch.equal(logits[:, 0], logits[:, 1])
@@ -147,7 +162,8 @@ def test_equal_patches_have_equal_columns(r, batch):
 def test_codes_of_rows_and_columns(r):
     assert sum(p.numel() for p in r.places) == (4 + 4) * 32
     code = r.code((4, 4))
-    for c, d in ((0, 1), (2, 3)): assert_close(code[0, c] - code[0, d], code[3, c] - code[3, d])
+    for c, d in ((0, 1), (2, 3)):
+        assert_close(code[0, c] - code[0, d], code[3, c] - code[3, d])
     each = Selfie(**SMALL, positions='each')
     assert sum(p.numel() for p in each.places) == 16 * 32
     assert r.code((2, 3)).shape == each.code((2, 3)).shape == (2, 3, 32)
@@ -183,7 +199,8 @@ def test_gradients_of_both_sides_add_up(r, batch):
 def test_chance_is_the_logarithm_of_the_choices(r, n, image):
     blank = copy.deepcopy(r)
     with torch.no_grad():
-        for p in (*blank.places, *blank.pooling[-1].norm2.parameters()): p.zero_()
+        for p in (*blank.places, *blank.pooling[-1].norm2.parameters()):
+            p.zero_()
     out = blank(dict(image=torch.rand(2, 3, image, image)), generator=g())
     assert len(out.pred) == 2 * n and abs(out.loss.item() - math.log(n)) < 1e-6
 
@@ -201,7 +218,8 @@ def test_the_grid_moves_in_training_only(r, batch):
 def test_shifted_pictures_are_windows_of_the_padded_one():
     x = torch.rand(5, 2, 6, 9, generator=g())
     y, big = shift(x, 2, g(1)), F.pad(x, [2] * 4)
-    at = [[(d, e) for d in range(5) for e in range(5) if torch.equal(big[i, :, d:d + 6, e:e + 9], y[i])] for i in range(5)]
+    at = [[(d, e) for d in range(5) for e in range(5) if torch.equal(big[i, :, d:d + 6, e:e + 9], y[i])]
+          for i in range(5)]
     assert all(at) and len({a[0] for a in at}) > 1
 
 
@@ -237,7 +255,8 @@ def test_holes_are_filled_with_patches_of_the_same_picture(r, batch):
 
 
 def test_attention_is_that_of_the_pooling(r, batch):
-    mask = torch.zeros(3, 4, 4).bool(); mask[0, 0] = True
+    mask = torch.zeros(3, 4, 4).bool()
+    mask[0, 0] = True
     w, q, k = r.attention(batch, mask)
     assert w.shape == (2, 3, 4, 17, 17) and torch.equal(q, k)
     assert q[0].tolist() == [-1, *range(4, 16), -1, -1, -1, -1] and (w[:, 0, :, :, 13:] == 0).all()
@@ -247,7 +266,8 @@ def test_features_are_convolutions_over_the_whole_picture(r, batch):
     dense = r.features(batch, pool=False)
     assert dense.shape == (3, 64, 32)
     assert_close(dense.mean(1), r.features(batch))
-    assert_close(dense[1].T.view(32, 8, 8), r.patches(r.colours(batch['image'][1:2]))[0], rtol=1e-5, atol=1e-5)
+    assert_close(dense[1].T.view(32, 8, 8), r.patches(r.colours(batch['image'][1:2]))[0], rtol=1e-5,
+                 atol=1e-5)
     r.grow(2)
     assert r.features(batch).shape == (3, 64) and sum(p.numel() for p in r.fourth.parameters()) > 0
 
@@ -269,7 +289,8 @@ def test_fine_tuning_adds_the_fourth_stage_at_the_rate_of_the_head():
 
 
 def test_too_few_patches_for_a_choice_are_refused():
-    with pytest.raises(ValueError, match='fewer than 8') as said: Selfie(**{**SMALL, 'image': 16})
+    with pytest.raises(ValueError, match='fewer than 8') as said:
+        Selfie(**{**SMALL, 'image': 16})
     assert len(str(said.value)) <= 200
 
 
@@ -280,19 +301,26 @@ def test_it_learns_the_quiz():
     y, x = torch.meshgrid(torch.linspace(0, .6, 32), torch.linspace(0, .6, 32), indexing='ij')
     luck = g()
     def gradients():            # two colours say where a patch lies
-        while True: yield dict(image=torch.stack([y, x, 0 * y]) + .3 * torch.rand(16, 3, 32, 32, generator=luck))
+        while True:
+            yield dict(image=torch.stack([y, x, 0 * y]) + .3 * torch.rand(16, 3, 32, 32, generator=luck))
     history = fit(r, gradients(), 60, lr=8e-3, seed=0)
     assert sum(h['loss'] for h in history[-5:]) / 5 < .9 < math.log(4)
 
 
-@pytest.mark.parametrize('change, words', [(dict(dim=40), 'multiple of 16'), (dict(stem='huge'), "'small' or 'large'"),
-                                           (dict(positions='none'), "'row column' or 'each'"), (dict(patch=7), 'does not divide'),
+@pytest.mark.parametrize('change, words', [(dict(dim=40), 'multiple of 16'),
+                                           (dict(stem='huge'), "'small' or 'large'"),
+                                           (dict(positions='none'), "'row column' or 'each'"),
+                                           (dict(patch=7), 'does not divide'),
                                            (dict(heads=5), 'heads')])
 def test_bad_arguments(change, words):
-    with pytest.raises(ValueError, match=words): Selfie(**{**SMALL, **change})
+    with pytest.raises(ValueError, match=words):
+        Selfie(**{**SMALL, **change})
 
 
 def test_bad_batches(r, batch):
-    with pytest.raises(ValueError, match='multiple'): r(dict(image=torch.rand(1, 3, 30, 32)))
-    with pytest.raises(ValueError, match='channels'): r(dict(image=torch.rand(1, 1, 32, 32)))
-    with pytest.raises(TypeError, match='bool'): r(batch, mask=torch.ones(3, 4, 4))
+    with pytest.raises(ValueError, match='multiple'):
+        r(dict(image=torch.rand(1, 3, 30, 32)))
+    with pytest.raises(ValueError, match='channels'):
+        r(dict(image=torch.rand(1, 1, 32, 32)))
+    with pytest.raises(TypeError, match='bool'):
+        r(batch, mask=torch.ones(3, 4, 4))

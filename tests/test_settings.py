@@ -32,7 +32,8 @@ def ini(folder, text):
 def test_defaults_without_any_file(monkeypatch):
     monkeypatch.setattr(module, 'find_ini', lambda: None)  # whatever may lie above the temporary folder
     assert {k: a.source for k, a in settings().items()} == dict.fromkeys(SETTINGS, 'default')
-    assert (setting('device'), setting('seed'), setting('budget'), setting('precision')) == ('auto', 42, 'full', 'auto')
+    assert (setting('device'), setting('seed'), setting('budget'),
+            setting('precision')) == ('auto', 42, 'full', 'auto')
     assert setting('cache') == Path.home() / '.cache' / 'maskedlab'
 
 
@@ -106,7 +107,8 @@ def test_one_clear_sentence_for_a_bad_file(clean, monkeypatch, text, part, deep)
 
 
 @pytest.mark.parametrize(
-    'name, value', [('MASKEDLAB_SEED', 'seven'), ('MASKEDLAB_SEDE', '7'), ('MASKEDLAB_DEVICE', 'cuda:x'), ('MASKEDLAB_' + 'X' * 300, '1')]
+    'name, value', [('MASKEDLAB_SEED', 'seven'), ('MASKEDLAB_SEDE', '7'), ('MASKEDLAB_DEVICE', 'cuda:x'),
+                    ('MASKEDLAB_' + 'X' * 300, '1')]
 )
 def test_one_clear_sentence_for_a_bad_variable(monkeypatch, name, value):
     monkeypatch.setenv(name, value)

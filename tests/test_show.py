@@ -18,7 +18,8 @@ RECIPES = [n for n in ml.list_recipes() if ml.card(n).modality.split()[0] == 'im
 
 
 @pytest.fixture(scope='module')
-def core(): return Explore('mae')
+def core():
+    return Explore('mae')
 
 
 def ask(core, kind, state=None, buffers=(), **more):
@@ -31,13 +32,15 @@ def test_what_is_shown_is_what_the_package_computes(name):
     d = e.draw(e.state)
     b = {k: v[:1] for k, v in e.samples(name, e.state.set)[0].items()}
     r = e.recipe(name).eval()
-    with torch.no_grad(): out = r(b, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        out = r(b, generator=torch.Generator().manual_seed(5))
     assert torch.equal(out.mask[0], d.mask) and d.hidden == int(out.mask.sum())
-    if r.fill: assert torch.equal(d.pictures['returned'], e.view.paint(r.fill(b, out)))
+    if r.fill:
+        assert torch.equal(d.pictures['returned'], e.view.paint(r.fill(b, out)))
     assert d.loss == float(out.loss)
     h = d.mask.shape[0] and d.pictures['seen'].shape[0] // d.mask.shape[0]
     cells = d.mask.repeat_interleave(h, 0).repeat_interleave(h, 1)
-    assert torch.equal(d.pictures['seen'][..., 3] == 0, cells)               # hidden pixels are not in the drawing at all
+    assert torch.equal(d.pictures['seen'][..., 3] == 0, cells)   # hidden pixels are not in the drawing at all
     asked = out.scored[0].repeat_interleave(h, 0).repeat_interleave(h, 1)
     assert torch.equal(d.pictures['error'][..., 3] == 255, asked)
 
@@ -75,7 +78,8 @@ def test_every_strategy_of_the_menu_and_its_ends_can_be_drawn(core):
 
 
 def test_messages_are_plain_and_carry_their_number(core):
-    for kind, more in dict(open={}, draw={}, slower=dict(of=3), save={}, thumbs=dict(recipe='mae', set='Handwritten digits')).items():
+    for kind, more in dict(open={}, draw={}, slower=dict(of=3), save={},
+                           thumbs=dict(recipe='mae', set='Handwritten digits')).items():
         reply, data = ask(core, kind, **more)
         assert reply['kind'] != 'trouble', reply
         assert (reply['seq'], reply['view']) == (7, 'v') and all(isinstance(b, bytes) for b in data)
@@ -83,9 +87,12 @@ def test_messages_are_plain_and_carry_their_number(core):
 
 
 @pytest.mark.parametrize('change, words', [
-    (dict(fields={'ratio': 1.2}), '1.2'), (dict(fields={'ratio': float('nan')}), 'nan'), (dict(fields={'ratio': -.1}), '-0.1'),
-    (dict(strategy='hard'), 'hard'), (dict(set='Elsewhere'), 'Elsewhere'), (dict(index=99), '99'), (dict(seed=-1), '-1'),
-    (dict(seed=None), 'None'), (dict(painted=[400]), '400'), (dict(recipe='mea'), 'mea'), (dict(fields={'shape': 1}), 'shape')])
+    (dict(fields={'ratio': 1.2}), '1.2'), (dict(fields={'ratio': float('nan')}), 'nan'),
+    (dict(fields={'ratio': -.1}), '-0.1'),
+    (dict(strategy='hard'), 'hard'), (dict(set='Elsewhere'), 'Elsewhere'), (dict(index=99), '99'),
+    (dict(seed=-1), '-1'),
+    (dict(seed=None), 'None'), (dict(painted=[400]), '400'), (dict(recipe='mea'), 'mea'),
+    (dict(fields={'shape': 1}), 'shape')])
 def test_bad_input_is_one_sentence_and_the_next_request_works(core, change, words):
     reply, data = ask(core, 'draw', replace(core.state, **change))
     assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200 and data == []
@@ -93,14 +100,19 @@ def test_bad_input_is_one_sentence_and_the_next_request_works(core, change, word
     assert ask(core, 'draw')[0]['kind'] == 'drawn'
 
 
-def test_unknown_message(core): assert ask(core, 'dance')[0]['kind'] == 'trouble'
+def test_unknown_message(core):
+    assert ask(core, 'dance')[0]['kind'] == 'trouble'
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match='shape'): Explore('mae', mask=torch.zeros(3, 3, dtype=torch.bool))
-    with pytest.raises(TypeError, match='bool'): Explore('mae', mask=torch.zeros(8, 8))
-    with pytest.raises(ValueError, match='multiple'): Explore('mae', batch={'image': torch.rand(1, 3, 63, 64)})
-    with pytest.raises(ValueError, match='did you mean'): Explore('mea')
+    with pytest.raises(ValueError, match='shape'):
+        Explore('mae', mask=torch.zeros(3, 3, dtype=torch.bool))
+    with pytest.raises(TypeError, match='bool'):
+        Explore('mae', mask=torch.zeros(8, 8))
+    with pytest.raises(ValueError, match='multiple'):
+        Explore('mae', batch={'image': torch.rand(1, 3, 63, 64)})
+    with pytest.raises(ValueError, match='did you mean'):
+        Explore('mea')
 
 
 def test_recipes_from_outside(tmp_path):
@@ -135,7 +147,8 @@ def test_method_without_doors_and_of_other_data():
     class Smells(Recipe):
         card = Card('Smells', 2018, 'smell', '', '', '', '', '', '')
 
-    with pytest.raises(ValueError, match='only image'): Explore(Smells)
+    with pytest.raises(ValueError, match='only image'):
+        Explore(Smells)
 
 
 def test_a_new_kind_of_data_needs_one_view(monkeypatch):
@@ -148,7 +161,8 @@ def test_a_new_kind_of_data_needs_one_view(monkeypatch):
         strategy = Random(.5)
 
         def units(self, batch):
-            return ml.Units('grid', (4, 4), x=batch['heights'][..., None], put=lambda b, x: {**b, 'heights': x[..., 0]})
+            return ml.Units('grid', (4, 4), x=batch['heights'][..., None],
+                            put=lambda b, x: {**b, 'heights': x[..., 0]})
 
         def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
             u = units or self.units(batch)
@@ -156,19 +170,27 @@ def test_a_new_kind_of_data_needs_one_view(monkeypatch):
             e = u.x[m].pow(2).mean(-1)
             return Out({'h': e.mean()}, m, torch.zeros_like(u.x[m]), u.x[m], ml.masks.spread(e, m), u)
 
-        def fill(self, batch, out): return out.units.put(batch, ml.masks.place(out.units.x, out.mask, out.pred))
+        def fill(self, batch, out):
+            return out.units.put(batch, ml.masks.place(out.units.x, out.mask, out.pred))
 
     class HeightsView(PictureView):
         key, one, many = 'heights', 'place', 'places'
         sets = {'Hills': ('hills', {}, str)}
 
-        def load(self, label, recipe): return {'heights': torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))}, ['a', 'b']
-        def options(self, label, recipe): return 'heights', {}
-        def fit(self, batch, recipe): return batch
-        def paint(self, batch): return cividis(batch['heights'][0])
-        def spread(self, u, values): return values[0].float()
-        def score(self, batch, truth, hidden): return 1.
-        def mean(self, batch, hidden): return batch
+        def load(self, label, recipe):
+            return {'heights': torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))}, ['a', 'b']
+        def options(self, label, recipe):
+            return 'heights', {}
+        def fit(self, batch, recipe):
+            return batch
+        def paint(self, batch):
+            return cividis(batch['heights'][0])
+        def spread(self, u, values):
+            return values[0].float()
+        def score(self, batch, truth, hidden):
+            return 1.
+        def mean(self, batch, hidden):
+            return batch
 
     monkeypatch.setitem(views.VIEWS, 'heights', HeightsView())
     e = Explore(Heights)
@@ -188,12 +210,14 @@ def test_own_file(core, tmp_path):
     from PIL import Image
     data = io.BytesIO()
     im = Image.new('RGB', (40, 90), (255, 0, 0))
-    exif = im.getexif(); exif[0x0112] = 6                   # lies on its side
+    exif = im.getexif()
+    exif[0x0112] = 6                   # lies on its side
     im.save(data, 'JPEG', exif=exif)
     raw = data.getvalue()
     cut = len(raw) // 2
     for part, piece in enumerate((raw[:cut], raw[cut:])):
-        reply, _ = core.answer(dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2, seq=1), [memoryview(piece)])
+        reply, _ = core.answer(dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2, seq=1),
+                               [memoryview(piece)])
     assert reply['kind'] == 'filed' and reply['set'] in reply['sets']
     s = replace(core.state, set='holiday.jpg')
     assert core.draw(s).pictures['original'].shape == (64, 64, 4)
@@ -207,7 +231,8 @@ def test_own_file(core, tmp_path):
 def test_attention_adds_up(core):
     s = replace(core.state, painted=[0, 1])
     r, b = core.recipe('mae'), core.batch(s)
-    with torch.no_grad(): w, q, k = r.attention(b, core.draw(s).out.mask)
+    with torch.no_grad():
+        w, q, k = r.attention(b, core.draw(s).out.mask)
     seen, elsewhere = look_at(w, q, k, 30, 64)
     assert float(seen.nansum()) + elsewhere == pytest.approx(1, abs=1e-4)
     assert seen[:2].isnan().all() and look_at(w, q, k, 0, 64)[0] is None
@@ -227,11 +252,13 @@ def test_still_pictures():
     r = ml.create_recipe('mae')
     four, two = show.strip(r, b), show.strip(r, b, n=2)
     assert four.width == two.width and four.height > two.height
-    with torch.no_grad(): out = r.eval()(b, mask=torch.zeros(3, 8, 8, dtype=torch.bool))
+    with torch.no_grad():
+        out = r.eval()(b, mask=torch.zeros(3, 8, 8, dtype=torch.bool))
     show.strip(r, b, out)
     assert show.attention_map(r, b, 5, part='decoder').width > 400
     assert show.map_of(torch.rand(5)).width > 100
-    with pytest.raises(ValueError, match='axes'): show.map_of(torch.zeros(2, 2, 2))
+    with pytest.raises(ValueError, match='axes'):
+        show.map_of(torch.zeros(2, 2, 2))
 
 
 def test_explorer_carries_a_picture_and_a_widget():
@@ -248,17 +275,21 @@ def test_explorer_carries_a_picture_and_a_widget():
 
 def test_explorer_without_anywidget():
     code = ("import sys; sys.modules['anywidget'] = None\nimport maskedlab as ml\n"
-            "d, _ = ml.Explorer('mae')._repr_mimebundle_()\nassert 'image/png' in d and 'pip install anywidget' in d['text/plain']")
+            "d, _ = ml.Explorer('mae')._repr_mimebundle_()\nassert 'image/png' in d and 'pip install "
+            "anywidget' in d['text/plain']")
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_rooms_import_stays_light():
     code = ("import sys, maskedlab.show, maskedlab.show.explorer.widget, maskedlab.show.figures\n"
-            "bad = {'plotly', 'ipywidgets', 'anywidget', 'IPython', 'matplotlib', 'skimage'} & set(sys.modules); assert not bad, bad")
+            "bad = {'plotly', 'ipywidgets', 'anywidget', 'IPython', 'matplotlib', 'skimage'} & "
+            "set(sys.modules); assert not bad, bad")
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def test_view_of_names_the_kinds(): assert isinstance(view_of(ml.create_recipe('mae')), PictureView)
+def test_view_of_names_the_kinds():
+    assert isinstance(view_of(ml.create_recipe('mae')), PictureView)
 
 
-def test_state_has_plain_defaults(): json.dumps(asdict(State('mae', 'x')))
+def test_state_has_plain_defaults():
+    json.dumps(asdict(State('mae', 'x')))

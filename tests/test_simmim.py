@@ -14,7 +14,8 @@ from maskedlab.recipes.image.simmim import ORDER, SimMIM
 SMALL = dict(image=32, token=4, cell=8, dim=32, depth=2, heads=4, drop_path=0.)
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -22,20 +23,24 @@ def r():
     torch.manual_seed(0)
     r = SimMIM(**SMALL).eval()
     with torch.no_grad():
-        for p in r.parameters(): p.add_(torch.randn_like(p) * .05)
+        for p in r.parameters():
+            p.add_(torch.randn_like(p) * .05)
     return r
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(3, 3, 32, 32, generator=g(1)))
 
 
-def pixels(mask): return repeat_to(mask, (32, 32))[:, None].expand(-1, 3, -1, -1)
+def pixels(mask):
+    return repeat_to(mask, (32, 32))[:, None].expand(-1, 3, -1, -1)
 
 
 # 1. the count
 
-@pytest.mark.parametrize('grid, ratio, hidden', [((6, 6), .6, 22), ((7, 7), .6, 30), ((10, 10), .55, 56), ((4, 4), .6, 10)])
+@pytest.mark.parametrize('grid, ratio, hidden', [((6, 6), .6, 22), ((7, 7), .6, 30), ((10, 10), .55, 56),
+                                                 ((4, 4), .6, 10)])
 def test_the_ceiling_is_on_the_hidden_side(grid, ratio, hidden):
     mask = Random(ratio, law='ceil hidden')(ml.layout(grid, batch=20), generator=g())
     assert (mask.flatten(1).sum(1) == hidden).all()
@@ -72,7 +77,8 @@ def test_gradient_with_respect_to_hidden_pixels_is_exactly_zero(r, batch):
 def test_length_does_not_depend_on_the_ratio(r, batch):
     seen = []
     r.encoder.blocks[0].register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1]))
-    for ratio in (0., .3, 1.): r(batch, mask=Random(ratio, law='ceil hidden'), generator=g())
+    for ratio in (0., .3, 1.):
+        r(batch, mask=Random(ratio, law='ceil hidden'), generator=g())
     assert seen == [65] * 3
 
 
@@ -145,9 +151,11 @@ def test_one_table_serves_all_blocks_and_starts_without_effect(batch):
     r = SimMIM(**SMALL).eval()
     assert r.encoder.rel_pos_bias((8, 8)).shape == (1, 4, 65, 65)         # no axis of layers
     assert [n for n, _ in r.named_parameters() if 'table' in n] == ['encoder.rel_pos_bias.table']
-    x = torch.cat([r.encoder.cls_token.expand(3, -1, -1), r.encoder.embed(r.colours(batch['image'])).flatten(1, 2)], 1)
+    x = torch.cat([r.encoder.cls_token.expand(3, -1, -1),
+                   r.encoder.embed(r.colours(batch['image'])).flatten(1, 2)], 1)
     plain = Transformer.forward(r.encoder, x)
-    assert_close(Transformer.forward(r.encoder, x, bias=r.encoder.rel_pos_bias((8, 8))), plain, rtol=1e-5, atol=1e-6)
+    assert_close(Transformer.forward(r.encoder, x, bias=r.encoder.rel_pos_bias((8, 8))), plain, rtol=1e-5,
+                 atol=1e-6)
     torch.nn.init.normal_(r.encoder.rel_pos_bias.table)
     assert (Transformer.forward(r.encoder, x, bias=r.encoder.rel_pos_bias((8, 8))) - plain).abs().max() > 1e-3
 
@@ -172,7 +180,8 @@ def test_smaller_and_oblong_pictures(r):
     out = r(b, generator=g())
     assert out.mask.shape == (2, 2, 4)
     assert (patchify(r.fill(b, out)['image'] - b['image'], 8, ORDER)[~out.mask] == 0).all()
-    with pytest.raises(ValueError, match='larger'): r(dict(image=torch.rand(1, 3, 32, 64)))
+    with pytest.raises(ValueError, match='larger'):
+        r(dict(image=torch.rand(1, 3, 32, 64)))
 
 
 def test_attention_names_the_cell_of_each_token(r, batch):
@@ -183,6 +192,9 @@ def test_attention_names_the_cell_of_each_token(r, batch):
 
 
 def test_sizes_of_the_paper():
-    with torch.device('meta'): base = SimMIM(**SimMIM.sizes['base'])
-    assert sum(p.numel() for p in base.head.parameters()) == 590_592 and len(base.encoder.rel_pos_bias.table) == 732
-    with pytest.raises(ValueError, match='multiple'): SimMIM(image=48, token=16, cell=24)
+    with torch.device('meta'):
+        base = SimMIM(**SimMIM.sizes['base'])
+    assert sum(p.numel()
+               for p in base.head.parameters()) == 590_592 and len(base.encoder.rel_pos_bias.table) == 732
+    with pytest.raises(ValueError, match='multiple'):
+        SimMIM(image=48, token=16, cell=24)

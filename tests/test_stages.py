@@ -45,11 +45,13 @@ MAKE = {'beit': lambda **more: BEiT(**ENCODER, drop_path=0., **{'tokenizer': Cod
         'token_adapt': lambda **more: TokenAdapt(dim=32, heads=2, **{'tokenizer': Codes(), **more})}
 
 
-def g(seed=0): return torch.Generator().manual_seed(seed)
+def g(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
-def batch(): return dict(image=torch.rand(4, 3, 32, 32, generator=g(1)))
+def batch():
+    return dict(image=torch.rand(4, 3, 32, 32, generator=g(1)))
 
 
 @pytest.mark.parametrize('name', MAKE)
@@ -72,12 +74,14 @@ def test_weights_know_the_size_of_their_dictionary(name, tmp_path):
     tokenizer, r.config['tokenizer'] = r.config['tokenizer'], None
     folder = r.save_pretrained(tmp_path / name)
     assert ml.load_pretrained(folder, tokenizer=tokenizer).config['words'] == 12
-    with pytest.raises(ValueError, match='20 words, the recipe.s head 12'): ml.load_pretrained(folder, tokenizer=Codes(20))
+    with pytest.raises(ValueError, match='20 words, the recipe.s head 12'):
+        ml.load_pretrained(folder, tokenizer=Codes(20))
 
 
 @pytest.mark.parametrize('name', ['beit', 'cae', 'seitpp'])
 def test_a_tokenizer_of_other_colours_is_named(name):
-    with pytest.raises(ValueError, match='reads pictures of 3 channels') as said: MAKE[name](channels=1)
+    with pytest.raises(ValueError, match='reads pictures of 3 channels') as said:
+        MAKE[name](channels=1)
     assert len(str(said.value)) <= 200
 
 
@@ -108,7 +112,8 @@ def test_another_seed_configuration_or_data_is_another_stage(cache, monkeypatch)
     with monkeypatch.context() as m:
         m.setattr('maskedlab.stages.shelf.fingerprint', lambda modality: 'other data')
         assert find_stage(key) is None
-        with pytest.warns(UserWarning, match='other arguments, data or stages'): stage(key)
+        with pytest.warns(UserWarning, match='other arguments, data or stages'):
+            stage(key)
         assert train_stage(key, steps=2, batch=4) == folder == find_stage(key)
     assert (folder / 'stage.json').stat().st_mtime_ns != made and find_stage(key) is None      # what is there now is of the other data
 
@@ -125,9 +130,11 @@ def test_a_stage_on_another_stage_is_another_one(cache, monkeypatch):
 @pytest.mark.parametrize('make, what', [(lambda: BEiT(**{**BEiT.sizes['micro'], 'tokenizer': 'image_dvae/micro/image/9'}), 'image_dvae'),
                                         (lambda: ml.create_recipe('maskalign', size='tiny'), 'vit_teacher')])
 def test_nothing_is_learned_from_an_untrained_stage(make, what, cache):
-    with pytest.warns(UserWarning, match='python -m maskedlab.train.make_stage'): r = make()
+    with pytest.warns(UserWarning, match='python -m maskedlab.train.make_stage'):
+        r = make()
     assert r.eval()(ml.sample('image', n=1), generator=g()).loss.isfinite()              # it can be looked at
-    with pytest.raises(ValueError, match=f'first run python -m maskedlab.train.make_stage {what}') as said: ml.Trainer(r, steps=1, show=False)
+    with pytest.raises(ValueError, match=f'first run python -m maskedlab.train.make_stage {what}') as said:
+        ml.Trainer(r, steps=1, show=False)
     assert len(str(said.value)) <= 200
 
 
@@ -147,7 +154,8 @@ def test_stages_and_modules_come_back_frozen():
 def test_shipped_weights_have_left_the_floor(name):
     "Always naming the commonest word, and guessing by how common words are, are beaten on photographs that it was not trained on."
     r, b = ml.create_recipe(name, pretrained=True).eval(), ml.sample('image', n=200, split='test', generator=g(5))
-    with torch.no_grad(): out = r(b, generator=g())
+    with torch.no_grad():
+        out = r(b, generator=g())
     share = torch.bincount(out.target).double() / len(out.target)
     named = float((out.pred.argmax(-1) == out.target).float().mean())
     assert named > 1.2 * float(share.max())

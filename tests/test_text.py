@@ -45,7 +45,8 @@ def test_shares_of_many_draws():
 
 
 def test_a_run_shares_its_fate():
-    r = ml.create_recipe('bert_mlm', dim=16, depth=1, heads=2, fate='run', shares=(0.5, 0.5, 0), strategy=WordSpans(0.3))
+    r = ml.create_recipe('bert_mlm', dim=16, depth=1, heads=2, fate='run', shares=(0.5, 0.5, 0),
+                         strategy=WordSpans(0.3))
     b = ml.sample('text', n=50)
     out = r(b, generator=gen())
     inner = out.mask[:, 1:] & out.mask[:, :-1]
@@ -81,7 +82,8 @@ def test_the_boundary_reads_the_edges_alone():
 
 def random_bert():
     torch.manual_seed(1)
-    theirs = BertForMaskedLM(BertConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+    theirs = BertForMaskedLM(BertConfig(vocab_size=300, hidden_size=48, num_hidden_layers=2,
+                                        num_attention_heads=3,
                                         intermediate_size=80, max_position_embeddings=32)).eval()
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.2)
@@ -94,7 +96,8 @@ def test_transformers_gives_the_same_logits_both_ways(tmp_path, padded):
     theirs.save_pretrained(tmp_path / 'a')
     ours = ml.load_pretrained(tmp_path / 'a').eval()
     ids = torch.randint(5, 300, (6, 30))
-    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30, dtype=torch.bool)
+    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30,
+                                                                                                       dtype=torch.bool)
     with torch.no_grad():
         a = theirs(input_ids=ids, attention_mask=valid.long()).logits
         assert (a - ours.logits(dict(ids=ids, valid=valid)))[valid].abs().max() < 1e-4
@@ -116,7 +119,8 @@ def test_a_missing_key_is_listed(tmp_path):
     [
         (dict(ids=torch.tensor([[2, 3000, 3]])), 'piece 3000 does not exist'),
         (dict(ids=torch.tensor([[2, -1, 3]])), 'piece -1 does not exist'),
-        (dict(ids=torch.ones(2, 4, dtype=torch.long), valid=torch.tensor([[True] * 4, [False] * 4])), 'row 1 is all padding'),
+        (dict(ids=torch.ones(2, 4, dtype=torch.long), valid=torch.tensor([[True] * 4, [False] * 4])),
+         'row 1 is all padding'),
         (dict(ids=torch.zeros(0, 4, dtype=torch.long)), 'at least one row'),
         (dict(ids=torch.rand(2, 4)), 'whole numbers'),
         (dict(image=torch.rand(1, 3, 8, 8)), "with 'ids'"),
@@ -179,8 +183,10 @@ def test_electra_saves_its_shared_table_once_loaded(tmp_path):
 def random_pair():
     torch.manual_seed(2)
     sizes = dict(vocab_size=300, embedding_size=24, num_hidden_layers=2, max_position_embeddings=32)
-    judge = ElectraForPreTraining(ElectraConfig(hidden_size=48, num_attention_heads=3, intermediate_size=192, **sizes)).eval()
-    author = ElectraForMaskedLM(ElectraConfig(hidden_size=24, num_attention_heads=2, intermediate_size=96, **sizes)).eval()
+    judge = ElectraForPreTraining(ElectraConfig(hidden_size=48, num_attention_heads=3, intermediate_size=192,
+                                                **sizes)).eval()
+    author = ElectraForMaskedLM(ElectraConfig(hidden_size=24, num_attention_heads=2, intermediate_size=96,
+                                              **sizes)).eval()
     for p in [*judge.parameters(), *author.parameters()]:
         torch.nn.init.normal_(p, std=0.2)
     author.electra.embeddings.load_state_dict(judge.electra.embeddings.state_dict())
@@ -198,7 +204,8 @@ def test_two_folders_of_transformers_fill_one_electra(tmp_path, padded):
     pairs = [(judge, author), (ElectraForPreTraining.from_pretrained(tmp_path / 'd2').eval(),
                                ElectraForMaskedLM.from_pretrained(tmp_path / 'g2').eval())]
     ids = torch.randint(5, 300, (6, 30))
-    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30, dtype=torch.bool)
+    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30,
+                                                                                                       dtype=torch.bool)
     b, theirs = dict(ids=ids, valid=valid), dict(input_ids=ids, attention_mask=valid.long())
     with torch.no_grad():
         for d, g in pairs:
@@ -206,7 +213,8 @@ def test_two_folders_of_transformers_fill_one_electra(tmp_path, padded):
             assert (g(**theirs).logits - r.proposals(b))[valid].abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(('half', 'lacks', 'has'), [('d', 'generator_head', 'verdict'), ('g', 'verdict', 'generator_head')])
+@pytest.mark.parametrize(('half', 'lacks', 'has'),
+                         [('d', 'generator_head', 'verdict'), ('g', 'verdict', 'generator_head')])
 def test_one_folder_alone_says_what_is_untrained(tmp_path, half, lacks, has):
     dict(zip('dg', random_pair()))[half].save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match='untrained') as said:

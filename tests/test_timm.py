@@ -13,7 +13,8 @@ from maskedlab.recipes.image.mae import MAE, ORDER
 
 timm = pytest.importorskip('timm')
 DECODER = dict(decoder_dim=32, decoder_depth=1, decoder_heads=2)
-NETS = {'plain': 'vit_tiny_patch16_224', 'deit3': 'deit3_small_patch16_224', 'registers': 'vit_small_patch14_reg4_dinov2',
+NETS = {'plain': 'vit_tiny_patch16_224', 'deit3': 'deit3_small_patch16_224',
+        'registers': 'vit_small_patch14_reg4_dinov2',
         'rotary': 'vit_small_patch16_rope_224', 'rotary by layer': 'vit_small_patch16_rope_mixed_224',
         'no token of its own': 'vit_base_patch16_siglip_gap_224', 'eva': 'eva02_tiny_patch14_224',
         'distilled': 'deit_tiny_distilled_patch16_224'}
@@ -22,7 +23,8 @@ NETS = {'plain': 'vit_tiny_patch16_224', 'deit3': 'deit3_small_patch16_224', 're
 def shake(net):
     "Many numbers are zero at the start, and zeros hide mistakes."
     with torch.no_grad():
-        for p in net.parameters(): p.add_(torch.randn_like(p) * .02)
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * .02)
     return net
 
 
@@ -30,21 +32,26 @@ def small(name, side=4):
     "A network of timm, two blocks deep, for `side` x `side` patches."
     torch.manual_seed(0)
     patch = int(name.partition('patch')[2][:2])
-    return shake(timm.create_model(name, depth=2, num_classes=0, img_size=side * patch, dynamic_img_size=True).eval())
+    return shake(timm.create_model(name, depth=2, num_classes=0, img_size=side * patch,
+                                   dynamic_img_size=True).eval())
 
 
 @pytest.fixture(params=NETS.values(), ids=NETS)
-def net(request): return small(request.param)
+def net(request):
+    return small(request.param)
 
 
 @pytest.fixture
-def r(net): return MAE(encoder=net, **DECODER).eval()
+def r(net):
+    return MAE(encoder=net, **DECODER).eval()
 
 
-def picture(r, h=4, w=4, n=3): return dict(image=torch.rand(n, 3, h * r.patch, w * r.patch, generator=torch.Generator().manual_seed(1)))
+def picture(r, h=4, w=4, n=3):
+    return dict(image=torch.rand(n, 3, h * r.patch, w * r.patch, generator=torch.Generator().manual_seed(1)))
 
 
-@pytest.mark.parametrize('name', [NETS['plain'], NETS['deit3'], 'vit_wee_patch16_reg1_gap_256', NETS['rotary']])
+@pytest.mark.parametrize('name', [NETS['plain'], NETS['deit3'], 'vit_wee_patch16_reg1_gap_256',
+                                  NETS['rotary']])
 def test_whole_networks_by_name(name):
     torch.manual_seed(0)
     r = MAE(encoder=name, **DECODER).eval()
@@ -52,18 +59,20 @@ def test_whole_networks_by_name(name):
     side = r.encoder.grid[0] * r.patch
     b = dict(image=torch.rand(1, 3, side, side))
     u = r.units(b)
-    assert_close(r.encode(u, u.none()), r.encoder.net.forward_features(r.colours(b['image'])), rtol=0, atol=1e-5)
+    assert_close(r.encode(u, u.none()), r.encoder.net.forward_features(r.colours(b['image'])), rtol=0,
+                 atol=1e-5)
     out = r(b, generator=torch.Generator().manual_seed(0))
     assert out.loss.isfinite() and out.mask.sum() == u.count - int(u.count * .25)
 
 
 def test_nothing_hidden_is_what_timm_computes(r, net):
-    for h, w in ((4, 4), (2, 6)):                                        # another size too, which timm resizes its positions for
+    for h, w in ((4, 4), (2, 6)):                     # another size too, which timm resizes its positions for
         b = picture(r, h, w)
         u = r.units(b)
         assert_close(r.encode(u, u.none()), net.forward_features(r.colours(b['image'])), rtol=0, atol=1e-5)
     b = picture(r)
-    assert_close(r.features(b, pool=False), net.forward_features(r.colours(b['image']))[:, r.encoder.prefix:], rtol=0, atol=1e-5)
+    assert_close(r.features(b, pool=False), net.forward_features(r.colours(b['image']))[:, r.encoder.prefix:],
+                 rtol=0, atol=1e-5)
 
 
 def test_ragged_masks(r):
@@ -76,7 +85,9 @@ def test_ragged_masks(r):
         assert_close(both.error[i], alone.error[0], rtol=0, atol=1e-5, equal_nan=True)
     both.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in r.parameters())
-    assert r(b, mask=torch.ones(3, 4, 4).bool()).loss.isfinite() and r(b, mask=torch.zeros(3, 4, 4).bool()).loss == 0
+    assert r(b, mask=torch.ones(3, 4, 4).bool()).loss.isfinite() and r(b,
+                                                                       mask=torch.zeros(3, 4,
+                                                                                        4).bool()).loss == 0
 
 
 def test_no_leak(r):
@@ -102,28 +113,38 @@ def test_attention_is_watched_and_nothing_else_changes(r, net):
 
 
 def test_rotary_positions_repeat_in_training():
-    "DINOv3 changes its coordinates at random in training, from the global generator; a forward must repeat itself."
+    """DINOv3 changes its coordinates at random in training, from the global generator; a forward must repeat
+    itself."""
     r = MAE(encoder=small('vit_tiny_patch16_dinov3_qkvb'), **DECODER).train()
     b = picture(r)
     assert torch.equal(*(r(b, generator=torch.Generator().manual_seed(0)).pred for _ in range(2)))
 
 
 @pytest.mark.parametrize('name, word', [
-    ('vit_tiny_r_s16_p8_224', 'HybridEmbed'), ('swin_tiny_patch4_window7_224', 'SwinTransformer'), ('beit_base_patch16_224', 'Beit'),
-    ('vit_relpos_small_patch16_224', 'VisionTransformerRelPos'), ('convnext_tiny', 'ConvNeXt'), ('resnet18', 'ResNet'),
-    ('vit_tinny_patch16_224', 'did you mean vit_tiny_patch16_224'), ('hf-hub:somebody/something', 'no model')])
+    ('vit_tiny_r_s16_p8_224', 'HybridEmbed'), ('swin_tiny_patch4_window7_224', 'SwinTransformer'),
+    ('beit_base_patch16_224', 'Beit'),
+    ('vit_relpos_small_patch16_224', 'VisionTransformerRelPos'), ('convnext_tiny', 'ConvNeXt'),
+    ('resnet18', 'ResNet'),
+    ('vit_tinny_patch16_224', 'did you mean vit_tiny_patch16_224'),
+    ('hf-hub:somebody/something', 'no model')])
 def test_what_cannot_be_cut_is_refused_by_name(name, word):
-    with pytest.raises(ValueError, match=word) as e: MAE(encoder=name, **DECODER)
+    with pytest.raises(ValueError, match=word) as e:
+        MAE(encoder=name, **DECODER)
     assert name in str(e.value) and len(str(e.value)) <= 200
 
 
 def test_other_refusals():
-    with pytest.raises(TypeError, match='encoder='): MAE(encoder=3)
-    with pytest.raises(ValueError, match='channels'): MAE(encoder=small(NETS['plain']), channels=1)
-    with pytest.raises(ValueError, match='patch_drop_rate'): MAE(encoder=timm.create_model(NETS['plain'], depth=1, patch_drop_rate=.5))
+    with pytest.raises(TypeError, match='encoder='):
+        MAE(encoder=3)
+    with pytest.raises(ValueError, match='channels'):
+        MAE(encoder=small(NETS['plain']), channels=1)
+    with pytest.raises(ValueError, match='patch_drop_rate'):
+        MAE(encoder=timm.create_model(NETS['plain'], depth=1, patch_drop_rate=.5))
     fixed = MAE(encoder=timm.create_model(NETS['rotary'], depth=1, img_size=64), **DECODER)
-    with pytest.raises(ValueError, match='dynamic_img_size'): fixed(dict(image=torch.rand(1, 3, 32, 128)))
-    with pytest.raises(ValueError, match='multiple of the patch'): fixed(dict(image=torch.rand(1, 3, 30, 30)))
+    with pytest.raises(ValueError, match='dynamic_img_size'):
+        fixed(dict(image=torch.rand(1, 3, 32, 128)))
+    with pytest.raises(ValueError, match='multiple of the patch'):
+        fixed(dict(image=torch.rand(1, 3, 30, 30)))
 
 
 def test_another_number_of_channels():
@@ -146,15 +167,19 @@ def test_checkpoints(tmp_path):
     mask = torch.eye(4).bool().expand(3, 4, 4)
     assert torch.equal(again(b, mask=mask).pred, r(b, mask=mask).pred)
     for layout in ('original', 'transformers'):
-        with pytest.raises(ValueError, match='TimmViT'): r.save_pretrained(tmp_path / 'x', layout=layout)
-    with pytest.raises(ValueError, match='encoder='): MAE(encoder=small(NETS['plain']), **DECODER).save_pretrained(tmp_path / 'x')
+        with pytest.raises(ValueError, match='TimmViT'):
+            r.save_pretrained(tmp_path / 'x', layout=layout)
+    with pytest.raises(ValueError, match='encoder='):
+        MAE(encoder=small(NETS['plain']), **DECODER).save_pretrained(tmp_path / 'x')
 
 
 def test_timm_is_imported_only_when_it_is_asked_for(monkeypatch):
     code = "import sys, maskedlab.recipes.image.mae, maskedlab.formats.pretrained; print('timm' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'False'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == 'False'
     monkeypatch.setitem(sys.modules, 'timm', None)
-    with pytest.raises(ImportError, match=r'maskedlab\[timm\]'): MAE(encoder='vit_tiny_patch16_224')
+    with pytest.raises(ImportError, match=r'maskedlab\[timm\]'):
+        MAE(encoder='vit_tiny_patch16_224')
 
 
 def test_weight_decay():

@@ -39,7 +39,8 @@ def run(recipe=None, data=None, **more) -> list[float]:
 
 
 def sentence(kind, function, *parts: str) -> str:
-    with pytest.raises(kind) as e: function()
+    with pytest.raises(kind) as e:
+        function()
     text = str(e.value)
     assert len(text) <= 200 and '\n' not in text and all(p in text for p in parts), text
     return text
@@ -139,7 +140,8 @@ def test_watching_changes_nothing(name):
     def weights(watched):
         torch.manual_seed(0)
         t = make(name, steps=3, batch=4, accumulate=2)
-        if watched: t.view = LiveView(t, every=0, picture_every=0)
+        if watched:
+            t.view = LiveView(t, every=0, picture_every=0)
         t.fit(background=False)
         if watched:
             assert t.view.trouble is None and len(t.view.picture.value) > 500 and t.view.bar.value == 3
@@ -193,7 +195,8 @@ def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     p = subprocess.Popen([sys.executable, '-c', CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env)
     assert p.stdout is not None
-    while int(p.stdout.readline()) < 5: pass
+    while int(p.stdout.readline()) < 5:
+        pass
     p.send_signal(signal.SIGINT)
     last = p.communicate(timeout=60)[0].splitlines()[-1]
     assert p.returncode == 0 and last.startswith('interrupted at')
@@ -205,7 +208,8 @@ def test_background_stop_wait_and_a_second_fit():
     assert t.fit(background=True) is t and t.running
     sentence(ValueError, make().fit, 'a run is on', 'stop()')
     sentence(ValueError, t.fit, 'a run is on')
-    while t.step < 3: time.sleep(.01)
+    while t.step < 3:
+        time.sleep(.01)
     t.stop()
     assert 3 <= len(t.wait(60)) < 100_000 and not t.running
     step = t.step
@@ -227,7 +231,8 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     forward = t.recipe.forward
     def broken(batch, **k):
         out = forward(batch, **k)
-        if t.step == 5: out.terms['pixels'] = out.terms['pixels'] * torch.nan
+        if t.step == 5:
+            out.terms['pixels'] = out.terms['pixels'] * torch.nan
         return out
     t.recipe.forward = broken
     sentence(ValueError, lambda: t.fit(background=False), 'nan at step 5', 'lr=', 'step 4 is saved')
@@ -238,7 +243,8 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
 def test_lost_and_broken_data(tmp_path, folder):
     t = make(None, ml.images(folder, memory=0, progress=False), out=tmp_path / 'run', steps=40, save_every=2)
     def lose(step, losses):
-        if step == 5: folder.rename(tmp_path / 'elsewhere')
+        if step == 5:
+            folder.rename(tmp_path / 'elsewhere')
     t.watch = lose
     sentence(FileNotFoundError, lambda: t.fit(background=False), 'step 6', 'step 6 is saved')
     sentence(FileNotFoundError, lambda: make(None, folder), 'pictures')
@@ -257,7 +263,8 @@ def test_another_recipe_or_another_run(tmp_path):
     sentence(ValueError, lambda: make(out=tmp_path), 'resume=True')
     sentence(ValueError, lambda: make(ml.create_recipe('simmim', image=32, cell=16), out=tmp_path, resume=True), 'simmim')
     sentence(ValueError, lambda: make(MAE(**{**TINY, 'dim': 32}), out=tmp_path, resume=True), 'does not fit MAE')
-    for k, v in dict(batch=4, seed=1, ema=.9).items(): sentence(ValueError, lambda k=k, v=v: make(out=tmp_path, resume=True, **{k: v}), k)
+    for k, v in dict(batch=4, seed=1, ema=.9).items():
+        sentence(ValueError, lambda k=k, v=v: make(out=tmp_path, resume=True, **{k: v}), k)
     sentence(FileNotFoundError, lambda: ml.Trainer.resume(tmp_path / 'nothing'), 'run.json')
 
 
@@ -278,9 +285,12 @@ def test_tensorboard_is_a_switch(tmp_path, monkeypatch):
     sentence(ValueError, make(out=tmp_path, tensorboard=True).fit, 'pip install tensorboard')
     written = []
     class Board:
-        def __init__(self, folder, purge_step): written.append(purge_step)
-        def add_scalar(self, name, value, step): written.append((name, step))
-        def close(self): written.append('closed')
+        def __init__(self, folder, purge_step):
+            written.append(purge_step)
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+        def close(self):
+            written.append('closed')
     import types
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=Board))
     make(out=tmp_path / 'b', tensorboard=True).fit(background=False)

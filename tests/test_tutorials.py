@@ -49,8 +49,10 @@ def test_the_solution_is_accepted_and_each_wrong_answer_meets_its_own_hint(e):
 
 @pytest.mark.parametrize('e', ALL, ids=lambda e: e.name)
 def test_an_unsolved_exercise_says_not_yet_and_an_exception_is_one_sentence(e, capsys):
-    def to_do(*a, **k): raise NotImplementedError
-    def broken(*a, **k): return {}['key']
+    def to_do(*a, **k):
+        raise NotImplementedError
+    def broken(*a, **k):
+        return {}['key']
     code = callable(e.run(e.solution))      # an answer may be a word or a number too
     for empty in (None, ..., *((lambda *a, **k: None, lambda *a, **k: ..., to_do) if code else ())):
         check(e.name, empty)
@@ -90,7 +92,8 @@ def test_a_tutorial_is_committed_clean_and_small(path):
         assert not cell.get('outputs') and cell.get('execution_count') is None
         for data in cell.get('attachments', {}).values():
             assert all(len(base64.b64decode(v)) <= 60_000 for v in data.values())
-        for name in re.findall(r'\(attachment:([^)]+)\)', ''.join(cell['source'])): assert name in cell['attachments']
+        for name in re.findall(r'\(attachment:([^)]+)\)', ''.join(cell['source'])):
+            assert name in cell['attachments']
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -110,16 +113,19 @@ def run(nb):
     """Execute a notebook on the test budget; all that its cells said."""
     before = {k: os.environ.get(k) for k in ('MASKEDLAB_BUDGET', 'OMP_NUM_THREADS')}
     os.environ |= {'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1'}
-    try: NotebookClient(nb, timeout=120, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}).execute()
+    try:
+        NotebookClient(nb, timeout=120, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}).execute()
     finally:
-        for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+        for k, v in before.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
     return [o.get('text') or o.get('data', {}).get('text/plain', '') for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
 
 
 def edited(tutorial, change):
     """A copy of a tutorial, its code cells changed."""
     nb = nbformat.from_dict(json.loads(json.dumps(lesson(tutorial))))
-    for i, cell in enumerate(c for c in nb.cells if c.cell_type == 'code'): cell.source = change(i, cell.source)
+    for i, cell in enumerate(c for c in nb.cells if c.cell_type == 'code'):
+        cell.source = change(i, cell.source)
     return nb
 
 
@@ -167,8 +173,10 @@ def fails_with(tutorial, words, wrong):
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_with_the_solutions_each_exercise_says_yes(tutorial): says_yes_to_its_solutions(tutorial)
+def test_with_the_solutions_each_exercise_says_yes(tutorial):
+    says_yes_to_its_solutions(tutorial)
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial): fails_with(tutorial, *PLANTED[tutorial])
+def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
+    fails_with(tutorial, *PLANTED[tutorial])

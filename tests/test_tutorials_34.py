@@ -38,7 +38,8 @@ def test_its_loss_is_the_kits_to_six_decimals(mask):
 
     import maskedlab as ml
     space = {}
-    for cell in counted(): exec(cell, space)
+    for cell in counted():
+        exec(cell, space)
     names = next(c.source for c in lesson('build_it').cells if 'def kit_name' in c.source)
     exec(names.split('\nkit = ')[0], space)
     torch.manual_seed(3)

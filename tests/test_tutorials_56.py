@@ -21,11 +21,13 @@ PointMAE.decode = lambda self, *a, **k: whole(self, *a, **k).roll(1, 1)         
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_with_the_solutions_each_exercise_says_yes(tutorial): says_yes_to_its_solutions(tutorial)
+def test_with_the_solutions_each_exercise_says_yes(tutorial):
+    says_yes_to_its_solutions(tutorial)
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial): fails_with(tutorial, *PLANTED[tutorial])
+def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
+    fails_with(tutorial, *PLANTED[tutorial])
 
 
 def test_a_cloud_turns_and_is_a_strip_of_pictures_without_plotly(monkeypatch):

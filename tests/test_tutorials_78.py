@@ -15,8 +15,10 @@ def train(target, pull=pull, **more): return whole(target, **more)          # th
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_with_the_solutions_each_exercise_says_yes(tutorial): says_yes_to_its_solutions(tutorial)
+def test_with_the_solutions_each_exercise_says_yes(tutorial):
+    says_yes_to_its_solutions(tutorial)
 
 
 @pytest.mark.parametrize('tutorial', PLANTED)
-def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial): fails_with(tutorial, *PLANTED[tutorial])
+def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
+    fails_with(tutorial, *PLANTED[tutorial])

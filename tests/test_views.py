@@ -42,7 +42,8 @@ class Judge(Recipe):
         e = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
         return Out({'verdict': mean(e)}, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake})
 
-    def fill(self, batch, out): return out.seen
+    def fill(self, batch, out):
+        return out.seen
 
 
 class Blobs(Recipe):
@@ -64,7 +65,8 @@ class Blobs(Recipe):
         e = chamfer(target.flip(1), target)
         return Out({'chamfer': mean(e)}, mask, target.flip(1), target, spread(e, mask), u)
 
-    def fill(self, batch, out): return out.units.put(batch, place(out.units.x, out.mask, out.pred))
+    def fill(self, batch, out):
+        return out.units.put(batch, place(out.units.x, out.mask, out.pred))
 
 
 @pytest.mark.parametrize('name', TEXTS + CLOUDS)
@@ -72,7 +74,8 @@ def test_what_is_shown_is_what_the_package_computes(name):
     e = Explore(name, seed=3, index=1)
     d = e.draw(e.state)
     b = {k: v[1:2] for k, v in e.samples(name, e.state.set)[0].items()}
-    with torch.no_grad(): out = e.recipe(name).eval()(b, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        out = e.recipe(name).eval()(b, generator=torch.Generator().manual_seed(3))
     assert torch.equal(out.mask[0], d.mask) and d.loss == float(out.loss) and d.hidden == int(out.mask.sum())
     assert set(d.pictures) == set(e.view.titles) - {'attention'} - set(d.notes)
 
@@ -88,7 +91,8 @@ def test_messages_are_plain(name):
         assert reply['kind'] != 'trouble', reply
         json.dumps(reply, allow_nan=False)
         assert all(isinstance(x, bytes) for x in data)
-        if 'pictures' in reply: assert sum(p['buffers'] for p in reply['pictures']) + 2 * (kind == 'draw') == len(data)
+        if 'pictures' in reply:
+            assert sum(p['buffers'] for p in reply['pictures']) + 2 * (kind == 'draw') == len(data)
 
 
 @pytest.mark.parametrize('name', TEXTS + CLOUDS)
@@ -167,6 +171,7 @@ def test_still_pictures(name):
     r = ml.create_recipe(name)
     b = ml.sample(KINDS[name], n=3, split='test')
     assert show.strip(r, b, n=2).height < show.strip(r, b).height
-    with torch.no_grad(): out = r.eval()(b, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        out = r.eval()(b, generator=torch.Generator().manual_seed(1))
     show.strip(r, b, out)
     assert show.attention_map(r, b, 3, mask=r.units(b).none()[:1]).width > 300

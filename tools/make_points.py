@@ -2,12 +2,14 @@
 
     python tools/make_points.py FOLDER [--check]
 
-FOLDER holds the five `.sh3f` catalogues of the Debian package sweethome3d-furniture 1.8 (usr/share/sweethome3d/furniture; unpack the
-package with `dpkg-deb -x`, nothing has to be installed). The package never needs this script nor the catalogues: it is the record of
-where the clouds come from. The SHA-256 of each catalogue is compared with the one below, and the result is the same on every run.
+FOLDER holds the five `.sh3f` catalogues of the Debian package sweethome3d-furniture 1.8
+(usr/share/sweethome3d/furniture; unpack the package with `dpkg-deb -x`, nothing has to be installed). The
+package never needs this script nor the catalogues: it is the record of where the clouds come from. The
+SHA-256 of each catalogue is compared with the one below, and the result is the same on every run.
 
-From each model 1,024 points are drawn uniformly over its surface, the models are given their real width, depth and height, turned so
-that z is up, moved to their mean, divided by the largest distance from it, and stored in steps of 1/2,000.
+From each model 1,024 points are drawn uniformly over its surface, the models are given their real width,
+depth and height, turned so that z is up, moved to their mean, divided by the largest distance from it, and
+stored in steps of 1/2,000.
 """
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def catalogue(path: Path, sha: str) -> list[dict]:
     found: dict[int, dict] = {}
     for line in held.read('PluginFurnitureCatalog.properties').decode('latin1').splitlines():
         m = re.match(r'(\w+)#(\d+)=(.*)', line)
-        if m: found.setdefault(int(m[2]), {})[m[1]] = m[3].strip()
+        if m:
+            found.setdefault(int(m[2]), {})[m[1]] = m[3].strip()
     return [{**found[i], 'zip': held, 'catalogue': path.name} for i in sorted(found)]
 
 
@@ -70,7 +73,8 @@ def mesh(text: str) -> tuple[np.ndarray, np.ndarray]:
     for line in text.splitlines():
         p = line.split()
         if not p: continue
-        if p[0] == 'v': corners.append([float(x) for x in p[1:4]])
+        if p[0] == 'v':
+            corners.append([float(x) for x in p[1:4]])
         elif p[0] == 'f':
             i = [int(x.split('/')[0]) for x in p[1:]]
             i = [x - 1 if x > 0 else len(corners) + x for x in i]
@@ -81,8 +85,10 @@ def mesh(text: str) -> tuple[np.ndarray, np.ndarray]:
 def cloud(model: dict, rng: np.random.Generator) -> np.ndarray:
     "Uniform points on the surface, `[POINTS, 3]`, z up, mean 0, largest norm 1."
     V, T = mesh(model['zip'].read(model['model'].lstrip('/')).decode('latin1'))
-    V = V[np.unique(T, return_inverse=True)[0]][np.unique(T, return_inverse=True)[1].reshape(T.shape)]      # [T, 3, 3], corners in use
-    if 'modelRotation' in model: V = V @ np.array(model['modelRotation'].split(), float).reshape(3, 3).T
+    # [T, 3, 3], corners in use
+    V = V[np.unique(T, return_inverse=True)[0]][np.unique(T, return_inverse=True)[1].reshape(T.shape)]
+    if 'modelRotation' in model:
+        V = V @ np.array(model['modelRotation'].split(), float).reshape(3, 3).T
     low, high = V.min((0, 1)), V.max((0, 1))
     size = np.array([float(model[k]) for k in ('width', 'height', 'depth')])
     V = (V - low) / np.maximum(high - low, 1e-9) * size
@@ -96,26 +102,32 @@ def cloud(model: dict, rng: np.random.Generator) -> np.ndarray:
     return P / np.linalg.norm(P, axis=1).max()
 
 
-def label(name: str) -> str: return next((c for c, words in CLASSES.items() if re.search(words, name.lower())), 'other')
+def label(name: str) -> str:
+    return next((c for c, words in CLASSES.items() if re.search(words, name.lower())), 'other')
 
 
-def stem(name: str) -> str: return re.sub(r'[\W\d_]+', ' ', name.lower()).strip()
+def stem(name: str) -> str:
+    return re.sub(r'[\W\d_]+', ' ', name.lower()).strip()
 
 
 def splits(models: list[dict]) -> list[str]:
     "Models of one name stay on one side; in each class about one in five is for testing."
     names = collections.defaultdict(collections.Counter)
-    for m in models: names[m['class']][stem(m['name'])] += 1
+    for m in models:
+        names[m['class']][stem(m['name'])] += 1
     test: set[tuple[str, str]] = set()
     for c, n in names.items():
         want, have = round(sum(n.values()) / 5), 0
         for s in sorted(n, key=lambda s: hashlib.sha256(s.encode()).hexdigest()):
-            if have + n[s] <= want: test.add((c, s)); have += n[s]
+            if have + n[s] <= want:
+                test.add((c, s))
+                have += n[s]
     return ['test' if (m['class'], stem(m['name'])) in test else 'train' for m in models]
 
 
 def packed(clouds: np.ndarray) -> np.ndarray:
-    "Whole steps as uint16 `[n, 3, POINTS]`, points in the order of a curve through space and stored as differences: they compress well."
+    """Whole steps as uint16 `[n, 3, POINTS]`, points in the order of a curve through space and stored as
+    differences: they compress well."""
     q = np.round(clouds / STEP).astype(np.int64) + 2048
     code = sum(((q[..., k] >> b) & 1) << (3 * b + k) for b in range(12) for k in range(3))
     q = np.take_along_axis(q, code.argsort(1)[..., None], 1)
@@ -124,20 +136,26 @@ def packed(clouds: np.ndarray) -> np.ndarray:
 
 
 def credits(models: list[dict]) -> str:
-    lines = [f"| {m['name']} | {m['creator']} | {CATALOGUES[m['catalogue']][1]} | {m['catalogue']} |" for m in models]
+    lines = [f"| {m['name']} | {m['creator']} | {CATALOGUES[m['catalogue']][1]} | {m['catalogue']} |"
+             for m in models]
     return '\n'.join([
         '# Credits of the point clouds (`points.npz`)', '',
-        f'{POINTS:,} points on the surface of each of {len(models)} models of furniture and other things, drawn by `tools/make_points.py`;',
-        'the models came with Sweet Home 3D (www.sweethome3d.com), whose catalogues name the authors and the licences below. The',
-        'clouds are derived works: sampled, scaled and turned. Licence texts: CC0 1.0 https://creativecommons.org/publicdomain/zero/1.0/ ,',
-        'CC BY 3.0 https://creativecommons.org/licenses/by/3.0/ , CC BY 3.0 US https://creativecommons.org/licenses/by/3.0/us/', '',
+        f'{POINTS:,} points on the surface of each of {len(models)} models of furniture and other things, '
+        'drawn by `tools/make_points.py`;',
+        'the models came with Sweet Home 3D (www.sweethome3d.com), whose catalogues name the authors and the '
+        'licences below. The',
+        'clouds are derived works: sampled, scaled and turned. Licence texts: CC0 1.0 '
+        'https://creativecommons.org/publicdomain/zero/1.0/ ,',
+        'CC BY 3.0 https://creativecommons.org/licenses/by/3.0/ , CC BY 3.0 US '
+        'https://creativecommons.org/licenses/by/3.0/us/', '',
         '| model | author | licence | catalogue |', '|---|---|---|---|', *lines, ''])
 
 
 def main() -> int:
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('folder', type=Path, help='with the five .sh3f files')
-    ap.add_argument('--check', action='store_true', help='write nothing; say whether the files on disk hold the same data')
+    ap.add_argument('--check', action='store_true', help='write nothing; say whether the files on disk hold '
+                                                         'the same data')
     args = ap.parse_args()
 
     models, clouds = [], []
@@ -148,21 +166,26 @@ def main() -> int:
             models.append(m)
             clouds.append(cloud(m, np.random.default_rng(seed)))
     names = [*CLASSES, 'other']
-    rows = [dict(name=m['name'], split=s, label=names.index(m['class']), creator=m['creator'], catalogue=m['catalogue'])
+    rows = [dict(name=m['name'], split=s, label=names.index(m['class']), creator=m['creator'],
+                 catalogue=m['catalogue'])
             for m, s in zip(models, splits(models))]
     held = io.BytesIO()
     np.savez_compressed(held, points=packed(np.stack(clouds)))
     about = dict(classes=names, step=STEP, models=rows)
-    files = {'points.npz': held.getvalue(), 'points.json': (json.dumps(about, ensure_ascii=False) + '\n').encode(),
+    files = {'points.npz': held.getvalue(), 'points.json': (json.dumps(about, ensure_ascii=False)
+                                                            + '\n').encode(),
              'CREDITS-points.md': credits(models).encode()}
     print(collections.Counter((names[r['label']], r['split']) for r in rows))
     different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]
     if args.check:
-        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them", *different, sep='\n  different: ')
+        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them",
+              *different, sep='\n  different: ')
         return 1 if different else 0
-    for n, b in files.items(): (FILES / n).write_bytes(b)
+    for n, b in files.items():
+        (FILES / n).write_bytes(b)
     print({n: f'{len(b) / 1e6:.2f} MB' for n, b in files.items()}, len(different), 'changed')
     return 0
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

@@ -32,7 +32,8 @@ def methods() -> str:
             '| '
             + ' | '.join(
                 str(cell).replace('|', r'\|')
-                for cell in (f'`{name}`', f'[{c.title}]({c.link}) ({c.year})', c.modality, c.where, c.how, c.what, c.use)
+                for cell in (f'`{name}`', f'[{c.title}]({c.link}) ({c.year})', c.modality, c.where, c.how,
+                             c.what, c.use)
             )
             + ' |'
         )
@@ -47,9 +48,11 @@ def sizes() -> str:
 
     names = {'linux': 'Linux', 'linux cpu': 'Linux, CPU build', 'darwin': 'macOS', 'win32': 'Windows'}
     rows = ['| system | download | on disk | time at 50 Mbit/s |', '|---|---|---|---|']
-    rows += [f'| {names[k]} | {down:.1f} GB | {disk:.1f} GB | {lab.minutes(down):.0f} min |' for k, (down, disk) in lab.SIZES.items()]
+    rows += [f'| {names[k]} | {down:.1f} GB | {disk:.1f} GB | {lab.minutes(down):.0f} min |' for k,
+             (down, disk) in lab.SIZES.items()]
     down, disk = lab.SIZE_OF_TESTS
-    return '\n'.join([*rows, f'| more for `make test` | {down:.1f} GB | {disk:.1f} GB | {lab.minutes(down) - lab.minutes(0):.0f} min |'])
+    return '\n'.join([*rows, f'| more for `make test` | {down:.1f} GB | {disk:.1f} GB | '
+                             f'{lab.minutes(down) - lab.minutes(0):.0f} min |'])
 
 
 def picture() -> str:
@@ -71,7 +74,8 @@ def course() -> str:
         title = re.search(r'^# (.+)$', first, re.M)
         time = re.search(r'^\*It runs in (about .+?) on two CPU cores', first, re.M)
         if not title or not time:
-            raise ValueError(f"{path.name} does not open with '# Title' and '*It runs in about ... on two CPU cores'")
+            raise ValueError(f"{path.name} does not open with '# Title' and '*It runs in about ... on two "
+                             "CPU cores'")
         rows.append(f'{len(rows) + 1}. [{title[1]}](tutorials/{path.name}), {time[1]}')
     return '\n'.join(rows)
 
@@ -92,7 +96,8 @@ def comparison() -> str:
     return compare_table(json.loads((ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
 
 
-TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims, 'comparison': comparison}
+TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims,
+          'comparison': comparison}
 
 
 def readme() -> str:
@@ -102,7 +107,8 @@ def readme() -> str:
     from nbdev.processors import FilterDefaults, FrontmatterProc, add_links, insert_warning
 
     class Filters(FilterDefaults):
-        def base_procs(self):  # front matter and its warning are for a web site, and there is no page to link a symbol to
+        # front matter and its warning are for a web site, and there is no page to link a symbol to
+        def base_procs(self):
             return [p for p in super().base_procs() if p not in (FrontmatterProc, insert_warning, add_links)]
 
     nb = read_nb(ROOT / 'nbs' / 'index.ipynb')
@@ -137,7 +143,8 @@ def repository() -> str:
 def carriers() -> list[Path]:
     """The files in which the address stands."""
     names = [ROOT / n for n in ('pyproject.toml', 'CITATION.cff', 'CONTRIBUTING.md', 'CHANGELOG.md')]
-    return [p for p in [*names, *(ROOT / 'nbs').rglob('*.ipynb'), *(ROOT / 'tutorials').rglob('*.ipynb')] if p.exists()]
+    return [p for p in [*names, *(ROOT / 'nbs').rglob('*.ipynb'), *(ROOT / 'tutorials').rglob('*.ipynb')]
+            if p.exists()]
 
 
 def move(url: str) -> None:
@@ -162,7 +169,8 @@ def main() -> int:
     file, text = ROOT / 'README.md', readme()
     if options.check:
         same = file.exists() and file.read_text(encoding='utf-8') == text
-        print('README.md agrees with nbs/index.ipynb' if same else 'README.md differs from nbs/index.ipynb: run python tools/readme.py')
+        print('README.md agrees with nbs/index.ipynb' if same else 'README.md differs from nbs/index.ipynb: '
+                                                                   'run python tools/readme.py')
         return int(not same)
     file.write_text(text, encoding='utf-8', newline='\n')
     return 0

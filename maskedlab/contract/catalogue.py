@@ -50,7 +50,8 @@ def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert
                  modality: str | None = None,    # only recipes of this modality, such as 'text'
                  ) -> list[str]:
     "Names of recipes."
-    return [n for n, row in RECIPES.items() if fnmatch(n, pattern) and modality in (None, *row.modality.split())]
+    return [n for n, row in RECIPES.items() if fnmatch(n, pattern)
+            and modality in (None, *row.modality.split())]
 
 def formats_of(name: str,       # of a recipe of the kit; another has none here
                ) -> Any:        # the module, or None

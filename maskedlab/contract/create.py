@@ -26,13 +26,15 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
     "The class of a recipe."
     if isinstance(which, type): return which
     if not isinstance(which, str):
-        raise TypeError(f"a recipe is a name, 'file.py:Class', a class or an instance, got {type(which).__name__}")
+        raise TypeError("a recipe is a name, 'file.py:Class', a class or an instance, got "
+                        f"{type(which).__name__}")
     name = which.replace('-', '_')
     row = RECIPES.get(ALIASES.get(name, name))
     path = row.path if row is not None else which if ':' in which else None
     if path is None:
         near = difflib.get_close_matches(name, [*RECIPES, *ALIASES], 3, .3) or list(RECIPES)[:3]
-        raise ValueError(f"there is no recipe {which!r}; did you mean {' or '.join(near)}? ml.list_recipes() names all")
+        raise ValueError(f"there is no recipe {which!r}; did you mean {' or '.join(near)}? ml.list_recipes() "
+                         "names all")
     module, cls = path.rsplit(':', 1)
     loaded = _load_file(module) if module.endswith('.py') else importlib.import_module(module)
     if not hasattr(loaded, cls): raise ValueError(f"{module} holds no class {cls!r}")
@@ -41,29 +43,35 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
 def _load_file(path: str) -> Any:
     file = Path(path).resolve()
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {path}; give the path of a Python file and a class, as in my_file.py:Mine")
-    name = f'maskedlab_file_{file.stem}'          # a name of its own: my json.py must not become everybody's json
+        raise FileNotFoundError(f"there is no file {path}; give the path of a Python file and a class, as in "
+                                "my_file.py:Mine")
+    name = f'maskedlab_file_{file.stem}'      # a name of its own: my json.py must not become everybody's json
     spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None: raise ValueError(f"{path} is no Python module; give a file that ends in .py")
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python module; give a file that ends in .py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 def create_recipe(which: Any,                    # a name, 'my_file.py:Mine', a class, or an instance, which is returned as it is
-                  size: str | None = None,       # one of its sizes; default 'micro', or none where it has no sizes
+                  size: str | None = None,  # one of its sizes; default 'micro', or none where it has no sizes
                   pretrained: bool = False,      # load the small weights that ship with the kit
-                  **arguments) -> Recipe:        # further arguments of its constructor win over those of the size
+                  **arguments) -> Recipe:    # further arguments of its constructor win over those of the size
     "Make a recipe."
     if isinstance(which, Recipe): return which
     cls = recipe_class(which)
     if pretrained: return _weights(cls, size or 'micro', arguments)
     size = size or ('micro' if 'micro' in cls.sizes else None)
     if size is not None and size not in cls.sizes:
-        raise ValueError(f"{which} has no size {size!r}; choose one of {', '.join(cls.sizes) or '(none: leave size out)'}")
-    try: return cls(**{**cls.sizes.get(size or '', {}), **arguments})
-    except TypeError as error: raise TypeError(f"{which}: {error}") from None
+        raise ValueError(f"{which} has no size {size!r}; choose one of "
+                         f"{', '.join(cls.sizes) or '(none: leave size out)'}")
+    try:
+        return cls(**{**cls.sizes.get(size or '', {}), **arguments})
+    except TypeError as error:
+        raise TypeError(f"{which}: {error}") from None
 
-WEIGHTS = Path(maskedlab.__file__).parent / 'weights'     # <name>-<size>/, folders as save_pretrained writes them
+# <name>-<size>/, folders as save_pretrained writes them
+WEIGHTS = Path(maskedlab.__file__).parent / 'weights'
 
 def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
     "The recipe with the weights that ship with the kit."
@@ -72,7 +80,8 @@ def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
     if ':' not in name and folder.is_dir(): return load_saved(folder, cls, **arguments)
     have = sorted(p.name.rpartition('-')[2] for p in WEIGHTS.glob(f'{name}-*')) if ':' not in name else []
     remedy = f"choose size={' or '.join(map(repr, have))}, or" if have else "leave pretrained out, or"
-    raise ValueError(f"{brief(name)} ships no weights of size {size!r}; {remedy} give your own to ml.load_pretrained")
+    raise ValueError(f"{brief(name)} ships no weights of size {size!r}; {remedy} give your own to "
+                     "ml.load_pretrained")
 
 def card(which: Any) -> Card:     # a name, class or instance
     "What a method is: title, year, the four answers, its headline figure and where to read it."

@@ -23,33 +23,45 @@ def _records() -> dict[str, type]:
     found: dict[str, type] = {}
     for m in pkgutil.iter_modules(importlib.import_module(room).__path__):
         module = importlib.import_module(f'{room}.{m.name}')
-        found |= {k: c for k, c in vars(module).items() if isinstance(c, type) and is_dataclass(c) and c is not Strategy
-                  and any('__call__' in vars(base) for base in c.__mro__) and c.__module__ == module.__name__ and not k.startswith('_')}
+        found |= {k: c for k, c in vars(module).items() if isinstance(c, type) and is_dataclass(c)
+                  and c is not Strategy
+                  and any('__call__' in vars(base) for base in c.__mro__) and c.__module__ == module.__name__
+                  and not k.startswith('_')}
     return found
 
 def parse(text: str,      # as `repr` wrote it, such as "Random(ratio=0.75) | ~Grid(step=2)"
           ) -> Any:       # the strategy
     "A strategy from its text. Only names of the masks room and literals are read; nothing is run."
-    try: return _read(ast.parse(text.strip(), mode='eval').body, _records())
+    try:
+        return _read(ast.parse(text.strip(), mode='eval').body, _records())
     except (SyntaxError, RecursionError, MemoryError, AttributeError):
-        raise ValueError(f"{str(text)[:60]!r} is no strategy: write it as its repr, such as Random(ratio=0.75)") from None
+        raise ValueError(f"{str(text)[:60]!r} is no strategy: write it as its repr, such as "
+                         "Random(ratio=0.75)") from None
 
 def _read(node: ast.expr, known: dict[str, type]) -> Any:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr): return Union(_read(node.left, known), _read(node.right, known))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert): return Inverse(_read(node.operand, known))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return Union(_read(node.left, known), _read(node.right, known))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        return Inverse(_read(node.operand, known))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if node.func.id not in known:
-            raise ValueError(f"there is no strategy {node.func.id[:40]!r}; the kit has {', '.join(sorted(known))}"[:200])
+            raise ValueError(f"there is no strategy {node.func.id[:40]!r}; the kit has "
+                             f"{', '.join(sorted(known))}"[:200])
         record, names = known[node.func.id], [f.name for f in fields(known[node.func.id])]
         for k in node.keywords:
-            if k.arg not in names: raise ValueError(f"{node.func.id} has no field {str(k.arg)[:40]!r}; it has {', '.join(names)}"[:200])
+            if k.arg not in names:
+                raise ValueError(f"{node.func.id} has no field {str(k.arg)[:40]!r}; it has {', '.join(names)}"[:200])
         if len(node.args) > len(names):
-            raise ValueError(f"{node.func.id} has {len(names)} fields, got {len(node.args)}: give {', '.join(names)}"[:200])
-        return record(*(_value(a, known) for a in node.args), **{str(k.arg): _value(k.value, known) for k in node.keywords})
+            raise ValueError(f"{node.func.id} has {len(names)} fields, got {len(node.args)}: give "
+                             f"{', '.join(names)}"[:200])
+        return record(*(_value(a, known) for a in node.args),
+                      **{str(k.arg): _value(k.value, known) for k in node.keywords})
     raise SyntaxError
 
 def _value(node: ast.expr, known: dict[str, type]) -> Any:
     "A literal, or a schedule."
     if isinstance(node, ast.Call): return _read(node, known)
-    try: return ast.literal_eval(node)
-    except ValueError: raise SyntaxError from None
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise SyntaxError from None

@@ -23,16 +23,20 @@ __all__ = ['Out', 'child', 'draw', 'Card', 'Recipe', 'evaluating']
 # %% ../../nbs/contract/04_recipe.ipynb #8d3eecfe
 @dataclass(eq=False)
 class Out:
-    "What a recipe's forward returns. mask, pred, target and error describe its primary reconstruction; further passes are terms only."
+    """What a recipe's forward returns.
+
+    mask, pred, target and error describe its primary reconstruction; further passes are terms only."""
     terms: dict[str, Tensor]                # the summands of the loss, as they enter it
-    mask: Any = None                        # bool `[B, *shape]` or `[B, V, *shape]`: chosen units; None: this system hides nothing
-    pred: Any = None                        # `[n, ...]`, rows of the scored units (several streams: a dict of rows)
+    mask: Any = None   # bool `[B, *shape]` or `[B, V, *shape]`: chosen units; None: this system hides nothing
+    pred: Any = None                  # `[n, ...]`, rows of the scored units (several streams: a dict of rows)
     target: Any = None                      # the same rows
     error: Any = None                       # `[B, *shape]`, detached, NaN where the loss does not look
     units: Any = None                       # the units that it worked on
-    kept: Tensor | None = None              # bool: chosen but left readable (the 10 % of 80/10/10); default none
-    order: Tensor | None = None             # int: pred of i may read hidden j only if order[j] < order[i]; default: never
-    seen: dict[str, Any] | None = None      # the batch as the network got it, where data or ids were changed; default: holes
+    kept: Tensor | None = None           # bool: chosen but left readable (the 10 % of 80/10/10); default none
+    # int: pred of i may read hidden j only if order[j] < order[i]; default: never
+    order: Tensor | None = None
+    # the batch as the network got it, where data or ids were changed; default: holes
+    seen: dict[str, Any] | None = None
     logs: dict[str, Any] = field(default_factory=dict)   # numbers to watch
     extra: dict[str, Any] = field(default_factory=dict)  # the recipe's own; shared code never reads it
 
@@ -64,27 +68,30 @@ def child(generator: torch.Generator | None,           # None: torch's global on
 
 def draw(strategy: Callable[..., Tensor],              # the recipe's own
          u: Units,
-         mask: Any = None,                             # the caller's: a bool tensor, a strategy or function of units, or None
+         mask: Any = None,             # the caller's: a bool tensor, a strategy or function of units, or None
          generator: torch.Generator | None = None,
-         views: bool = False,                          # does this recipe take several masks a sample, `[B, V, *shape]`?
-         **signals) -> Tensor:                         # bool `[B, *shape]` (or with views), nothing hidden that is not free
+         views: bool = False,                # does this recipe take several masks a sample, `[B, V, *shape]`?
+         **signals) -> Tensor:           # bool `[B, *shape]` (or with views), nothing hidden that is not free
     "The mask of this forward."
     g = child(generator, u.device)
     given = torch.is_tensor(mask) or not (mask is None or callable(mask))
     m = check(mask, u) if given else hide(mask or strategy, u, generator=g, **signals)
     if m.ndim > u.valid.ndim and not views:
-        raise ValueError(f"this recipe takes one mask a sample, [{len(u)}, {', '.join(map(str, u.shape))}], got {list(m.shape)}")
+        raise ValueError(f"this recipe takes one mask a sample, [{len(u)}, {', '.join(map(str, u.shape))}], "
+                         f"got {list(m.shape)}")
     free = u.free if m.ndim == u.valid.ndim else u.free[:, None]
     if given and bool((m & ~free).any()):
         bad = (m & ~free).nonzero()[0].tolist()
-        raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden (padding or special); "
+        raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden "
+                         "(padding or special); "
                          "use mask & units.free")
     return m & free
 
 # %% ../../nbs/contract/04_recipe.ipynb #f0a06e14
 @dataclass(frozen=True)
 class Card:
-    "What a method is, in one look; each recipe's own notebook holds its card, and the README's table and the menus read it."
+    """What a method is, in one look; each recipe's own notebook holds its card, and the README's table and
+    the menus read it."""
     title: str
     year: int
     modality: str       # the key of its batches
@@ -99,18 +106,21 @@ class Card:
 class Recipe(nn.Module):
     "Base of all recipes: `units` and `forward` are theirs to write; the other doors have defaults."
     card: Card
-    sizes: dict[str, dict[str, Any]] = {}       # 'micro', 'tiny', 'small', 'base' -> arguments of the constructor
+    sizes: dict[str, dict[str, Any]] = {}   # 'micro', 'tiny', 'small', 'base' -> arguments of the constructor
     defaults: dict[str, Any] = {}               # the card's optimiser, rate and schedule
-    fill: Any = None                            # fill(batch, out) -> batch: predictions in data space, visible units untouched
-    attention: Any = None                       # attention(batch, mask) -> weights [layers, B, heads, Q, K], units [B, Q] and [B, K]
-    features: Any = None                        # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
-    view: str = ''                              # who draws its units, a key of `show.views.VIEWS`; default: that of the card's modality
-    declared: tuple[str, ...] = ()              # what hidden units give away by design, in words: the leak check names it
+    fill: Any = None           # fill(batch, out) -> batch: predictions in data space, visible units untouched
+    # attention(batch, mask) -> weights [layers, B, heads, Q, K], units [B, Q] and [B, K]
+    attention: Any = None
+    features: Any = None                  # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
+    view: str = ''    # who draws its units, a key of `show.views.VIEWS`; default: that of the card's modality
+    declared: tuple[str, ...] = ()  # what hidden units give away by design, in words: the leak check names it
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds
 
-    # For a recipe from outside: how checkpoints of other libraries are written, name -> layouts[name](recipe, state) -> files, and read:
-    # adopt(config, state, given) -> (arguments, state, parts that it does not hold), or None where it is no checkpoint of this recipe
+    # For a recipe from outside: how checkpoints of other libraries are written, name -> layouts[name](recipe,
+    # state) -> files, and read:
+    # adopt(config, state, given) -> (arguments, state, parts that it does not hold), or None where it is no
+    # checkpoint of this recipe
     layouts: dict[str, Callable[..., dict[str, Any]]] = {}
     adopt: Any = None
 
@@ -119,7 +129,8 @@ class Recipe(nn.Module):
         signature = inspect.signature(cls.__init__)
         bound = dict(list(signature.bind_partial(self, *args, **kwargs).arguments.items())[1:])
         for p in signature.parameters.values():
-            if p.kind is p.VAR_KEYWORD: bound |= bound.pop(p.name, {})      # what **kwargs collected is arguments like others
+            if p.kind is p.VAR_KEYWORD:
+                bound |= bound.pop(p.name, {})      # what **kwargs collected is arguments like others
         self.__dict__['config'] = bound
         return self
 
@@ -127,7 +138,8 @@ class Recipe(nn.Module):
         "What can be hidden in this batch: a pure function of it."
         raise NotImplementedError(f"{type(self).__name__} does not say what its units are")
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "One reconstruction; changes no state."
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -156,6 +168,8 @@ def evaluating(recipe: nn.Module) -> Iterator[None]:
     "Evaluation mode; afterwards each module has the mode that it had."
     modes = [(m, m.training) for m in recipe.modules()]
     recipe.eval()
-    try: yield
+    try:
+        yield
     finally:
-        for m, was in modes: m.training = was
+        for m, was in modes:
+            m.training = was

@@ -32,85 +32,112 @@ def brief(path: Any, n: int = 60) -> str:
     return text if len(text) <= n else '...' + text[-n:]
 
 def read_tensors(path: str | Path,     # .safetensors, or a pickle of torch (.pth, .pt, .bin)
-                 ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # tensors, and what else the file says about them
+                 # tensors, and what else the file says about them
+                 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     "The weights of one file. Nothing in it is executed."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {brief(path)}; check the path")
     if path.suffix == '.safetensors': return _safetensors(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]): loaded = torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))
         if asked:
-            raise ValueError(f"{brief(path)} asks for {asked[1][:40]}, which is no weight, and it was not run; "
+            raise ValueError(f"{brief(path)} asks for {asked[1][:40]}, which is no weight, and it was not "
+                             "run; "
                              "take a file that holds tensors only, best as safetensors") from None
-        raise ValueError(f"{brief(path)} cannot be read as weights ({type(error).__name__}); is it complete? fetch it again") from None
+        raise ValueError(f"{brief(path)} cannot be read as weights ({type(error).__name__}); is it complete? "
+                         "fetch it again") from None
     return _unwrap(loaded, path)
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
+        with safe_open(path, 'pt') as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
     except (SafetensorError, OSError, ValueError):
-        raise ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or save it again") from None
+        raise ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or "
+                         "save it again") from None
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    "A training script keeps its weights under 'model' or 'base_model', beside the optimiser and the options that it was called with."
-    state = next((loaded[k] for k in ('model', 'base_model') if k in loaded), loaded) if isinstance(loaded, dict) else None
+    """A training script keeps its weights under 'model' or 'base_model', beside the optimiser and the options
+    that it was called with."""
+    state = next((loaded[k] for k in ('model', 'base_model') if k in loaded),
+                 loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state or not all(torch.is_tensor(v) for v in state.values()):
-        raise ValueError(f"{brief(path)} holds no weights: a dictionary of tensors was expected, by itself or under 'model'")
+        raise ValueError(f"{brief(path)} holds no weights: a dictionary of tensors was expected, by itself "
+                         "or under 'model'")
     args = loaded.get('args') if state is not loaded else None
     return state, dict(args=vars(args)) if isinstance(args, argparse.Namespace) else {}
 
 # %% ../../nbs/contract/05_saved.ipynb #4e425858
-WEIGHTS = ('model.safetensors', 'pytorch_model.bin')     # in the order in which they are looked for; else a single .pth
+# in the order in which they are looked for; else a single .pth
+WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
 def read_checkpoint(path: str | Path,     # a folder, or a file
                     ) -> tuple[dict[str, Any], dict[str, Tensor]]:  # what it says about itself, tensors
     "A checkpoint: its configuration (with 'file', the name of its weights) and its weights."
     path = Path(path).expanduser()
-    if not path.exists(): raise FileNotFoundError(f"there is no checkpoint {brief(path)}; give a folder, a .safetensors or a .pth file")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {brief(path)}; give a folder, a .safetensors or a "
+                                ".pth file")
     if path.is_file():
         state, about = read_tensors(path)
-        return {**(_json(about['maskedlab'], path) if 'maskedlab' in about else about), 'file': path.name}, state
+        return {**(_json(about['maskedlab'], path) if 'maskedlab' in about else about),
+                'file': path.name}, state
     found = [path / w for w in WEIGHTS if (path / w).is_file()] or sorted(path.glob('*.pth'))
     if not found:
-        raise FileNotFoundError(f"the folder {brief(path)} holds no weights: {' or '.join(WEIGHTS)} is expected in it")
+        raise FileNotFoundError(f"the folder {brief(path)} holds no weights: {' or '.join(WEIGHTS)} is "
+                                "expected in it")
     if len(found) > 1 and found[0].suffix == '.pth':
-        raise ValueError(f"the folder {brief(path)} holds {len(found)} .pth files; give the path of one, such as {found[0].name[:40]}")
+        raise ValueError(f"the folder {brief(path)} holds {len(found)} .pth files; give the path of one, "
+                         f"such as {found[0].name[:40]}")
     state, about = read_tensors(found[0])
-    config = {f.stem: _json(f.read_text('utf-8'), f) for f in (path / 'config.json', path / 'preprocessor_config.json') if f.is_file()}
+    config = {f.stem: _json(f.read_text('utf-8'), f)
+              for f in (path / 'config.json', path / 'preprocessor_config.json') if f.is_file()}
     if 'maskedlab' in about and config.get('config') != _json(about['maskedlab'], path):
-        raise ValueError(f"config.json and weights in {brief(path)} are of two different saves; save again; changes go to load_pretrained")
-    return {**about, **config.get('config', {}), 'preprocessor': config.get('preprocessor_config', {}), 'file': found[0].name}, state
+        raise ValueError(f"config.json and weights in {brief(path)} are of two different saves; save again; "
+                         "changes go to load_pretrained")
+    return {**about, **config.get('config', {}), 'preprocessor': config.get('preprocessor_config', {}),
+            'file': found[0].name}, state
 
 def _json(text: str, path: Path) -> dict[str, Any]:
-    try: found = json.loads(text)
-    except ValueError: found = None
-    if not isinstance(found, dict): raise ValueError(f"the configuration in {brief(path)} is no JSON object; fetch or save it again")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"the configuration in {brief(path)} is no JSON object; fetch or save it again")
     return found
 
 # %% ../../nbs/contract/05_saved.ipynb #3738bf3c
 def load_state(module: nn.Module,
                state: dict[str, Tensor],
                where: str,                         # how to call the checkpoint
-               untrained: Sequence[str] = (),      # what it is known not to hold: keys, or modules with all that is in them
+               # what it is known not to hold: keys, or modules with all that is in them
+               untrained: Sequence[str] = (),
                ) -> None:
-    "Copy weights into a module; a key that is missing, unexpected or of another shape is an error that lists it."
+    """Copy weights into a module; a key that is missing, unexpected or of another shape is an error that
+    lists it."""
     own = module.state_dict()
     allowed = {k for k in own for u in untrained if k == u or k.startswith(f'{u}.')}
     missing = [k for k in own if k not in state and k not in allowed]
     unexpected = [k for k in state if k not in own]
-    shapes = [f'{k} is {_shape(state[k])}, expected {_shape(own[k])}' for k in own if k in state and state[k].shape != own[k].shape]
+    shapes = [f'{k} is {_shape(state[k])}, expected {_shape(own[k])}' for k in own if k in state
+              and state[k].shape != own[k].shape]
     problems = {'missing': missing, 'unexpected': unexpected, 'of another shape': shapes}
     if any(problems.values()):
         error = ValueError(_sentence(f"{brief(where, 40)} does not fit {type(module).__name__}", problems))
         for kind, keys in problems.items():
-            if keys: error.add_note(f"{kind}: {', '.join(keys)}")
+            if keys:
+                error.add_note(f"{kind}: {', '.join(keys)}")
         raise error
-    module.load_state_dict(state, strict=False)      # all keys are accounted for above; copying also turns float16 to float32
+    # all keys are accounted for above; copying also turns float16 to float32
+    module.load_state_dict(state, strict=False)
 
-def _shape(t: Tensor) -> str: return 'x'.join(map(str, t.shape)) or 'a number'
+def _shape(t: Tensor) -> str:
+    return 'x'.join(map(str, t.shape)) or 'a number'
 
 def _sentence(start: str, problems: dict[str, list[str]]) -> str:
     "As many of the names as 200 characters hold."
@@ -125,15 +152,19 @@ def encode(value: Any, name: str = 'value') -> Any:
     "A constructor's argument as JSON: numbers, text, lists of them, strategies."
     if value is None or isinstance(value, bool | int | float | str): return value
     if isinstance(value, list | tuple): return [encode(v, name) for v in value]
-    try: same = parse(repr(value)) == value
-    except (ValueError, TypeError): same = False
+    try:
+        same = parse(repr(value)) == value
+    except (ValueError, TypeError):
+        same = False
     if same: return {'strategy': repr(value)}
-    raise ValueError(f"{name}={str(value)[:60]} cannot be written into a checkpoint; use a number, a text or a strategy of the kit")
+    raise ValueError(f"{name}={str(value)[:60]} cannot be written into a checkpoint; use a number, a text or "
+                     "a strategy of the kit")
 
 def decode(value: Any) -> Any:
     "The inverse of `encode`; lists come back as tuples."
     if isinstance(value, list): return tuple(decode(v) for v in value)
-    return parse(value['strategy']) if isinstance(value, dict) and isinstance(value.get('strategy'), str) else value
+    return parse(value['strategy']) if isinstance(value,
+                                                  dict) and isinstance(value.get('strategy'), str) else value
 
 def arguments(recipe: Any) -> dict[str, Any]:    # name -> value, defaults included
     "The arguments that make this recipe again, with the strategy that it has now."
@@ -142,24 +173,29 @@ def arguments(recipe: Any) -> dict[str, Any]:    # name -> value, defaults inclu
     bound.apply_defaults()
     found: dict[str, Any] = {}
     for p in list(signature.parameters.values())[1:]:
-        if p.kind is p.VAR_KEYWORD: found |= bound.arguments[p.name]
-        elif p.kind is not p.VAR_POSITIONAL and p.name in bound.arguments: found[p.name] = bound.arguments[p.name]
+        if p.kind is p.VAR_KEYWORD:
+            found |= bound.arguments[p.name]
+        elif p.kind is not p.VAR_POSITIONAL and p.name in bound.arguments:
+            found[p.name] = bound.arguments[p.name]
     return {**found, 'strategy': recipe.strategy} if 'strategy' in found else found
 
 # %% ../../nbs/contract/05_saved.ipynb #9d7a7b35
 def write_files(folder: str | Path,
-                files: dict[str, Any],                   # name -> tensors (.safetensors, .pth) or JSON (.json), in the order of writing
+                # name -> tensors (.safetensors, .pth) or JSON (.json), in the order of writing
+                files: dict[str, Any],
                 metadata: dict[str, str] | None = None,  # of the safetensors files
                 ) -> Path:
     "Write files, each aside and renamed when it is complete."
     folder = Path(folder).expanduser()
-    if folder.is_file(): raise ValueError(f"{brief(folder)} is a file; give the name of a folder to save into")
+    if folder.is_file():
+        raise ValueError(f"{brief(folder)} is a file; give the name of a folder to save into")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         aside = folder / f'.{name}.{uuid.uuid4().hex}.part'
         try:
             _WRITERS[Path(name).suffix](content, aside, metadata)
-            with open(aside, 'rb+') as f: os.fsync(f.fileno())      # on the disk before it gets its name
+            with open(aside, 'rb+') as f:
+                os.fsync(f.fileno())      # on the disk before it gets its name
             os.replace(aside, folder / name)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -168,7 +204,8 @@ def write_files(folder: str | Path,
 
 def _write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
     from safetensors.torch import save_file
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, path, {'format': 'pt', **(metadata or {})})
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, path,
+              {'format': 'pt', **(metadata or {})})
 
 _WRITERS: dict[str, Callable[..., Any]] = {
     '.safetensors': _write_safetensors,
@@ -196,7 +233,8 @@ def save(recipe: Any,
         config = {'recipe': name_of(type(recipe)),
                   'config': {k: encode(v, k) for k, v in arguments(recipe).items()},
                   'versions': {'maskedlab': maskedlab.__version__, 'torch': torch.__version__.split('+')[0]}}
-        return write_files(folder, {'model.safetensors': state, 'config.json': config}, {'maskedlab': json.dumps(config)})
+        return write_files(folder, {'model.safetensors': state, 'config.json': config},
+                           {'maskedlab': json.dumps(config)})
     layouts = {**recipe.layouts, **getattr(formats_of(name_of(type(recipe))), 'LAYOUTS', {})}
     if layout not in layouts:
         raise ValueError(f"{type(recipe).__name__} has no layout {layout!r}; "

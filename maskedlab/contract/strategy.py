@@ -29,8 +29,10 @@ class Range:
     open: bool = False      # the slider ends at `high`, the values do not
 
 def controls(strategy: Any,             # a strategy, or its class
-             ) -> list[dict[str, Any]]: # for each field: name, kind ('float', 'int', 'choice', 'bool'), low, high, step, choices, value
-    "The fields of a strategy as a panel of sliders needs them; fields without a range or choices are left out."
+             # for each field: name, kind ('float', 'int', 'choice', 'bool'), low, high, step, choices, value
+             ) -> list[dict[str, Any]]:
+    """The fields of a strategy as a panel of sliders needs them; fields without a range or choices are left
+    out."""
     if not hasattr(strategy, '__dataclass_fields__'): return []
     hints = get_type_hints(strategy if isinstance(strategy, type) else type(strategy), include_extras=True)
     out = []
@@ -38,7 +40,8 @@ def controls(strategy: Any,             # a strategy, or its class
         hint, value = hints[f.name], getattr(strategy, f.name, f.default)
         if get_origin(hint) is Annotated:
             base, range_ = get_args(hint)[:2]
-            out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low, high=range_.high, step=range_.step,
+            out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low,
+                            high=range_.high, step=range_.step,
                             open=range_.open, value=value, schedule=base not in (int, float)))
         elif get_origin(hint) is Literal:
             out.append(dict(name=f.name, kind='choice', choices=list(get_args(hint)), value=value))
@@ -50,7 +53,8 @@ def _checked(owner: str, c: dict[str, Any]) -> Any:
     "The value of a field as a plain Python one, or one sentence that says what is wrong with it."
     value, name = c['value'], f"{owner}({c['name']}={str(c['value'])[:40] if not isinstance(c['value'], str) else repr(c['value'][:40])})"
     if c['kind'] == 'choice':
-        if value not in c['choices']: raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
+        if value not in c['choices']:
+            raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
         return value
     if c['kind'] == 'bool':
         if not isinstance(value, bool): raise TypeError(f"{name}: give True or False")
@@ -58,15 +62,19 @@ def _checked(owner: str, c: dict[str, Any]) -> Any:
     if c['schedule'] and callable(value): return value
     whole = c['kind'] == 'int'
     most = math.inf if c['open'] else c['high']
-    wanted = f"give a{' whole' if whole else ''} number " + (f"of at least {c['low']}" if c['open'] else f"from {c['low']} to {most}")
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)): raise TypeError(f"{name}: {wanted}")
-    if not c['low'] <= value <= most or value == math.inf: raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
+    wanted = f"give a{' whole' if whole else ''} number " + (f"of at least {c['low']}" if c['open']
+                                                             else f"from {c['low']} to {most}")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise TypeError(f"{name}: {wanted}")
+    if not c['low'] <= value <= most or value == math.inf:
+        raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
     return int(value) if whole else float(value)
 
 # %% ../../nbs/contract/01_strategy.ipynb #39fdacb8
 @dataclass(frozen=True)
 class Strategy:
-    "Base of the strategies: checks fields and units, hides only what is free, combines masks with `|` and `~`."
+    """Base of the strategies: checks fields and units, hides only what is free, combines masks with `|` and
+    `~`."""
 
     def __post_init__(self):
         for c in controls(self):
@@ -77,15 +85,18 @@ class Strategy:
                  **signals) -> Tensor:                          # bool `[B, *u.shape]`, True = hidden
         "Draw a mask."
         if not isinstance(u, Units):
-            raise TypeError(f"a strategy is called on units, got {type(u).__name__}; try r.units(batch) or ml.layout((14, 14), batch=8)")
+            raise TypeError(f"a strategy is called on units, got {type(u).__name__}; try r.units(batch) or "
+                            "ml.layout((14, 14), batch=8)")
         if not (generator is None or isinstance(generator, torch.Generator)):
-            raise TypeError(f"generator={str(generator)[:40]}: give a torch.Generator, such as torch.Generator().manual_seed(0)")
+            raise TypeError(f"generator={str(generator)[:40]}: give a torch.Generator, such as "
+                            "torch.Generator().manual_seed(0)")
         if len(u) == 0: raise ValueError("these units hold no sample: a mask needs a batch of at least one")
         return self.where(u, generator, **signals) & u.free
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         "Bool `[B, *u.shape]`: what a subclass writes."
-        raise NotImplementedError(f"{type(self).__name__} does not say where to hide: write its method where(u, generator, **signals)")
+        raise NotImplementedError(f"{type(self).__name__} does not say where to hide: write its method "
+                                  "where(u, generator, **signals)")
 
     @property
     def exact(self) -> bool:
@@ -98,12 +109,14 @@ class Strategy:
         return torch.zeros_like(n), n
 
     def chance(self, u: Units) -> Tensor | None:
-        "The probability with which each unit is hidden, float64 `[B, *u.shape]`; None where there is no formula."
+        """The probability with which each unit is hidden, float64 `[B, *u.shape]`; None where there is no
+        formula."""
         return None
 
     @property
     def exchangeable(self) -> bool:
-        "Given its count, is every set of free units equally likely? Then neighbours are hidden independently of each other."
+        """Given its count, is every set of free units equally likely? Then neighbours are hidden
+        independently of each other."""
         return False
 
     @property
@@ -111,27 +124,35 @@ class Strategy:
         "Is a mask as likely as its mirror image along each axis?"
         return self.exchangeable
 
-    def __or__(self, other: Callable[..., Tensor]) -> Union: return Union(self, other)
-    def __ror__(self, other: Callable[..., Tensor]) -> Union: return Union(other, self)
-    def __invert__(self) -> Strategy: return Inverse(self)
+    def __or__(self, other: Callable[..., Tensor]) -> Union:
+        return Union(self, other)
+    def __ror__(self, other: Callable[..., Tensor]) -> Union:
+        return Union(other, self)
+    def __invert__(self) -> Strategy:
+        return Inverse(self)
 
 # %% ../../nbs/contract/01_strategy.ipynb #f70fb032
 @dataclass(frozen=True, repr=False)
 class Union(Strategy):
-    "`a | b`: hidden by either of two independent draws. The count lies between the larger fewest and the sum of the mosts."
+    """`a | b`: hidden by either of two independent draws.
+
+    The count lies between the larger fewest and the sum of the mosts."""
     a: Callable[..., Tensor]    # a strategy, or any function of units
     b: Callable[..., Tensor]
 
-    def __repr__(self) -> str: return f'({self.a!r} | {self.b!r})'
+    def __repr__(self) -> str:
+        return f'({self.a!r} | {self.b!r})'
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         return hide(self.a, u, generator, **signals) | hide(self.b, u, generator, **signals)
 
     @property
-    def mirrored(self) -> bool: return all(getattr(s, 'mirrored', False) for s in (self.a, self.b))
+    def mirrored(self) -> bool:
+        return all(getattr(s, 'mirrored', False) for s in (self.a, self.b))
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        (a0, a1), (b0, b1) = (s.counts(u) if isinstance(s, Strategy) else Strategy.counts(self, u) for s in (self.a, self.b))
+        (a0, a1), (b0, b1) = (s.counts(u) if isinstance(s, Strategy) else Strategy.counts(self, u)
+                              for s in (self.a, self.b))
         return torch.maximum(a0, b0), torch.minimum(a1 + b1, u.free.flatten(1).sum(1))
 
     def chance(self, u: Units) -> Tensor | None:
@@ -143,20 +164,25 @@ class Inverse(Strategy):
     "`~a`: hides the free units that `a` leaves; exact where `a` is."
     of: Callable[..., Tensor]   # a strategy, or any function of units
 
-    def __repr__(self) -> str: return f'~{self.of!r}'
-    def __invert__(self) -> Strategy: return self.of if isinstance(self.of, Strategy) else Inverse(self)
+    def __repr__(self) -> str:
+        return f'~{self.of!r}'
+    def __invert__(self) -> Strategy:
+        return self.of if isinstance(self.of, Strategy) else Inverse(self)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         return u.free & ~hide(self.of, u, generator, **signals)
 
     @property
-    def exact(self) -> bool: return getattr(self.of, 'exact', False)
+    def exact(self) -> bool:
+        return getattr(self.of, 'exact', False)
 
     @property
-    def exchangeable(self) -> bool: return getattr(self.of, 'exchangeable', False)
+    def exchangeable(self) -> bool:
+        return getattr(self.of, 'exchangeable', False)
 
     @property
-    def mirrored(self) -> bool: return getattr(self.of, 'mirrored', False)
+    def mirrored(self) -> bool:
+        return getattr(self.of, 'mirrored', False)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         n = u.free.flatten(1).sum(1)
@@ -170,8 +196,10 @@ class Inverse(Strategy):
 # %% ../../nbs/contract/01_strategy.ipynb #91188fe7
 def accepted(function: Callable, given: dict[str, Any]) -> dict[str, Any]:
     "The keywords that a function's signature can take."
-    try: params = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError): params = []
+    try:
+        params = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        params = []
     if any(p.kind is p.VAR_KEYWORD for p in params): return given
     return {p.name: given[p.name] for p in params if p.name in given}
 
@@ -179,11 +207,13 @@ def hide(strategy: Callable[..., Tensor],             # a strategy, or any funct
          u: Units,
          generator: torch.Generator | None = None,
          **signals) -> Tensor:                        # bool `[B, *u.shape]`
-    "Call any strategy or function of units, passing the generator and the signals that it accepts; check what it returns."
+    """Call any strategy or function of units, passing the generator and the signals that it accepts; check
+    what it returns."""
     return check(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)
 
 def check(mask: Any, u: Units) -> Tensor:
-    "A mask is bool `[B, *shape]` or `[B, V, *shape]` for V views, on the device of the units: else one sentence says what it is instead."
+    """A mask is bool `[B, *shape]` or `[B, V, *shape]` for V views, on the device of the units: else one
+    sentence says what it is instead."""
     want = f"[{len(u)}, {', '.join(map(str, u.shape))}]"
     if not torch.is_tensor(mask) or mask.dtype != torch.bool:
         got = f"{mask.dtype} {list(mask.shape)}" if torch.is_tensor(mask) else type(mask).__name__

@@ -28,7 +28,8 @@ def _over(which: Tensor, x: Tensor) -> Tensor:
     "`which` as `[B, *shape]` or `[B, N]`, whichever leads the shape of `x`."
     for w in (which, which.flatten(1)):
         if x.shape[:w.ndim] == w.shape: return w
-    raise ValueError(f"content of shape {tuple(x.shape)} does not start with the mask's shape {tuple(which.shape)}; "
+    raise ValueError(f"content of shape {tuple(x.shape)} does not start with the mask's shape "
+                     f"{tuple(which.shape)}; "
                      "give one entry per unit, flattened or not")
 
 # %% ../../nbs/contract/00_units.ipynb #2bf59a8d
@@ -56,7 +57,8 @@ def spread(error: Tensor,  # `[n]`, an error for each True of `which`
     return out
 
 def mean(error: Tensor,  # any number of errors, none included
-         ) -> Tensor:    # a scalar; 0 for an empty set, so that a picture without holes gives a loss and not NaN
+         # a scalar; 0 for an empty set, so that a picture without holes gives a loss and not NaN
+         ) -> Tensor:
     "The mean of rows, where there may be none."
     return error.sum() / max(error.numel(), 1)
 
@@ -66,7 +68,8 @@ def repeat_to(mask: Tensor,            # `[B, *coarse]`
               ) -> Tensor:             # `[B, *shape]`
     "Repeat every unit of `mask` so that it covers `shape`: a coarse mask seen on a finer grid."
     if len(shape) != mask.ndim - 1 or any(f % c for f, c in zip(shape, mask.shape[1:])):
-        raise ValueError(f"cannot repeat units {tuple(mask.shape[1:])} to {tuple(shape)}: each side must be a multiple")
+        raise ValueError(f"cannot repeat units {tuple(mask.shape[1:])} to {tuple(shape)}: each side must be "
+                         "a multiple")
     for axis, (fine, coarse) in enumerate(zip(shape, mask.shape[1:]), 1):
         mask = mask.repeat_interleave(fine // coarse, axis)
     return mask
@@ -74,30 +77,37 @@ def repeat_to(mask: Tensor,            # `[B, *coarse]`
 # %% ../../nbs/contract/00_units.ipynb #91d3fb44
 @dataclass(frozen=True, eq=False)
 class Units:
-    "What can be hidden in a batch: the layout, the content at the place where it is hidden, and the way back to data."
+    """What can be hidden in a batch: the layout, the content at the place where it is hidden, and the way
+    back to data."""
     kind: str                    # which brush paints it: 'grid', 'sequence', 'set', 'graph' or 'spectrum'
     shape: tuple[int, ...]       # of one sample's units; masks are `[B, *shape]`
     x: Any = None                # content `[B, *shape, ...]`, or `{stream: content}`; None for a bare layout
     valid: Any = None            # bool `[B, *shape]`, a real unit (False: padding); default all
-    free: Any = None             # bool `[B, *shape]`, may be hidden (False: padding, special units); default `valid`
+    free: Any = None      # bool `[B, *shape]`, may be hidden (False: padding, special units); default `valid`
     group: Tensor | None = None  # int `[B, *shape]`, word or cube that a strategy may take whole (advice)
     pos: Any = None              # `[B, *shape, d]`, where a unit lies (centres, boxes, times)
-    streams: dict[str, tuple[slice, tuple[int, ...]]] | None = None  # several modalities on one flat axis: name -> (slice, shape)
+    # several modalities on one flat axis: name -> (slice, shape)
+    streams: dict[str, tuple[slice, tuple[int, ...]]] | None = None
     put: Any = None              # `put(batch, x) -> batch` in data space; None: no way back
 
     def __post_init__(self):
         object.__setattr__(self, 'shape', tuple(int(s) for s in self.shape))
         if self.valid is None:
-            if not torch.is_tensor(self.x): raise ValueError("Units need valid=[B, *shape] where there is no single tensor of content")
-            object.__setattr__(self, 'valid', torch.ones(self.x.shape[:1 + len(self.shape)], dtype=torch.bool, device=self.x.device))
+            if not torch.is_tensor(self.x):
+                raise ValueError("Units need valid=[B, *shape] where there is no single tensor of content")
+            object.__setattr__(self, 'valid', torch.ones(self.x.shape[:1 + len(self.shape)], dtype=torch.bool,
+                                                         device=self.x.device))
         object.__setattr__(self, 'free', self.valid if self.free is None else self.free & self.valid)
         if tuple(self.valid.shape[1:]) != self.shape:
-            raise ValueError(f"units of shape {self.shape} do not fit content or valid of shape {tuple(self.valid.shape)}")
+            raise ValueError(f"units of shape {self.shape} do not fit content or valid of shape "
+                             f"{tuple(self.valid.shape)}")
 
-    def __len__(self) -> int: return self.valid.shape[0]
+    def __len__(self) -> int:
+        return self.valid.shape[0]
 
     @property
-    def device(self) -> torch.device: return self.valid.device
+    def device(self) -> torch.device:
+        return self.valid.device
 
     @property
     def count(self) -> int:
@@ -117,12 +127,14 @@ class Units:
         return replace(self, **changes)
 
     def swap(self, which: Tensor,                              # bool `[B, *shape]`
-             new: Tensor | dict[str, Tensor] | None = None,    # rows to put there; default: what the previous sample has there
+             # rows to put there; default: what the previous sample has there
+             new: Tensor | dict[str, Tensor] | None = None,
              ) -> Units:
         "Exchange the content of the chosen units, leaving the layout as it is."
         if isinstance(self.x, dict):
             parts = self.split(which)
-            return self.but(x={k: _swap(v, parts[k], None if new is None else new[k]) for k, v in self.x.items()})
+            return self.but(x={k: _swap(v, parts[k], None if new is None else new[k]) for k,
+                               v in self.x.items()})
         return self.but(x=_swap(self.x, which, new))
 
     def split(self, t: Tensor,                 # `[B, N, ...]` over the flat axis of all streams
@@ -141,7 +153,7 @@ def _swap(x: Tensor, which: Tensor, new: Any) -> Tensor:
     return torch.where(widen(which, x), x.roll(1, 0), x) if new is None else place(x, which, new)
 
 # %% ../../nbs/contract/00_units.ipynb #7490bfa0
-def layout(shape: Sequence[int] | int,      # units of one sample, such as `(14, 14)`, `(200,)` or `(8, 14, 14)`
+def layout(shape: Sequence[int] | int,    # units of one sample, such as `(14, 14)`, `(200,)` or `(8, 14, 14)`
            batch: int | None = None,        # samples; default: those of `valid`, or 1
            valid: Tensor | None = None,     # bool `[batch, *shape]`; False marks padding
            free: Tensor | None = None,      # bool `[batch, *shape]`; False marks what may never be hidden
@@ -157,5 +169,6 @@ def layout(shape: Sequence[int] | int,      # units of one sample, such as `(14,
         if batch < 1: raise ValueError(f"batch={batch}: a layout needs at least one sample")
         valid = torch.ones(batch, *shape, dtype=torch.bool, device=device)
     elif valid.dtype != torch.bool or tuple(valid.shape[1:]) != shape or batch not in (None, len(valid)):
-        raise ValueError(f"valid must be bool [{batch or 'batch'}, {', '.join(map(str, shape))}], got {valid.dtype} {tuple(valid.shape)}")
+        raise ValueError(f"valid must be bool [{batch or 'batch'}, {', '.join(map(str, shape))}], got "
+                         f"{valid.dtype} {tuple(valid.shape)}")
     return Units(kind or ('sequence' if len(shape) == 1 else 'grid'), shape, valid=valid, free=free)

@@ -23,7 +23,8 @@ def down(image: Tensor,                              # `[B, C, H, W]`, 0..1
          ) -> Tensor:                                # like `image`, 0..1
     "Bicubic to an eighth of each side and back, clamped after each step: the input of super-resolution."
     H, W = image.shape[-2:]
-    small = F.interpolate(image, (max(1, H // by), max(1, W // by)), mode='bicubic').clamp(0, 1)     # not smoothed first, as released
+    # not smoothed first, as released
+    small = F.interpolate(image, (max(1, H // by), max(1, W // by)), mode='bicubic').clamp(0, 1)
     return F.interpolate(small, (H, W), mode='bicubic').clamp(0, 1)
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #028096dd
@@ -32,7 +33,7 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {       # of a squared di
     'generalised': lambda d, b: (-d.pow(b) / 2).exp(),
     'plateau': lambda d, b: 1 / (1 + d.pow(b)),
 }
-CHANCES = .405, .225, .108, .027, .108, .027, .1       # round and long Gaussian, the same of the other two, sinc
+CHANCES = .405, .225, .108, .027, .108, .027, .1    # round and long Gaussian, the same of the other two, sinc
 
 def kernels(n: int,
             generator: torch.Generator | None = None,
@@ -42,8 +43,10 @@ def kernels(n: int,
             chances: Sequence[float] = CHANCES,        # of the kinds; those left out have none
             ) -> Tensor:                               # `[n, s, s]`, s the largest size; each sums to 1
     "Random blur kernels of seven kinds."
-    luck = torch.rand(n, 8, generator=generator, device=device if generator is None else generator.device).to(device).unbind(1)
-    kind = torch.bucketize(luck[0].contiguous(), torch.tensor(chances, device=device).cumsum(0)[:-1], right=True)
+    luck = torch.rand(n, 8, generator=generator, device=device if generator is None
+                      else generator.device).to(device).unbind(1)
+    kind = torch.bucketize(luck[0].contiguous(), torch.tensor(chances, device=device).cumsum(0)[:-1],
+                           right=True)
     half = ((sizes[0] // 2) + (luck[1] * (sizes[1] // 2 - sizes[0] // 2 + 1)).floor()).view(-1, 1, 1)
     at = torch.arange(sizes[1], device=device) - sizes[1] // 2.
     y, x = at[:, None], at[None]
@@ -51,10 +54,11 @@ def kernels(n: int,
     two, angle = torch.where(kind % 2 == 0, one, two), math.pi * luck[4]             # even kinds are round
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
     d = ((x * cos + y * sin) / one.view(-1, 1, 1)) ** 2 + ((y * cos - x * sin) / two.view(-1, 1, 1)) ** 2
-    end = torch.where(kind // 2 == 1, .5 + 3.5 * luck[5], 1 + luck[5])              # drawn twice: between 1 and an end
+    end = torch.where(kind // 2 == 1, .5 + 3.5 * luck[5], 1 + luck[5])     # drawn twice: between 1 and an end
     b = (1 + (end - 1) * luck[6]).view(-1, 1, 1)
     low = torch.where(half < 13 // 2, 1 / 3, 1 / 5)
-    all_ = torch.stack([f(d, b) for f in KINDS.values()] + [_sinc(x, y, math.pi * (low + (1 - low) * luck[7].view(-1, 1, 1)))])
+    all_ = torch.stack([f(d, b) for f in KINDS.values()]
+                       + [_sinc(x, y, math.pi * (low + (1 - low) * luck[7].view(-1, 1, 1)))])
     k = all_[kind // 2, torch.arange(n, device=device)] * ((x.abs() <= half) & (y.abs() <= half))
     return k / k.sum((1, 2), keepdim=True)
 
@@ -84,20 +88,25 @@ def noise(image: Tensor, generator: torch.Generator | None = None,
     device = image.device if generator is None else generator.device
     luck = torch.rand(3, len(image), 1, 1, 1, generator=generator, device=device).to(image)
     one = luck[2] < grey
-    gauss = torch.randn(image.shape, generator=generator, device=device).to(image) * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
+    gauss = torch.randn(image.shape, generator=generator,
+                        device=device).to(image) * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
     base = (255 * torch.where(one, _luma(image), image).clamp(0, 1)).round()
-    values = torch.zeros(len(image), 256, device=image.device).scatter_(1, base.flatten(1).long(), 1.).sum(1)      # how many occur
-    steps = (values - .5).log2().ceil().clamp_min(0).exp2().view(-1, 1, 1, 1).to(image)                            # a power of two
+    # how many occur
+    values = torch.zeros(len(image), 256, device=image.device).scatter_(1, base.flatten(1).long(), 1.).sum(1)
+    steps = (values - .5).log2().ceil().clamp_min(0).exp2().view(-1, 1, 1, 1).to(image)       # a power of two
     grain = torch.poisson((base / 255 * steps).to(device), generator=generator).to(image) / steps - base / 255
     each = torch.where(luck[0] < poisson, grain * (.05 + 2.95 * luck[1]), gauss)
     return image + torch.where(one, each[:, :1], each)
 
 def _luma(image: Tensor) -> Tensor:
     "Grey, `[B, 1, H, W]`: how bright the eye sees three colours; the mean of any other number."
-    return torch.einsum('bchw,c->bhw', image, image.new_tensor([.299, .587, .114]))[:, None] if image.shape[1] == 3 else image.mean(1, True)
+    return torch.einsum('bchw,c->bhw', image, image.new_tensor([.299, .587, .114]))[:,
+                                                                                    None] if image.shape[1] == 3 else image.mean(1, True)
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #ded32f75
 DEGRADE: dict[str, Callable[..., Tensor]] = {
     'down': down, 'blur': blur, 'noise': noise,
-    'blur5': partial(blur, sigma=(5., 5.), chances=(1.,)), 'noise75': partial(noise, sigma=(75., 75.), poisson=0., grey=0.),   # the runs
+    # the runs
+    'blur5': partial(blur, sigma=(5., 5.), chances=(1.,)),
+    'noise75': partial(noise, sigma=(75., 75.), poisson=0., grey=0.),
 }

@@ -14,8 +14,10 @@ __all__ = ['keep', 'restore']
 # %% ../../nbs/corruptions/00_drop.ipynb #600f2958
 def keep(x: Tensor,        # `[B, N, D]`
          visible: Tensor,  # bool `[B, N]` (or `[B, *shape]`), True = stays
-         ) -> tuple[Tensor, Tensor, Tensor | None]:  # tokens `[B, n, D]`, their index `[B, n]`, pad: bool `[B, n]`, None where counts agree
-    "The visible tokens in their order, padded to the largest count; True in `pad` marks padding, which holds zeros."
+         # tokens `[B, n, D]`, their index `[B, n]`, pad: bool `[B, n]`, None where counts agree
+         ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The visible tokens in their order, padded to the largest count; True in `pad` marks padding, which
+    holds zeros."""
     visible = visible.flatten(1)
     B, N, D = x.shape
     place = visible.cumsum(1) - 1                                   # where a visible token goes
@@ -25,7 +27,11 @@ def keep(x: Tensor,        # `[B, N, D]`
     index.scatter_(1, place.masked_fill(~visible, n), torch.arange(N, device=x.device).expand(B, N))
     index = index[:, :n]
     # one flat index_select moves less memory than a gather with an index as wide as the tokens
-    tokens = x.flatten(0, 1).index_select(0, (index + torch.arange(B, device=x.device)[:, None] * N).flatten()).view(B, n, D)
+    tokens = x.flatten(0, 1).index_select(0, (index
+                                              + torch.arange(B,
+                                                             device=x.device)[:, None] * N).flatten()).view(B,
+                                                                                                            n,
+                                                                                                            D)
     pad = torch.arange(n, device=x.device) >= counts[:, None]
     if not bool(pad.any()): return tokens, index, None
     return tokens.masked_fill(pad[..., None], 0), index.masked_fill(pad, 0), pad

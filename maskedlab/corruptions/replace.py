@@ -28,23 +28,32 @@ def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
                      mask: Tensor,                   # bool `[B, N]`, True = chosen
                      token: int,                     # what stands for a hidden piece
                      vocab: int,                     # pieces that there are
-                     shares: tuple[float, float, float] = (.8, .1, .1),    # become `token`, stay, become any piece
-                     fate: str = 'token',            # one draw for each 'token', or for each 'run' of chosen ones
-                     pool: Tensor | None = None,     # `[n]`, pieces to take random ones from; None: all of the vocabulary alike
+                     # become `token`, stay, become any piece
+                     shares: tuple[float, float, float] = (.8, .1, .1),
+                     fate: str = 'token',        # one draw for each 'token', or for each 'run' of chosen ones
+                     # `[n]`, pieces to take random ones from; None: all of the vocabulary alike
+                     pool: Tensor | None = None,
                      generator: torch.Generator | None = None,
                      ) -> tuple[Tensor, Tensor]:     # new ids, and bool `[B, N]`: chosen but left as it is
-    "Replace chosen pieces as BERT does (Devlin et al. 2018, section 3.1), or SpanBERT (Joshi et al. 2020, section 3.1)."
+    """Replace chosen pieces as BERT does (Devlin et al.
+
+    2018, section 3.1), or SpanBERT (Joshi et al. 2020, section 3.1)."""
     source, stay = len(pool) if pool is not None and len(pool) else vocab, shares[0] + shares[1]
     device = ids.device if generator is None else generator.device
-    uniform = lambda: torch.rand(mask.shape, generator=generator, device=device, dtype=torch.float64).to(ids.device)
+    uniform = lambda: torch.rand(mask.shape, generator=generator, device=device,
+                                 dtype=torch.float64).to(ids.device)
     luck = uniform()
     if fate == 'run':
         place = torch.arange(mask.shape[1], device=ids.device).expand(mask.shape)
         inside = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
-        luck, which = luck.gather(1, place.masked_fill(inside, 0).cummax(1).values), uniform()      # that of the run's first piece
-    else: which = (luck - stay) / max(shares[2], 1e-9)          # what is left of the number is evenly spread, and says which piece
+        # that of the run's first piece
+        luck, which = luck.gather(1, place.masked_fill(inside, 0).cummax(1).values), uniform()
+    else:
+        # what is left of the number is evenly spread, and says which piece
+        which = (luck - stay) / max(shares[2], 1e-9)
     other = (which * source).long().clamp_(0, source - 1)
-    if pool is not None and len(pool): other = pool[other]
+    if pool is not None and len(pool):
+        other = pool[other]
     hidden = mask & (luck < shares[0])
     readable = mask & ~hidden
     swapped = readable & (luck >= stay)
@@ -53,8 +62,11 @@ def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
 def check_shares(shares: Any,        # three numbers
                  ) -> tuple[float, float, float]:
     "Three shares that sum to 1, or one sentence."
-    try: a, b, c = (float(s) for s in shares)
-    except (TypeError, ValueError): raise ValueError(f"shares={str(shares)[:40]}: give three numbers, such as (.8, .1, .1)") from None
+    try:
+        a, b, c = (float(s) for s in shares)
+    except (TypeError, ValueError):
+        raise ValueError(f"shares={str(shares)[:40]}: give three numbers, such as (.8, .1, .1)") from None
     if min(a, b, c) < 0 or abs(a + b + c - 1) > 1e-6:
-        raise ValueError(f"shares={(a, b, c)}: become [MASK], stay, become any piece; they must not be negative and must sum to 1")
+        raise ValueError(f"shares={(a, b, c)}: become [MASK], stay, become any piece; they must not be "
+                         "negative and must sum to 1")
     return a, b, c

@@ -27,15 +27,20 @@ def _judge_join(f: Any) -> None:
     grid = image.view(2, 3, 4, p, 4, p)                                     # B C h p w q
     if torch.equal(got, image): return
     if torch.equal(got.flatten(), _cut(image, p).flatten()):
-        raise Hint('The numbers still stand in the order of the patches: a view does not move them, permute the axes first.')
+        raise Hint('The numbers still stand in the order of the patches: a view does not move them, permute '
+                   'the axes first.')
     if torch.equal(got, _mixed(image, p)):
-        raise Hint('The colours are mixed: inside a patch the order is row, column, colour, so the last axis has the colours.')
+        raise Hint('The colours are mixed: inside a patch the order is row, column, colour, so the last axis '
+                   'has the colours.')
     if torch.equal(got, grid.permute(0, 1, 4, 3, 2, 5).reshape(image.shape)):
-        raise Hint('Each patch is right and stands in the wrong place: patches come row by row, and yours go column by column.')
+        raise Hint('Each patch is right and stands in the wrong place: patches come row by row, and yours go '
+                   'column by column.')
     if torch.equal(got, grid.permute(0, 1, 2, 5, 4, 3).reshape(image.shape)):
-        raise Hint('Each patch stands in its place and is mirrored at its diagonal: inside a patch, rows come before columns.')
+        raise Hint('Each patch stands in its place and is mirrored at its diagonal: inside a patch, rows '
+                   'come before columns.')
     same = (got == image).float().mean()
-    raise Hint(f"Cutting a picture and joining it again should give the picture, and {same:.0%} of your pixels are right. "
+    raise Hint(f"Cutting a picture and joining it again should give the picture, and {same:.0%} of your "
+               "pixels are right. "
                'Undo the steps of cut one by one, the last one first.')
 
 def _mixed(image: torch.Tensor, p: int) -> torch.Tensor:
@@ -44,7 +49,8 @@ def _mixed(image: torch.Tensor, p: int) -> torch.Tensor:
     return _cut(image, p).view(B, H // p, W // p, C, p, p).permute(0, 3, 1, 4, 2, 5).reshape(image.shape)
 
 JOIN = Exercise(
-    'build_it/join', 'cut(image, p) gives patches [B, N, p*p*3] of a square picture. Write join(patches, p), which gives the picture back.',
+    'build_it/join', 'cut(image, p) gives patches [B, N, p*p*3] of a square picture. Write join(patches, p), '
+                     'which gives the picture back.',
     _judge_join, 'join',
     solution='''\
 def join(patches, p):                                   # [B, N, p*p*3], N patches row by row
@@ -78,7 +84,8 @@ def join(patches, p):
     n = int(patches.shape[1] ** .5)
     return patches.view(-1, n, n, p, p, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, n * p, n * p, 3)
 '''),
-    praise='That is right. einops says the same in words: rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", ...).')
+    praise='That is right. einops says the same in words: rearrange(patches, "b (h w) (p q c) -> b c (h p) '
+           '(w q)", ...).')
 
 # %% ../../nbs/course/04_build_it.ipynb #3e8a5d4f
 def _judge_mask(f: Any) -> None:
@@ -86,27 +93,35 @@ def _judge_mask(f: Any) -> None:
     seeded = lambda seed: torch.Generator().manual_seed(seed)
     m = tensor(f(B, N, k, seeded(0)), (B, N), torch.bool, 'The mask')
     counts = m.sum(1)
-    if (counts == N - k).all(): raise Hint(f"{N - k} of {N} are hidden in each row: those should be the visible ones. True means hidden.")
+    if (counts == N - k).all():
+        raise Hint(f"{N - k} of {N} are hidden in each row: those should be the visible ones. True means "
+                   "hidden.")
     if (counts != k).any():
         low, high = int(counts.min()), int(counts.max())
-        raise Hint(f"Of {N} patches {k} should be hidden in every row, and yours hide {low} to {high}. Rank random numbers, "
+        raise Hint(f"Of {N} patches {k} should be hidden in every row, and yours hide {low} to {high}. Rank "
+                   "random numbers, "
                    'and hide the k smallest of each row.')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         again = f(B, N, k, seeded(0))
-    if not torch.equal(m, again): raise Hint('The same generator gave another mask: pass generator=generator to the random call.')
+    if not torch.equal(m, again):
+        raise Hint('The same generator gave another mask: pass generator=generator to the random call.')
     if (m == m[:1]).all(): raise Hint('All rows got the same mask: draw numbers of shape [B, N], not [N].')
-    if torch.equal(m, f(B, N, k, seeded(1))): raise Hint('Another generator gave the same mask: is it used at all?')
+    if torch.equal(m, f(B, N, k, seeded(1))):
+        raise Hint('Another generator gave the same mask: is it used at all?')
     share = m.float().mean(0)
     if (share - k / N).abs().max() > .05:
         bad = int((share - k / N).abs().argmax())
-        raise Hint(f"Each patch should be hidden in {k / N:.0%} of the rows, and patch {bad} is hidden in {share[bad]:.0%}.")
+        raise Hint(f"Each patch should be hidden in {k / N:.0%} of the rows, and patch {bad} is hidden in "
+                   f"{share[bad]:.0%}.")
     both = (m[:, None] & m[:, :, None]).float().mean(0)[torch.ones(N, N).triu(1) > 0]      # each pair once
     if (both - k * (k - 1) / (N * (N - 1))).abs().max() > .06:
-        raise Hint('Every patch is hidden equally often, but some are always hidden together: rank the patches, do not shift a pattern.')
+        raise Hint('Every patch is hidden equally often, but some are always hidden together: rank the '
+                   'patches, do not shift a pattern.')
 
 MASK = Exercise(
-    'build_it/mask', 'Hide exactly k of N patches in each of B rows, any set equally likely. Write random_mask(B, N, k, generator).',
+    'build_it/mask', 'Hide exactly k of N patches in each of B rows, any set equally likely. Write '
+                     'random_mask(B, N, k, generator).',
     _judge_mask, 'random_mask',
     solution='''\
 def random_mask(B, N, k, generator):
@@ -131,34 +146,42 @@ def random_mask(B, N, k, generator):
     start = torch.randint(N, (B, 1), generator=generator)
     return (torch.arange(N) - start) % N < k
 '''),
-    praise='That is right, and it is what MAE does. The kit finds the k smallest without sorting and is faster at it.')
+    praise='That is right, and it is what MAE does. The kit finds the k smallest without sorting and is '
+           'faster at it.')
 
 # %% ../../nbs/course/04_build_it.ipynb #a85de66e
 def _judge_restore(f: Any) -> None:
     mask = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 0], [1, 1, 0, 0, 1, 1]], dtype=torch.bool)
-    tokens = torch.arange(1., 7).view(3, 2, 1) * torch.tensor([1., 10., 100.])          # each of its own number
+    tokens = torch.arange(1., 7).view(3, 2, 1) * torch.tensor([1., 10., 100.])        # each of its own number
     hole = torch.tensor([-1., -2., -3.])
     right = hole.repeat(3, 6, 1)
     right[~mask] = tokens.flatten(0, 1)
     kept = tokens.clone()
     got = tensor(f(kept, mask.clone(), hole.clone()), (3, 6, 3), what='The row of tokens')
     if torch.equal(got, right):
-        if not torch.equal(kept, tokens): raise Hint('Your function changed the tokens that it was given: work on a copy.')
+        if not torch.equal(kept, tokens):
+            raise Hint('Your function changed the tokens that it was given: work on a copy.')
         return
     if torch.equal(got, torch.cat([tokens, hole.expand(3, 4, 3)], 1)):
-        raise Hint('First all visible tokens and then all holes: that is the order in which they were computed, not the order of the '
+        raise Hint('First all visible tokens and then all holes: that is the order in which they were '
+                   'computed, not the order of the '
                    'picture. The decoder would take the second token for the second patch.')
     if torch.equal(got, torch.cat([hole.expand(3, 4, 3), tokens], 1)):
         raise Hint('First all holes and then all visible tokens: each must stand where its patch was.')
-    if not (got == hole).all(-1).any(): raise Hint('There is no hole token at all in what you return: it goes wherever mask is True.')
+    if not (got == hole).all(-1).any():
+        raise Hint('There is no hole token at all in what you return: it goes wherever mask is True.')
     if (got == hole).all(-1).sum() != mask.sum():
-        raise Hint(f"{int(mask.sum())} places are hidden, and {int((got == hole).all(-1).sum())} of yours hold the hole token.")
-    if not torch.equal((got == hole).all(-1), mask): raise Hint('Hole tokens stand where mask is False. True means hidden.')
-    raise Hint('The holes are right, but the visible tokens are mixed up: the first of a row goes to its first visible place, and so on, '
+        raise Hint(f"{int(mask.sum())} places are hidden, and {int((got == hole).all(-1).sum())} of yours "
+                   "hold the hole token.")
+    if not torch.equal((got == hole).all(-1), mask):
+        raise Hint('Hole tokens stand where mask is False. True means hidden.')
+    raise Hint('The holes are right, but the visible tokens are mixed up: the first of a row goes to its '
+               'first visible place, and so on, '
                'each row by itself.')
 
 RESTORE = Exercise(
-    'build_it/restore', 'Put visible tokens and hole tokens into the order of the picture. Write restore(tokens, mask, hole): [B, N, D].',
+    'build_it/restore', 'Put visible tokens and hole tokens into the order of the picture. Write '
+                        'restore(tokens, mask, hole): [B, N, D].',
     _judge_restore, 'restore',
     solution='''\
 def restore(tokens, mask, hole):                # [B, n, D], bool [B, N], [D]
@@ -206,19 +229,26 @@ def _judge_loss(f: Any) -> None:
     got = tensor(f(pred.clone(), target.clone(), mask.clone()), (), what='The loss')
     close = lambda x: torch.allclose(got, x, atol=1e-6)
     if close(square[mask].mean()): return
-    if close(square.mean()): raise Hint('That is the mean over all patches. Visible ones are easy: the decoder was told what they hold.')
+    if close(square.mean()):
+        raise Hint('That is the mean over all patches. Visible ones are easy: the decoder was told what they '
+                   'hold.')
     if close(square[~mask].mean()): raise Hint('That is the loss on the visible patches. True means hidden.')
     if close((square.mean(-1) * mask).mean()):
-        raise Hint('Visible patches add nothing, which is right, but you divide by all patches. Divide by how many are hidden.')
+        raise Hint('Visible patches add nothing, which is right, but you divide by all patches. Divide by '
+                   'how many are hidden.')
     if close(square[mask].sum() / mask.sum()):
-        raise Hint('That is the sum over the values of a patch: the paper takes their mean, so that the loss does not grow with the patch.')
+        raise Hint('That is the sum over the values of a patch: the paper takes their mean, so that the loss '
+                   'does not grow with the patch.')
     if close(((square.mean(-1) * mask).sum(1) / mask.sum(1)).mean()):
-        raise Hint('That is a mean for each picture first. Take one mean over all hidden patches of the batch, as the paper does.')
-    if close((pred - target)[mask].abs().mean()): raise Hint('That is the mean distance. MAE takes the square.')
+        raise Hint('That is a mean for each picture first. Take one mean over all hidden patches of the '
+                   'batch, as the paper does.')
+    if close((pred - target)[mask].abs().mean()):
+        raise Hint('That is the mean distance. MAE takes the square.')
     raise Hint(f"The loss should be {square[mask].mean():.4f}, and yours is {float(got):.4f}.")
 
 LOSS = Exercise(
-    'build_it/loss', 'Mean squared error over hidden patches only. Write hidden_loss(pred, target, mask), one number.',
+    'build_it/loss', 'Mean squared error over hidden patches only. Write hidden_loss(pred, target, mask), '
+                     'one number.',
     _judge_loss, 'hidden_loss',
     solution='''\
 def hidden_loss(pred, target, mask):            # [B, N, P] twice, bool [B, N]
@@ -240,7 +270,8 @@ def hidden_loss(pred, target, mask): return ((pred - target) ** 2)[mask].sum() /
 === should have shape
 def hidden_loss(pred, target, mask): return ((pred - target) ** 2).mean(-1) * mask
 '''),
-    praise='That is right: one line, and the whole difference between a masked autoencoder and a copying machine.')
+    praise='That is right: one line, and the whole difference between a masked autoencoder and a copying '
+           'machine.')
 
 # %% ../../nbs/course/04_build_it.ipynb #beb8f196
 EXERCISES = (JOIN, MASK, RESTORE, LOSS)

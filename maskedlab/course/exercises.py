@@ -35,7 +35,8 @@ class Exercise:
     judge: Callable[[Any], None]            # takes the answer; raises Hint where it is wrong
     answer: str                             # the name that the learner's code gives to the answer
     solution: str                           # source that defines it, with `torch` and `ml` at hand
-    wrong: tuple[tuple[str, str], ...]      # (source, words that its hint contains), at least three typical mistakes
+    # (source, words that its hint contains), at least three typical mistakes
+    wrong: tuple[tuple[str, str], ...]
     praise: str = 'That is right.'          # what a right answer hears
 
     def run(self, source: str,              # the text of an answer
@@ -43,7 +44,8 @@ class Exercise:
         "Run the text of an answer."
         space: dict[str, Any] = {'torch': torch, 'ml': import_module('maskedlab')}
         exec(compile(source, self.name, 'exec'), space)
-        if self.answer not in space: raise ValueError(f"the text of {self.name} does not define {self.answer}")
+        if self.answer not in space:
+            raise ValueError(f"the text of {self.name} does not define {self.answer}")
         return space[self.answer]
 
 # %% ../../nbs/course/00_exercises.ipynb #f6f5805c
@@ -57,10 +59,14 @@ def _watched(f: Callable) -> Callable:
     "The learner's function, with an empty answer and an exception turned into words."
     @functools.wraps(f)
     def run(*a: Any, **k: Any) -> Any:
-        try: y = f(*a, **k)
-        except (Hint, Unsolved): raise
-        except NotImplementedError: raise Unsolved from None
-        except Exception as error: raise Hint(_stopped(error)) from None
+        try:
+            y = f(*a, **k)
+        except (Hint, Unsolved):
+            raise
+        except NotImplementedError:
+            raise Unsolved from None
+        except Exception as error:
+            raise Hint(_stopped(error)) from None
         if y is None or y is ...: raise Unsolved
         return y
     return run
@@ -70,7 +76,8 @@ def _stopped(error: Exception) -> str:
     said = (str(error).strip().splitlines() or ['no message'])[0]
     line, trace = '', error.__traceback__
     while trace is not None:
-        if 'ipykernel' in trace.tb_frame.f_code.co_filename: line = f' in line {trace.tb_lineno} of its cell'
+        if 'ipykernel' in trace.tb_frame.f_code.co_filename:
+            line = f' in line {trace.tb_lineno} of its cell'
         trace = trace.tb_next
     return f"Your code stopped{line} with {type(error).__name__}: {said[:160]}"
 
@@ -80,7 +87,8 @@ class Verdict:
     kind: str
     text: str
 
-    def __repr__(self) -> str: return f'{self.kind}: {self.text}'
+    def __repr__(self) -> str:
+        return f'{self.kind}: {self.text}'
 
     def _repr_html_(self) -> str:
         colour = {'yes': '#1a7f37', 'hint': '#bf8700', 'guess': '#0969da'}.get(self.kind, '#8c959f')
@@ -92,10 +100,14 @@ def judge(exercise: Exercise, answer: Any) -> Verdict:
     try:
         if answer is None or answer is ...: raise Unsolved
         exercise.judge(_watched(answer) if callable(answer) and not isinstance(answer, type) else answer)
-    except Unsolved: return Verdict('not yet', exercise.question)
-    except NotImplementedError: return Verdict('not yet', exercise.question)
-    except Hint as hint: return Verdict('hint', str(hint))
-    except Exception as error: return Verdict('hint', _stopped(error))
+    except Unsolved:
+        return Verdict('not yet', exercise.question)
+    except NotImplementedError:
+        return Verdict('not yet', exercise.question)
+    except Hint as hint:
+        return Verdict('hint', str(hint))
+    except Exception as error:
+        return Verdict('hint', _stopped(error))
     return Verdict('yes', exercise.praise)
 
 # %% ../../nbs/course/00_exercises.ipynb #8fcb3232
@@ -113,13 +125,15 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
 def exercises(tutorial: str,             # such as 'see_it'
               ) -> dict[str, Exercise]:  # name -> exercise, in the order of the tutorial
     "All exercises of a tutorial."
-    if tutorial not in TUTORIALS: raise ValueError(f"there is no tutorial {tutorial[:40]!r}; choose one of {', '.join(TUTORIALS)}")
+    if tutorial not in TUTORIALS:
+        raise ValueError(f"there is no tutorial {tutorial[:40]!r}; choose one of {', '.join(TUTORIALS)}")
     return {e.name: e for e in import_module(TUTORIALS[tutorial]).EXERCISES}
 
 def exercise(name: str) -> Exercise:
     "An exercise by its name, 'tutorial/exercise'."
     known = exercises(str(name).partition('/')[0])
-    if name not in known: raise ValueError(f"there is no exercise {name[:40]!r}; choose one of {', '.join(known)}")
+    if name not in known:
+        raise ValueError(f"there is no exercise {name[:40]!r}; choose one of {', '.join(known)}")
     return known[name]
 
 def check(which: str | Exercise,   # 'tutorial/exercise', or an exercise
@@ -163,7 +177,8 @@ def tensor(y: Any,                                # what the learner's code gave
 def number(y: Any,                        # what the learner's code gave
            what: str = 'The answer') -> float:
     "The answer as one number, or a hint."
-    if torch.is_tensor(y) and y.numel() == 1: y = y.item()
+    if torch.is_tensor(y) and y.numel() == 1:
+        y = y.item()
     if isinstance(y, bool) or not isinstance(y, int | float):
         raise Hint(f"{what} should be one number, and it is a {type(y).__name__}.")
     return float(y)
@@ -185,7 +200,9 @@ class Guess:
             raise ValueError(f"mine={self.mine!r} is none of the options: {', '.join(self.options)}"[:200])
         if self.sure not in SURE: raise ValueError(f"sure={self.sure!r}: choose one of {', '.join(SURE)}")
 
-    def __repr__(self) -> str: return '\n'.join([self.question, *(f"  ({'x' if o == self.mine else ' '}) {o}" for o in self.options)])
+    def __repr__(self) -> str:
+        return '\n'.join([self.question, *(f"  ({'x' if o == self.mine else ' '}) {o}"
+                                           for o in self.options)])
 
 def predict(question: str,
             options: Sequence[str],
@@ -194,14 +211,18 @@ def predict(question: str,
             ) -> Guess:                  # to be given to `reveal`
     "Ask for a guess before the answer is shown."
     guess = Guess(question, tuple(options), mine, sure)
-    if not in_notebook(): print(guess)
-    else: _buttons(guess)
+    if not in_notebook():
+        print(guess)
+    else:
+        _buttons(guess)
     return guess
 
 def _buttons(guess: Guess) -> None:
     from IPython.display import display
-    try: import ipywidgets as w
-    except ImportError: return print(guess)
+    try:
+        import ipywidgets as w
+    except ImportError:
+        return print(guess)
     full = w.Layout(width='max-content', max_width='100%')
     option = w.RadioButtons(options=guess.options, value=guess.mine, layout=full)
     sure = w.ToggleButtons(options=list(SURE), value=guess.sure, layout=full, style={'button_width': '7em'})
@@ -209,18 +230,23 @@ def _buttons(guess: Guess) -> None:
     sure.observe(lambda change: setattr(guess, 'sure', change['new']), 'value')
     box = w.VBox([w.HTML(f'<b>{html.escape(guess.question)}</b>'), option, sure])
     data = box._repr_mimebundle_()
-    display({**data, 'text/plain': repr(guess)}, raw=True)     # a page without widgets shows the question in words
+    # a page without widgets shows the question in words
+    display({**data, 'text/plain': repr(guess)}, raw=True)
 
 def reveal(guess: Guess,
            truth: str,        # one of the options
            why: str = '',     # a sentence
            ) -> None:
     "Show the truth beside the guess, and how well the learner's sureness has held so far."
-    if truth not in guess.options: raise ValueError(f"the truth {truth!r} is none of the options: {', '.join(guess.options)}"[:200])
+    if truth not in guess.options:
+        raise ValueError(f"the truth {truth!r} is none of the options: {', '.join(guess.options)}"[:200])
     if guess.mine is None:
-        return show(Verdict('guess', f"none was made. It is: {truth}. {why} (Choose above and run this cell again to count it.)"))
+        return show(Verdict('guess', f"none was made. It is: {truth}. {why} (Choose above and run this cell "
+                                     "again to count it.)"))
     right = guess.mine == truth
     _record[guess.question] = (right, SURE[guess.sure])
     hits, sure = (sum(v) for v in zip(*_record.values()))
-    text = f"you said {guess.mine} ({guess.sure}). " + (f"Right. {why}" if right else f"It is: {truth}. {why}")
-    show(Verdict('guess', f"{text.rstrip()} So far {hits} of {len(_record)} right, where you expected {sure:.1f}."))
+    text = f"you said {guess.mine} ({guess.sure}). " + (f"Right. {why}" if right
+                                                        else f"It is: {truth}. {why}")
+    show(Verdict('guess', f"{text.rstrip()} So far {hits} of {len(_record)} right, where you expected "
+                          f"{sure:.1f}."))

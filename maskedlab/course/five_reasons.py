@@ -22,7 +22,8 @@ __all__ = ['NORMALISE', 'SEAMS', 'LEND', 'ORDER', 'REASONS', 'PATIENTS', 'EXERCI
 def _patches(seed: int = 0) -> tuple[Tensor, Tensor]:
     "Patches of unlike brightness and contrast, `[3, 10, 48]` in 0..1, and which are hidden."
     g = torch.Generator().manual_seed(seed)
-    level, contrast = torch.rand(3, 10, 1, generator=g) * .5 + .25, torch.rand(3, 10, 1, generator=g) * .2 + .05
+    level, contrast = torch.rand(3, 10, 1, generator=g) * .5 + .25, torch.rand(3, 10, 1,
+                                                                               generator=g) * .2 + .05
     x = (level + contrast * torch.randn(3, 10, 48, generator=g)).clamp(0, 1)
     return x, torch.rand(3, 10, generator=g).argsort(1) < 7
 
@@ -33,20 +34,27 @@ def _judge_normalise(f: Any) -> None:
     if mean.abs().max() < 1e-3 and (std - 1).abs().max() < .02:
         flat = f(torch.full((1, 2, 48), .3))
         if not torch.isfinite(flat).all():
-            raise Hint('A patch of one colour, such as a piece of sky, gives NaN: its deviation is 0. Add 1e-6 before you divide.')
+            raise Hint('A patch of one colour, such as a piece of sky, gives NaN: its deviation is 0. Add '
+                       '1e-6 before you divide.')
         return
     if got.mean((1, 2)).abs().max() < 1e-3 and (got.std((1, 2)) - 1).abs().max() < .02:
-        raise Hint('Each picture has mean 0 and deviation 1, and its patches have not: take both over the last axis alone.')
+        raise Hint('Each picture has mean 0 and deviation 1, and its patches have not: take both over the '
+                   'last axis alone.')
     colours = got.view(3, 10, 16, 3)
     if colours.mean(2).abs().max() < 1e-3 and (colours.std(2) - 1).abs().max() < .05:
-        raise Hint('You have normalised each colour of a patch by itself. The paper takes one mean and one deviation for all its values.')
-    if mean.abs().max() < 1e-3 and torch.allclose(got * (x.var(-1, keepdim=True)), x - x.mean(-1, keepdim=True), atol=1e-3):
+        raise Hint('You have normalised each colour of a patch by itself. The paper takes one mean and one '
+                   'deviation for all its values.')
+    if mean.abs().max() < 1e-3 and torch.allclose(got * (x.var(-1, keepdim=True)),
+                                                  x - x.mean(-1, keepdim=True), atol=1e-3):
         raise Hint('You divide by the variance. Its root, the deviation, makes the result 1.')
-    if mean.abs().max() < 1e-3: raise Hint(f"The mean of each patch is 0, and its deviation is {std[0, 0]:.2f}, not 1.")
-    raise Hint(f"Each patch should have mean 0, and your first has {mean[0, 0]:.2f}: take its own mean away first.")
+    if mean.abs().max() < 1e-3:
+        raise Hint(f"The mean of each patch is 0, and its deviation is {std[0, 0]:.2f}, not 1.")
+    raise Hint(f"Each patch should have mean 0, and your first has {mean[0, 0]:.2f}: take its own mean away "
+               "first.")
 
 NORMALISE = Exercise(
-    'five/normalise', 'Give each patch mean 0 and deviation 1, over all its values. Write normalise(patches), [B, N, P] to the same.',
+    'five/normalise', 'Give each patch mean 0 and deviation 1, over all its values. Write '
+                      'normalise(patches), [B, N, P] to the same.',
     _judge_normalise, 'normalise',
     solution='''\
 def normalise(patches):                                  # [B, N, P]
@@ -77,43 +85,53 @@ def normalise(patches): return patches - patches.mean(-1, keepdim=True)
 === own mean away first
 def normalise(patches): return patches / patches.std(-1, keepdim=True)
 '''),
-    praise='That is right: what is left of a patch is its pattern. Brightness and contrast are gone, and no network can give them back.')
+    praise='That is right: what is left of a patch is its pattern. Brightness and contrast are gone, and no '
+           'network can give them back.')
 
 # %% ../../nbs/course/05_five_reasons.ipynb #312af922
 def _seams(image: Tensor, p: int) -> float:
     "The answer, for axis 2 and 3 together."
     jumps = [image.diff(dim=axis).abs().movedim(axis, 0) for axis in (2, 3)]
     at = [torch.arange(len(j)) % p == p - 1 for j in jumps]
-    across, inside = (torch.cat([j[b == yes].flatten() for j, b in zip(jumps, at)]).mean() for yes in (True, False))
+    across, inside = (torch.cat([j[b == yes].flatten() for j, b in zip(jumps, at)]).mean()
+                      for yes in (True, False))
     return float(across / inside)
 
 def _judge_seams(f: Any) -> None:
     g = torch.Generator().manual_seed(0)
     def of(image: Tensor, p: int) -> float:
         got = f(image, p)
-        if torch.is_tensor(got) and got.numel() == 1: got = got.item()
-        if isinstance(got, bool) or not isinstance(got, int | float): raise Hint('The answer should be one number for all the pictures.')
+        if torch.is_tensor(got) and got.numel() == 1:
+            got = got.item()
+        if isinstance(got, bool) or not isinstance(got, int | float):
+            raise Hint('The answer should be one number for all the pictures.')
         return got
     noise = torch.rand(8, 3, 32, 32, generator=g)
     ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
-    tiles = torch.rand(4, 3, 4, 4, generator=g).repeat_interleave(8, 2).repeat_interleave(8, 3) + .01 * noise[:4]
+    tiles = torch.rand(4, 3, 4, 4, generator=g).repeat_interleave(8, 2).repeat_interleave(8,
+                                                                                          3) + .01 * noise[:4]
     n, t = of(noise, 8), of(tiles, 8)
     if abs(t * _seams(tiles, 8) - 1) < .1:
-        raise Hint(f"Tiles have large jumps at their borders, and your number for them is {t:.2f}: the fraction is upside down.")
+        raise Hint(f"Tiles have large jumps at their borders, and your number for them is {t:.2f}: the "
+                   "fraction is upside down.")
     if t < 10:
-        raise Hint(f"Each tile has one colour, so jumps at the borders are far larger than inside, and your number is {t:.1f}. "
+        raise Hint("Each tile has one colour, so jumps at the borders are far larger than inside, and your "
+                   f"number is {t:.1f}. "
                    'The border lies between the pixels p - 1 and p.')
     if abs(n - 1) > .1:
-        raise Hint(f"In noise a border is like any other place: your number should be near 1, and it is {n:.2f}. Take means, not sums.")
+        raise Hint("In noise a border is like any other place: your number should be near 1, and it is "
+                   f"{n:.2f}. Take means, not sums.")
     side, turned = of((ramp > .5) * 1. + .01 * noise[:1], 16), of((ramp.mT > .5) * 1. + .01 * noise[:1], 16)
     if min(side, turned) < 10:
         kind = 'upright' if side < turned else 'level'
         raise Hint(f"You miss seams that are {kind}: look at jumps from left to right and from top to bottom.")
     dark, light = tiles * .1, 1 - tiles * .1
-    if abs(of(dark, 8) - of(light, 8)) > .02 * of(dark, 8): raise Hint('A negative has the same seams: take the absolute jump.')
+    if abs(of(dark, 8) - of(light, 8)) > .02 * of(dark, 8):
+        raise Hint('A negative has the same seams: take the absolute jump.')
 
 SEAMS = Exercise(
-    'five/seams', 'Mean jump between neighbours across patch borders, over the mean jump inside. Write seams(image, p): one number.',
+    'five/seams', 'Mean jump between neighbours across patch borders, over the mean jump inside. Write '
+                  'seams(image, p): one number.',
     _judge_seams, 'seams',
     solution='''\
 def seams(image, p):                                        # [B, 3, H, W], p divides H and W
@@ -166,8 +184,10 @@ def _judge_lend(f: Any) -> None:
     swapped = f(pred.clone(), torch.where(mask[..., None], other, x), mask.clone())
     if not torch.allclose(swapped, got, atol=1e-6):
         true = pred * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
-        how = "each hidden patch's own mean and deviation" if torch.allclose(got[mask], true[mask], atol=.05) else 'the whole picture'
-        raise Hint(f"When I changed what is hidden, your answer moved: you use {how}, and with it a part of the answer.")
+        how = "each hidden patch's own mean and deviation" if torch.allclose(got[mask], true[mask],
+                                                                             atol=.05) else 'the whole picture'
+        raise Hint(f"When I changed what is hidden, your answer moved: you use {how}, and with it a part of "
+                   "the answer.")
     alone = f(pred[:1].clone(), x[:1].clone(), mask[:1].clone())
     if not torch.allclose(alone, got[:1], atol=1e-6):
         raise Hint('The first picture comes out differently when it is alone: lend to each from itself.')
@@ -176,15 +196,18 @@ def _judge_lend(f: Any) -> None:
     mean = (x * seen).sum((1, 2)) / (seen.sum((1, 2)) * x.shape[-1])
     level = zero[mask].view(3, -1).mean(1)
     if (level - mean).abs().max() > .02:
-        raise Hint(f"Where the network says 0 the first picture should get the mean of its visible pixels, {mean[0]:.3f}, "
+        raise Hint("Where the network says 0 the first picture should get the mean of its visible pixels, "
+                   f"{mean[0]:.3f}, "
                    f"and gets {level[0]:.3f}. Count the visible patches only.")
     scale = (got - zero)[mask].std() / pred[mask].std()
     usual = x.std(-1)[~mask].mean()
     if not .5 * usual < scale < 2 * usual:
-        raise Hint(f"The contrast is lost: visible patches have a deviation of about {usual:.2f}, and yours lend {scale:.2f}.")
+        raise Hint(f"The contrast is lost: visible patches have a deviation of about {usual:.2f}, and yours "
+                   f"lend {scale:.2f}.")
 
 LEND = Exercise(
-    'five/lend', 'Lend normalised predictions the mean and deviation of the visible patches. Write lend(pred, patches, mask).',
+    'five/lend', 'Lend normalised predictions the mean and deviation of the visible patches. Write '
+                 'lend(pred, patches, mask).',
     _judge_lend, 'lend',
     solution='''\
 def lend(pred, patches, mask):                           # [B, N, P] twice, bool [B, N]
@@ -197,7 +220,8 @@ def lend(pred, patches, mask):                           # [B, N, P] twice, bool
 def lend(pred, patches, mask): return pred * patches.std(-1, keepdim=True) + patches.mean(-1, keepdim=True)
 
 === the whole picture
-def lend(pred, patches, mask): return pred * patches.std((1, 2), keepdim=True) + patches.mean((1, 2), keepdim=True)
+def lend(pred, patches, mask): return pred * patches.std((1, 2), keepdim=True) + patches.mean((1, 2),
+keepdim=True)
 
 === from itself
 def lend(pred, patches, mask): return pred * patches[~mask].std() + patches[~mask].mean()
@@ -205,28 +229,34 @@ def lend(pred, patches, mask): return pred * patches[~mask].std() + patches[~mas
 === Count the visible
 def lend(pred, patches, mask):
     seen = ~mask[..., None]
-    return pred * patches[~mask].view(len(mask), -1).std(1)[:, None, None] + (patches * seen).mean((1, 2), keepdim=True)
+    return pred * patches[~mask].view(len(mask), -1).std(1)[:, None, None] + (patches * seen).mean((1, 2),
+    keepdim=True)
 
 === contrast is lost
 def lend(pred, patches, mask):
     seen = ~mask[..., None]
-    return pred * 0 + (patches * seen).sum((1, 2), keepdim=True) / (seen.sum((1, 2), keepdim=True) * patches.shape[-1])
+    return pred * 0 + (patches * seen).sum((1, 2), keepdim=True) / (seen.sum((1, 2), keepdim=True) *
+    patches.shape[-1])
 '''),
     praise="That is right, and honest. In the kit it is r.fill(batch, out, statistics='visible').")
 
 # %% ../../nbs/course/05_five_reasons.ipynb #918672e0
 ORDER = 'row column colour'
-REASONS = {1: 'a normalised target shown as pixels', 2: 'values of a patch in the wrong order', 3: 'places that were never trained',
+REASONS = {1: 'a normalised target shown as pixels', 2: 'values of a patch in the wrong order',
+           3: 'places that were never trained',
            4: 'true statistics lent to a network that knows nothing', 5: 'too little training'}
 _KEY = dict(zip('ABCDE', (3, 1, 5, 2, 4)))
 
 def patients(trained: Any, untrained: Any, batch: dict,     # two MAEs with a plain target, and pictures
              mask: Tensor) -> dict[str, Tensor]:            # 'A'..'E' -> pictures `[B, C, H, W]` in 0..1
     "The five faults, under letters."
-    with torch.no_grad(): out, early = trained(batch, mask=mask), untrained(batch, mask=mask)
+    with torch.no_grad():
+        out, early = trained(batch, mask=mask), untrained(batch, mask=mask)
     u, colours, p = out.units, trained.colours, trained.patch
     pixels = lambda x: u.put(batch, x.clamp(0, 1))['image']
-    with torch.no_grad(): everywhere = colours.undo(trained.head(trained.decode(trained.encode(u, mask), mask)).view_as(u.x), ORDER)
+    with torch.no_grad():
+        everywhere = colours.undo(trained.head(trained.decode(trained.encode(u, mask), mask)).view_as(u.x),
+                                  ORDER)
     mean, _ = patch_stats(u.x)
     filled = trained.fill(batch, out)['image']
     mixed = unpatchify(patchify(filled, p, ORDER), p, 'colour row column')
@@ -245,13 +275,15 @@ def _pixels(mask: Tensor, p: int) -> Tensor:
 _LOOK = {1: 'look at its hidden patches: is their brightness gone, or only their colour mixed?',
          2: 'what do its hidden patches have that no photograph has: is it a pattern, or a level?',
          3: 'compare its *visible* patches with the original.',
-         4: 'compare the mean colour of each hidden patch with the original: could a network that sees nothing know it?',
+         4: 'compare the mean colour of each hidden patch with the original: could a network that sees '
+            'nothing know it?',
          5: 'does anything in its hidden patches depend on what is around them?'}
 
 def _judge_patients(said: Any) -> None:
     if not isinstance(said, dict): raise Hint("Give a dict such as {'A': 1, 'B': 2, 'C': 3, 'D': 4, 'E': 5}.")
     if any(v is None or v is ... for v in said.values()): raise Unsolved
-    if set(said) != set(_KEY): raise Hint(f"There are five patients, A to E, and you name {', '.join(map(str, said)) or 'none'}.")
+    if set(said) != set(_KEY):
+        raise Hint(f"There are five patients, A to E, and you name {', '.join(map(str, said)) or 'none'}.")
     odd = [v for v in said.values() if v not in REASONS]
     if odd: raise Hint(f"{odd[0]!r} is no reason: give numbers 1 to 5.")
     twice = [v for v in REASONS if list(said.values()).count(v) > 1]
@@ -260,7 +292,8 @@ def _judge_patients(said: Any) -> None:
     if bad: raise Hint(f"{5 - len(bad)} of 5 are right. {bad[0]} is not: {_LOOK[_KEY[bad[0]]]}")
 
 PATIENTS = Exercise(
-    'five/patients', "Which fault has which picture? Give a dict of numbers 1 to 5: {'A': ..., 'B': ..., 'C': ..., 'D': ..., 'E': ...}.",
+    'five/patients', "Which fault has which picture? Give a dict of numbers 1 to 5: {'A': ..., 'B': ..., "
+                     "'C': ..., 'D': ..., 'E': ...}.",
     _judge_patients, 'diagnosis',
     solution='''\
 diagnosis = {'A': 3, 'B': 1, 'C': 5, 'D': 2, 'E': 4}

@@ -19,7 +19,8 @@ from torch import Tensor
 __all__ = ['HIDDEN', 'SHOWN', 'COLOURS', 'MARKS', 'DASHES', 'pixels', 'Strip', 'strip', 'interval', 'curves', 'plain']
 
 # %% ../../nbs/course/03_pictures.ipynb #957f9205
-HIDDEN, SHOWN = (0x4c, 0x56, 0x6a), (0xf2, 0xcc, 0x8f)     # a mask's tiles: dark where hidden, sand where visible
+# a mask's tiles: dark where hidden, sand where visible
+HIDDEN, SHOWN = (0x4c, 0x56, 0x6a), (0xf2, 0xcc, 0x8f)
 
 def pixels(x: Tensor,       # `[C, H, W]` in 0..1, or bool `[H, W]`: a mask
            ) -> Image.Image:
@@ -28,19 +29,24 @@ def pixels(x: Tensor,       # `[C, H, W]` in 0..1, or bool `[H, W]`: a mask
         if x.ndim != 2: raise ValueError(f"a mask is drawn from bool [rows, columns], got {list(x.shape)}")
         rgb = torch.where(x[..., None], torch.tensor(HIDDEN), torch.tensor(SHOWN)).byte()
     else:
-        if x.ndim != 3 or x.shape[0] not in (1, 3): raise ValueError(f"a picture is drawn from [1 or 3, H, W], got {list(x.shape)}")
+        if x.ndim != 3 or x.shape[0] not in (1, 3):
+            raise ValueError(f"a picture is drawn from [1 or 3, H, W], got {list(x.shape)}")
         rgb = (x.detach().cpu().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).expand(-1, -1, 3)
     return Image.fromarray(rgb.contiguous().numpy())
 
 class Strip:
     "Rows of pictures with names: shown as HTML in a notebook; `sheet()` is the same as one picture."
-    def __init__(self, rows: Mapping[str, Tensor | Sequence[Tensor]],   # name -> `[B, C, H, W]`, or bool `[B, h, w]`
-                 notes: Mapping[str, Sequence[Any]] | None = None,      # name -> a word under each picture, such as its PSNR
+    def __init__(self,
+                 # name -> `[B, C, H, W]`, or bool `[B, h, w]`
+                 rows: Mapping[str, Tensor | Sequence[Tensor]],
+                 # name -> a word under each picture, such as its PSNR
+                 notes: Mapping[str, Sequence[Any]] | None = None,
                  side: int = 112):                                      # pixels on the page
         self.rows = {k: [pixels(x) for x in v] for k, v in rows.items()}
         self.notes, self.side = {k: [str(n) for n in v] for k, v in (notes or {}).items()}, side
 
-    def __repr__(self) -> str: return f"Strip({', '.join(f'{k}: {len(v)} pictures' for k, v in self.rows.items())})"
+    def __repr__(self) -> str:
+        return f"Strip({', '.join(f'{k}: {len(v)} pictures' for k, v in self.rows.items())})"
 
     def _repr_html_(self) -> str:
         cells = ''.join(self._row(name, images) for name, images in self.rows.items())
@@ -54,7 +60,8 @@ class Strip:
             file = BytesIO()
             image.save(file, 'PNG')
             data, below = base64.b64encode(file.getvalue()).decode(), html.escape(note)
-            out += (f'<td style="{plain}"><img alt="{name}, picture {i}{", " + below if below else ""}" src="data:image/png;base64,{data}" '
+            out += (f'<td style="{plain}"><img alt="{name}, picture {i}{", " + below if below else ""}" '
+                    f'src="data:image/png;base64,{data}" '
                     f'style="width:{self.side}px;height:{self.side}px;max-width:none;image-rendering:pixelated">'
                     + (f'<div style="font-size:85%">{below}</div>' if below else '') + '</td>')
         return out + '</tr>'
@@ -64,7 +71,8 @@ class Strip:
         s, columns = self.side, max(len(v) for v in self.rows.values())
         sheet = Image.new('RGB', (columns * (s + gap) - gap, len(self.rows) * (s + gap) - gap), 'white')
         for y, images in enumerate(self.rows.values()):
-            for x, image in enumerate(images): sheet.paste(image.resize((s, s), Image.Resampling.NEAREST), (x * (s + gap), y * (s + gap)))
+            for x, image in enumerate(images):
+                sheet.paste(image.resize((s, s), Image.Resampling.NEAREST), (x * (s + gap), y * (s + gap)))
         return sheet
 
 def strip(rows: Mapping[str, Tensor | Sequence[Tensor]],    # name -> `[B, C, H, W]` in 0..1, or bool `[B, h, w]`
@@ -94,15 +102,20 @@ def curves(x: Sequence[Any],                            # along the axis: number
     fig = go.Figure()
     for i, (name, values) in enumerate(lines.items()):
         m, low, high = zip(*map(interval, values))
-        error = dict(array=[h - v for h, v in zip(high, m)], arrayminus=[v - b for v, b in zip(m, low)], thickness=1.5, width=5)
+        error = dict(array=[h - v for h, v in zip(high, m)], arrayminus=[v - b for v, b in zip(m, low)],
+                     thickness=1.5, width=5)
         fig.add_scatter(x=list(x), y=list(m), name=name, error_y=error, mode='lines+markers',
-                        line=dict(color=COLOURS[i % 4], dash=DASHES[i % 4]), marker=dict(symbol=MARKS[i % 4], size=9))
+                        line=dict(color=COLOURS[i % 4], dash=DASHES[i % 4]),
+                        marker=dict(symbol=MARKS[i % 4], size=9))
     ticks = dict(tickvals=list(x)) if len(x) < 9 else {}
-    return plain(fig, title, 680).update_layout(xaxis=dict(title=across, **ticks), yaxis=dict(title=up), hovermode='x unified')
+    return plain(fig, title, 680).update_layout(xaxis=dict(title=across, **ticks), yaxis=dict(title=up),
+                                                hovermode='x unified')
 
 def plain(figure: Any, title: str, width: int = 430, height: int = 380) -> Any:
-    "A plotly figure in the size of a lesson, without a background, its writing in a grey that can be read on white and on black."
+    """A plotly figure in the size of a lesson, without a background, its writing in a grey that can be read
+    on white and on black."""
     lines = dict(gridcolor='rgba(128,128,128,.3)', zerolinecolor='rgba(128,128,128,.6)', constrain='domain')
     figure.update_xaxes(**lines).update_yaxes(**lines)
     return figure.update_layout(title=title, width=width, height=height, font=dict(color='#808080', size=13),
-                                paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)', margin=dict(l=60, r=20, t=50, b=50))
+                                paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
+                                margin=dict(l=60, r=20, t=50, b=50))

@@ -22,7 +22,8 @@ from ..show.views.clouds import dots
 __all__ = ['INKS', 'SIZES', 'FARTHEST', 'NEIGHBOURS', 'CHAMFER', 'ON_VIEW', 'EXERCISES', 'look', 'turn']
 
 # %% ../../nbs/course/07_points.ipynb #ac2e3c61
-INKS = ('#5c6773', '#D55E00', '#0072B2', '#009E73')         # known, asked for or returned, centres, one more; told apart by everybody
+# known, asked for or returned, centres, one more; told apart by everybody
+INKS = ('#5c6773', '#D55E00', '#0072B2', '#009E73')
 SIZES = (1., 1.15, 1.9, 1.15)
 
 def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
@@ -34,35 +35,46 @@ def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
     "Sets of points as one picture, each in its own colour."
     part = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts]))
     ink, size = torch.tensor([ImageColor.getrgb(c) for c in INKS])[part], dot * torch.tensor(SIZES)[part]
-    x, frame = torch.cat(parts).detach().float().cpu(), torch.tensor([0., 0, 0, 1])     # one frame for all, so that sizes can be compared
+    # one frame for all, so that sizes can be compared
+    x, frame = torch.cat(parts).detach().float().cpu(), torch.tensor([0., 0, 0, 1])
     drawn = dots(x, frame, ink, size, side, yaw=math.radians(turn), pitch=math.radians(tilt))
-    return torch.frombuffer(bytearray(drawn.tobytes()), dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
+    return torch.frombuffer(bytearray(drawn.tobytes()),
+                            dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
 
 # %% ../../nbs/course/07_points.ipynb #78834780
-def turn(views: Mapping[str, Sequence[Tensor]],     # name -> sets of points `[N, 3]`, in the colours of `look`
+def turn(views: Mapping[str, Sequence[Tensor]],    # name -> sets of points `[N, 3]`, in the colours of `look`
          title: str = '',
-         ) -> Any:                                  # a plotly figure, or a Strip where plotly is not installed
+         ) -> Any:                                 # a plotly figure, or a Strip where plotly is not installed
     "Clouds that turn under the mouse, a button for each."
-    try: import plotly.graph_objects as go
-    except ImportError: return strip({name: [look(*parts), look(*parts, turn=125)] for name, parts in views.items()}, side=200)
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        return strip({name: [look(*parts), look(*parts, turn=125)] for name, parts in views.items()},
+                     side=200)
     import plotly.io as pio
-    if 'notebook' in str(pio.renderers.default).split('+'): pio.renderers.default = 'plotly_mimetype'    # the other stores plotly.js
+    if 'notebook' in str(pio.renderers.default).split('+'):
+        pio.renderers.default = 'plotly_mimetype'    # the other stores plotly.js
     fig = go.Figure()
     owner: list[str] = []
     for name, parts in views.items():
         for ink, size, p in zip(INKS, SIZES, parts):
             x, y, z = p.detach().float().cpu().T.tolist()
-            fig.add_scatter3d(x=x, y=y, z=z, mode='markers', marker=dict(size=2.6 * size, color=ink), hoverinfo='skip',
+            fig.add_scatter3d(x=x, y=y, z=z, mode='markers', marker=dict(size=2.6 * size, color=ink),
+                              hoverinfo='skip',
                               showlegend=False, visible=not owner or owner[0] == name)
             owner.append(name)
-    buttons = [dict(label=name, method='restyle', args=[{'visible': [o == name for o in owner]}]) for name in views]
+    buttons = [dict(label=name, method='restyle', args=[{'visible': [o == name for o in owner]}])
+               for name in views]
     axis = dict(range=[-1.05, 1.05], visible=False)
     camera = dict(eye=dict(x=.95, y=-1.25, z=.55))
-    menus = [dict(type='buttons', direction='right', buttons=buttons, x=0, xanchor='left', y=1.02, yanchor='bottom', showactive=True)]
+    menus = [dict(type='buttons', direction='right', buttons=buttons, x=0, xanchor='left', y=1.02,
+                  yanchor='bottom', showactive=True)]
     return fig.update_layout(
-        title=dict(text=title, y=.98), width=520, height=500, font=dict(color='#808080', size=13), margin=dict(l=0, r=0, t=80, b=0),
+        title=dict(text=title, y=.98), width=520, height=500, font=dict(color='#808080', size=13),
+        margin=dict(l=0, r=0, t=80, b=0),
         paper_bgcolor='rgba(0,0,0,0)', updatemenus=menus if len(views) > 1 else [], uirevision='stay',
-        scene=dict(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode='cube', camera=camera, bgcolor='rgba(0,0,0,0)'))
+        scene=dict(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode='cube', camera=camera,
+                   bgcolor='rgba(0,0,0,0)'))
 
 # %% ../../nbs/course/07_points.ipynb #a53d95c9
 def _cloud(n: int, seed: int, at: float = 3.) -> Tensor:
@@ -81,22 +93,28 @@ def _far(points: Tensor, n: int, rule: Callable[[Tensor], Tensor], fresh: bool =
     chosen, d = [0], _apart(points, points)
     for _ in range(n - 1):
         score = rule(d[:, chosen]).clone()
-        if fresh: score[chosen] = -1
+        if fresh:
+            score[chosen] = -1
         chosen.append(int(score.argmax()))
     return chosen
 
 _RULES: tuple[tuple[Callable[[Tensor], Tensor], str], ...] = (
-    (lambda d: d[:, -1], 'Each of yours is farthest from the one before, so it jumps to and fro. It should be far from all chosen ones: '
+    (lambda d: d[:, -1], 'Each of yours is farthest from the one before, so it jumps to and fro. It should '
+                         'be far from all chosen ones: '
      'ask for its distance to the nearest of them.'),
-    (lambda d: d.sum(1), 'You add up the distances to all chosen points, and so choose the ends again and again. '
+    (lambda d: d.sum(1), 'You add up the distances to all chosen points, and so choose the ends again and '
+                         'again. '
      'What counts is the nearest.'),
-    (lambda d: d.amax(1), 'You ask for the farthest of the chosen points (max). What counts is the nearest of them (min).'),
-    (lambda d: d[:, 0], 'You sort by the distance from the first point alone. After each choice the distances must be looked at again.'))
+    (lambda d: d.amax(1), 'You ask for the farthest of the chosen points (max). What counts is the nearest '
+                          'of them (min).'),
+    (lambda d: d[:, 0], 'You sort by the distance from the first point alone. After each choice the '
+                        'distances must be looked at again.'))
 
 def _judge_farthest(f: Any) -> None:
     def ask(points: Tensor, n: int) -> list[int]:
         got = f(points.clone(), n)
-        if isinstance(got, list | tuple) and all(isinstance(i, int) or (torch.is_tensor(i) and i.numel() == 1) for i in got):
+        if isinstance(got, list | tuple) and all(isinstance(i, int) or (torch.is_tensor(i) and i.numel() == 1)
+                                                 for i in got):
             got = torch.tensor([int(i) for i in got])
         got = tensor(got, what='The choice')
         if got.is_floating_point() or got.dtype == torch.bool:
@@ -115,12 +133,16 @@ def _judge_farthest(f: Any) -> None:
             for rule, words in _RULES:
                 if got in (_far(points, n, rule), _far(points, n, rule, fresh=True)): raise Hint(words)
             if got[i] in got[:i]: raise Hint(f"You choose point {got[i]} twice.")
-            raise Hint(f"After {i} choices there is a point {near.max():.2f} away from the nearest chosen one, "
+            raise Hint(f"After {i} choices there is a point {near.max():.2f} away from the nearest chosen "
+                       "one, "
                        f"and you take one that is only {near[got[i]]:.2f} away.")
-        if got[0] != 0: raise Hint(f"Well spread. But begin with point 0, so that the choice can be repeated; you begin with {got[0]}.")
+        if got[0] != 0:
+            raise Hint("Well spread. But begin with point 0, so that the choice can be repeated; you begin "
+                       f"with {got[0]}.")
 
 FARTHEST = Exercise(
-    'points/farthest', 'Begin with point 0; then always take the point that is farthest from all chosen ones. Write farthest(points, n).',
+    'points/farthest', 'Begin with point 0; then always take the point that is farthest from all chosen '
+                       'ones. Write farthest(points, n).',
     _judge_farthest, 'farthest',
     solution='''\
 def farthest(points, n):                                        # [N, 3] -> int64 [n]
@@ -175,7 +197,8 @@ def farthest(points, n):
     while len(chosen) < n: chosen.append(int(torch.cdist(points, points[chosen]).amin(1).argmax()))
     return points[chosen]
 '''),
-    praise='That is right: farthest point sampling. With n choices it costs n times N distances, and it leaves no large hole.')
+    praise='That is right: farthest point sampling. With n choices it costs n times N distances, and it '
+           'leaves no large hole.')
 
 # %% ../../nbs/course/07_points.ipynb #83a9755a
 def _same(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
@@ -197,23 +220,29 @@ def _judge_neighbours(f: Any) -> None:
     right = near - c
     if _same(got, right): return
     if _same(got, near):
-        raise Hint("The groups still stand where they are in the cloud: take each group's centre away from its points.")
+        raise Hint("The groups still stand where they are in the cloud: take each group's centre away from "
+                   "its points.")
     if _same(got, -right): raise Hint('Your groups point the wrong way: it is point minus centre.')
     if _same(got, near - near.mean(1, keepdim=True)):
-        raise Hint("You take the mean of the group away. Its centre is the chosen point, x[centres], which then lies at 0.")
+        raise Hint("You take the mean of the group away. Its centre is the chosen point, x[centres], which "
+                   "then lies at 0.")
     if _same(got, x[order[:, -k:]] - c):
-        raise Hint('These are the k farthest points of each centre: topk takes the largest unless told otherwise.')
+        raise Hint('These are the k farthest points of each centre: topk takes the largest unless told '
+                   'otherwise.')
     if _same(got, x[order[:, 1:k + 1]] - c):
-        raise Hint('The centre is a point of the cloud too, and its own nearest: it belongs to its group, as (0, 0, 0).')
+        raise Hint('The centre is a point of the cloud too, and its own nearest: it belongs to its group, as '
+                   '(0, 0, 0).')
     if _same(got, right / right.norm(dim=-1).amax(1)[:, None, None]):
         raise Hint('You scale each group to the same size. The paper does not: '
                    'how large a neighbourhood is tells how dense the cloud is there.')
     size = got.norm(dim=-1).amax(1)
-    raise Hint(f"The first group should hold the {k} points within {right[0].norm(dim=-1).max():.2f} of its centre, "
+    raise Hint(f"The first group should hold the {k} points within {right[0].norm(dim=-1).max():.2f} of its "
+               "centre, "
                f"and yours reaches to {size[0]:.2f}, or misses some.")
 
 NEIGHBOURS = Exercise(
-    'points/neighbours', 'The k nearest points of each centre, relative to it. Write neighbours(points, centres, k): [G, k, 3].',
+    'points/neighbours', 'The k nearest points of each centre, relative to it. Write neighbours(points, '
+                         'centres, k): [G, k, 3].',
     _judge_neighbours, 'neighbours',
     solution='''\
 def neighbours(points, centres, k):                             # [N, 3], int64 [G] -> [G, k, 3]
@@ -257,10 +286,12 @@ def neighbours(points, centres, k):
 def neighbours(points, centres, k):
     return points[centres[:, None] + torch.arange(k)] - points[centres][:, None]
 '''),
-    praise='That is right: these are the patches of a cloud. They overlap, and moving the whole cloud does not change them.')
+    praise='That is right: these are the patches of a cloud. They overlap, and moving the whole cloud does '
+           'not change them.')
 
 # %% ../../nbs/course/07_points.ipynb #e9031677
-def _near(got: float, wrong: Any) -> bool: return abs(got - float(wrong)) < 1e-3 * max(1, abs(float(wrong)))
+def _near(got: float, wrong: Any) -> bool:
+    return abs(got - float(wrong)) < 1e-3 * max(1, abs(float(wrong)))
 
 def _judge_chamfer(f: Any) -> None:
     ask = lambda p, q: number(f(p.clone(), q.clone()), 'The distance')
@@ -268,7 +299,8 @@ def _judge_chamfer(f: Any) -> None:
     a, c = torch.randn(12, 3, generator=g), torch.randn(12, 3, generator=g)
     turned = ask(a, a[torch.randperm(12, generator=g)])
     if abs(turned) > 1e-5:
-        raise Hint(f"The same twelve points in another order are {turned:.2f} apart for you. A set has no first point: "
+        raise Hint(f"The same twelve points in another order are {turned:.2f} apart for you. A set has no "
+                   "first point: "
                    'for each one look for the nearest of the other set.')
     few, many = 2 * torch.randn(7, 3, generator=g), torch.randn(12, 3, generator=g)
     for p, q in ((many, few), (few, many), (a, c)):
@@ -278,20 +310,25 @@ def _judge_chamfer(f: Any) -> None:
         near = functools.partial(_near, got)
         if near(right): continue
         if near(there.square().mean()) or near(back.square().mean()):
-            raise Hint('You look one way only. A single point on a chair would then be a perfect chair: go from q to p as well, and add.')
+            raise Hint('You look one way only. A single point on a chair would then be a perfect chair: go '
+                       'from q to p as well, and add.')
         if near(there.mean() + back.mean()) or near((there.mean() + back.mean()) / 2):
             raise Hint('These are plain distances (Chamfer L1). Here they are squared before the mean.')
         if near(right / 2): raise Hint('You halve the sum. The paper adds the two means.')
         if near(there.square().sum() + back.square().sum()):
-            raise Hint('You add up over points, so that a larger set is farther away. Take the mean of each direction.')
+            raise Hint('You add up over points, so that a larger set is farther away. Take the mean of each '
+                       'direction.')
         if near(max(there.max(), back.max())) or near(max(there.max(), back.max()) ** 2):
-            raise Hint('You take the worst point (that is the Hausdorff distance). Chamfer takes the mean over points.')
+            raise Hint('You take the worst point (that is the Hausdorff distance). Chamfer takes the mean '
+                       'over points.')
         if near(torch.cat([there, back]).square().mean()):
             raise Hint('You take one mean over both directions. Take a mean for each, then add.')
-        raise Hint(f"For a set of {len(p)} and one of {len(q)} points it should be {right:.3f}, and it is {got:.3f}.")
+        raise Hint(f"For a set of {len(p)} and one of {len(q)} points it should be {right:.3f}, and it is "
+                   f"{got:.3f}.")
 
 CHAMFER = Exercise(
-    'points/chamfer', 'Mean squared distance to the nearest of the other set, both ways, added. Write chamfer(p, q): one number.',
+    'points/chamfer', 'Mean squared distance to the nearest of the other set, both ways, added. Write '
+                      'chamfer(p, q): one number.',
     _judge_chamfer, 'chamfer',
     solution='''\
 def chamfer(p, q):                                              # [n, 3], [m, 3] -> one number
@@ -346,7 +383,7 @@ def _counts(index: Tensor, mask: Tensor) -> tuple[list[set[int]], list[set[int]]
 def _judge_on_view(f: Any) -> None:
     g = torch.Generator().manual_seed(5)
     start = torch.randint(60, (3, 8, 1), generator=g)
-    index = start + torch.arange(12)                                    # runs of twelve of 71 points: neighbours share some
+    index = start + torch.arange(12)                      # runs of twelve of 71 points: neighbours share some
     index[2] += 100
     mask = torch.rand(3, 8, generator=g).argsort(1) < torch.tensor([[5], [3], [6]])
     hidden, seen = _counts(index, mask)
@@ -361,26 +398,31 @@ def _judge_on_view(f: Any) -> None:
             raise Hint('Where no two groups share a point, nothing is on view: it should be 0.')
         return
     if near(sum(both) / sum(map(len, seen))) or near(sum(n / len(s) for n, s in zip(both, seen)) / 3):
-        raise Hint('You have the share of the visible points. True means hidden: ask how many of the hidden ones can be seen.')
+        raise Hint('You have the share of the visible points. True means hidden: ask how many of the hidden '
+                   'ones can be seen.')
     every = [len(h | s) for h, s in zip(hidden, seen)]
     if near(sum(both) / sum(every)) or near(sum(n / e for n, e in zip(both, every)) / 3):
         raise Hint('You divide by the points of all groups. Divide by those of the hidden ones.')
     places = [[p in s for p in i[m].flatten().tolist()] for i, m, s in zip(index, mask, seen)]
     if near(sum(map(sum, places)) / sum(map(len, places))):
-        raise Hint('A point that sits in two hidden groups is counted twice: count points, not places in groups.')
+        raise Hint('A point that sits in two hidden groups is counted twice: count points, not places in '
+                   'groups.')
     all_h, all_s = set(index[mask].flatten().tolist()), set(index[~mask].flatten().tolist())
     mixed = index[mask].flatten()
-    if near(len(all_h & all_s) / len(all_h)) or near(float(torch.isin(mixed, index[~mask].flatten()).float().mean())):
+    if near(len(all_h & all_s) / len(all_h)) or near(float(torch.isin(mixed,
+                                                                      index[~mask].flatten()).float().mean())):
         raise Hint('Point 5 of one cloud is not point 5 of the next: look at each cloud by itself.')
     groups = [[bool(set(j.tolist()) & s) for j in i[m]] for i, m, s in zip(index, mask, seen)]
     if near(sum(map(sum, groups)) / sum(map(len, groups))):
         raise Hint('This is the share of hidden groups that touch a visible one. Count their points.')
     if near(1 - right): raise Hint('This is the share that can not be seen: the rest is asked for.')
-    raise Hint(f"In my example {sum(both)} of {sum(map(len, hidden))} hidden points also sit in a visible group, {right:.2f}, "
+    raise Hint(f"In my example {sum(both)} of {sum(map(len, hidden))} hidden points also sit in a visible "
+               f"group, {right:.2f}, "
                f"and you say {got:.2f}.")
 
 ON_VIEW = Exercise(
-    'points/on_view', 'Which share of the points of hidden groups also sits in a visible group? Write on_view(index, mask): one number.',
+    'points/on_view', 'Which share of the points of hidden groups also sits in a visible group? Write '
+                      'on_view(index, mask): one number.',
     _judge_on_view, 'on_view',
     solution='''\
 def on_view(index, mask):                                       # int64 [B, G, k], bool [B, G] -> one number

@@ -16,8 +16,10 @@ __all__ = ['VISIBLE', 'PAINT', 'ERROR', 'MEAN', 'EXERCISES']
 
 # %% ../../nbs/course/01_see_it.ipynb #2f4badc4
 def _number(x: Any, what: str) -> float:
-    if torch.is_tensor(x) and x.numel() == 1: x = x.item()
-    if isinstance(x, bool) or not isinstance(x, int | float): raise Hint(f"{what} should be a number, and it is a {type(x).__name__}.")
+    if torch.is_tensor(x) and x.numel() == 1:
+        x = x.item()
+    if isinstance(x, bool) or not isinstance(x, int | float):
+        raise Hint(f"{what} should be a number, and it is a {type(x).__name__}.")
     return x
 
 def _judge_visible(f: Any) -> None:
@@ -26,13 +28,18 @@ def _judge_visible(f: Any) -> None:
         right, call = n * (1 - ratio), f"visible_patches({side}, {patch}, {ratio})"
         if got == right: continue
         if got == n * ratio: raise Hint(f"{call} gave {got:g}: those are the hidden ones. How many are left?")
-        if got == n: raise Hint(f"{call} gave {got:g}: that is every patch. Take away the share that is hidden.")
-        if got == (side // patch) * (1 - ratio): raise Hint(f"{call} gave {got:g}: that is one row. A picture has as many rows as columns.")
-        if got == side ** 2 * (1 - ratio): raise Hint(f"{call} gave {got:g}: those are pixels. One patch has {patch} x {patch} of them.")
-        raise Hint(f"{call} should be {right:g}, and your answer is {got:g}. Count the patches of one row first.")
+        if got == n:
+            raise Hint(f"{call} gave {got:g}: that is every patch. Take away the share that is hidden.")
+        if got == (side // patch) * (1 - ratio):
+            raise Hint(f"{call} gave {got:g}: that is one row. A picture has as many rows as columns.")
+        if got == side ** 2 * (1 - ratio):
+            raise Hint(f"{call} gave {got:g}: those are pixels. One patch has {patch} x {patch} of them.")
+        raise Hint(f"{call} should be {right:g}, and your answer is {got:g}. Count the patches of one row "
+                   "first.")
 
 VISIBLE = Exercise(
-    'see_it/visible', 'How many patches of a square picture stay visible? Write visible_patches(side, patch, ratio).',
+    'see_it/visible', 'How many patches of a square picture stay visible? Write visible_patches(side, patch, '
+                      'ratio).',
     _judge_visible, 'visible_patches',
     solution='''\
 def visible_patches(side, patch, ratio):
@@ -55,7 +62,8 @@ def visible_patches(side, patch, ratio): return side ** 2 * (1 - ratio)
 === Count the patches
 def visible_patches(side, patch, ratio): return 16
 '''),
-    praise='That is right. Of 196 patches of a 224-pixel picture only 49 reach the encoder, and it does about a quarter of the work.')
+    praise='That is right. Of 196 patches of a 224-pixel picture only 49 reach the encoder, and it does '
+           'about a quarter of the work.')
 
 # %% ../../nbs/course/01_see_it.ipynb #568fcfcd
 def _judge_paint(f: Any) -> None:
@@ -63,18 +71,23 @@ def _judge_paint(f: Any) -> None:
     want = torch.zeros(8, 8, dtype=torch.bool)
     want[2:6, 2:6] = True
     if torch.equal(m, want): return
-    if torch.equal(m, ~want): raise Hint('Your mask hides the frame and shows the middle. True means hidden here.')
+    if torch.equal(m, ~want):
+        raise Hint('Your mask hides the frame and shows the middle. True means hidden here.')
     n = int(m.sum())
     if n == 0: raise Hint('Your mask hides nothing: set the patches of the middle to True.')
     if n != 16:
-        raise Hint(f"Your mask hides {n} patches, and 4 rows of 4 are 16. A slice like 2:6 takes 2, 3, 4, 5: its end is not taken.")
+        raise Hint(f"Your mask hides {n} patches, and 4 rows of 4 are 16. A slice like 2:6 takes 2, 3, 4, 5: "
+                   "its end is not taken.")
     rows, columns = int(m.any(1).sum()), int(m.any(0).sum())
-    if (rows, columns) != (4, 4): raise Hint(f"Your mask hides 16 patches in {rows} rows and {columns} columns: make it 4 by 4.")
+    if (rows, columns) != (4, 4):
+        raise Hint(f"Your mask hides 16 patches in {rows} rows and {columns} columns: make it 4 by 4.")
     top, left = (int(m.any(1 - axis).int().argmax()) for axis in (0, 1))
-    raise Hint(f"Your hole is 4 by 4 and starts at row {top}, column {left}: leave as much above it as below, and as much left as right.")
+    raise Hint(f"Your hole is 4 by 4 and starts at row {top}, column {left}: leave as much above it as "
+               "below, and as much left as right.")
 
 PAINT = Exercise(
-    'see_it/paint', 'Hide the 4 x 4 patches in the middle of an 8 x 8 grid. Write middle(), which returns the mask.',
+    'see_it/paint', 'Hide the 4 x 4 patches in the middle of an 8 x 8 grid. Write middle(), which returns '
+                    'the mask.',
     _judge_paint, 'middle',
     solution='''\
 def middle():
@@ -117,7 +130,8 @@ def middle():
 
 # %% ../../nbs/course/01_see_it.ipynb #8091ba27
 def _pictures(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "An answer, the truth and what was hidden: `[3, 3, 8, 8]` twice, bool `[3, 8, 8]` with another count in each row."
+    """An answer, the truth and what was hidden: `[3, 3, 8, 8]` twice, bool `[3, 8, 8]` with another count in
+    each row."""
     g = torch.Generator().manual_seed(seed)
     answer, truth = torch.rand(2, 3, 3, 8, 8, generator=g)
     hidden = torch.rand(3, 8, 8, generator=g) < torch.tensor([.2, .5, .8])[:, None, None]
@@ -130,24 +144,30 @@ def _judge_error(f: Any) -> None:
     right = torch.stack([s[m].mean() for s, m in zip(square, w)])
     got = f(answer, truth, hidden)
     if torch.is_tensor(got) and got.ndim == 0 and torch.allclose(got, square[w].mean(), atol=1e-5):
-        raise Hint('That is one number for all pictures together. Give one for each: a tensor of shape [3] for three pictures.')
+        raise Hint('That is one number for all pictures together. Give one for each: a tensor of shape [3] '
+                   'for three pictures.')
     got = tensor(got, (3,), what='The error').float()
     close = lambda x: torch.allclose(got, x, atol=1e-5)
     if close(right): return
     if close(square.mean((1, 2, 3))):
-        raise Hint('That is the mean over all pixels. Visible ones were given, so they dilute the error: count the hidden ones only.')
+        raise Hint('That is the mean over all pixels. Visible ones were given, so they dilute the error: '
+                   'count the hidden ones only.')
     if close(torch.stack([s[~m].mean() for s, m in zip(square, w)])):
         raise Hint('That is the error on the visible pixels: the mask is upside down.')
     if close((square * w).mean((1, 2, 3))):
-        raise Hint('The visible pixels are zero in your sum, which is right, but you divide by all pixels. Divide by how many are hidden.')
-    if close(right * 3): raise Hint('Exactly three times too large: a hidden pixel has three colours, so the sum has 3 x hidden terms.')
+        raise Hint('The visible pixels are zero in your sum, which is right, but you divide by all pixels. '
+                   'Divide by how many are hidden.')
+    if close(right * 3):
+        raise Hint('Exactly three times too large: a hidden pixel has three colours, so the sum has 3 x '
+                   'hidden terms.')
     if close(right.sqrt()): raise Hint('That is the root of the mean square. Leave the root out here.')
     if close(torch.stack([(a - t).abs()[m].mean() for a, t, m in zip(answer, truth, w)])):
         raise Hint('That is the mean distance. Square it before you take the mean.')
     raise Hint(f"For the first picture the error should be {right[0]:.4f}, and yours is {got[0]:.4f}.")
 
 ERROR = Exercise(
-    'see_it/error', 'How far is an answer from the truth, over hidden pixels only? Write hidden_error(answer, truth, hidden).',
+    'see_it/error', 'How far is an answer from the truth, over hidden pixels only? Write '
+                    'hidden_error(answer, truth, hidden).',
     _judge_error, 'hidden_error',
     solution='''\
 def hidden_error(answer, truth, hidden):      # [B, 3, H, W] twice, bool [B, H, W]
@@ -173,7 +193,8 @@ def hidden_error(answer, truth, hidden):
     return ((answer - truth) ** 2 * w).sum((1, 2, 3)) / w.sum((1, 2, 3))
 
 === one for each
-def hidden_error(answer, truth, hidden): return ((answer - truth) ** 2)[hidden[:, None].expand_as(truth)].mean()
+def hidden_error(answer, truth, hidden): return ((answer - truth) ** 2)[hidden[:,
+None].expand_as(truth)].mean()
 
 === stopped
 def hidden_error(answer, truth, hidden): return (answer - truth)[hidden] ** 2
@@ -189,21 +210,26 @@ def _judge_mean(f: Any) -> None:
     if not torch.equal(torch.where(h, 0., got), torch.where(h, 0., truth)):
         raise Hint('Visible pixels changed. They were given: only hidden ones may get a new value.')
     if not torch.allclose(got, swapped, atol=1e-6):
-        raise Hint('When I changed what is hidden, your answer moved: it has looked at the pixels that it should guess.')
+        raise Hint('When I changed what is hidden, your answer moved: it has looked at the pixels that it '
+                   'should guess.')
     if not torch.allclose(f(truth[:1].clone(), hidden[:1].clone()), got[:1], atol=1e-6):
-        raise Hint('The first picture comes out differently when it is alone: take the mean of each picture by itself.')
+        raise Hint('The first picture comes out differently when it is alone: take the mean of each picture '
+                   'by itself.')
     n = (~h).sum((2, 3), keepdim=True)
     mean = (truth * ~h).sum((2, 3), keepdim=True) / n
     if torch.allclose(got, torch.where(h, mean, truth), atol=1e-5): return
     if torch.allclose(got, torch.where(h, (truth * ~h).mean((2, 3), keepdim=True), truth), atol=1e-5):
-        raise Hint('Too dark: hidden pixels count as black in your mean. Divide the sum by the number of visible pixels.')
+        raise Hint('Too dark: hidden pixels count as black in your mean. Divide the sum by the number of '
+                   'visible pixels.')
     if torch.allclose(got, torch.where(h, mean.mean(1, keepdim=True), truth), atol=1e-5):
         raise Hint('That is grey: take the mean of each colour by itself, so that a green meadow stays green.')
     yours = float(got[0, 0][hidden[0]][0])
-    raise Hint(f"The first hidden pixel of the first picture should be {mean[0, 0, 0, 0]:.3f} in red, and yours is {yours:.3f}.")
+    raise Hint(f"The first hidden pixel of the first picture should be {mean[0, 0, 0, 0]:.3f} in red, and "
+               f"yours is {yours:.3f}.")
 
 MEAN = Exercise(
-    'see_it/mean', 'Fill the hidden pixels with the mean colour of the visible ones. Write mean_fill(image, hidden).',
+    'see_it/mean', 'Fill the hidden pixels with the mean colour of the visible ones. Write mean_fill(image, '
+                   'hidden).',
     _judge_mean, 'mean_fill',
     solution='''\
 def mean_fill(image, hidden):                 # [B, 3, H, W], bool [B, H, W]
@@ -222,7 +248,8 @@ def mean_fill(image, hidden):
     return m.expand_as(image)
 
 === Too dark
-def mean_fill(image, hidden): return torch.where(hidden[:, None], (image * ~hidden[:, None]).mean((2, 3), keepdim=True), image)
+def mean_fill(image, hidden): return torch.where(hidden[:, None], (image * ~hidden[:, None]).mean((2, 3),
+keepdim=True), image)
 
 === each picture by itself
 def mean_fill(image, hidden):

@@ -29,7 +29,7 @@ def spectrum_of(image: Tensor,       # `[C, H, W]`
 def token_colours(ids: Tensor,       # int64 `[h, w]`
                   ) -> Tensor:       # `[3, h, w]` in 0..1
     "A colour for each token: the same token, the same colour."
-    hue = (ids.double() * .618033988749895) % 1                     # steps of the golden ratio: neighbours look unlike
+    hue = (ids.double() * .618033988749895) % 1            # steps of the golden ratio: neighbours look unlike
     wheel = torch.stack([hue, hue - 1 / 3, hue - 2 / 3])
     shade = .55 + .45 * ((ids * 7919) % 5) / 4
     return ((.5 + .5 * torch.cos(2 * math.pi * wheel)) * .8 + .1).float() * shade
@@ -83,25 +83,33 @@ def _judge_low(f: Any) -> None:
     right = _filtered(image, disc)
     near = lambda x: bool((got - x).abs().max() < 1e-4)
     if near(right): return
-    if near(_filtered(image, _disc(20, 16, 5.01))):                # twelve bins lie exactly on the edge: 3, 4, 5
+    if near(_filtered(image, _disc(20, 16, 5.01))):             # twelve bins lie exactly on the edge: 3, 4, 5
         raise Hint('A bin at exactly the distance r belongs outside: closer than r, so < and not <=.')
-    if near(_filtered(image, ~disc)): raise Hint('These are the high frequencies: your filter keeps what it should hide.')
+    if near(_filtered(image, ~disc)):
+        raise Hint('These are the high frequencies: your filter keeps what it should hide.')
     corners = torch.fft.ifft2(torch.fft.fft2(image) * disc).real
     if near(corners):
         raise Hint('fft2 puts frequency 0 into the corner, so your disc keeps the highest frequencies. '
                    'fftshift moves it into the middle, and ifftshift moves it back.')
     unshifted = torch.fft.ifft2(torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1)) * disc).real
     if near(unshifted): raise Hint('You shift the spectrum and do not shift it back: ifftshift before ifft2.')
-    if near(right.clamp(0, 1)): raise Hint('You clamp to 0..1. MFM does that too, but a step later: here the filter alone is asked for.')
+    if near(right.clamp(0, 1)):
+        raise Hint('You clamp to 0..1. MFM does that too, but a step later: here the filter alone is asked '
+                   'for.')
     mixed = torch.fft.ifftn(torch.fft.ifftshift(torch.fft.fftshift(torch.fft.fftn(image)) * disc)).real
-    if near(mixed): raise Hint('You transform the colours too. Each colour has a spectrum of its own: the last two axes alone.')
-    if near(_filtered(image, (torch.arange(20)[:, None] - 10).abs().maximum((torch.arange(16) - 8).abs()) < 5)):
+    if near(mixed):
+        raise Hint('You transform the colours too. Each colour has a spectrum of its own: the last two axes '
+                   'alone.')
+    if near(_filtered(image,
+                      (torch.arange(20)[:, None] - 10).abs().maximum((torch.arange(16) - 8).abs()) < 5)):
         raise Hint('You keep a square. The distance is that of a disc: the square root of dy² + dx².')
-    raise Hint(f"The largest value should be {right.max():.2f}, and it is {got.max():.2f}: keep the bins whose distance "
+    raise Hint(f"The largest value should be {right.max():.2f}, and it is {got.max():.2f}: keep the bins "
+               "whose distance "
                "from the middle (h // 2, w // 2) is less than r.")
 
 LOW = Exercise(
-    'targets/low', 'A picture without its high frequencies. Write low(image, r): [C, H, W] to [C, H, W].', _judge_low, 'low',
+    'targets/low', 'A picture without its high frequencies. Write low(image, r): [C, H, W] to [C, H, W].',
+    _judge_low, 'low',
     solution='''\
 def low(image, r):                                              # [C, H, W] -> [C, H, W]
     C, H, W = image.shape
@@ -129,7 +137,8 @@ def low(image, r):
 def low(image, r):
     C, H, W = image.shape
     y, x = torch.arange(H)[:, None] - H // 2, torch.arange(W) - W // 2
-    return torch.fft.ifft2(torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1)) * (y ** 2 + x ** 2 < r ** 2)).real
+    return torch.fft.ifft2(torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1)) * (y ** 2 + x ** 2 < r **
+    2)).real
 
 === real part
 def low(image, r):
@@ -155,14 +164,16 @@ def low(image, r):
 === less than r
 def low(image, r): return image
 '''),
-    praise='That is right: a picture that is real again, since a disc in the middle keeps each frequency together with its mirror image.')
+    praise='That is right: a picture that is real again, since a disc in the middle keeps each frequency '
+           'together with its mirror image.')
 
 # %% ../../nbs/course/08_targets.ipynb #5ebcf8cb
 def _judge_floor(f: Any) -> None:
     g = torch.Generator().manual_seed(1)
     ids = torch.randint(2, 6, (40, 7, 7), generator=g)
     mask = torch.rand(40, 7, 7, generator=g) < .4
-    ids[~mask & (torch.rand(40, 7, 7, generator=g) < .7)] = 1           # visible places are mostly a code that hidden ones never have
+    # visible places are mostly a code that hidden ones never have
+    ids[~mask & (torch.rand(40, 7, 7, generator=g) < .7)] = 1
     ids[mask & (torch.rand(40, 7, 7, generator=g) < .3)] = 3
     ids[0][mask[0]] = 5
     got = number(f(ids.clone(), mask.clone()), 'The floor')
@@ -171,24 +182,33 @@ def _judge_floor(f: Any) -> None:
     near = lambda x: abs(got - x) < 1e-5
     right = share(hidden, int(hidden.mode().values))
     if near(right): return
-    if near(int((hidden == hidden.mode().values).sum())): raise Hint('This is a count. Divide by the number of hidden places.')
+    if near(int((hidden == hidden.mode().values).sum())):
+        raise Hint('This is a count. Divide by the number of hidden places.')
     if near(share(ids, int(ids.flatten().mode().values))):
-        raise Hint('This is the commonest token of all places. The loss looks at hidden places alone: take ids[mask].')
+        raise Hint('This is the commonest token of all places. The loss looks at hidden places alone: take '
+                   'ids[mask].')
     if near(share(hidden, int(ids.flatten().mode().values))):
-        raise Hint('You look for the commonest token everywhere and count it among the hidden ones. Look for it among the hidden ones too.')
+        raise Hint('You look for the commonest token everywhere and count it among the hidden ones. Look for '
+                   'it among the hidden ones too.')
     rows = [i[m] for i, m in zip(ids, mask)]
     if near(sum(share(x, int(x.mode().values)) for x in rows) / len(rows)):
-        raise Hint('You choose another token for each picture, which needs to have seen it. The floor knows nothing: one token for all.')
+        raise Hint('You choose another token for each picture, which needs to have seen it. The floor knows '
+                   'nothing: one token for all.')
     if near(1 / int(ids.max() + 1)) or near(1 / len(ids.unique())) or near(1 / len(hidden.unique())):
-        raise Hint('This is what a guess at random among all tokens hits. Always saying the commonest one hits more.')
-    if near(share(ids[~mask], int(ids[~mask].mode().values))): raise Hint('You have the visible places. True means hidden: ids[mask].')
-    raise Hint(f"In my example {right:.3f} of the hidden places hold the commonest hidden token, and you say {got:.3f}.")
+        raise Hint('This is what a guess at random among all tokens hits. Always saying the commonest one '
+                   'hits more.')
+    if near(share(ids[~mask], int(ids[~mask].mode().values))):
+        raise Hint('You have the visible places. True means hidden: ids[mask].')
+    raise Hint(f"In my example {right:.3f} of the hidden places hold the commonest hidden token, and you say "
+               f"{got:.3f}.")
 
 FLOOR = Exercise(
-    'targets/floor', 'How often is right who always names the commonest hidden token? Write floor(ids, mask): one number from 0 to 1.',
+    'targets/floor', 'How often is right who always names the commonest hidden token? Write floor(ids, '
+                     'mask): one number from 0 to 1.',
     _judge_floor, 'floor',
     solution='''\
-def floor(ids, mask):                                           # int64 [B, h, w], bool [B, h, w] -> one number
+def floor(ids, mask):                                           # int64 [B, h, w], bool [B, h, w] -> one
+number
     hidden = ids[mask]                                          # the loss looks here alone
     return (hidden == hidden.mode().values).float().mean()      # one answer for all of them
 ''',
@@ -197,7 +217,8 @@ def floor(ids, mask):                                           # int64 [B, h, w
 def floor(ids, mask): return (ids == ids.flatten().mode().values).float().mean()
 
 === for each picture
-def floor(ids, mask): return torch.stack([(i[m] == i[m].mode().values).float().mean() for i, m in zip(ids, mask)]).mean()
+def floor(ids, mask): return torch.stack([(i[m] == i[m].mode().values).float().mean() for i, m in zip(ids,
+mask)]).mean()
 
 === at random
 def floor(ids, mask): return 1 / len(ids.unique())
@@ -224,22 +245,30 @@ def _judge_whiten(f: Any) -> None:
     near = lambda y: bool((got - y).abs().max() < 2e-3)
     if near(F.layer_norm(x, (12,))): return
     if near((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)):
-        raise Hint('Nearly. Divide by the deviation that averages over all D channels, not D - 1: std(unbiased=False), or F.layer_norm.')
-    if near((x - x.mean((0, 1))) / x.std((0, 1), unbiased=False)) or near((x - x.mean((0, 1))) / x.std((0, 1))):
-        raise Hint('You normalise each channel over all tokens. Whitening here is token by token: over the last axis.')
+        raise Hint('Nearly. Divide by the deviation that averages over all D channels, not D - 1: '
+                   'std(unbiased=False), or F.layer_norm.')
+    if near((x - x.mean((0, 1))) / x.std((0, 1), unbiased=False)) or near((x - x.mean((0, 1))) / x.std((0,
+                                                                                                        1))):
+        raise Hint('You normalise each channel over all tokens. Whitening here is token by token: over the '
+                   'last axis.')
     if near((x - x.mean()) / x.std()) or near((x - x.mean()) / x.std(unbiased=False)):
-        raise Hint('You normalise the whole tensor by one mean: tokens with large features would still count for more. Token by token.')
+        raise Hint('You normalise the whole tensor by one mean: tokens with large features would still count '
+                   'for more. Token by token.')
     across = x - x.mean(1, keepdim=True)
     if near(across / x.std(1, keepdim=True, unbiased=False)) or near(across / x.std(1, keepdim=True)):
-        raise Hint('You normalise over the tokens of a picture, axis 1. It is over the channels of a token, the last axis.')
-    if near(F.normalize(x, dim=-1)): raise Hint('You scale to length 1. Take the mean away as well, and divide by the deviation.')
-    if near(x - x.mean(-1, keepdim=True)): raise Hint('The mean is gone. Divide by the deviation of the token, too.')
+        raise Hint('You normalise over the tokens of a picture, axis 1. It is over the channels of a token, '
+                   'the last axis.')
+    if near(F.normalize(x, dim=-1)):
+        raise Hint('You scale to length 1. Take the mean away as well, and divide by the deviation.')
+    if near(x - x.mean(-1, keepdim=True)):
+        raise Hint('The mean is gone. Divide by the deviation of the token, too.')
     m, s = got.mean(-1).abs().max(), got.std(-1, unbiased=False)
     raise Hint(f"Each token should have mean 0 and deviation 1 over its channels. Your means reach {m:.2f}, "
                f"your deviations go from {s.min():.2f} to {s.max():.2f}.")
 
 WHITEN = Exercise(
-    'targets/whiten', 'Each token with mean 0 and deviation 1 over its channels. Write whiten(x): [B, N, D] to [B, N, D].',
+    'targets/whiten', 'Each token with mean 0 and deviation 1 over its channels. Write whiten(x): [B, N, D] '
+                      'to [B, N, D].',
     _judge_whiten, 'whiten',
     solution='''\
 def whiten(x):                                                  # [B, N, D] -> [B, N, D]
@@ -280,26 +309,35 @@ def _judge_relations(f: Any) -> None:
     logits = a @ b.mT
     right = (logits / 4).softmax(-1)
     if got.shape == (2, 4, 4):
-        raise Hint('You take the mean over heads. Heads that look at different things are what is to be copied: keep them.')
+        raise Hint('You take the mean over heads. Heads that look at different things are what is to be '
+                   'copied: keep them.')
     if got.shape == (2, 3, 8, 8):
-        raise Hint('These are the relations of all eight tokens. The student holds only the kept ones: [B, heads, 4, 4].')
+        raise Hint('These are the relations of all eight tokens. The student holds only the kept ones: [B, '
+                   'heads, 4, 4].')
     got = tensor(got, (2, 3, 4, 4), what='The relations')
     near = lambda x: bool((got - x).abs().max() < 1e-4)
     if near(right): return
     if near((q @ k.mT / 4).softmax(-1)[:, :, kept][..., kept]):
-        raise Hint('Softmax first, then choose: the rows no longer sum to 1. Choose the kept tokens before the softmax.')
-    if near(logits.softmax(-1)): raise Hint('The products are not scaled: divide by the root of the width of a head, 4 here.')
-    if near((logits / 4).softmax(-2)): raise Hint('Your columns sum to 1. A row says where one query looks: softmax over the last axis.')
-    if near(logits / 4): raise Hint('These are the products. A softmax over the last axis makes them relations.')
-    if near((logits / 16).softmax(-1)): raise Hint('You divide by the width of a head. It is the square root of it.')
+        raise Hint('Softmax first, then choose: the rows no longer sum to 1. Choose the kept tokens before '
+                   'the softmax.')
+    if near(logits.softmax(-1)):
+        raise Hint('The products are not scaled: divide by the root of the width of a head, 4 here.')
+    if near((logits / 4).softmax(-2)):
+        raise Hint('Your columns sum to 1. A row says where one query looks: softmax over the last axis.')
+    if near(logits / 4):
+        raise Hint('These are the products. A softmax over the last axis makes them relations.')
+    if near((logits / 16).softmax(-1)):
+        raise Hint('You divide by the width of a head. It is the square root of it.')
     raise Hint(f"The first row should be {[round(v, 2) for v in right[0, 0, 0].tolist()]}, "
                f"and it is {[round(v, 2) for v in got[0, 0, 0].tolist()]}.")
 
 RELATIONS = Exercise(
-    'targets/relations', 'Which kept token looks at which? Write relations(q, k, kept): [B, heads, N, d] twice and int64 [n] to '
+    'targets/relations', 'Which kept token looks at which? Write relations(q, k, kept): [B, heads, N, d] '
+                         'twice and int64 [n] to '
     '[B, heads, n, n], rows that sum to 1.', _judge_relations, 'relations',
     solution='''\
-def relations(q, k, kept):                                      # [B, heads, N, d], the same, int64 [n] -> [B, heads, n, n]
+def relations(q, k, kept):                                      # [B, heads, N, d], the same, int64 [n] -> [B,
+heads, n, n]
     q, k = q[:, :, kept], k[:, :, kept]                         # first choose,
     logits = q @ k.mT / q.shape[-1] ** .5
     return logits.softmax(-1)                                   # then softmax, so that rows sum to 1
@@ -326,7 +364,8 @@ def relations(q, k, kept): return q[:, :, kept] @ k[:, :, kept].mT / q.shape[-1]
 === The first row
 def relations(q, k, kept): return (k[:, :, kept] @ k[:, :, kept].mT / q.shape[-1] ** .5).softmax(-1)
 '''),
-    praise='That is right. Turn all queries and keys of a head by one rotation and nothing changes: relations copy geometry, not axes.')
+    praise='That is right. Turn all queries and keys of a head by one rotation and nothing changes: '
+           'relations copy geometry, not axes.')
 
 # %% ../../nbs/course/08_targets.ipynb #fd623bf3
 EXERCISES = (LOW, FLOOR, WHITEN, RELATIONS)

@@ -22,25 +22,35 @@ def _judge_pull(f: Any) -> None:
     a, b = (torch.randn(6, 5, generator=g).requires_grad_() for _ in range(2))
     got = f(a, b)
     if not torch.is_tensor(got) or got.numel() != 1:
-        if torch.is_tensor(got) and got.shape == (6, 5): raise Hint('There should be one number: take the mean over all.')
-        raise Hint(f"The pull should be a tensor with one number, so that it can be differentiated; you give {type(got).__name__}.")
+        if torch.is_tensor(got) and got.shape == (6, 5):
+            raise Hint('There should be one number: take the mean over all.')
+        raise Hint("The pull should be a tensor with one number, so that it can be differentiated; you give "
+                   f"{type(got).__name__}.")
     d = (a - b).detach().square()
     near = lambda wrong: abs(float(got.detach()) - float(wrong)) < 1e-4
     if not near(d.mean()):
-        if near(d.sum()): raise Hint('You add up. Take the mean, so that a larger batch does not pull harder.')
-        if near(d.mean().sqrt()) or near((a - b).abs().mean()): raise Hint('Here distances are squared before the mean.')
-        raise Hint(f"In my example the mean squared distance is {float(d.mean()):.3f}, and you say {float(got.detach()):.3f}.")
+        if near(d.sum()):
+            raise Hint('You add up. Take the mean, so that a larger batch does not pull harder.')
+        if near(d.mean().sqrt()) or near((a - b).abs().mean()):
+            raise Hint('Here distances are squared before the mean.')
+        raise Hint(f"In my example the mean squared distance is {float(d.mean()):.3f}, and you say "
+                   f"{float(got.detach()):.3f}.")
     if not got.requires_grad:
-        raise Hint('Nothing is pulled: the result has no gradient. The student must keep its own; detach the teacher alone.')
+        raise Hint('Nothing is pulled: the result has no gradient. The student must keep its own; detach the '
+                   'teacher alone.')
     to_a, to_b = torch.autograd.grad(got.sum(), [a, b], allow_unused=True)
     if to_b is not None and bool(to_b.abs().max() > 0):
-        if to_a is None: raise Hint('The teacher moves towards the student. It is the other way round: detach the second argument.')
-        raise Hint('The number is right, but the teacher gets a gradient and comes to meet the student. Give it none: teacher.detach().')
+        if to_a is None:
+            raise Hint('The teacher moves towards the student. It is the other way round: detach the second '
+                       'argument.')
+        raise Hint('The number is right, but the teacher gets a gradient and comes to meet the student. Give '
+                   'it none: teacher.detach().')
     if to_a is None or bool((to_a - 2 * (a - b).detach() / 30).abs().max() > 1e-5):
         raise Hint("The student's gradient is not that of the mean squared distance.")
 
 PULL = Exercise(
-    'teachers/pull', 'The mean squared distance of student and teacher; only the student may be moved by it. Write pull(student, teacher).',
+    'teachers/pull', 'The mean squared distance of student and teacher; only the student may be moved by it. '
+                     'Write pull(student, teacher).',
     _judge_pull, 'pull',
     solution='''\
 def pull(student, teacher):                                     # [B, D] each -> one number
@@ -65,7 +75,8 @@ def pull(student, teacher): return (student - teacher.detach()).abs().mean()
 === one number: take
 def pull(student, teacher): return (student - teacher.detach()).square()
 '''),
-    praise='That is right: the stop-gradient. Its value is that of the distance without it, so no curve tells whether it is there.')
+    praise='That is right: the stop-gradient. Its value is that of the distance without it, so no curve '
+           'tells whether it is there.')
 
 # %% ../../nbs/course/09_teachers.ipynb #360ce8b7
 def _judge_follow(f: Any) -> None:
@@ -74,22 +85,30 @@ def _judge_follow(f: Any) -> None:
     slow, mine = [s.clone() for s in start], [x.clone() for x in fast]
     m = .9
     got: Any = f(slow, mine, m)
-    if any(not torch.equal(x, y) for x, y in zip(mine, fast)): raise Hint("You move the student. It is the teacher that follows.")
-    if isinstance(got, list | tuple) and len(got) == 2: got = [tensor(x, y.shape, what='A weight') for x, y in zip(got, start)]
-    else: raise Hint('Give the new weights of the teacher: a list with a tensor for each of its own.')
+    if any(not torch.equal(x, y) for x, y in zip(mine, fast)):
+        raise Hint("You move the student. It is the teacher that follows.")
+    if isinstance(got, list | tuple) and len(got) == 2:
+        got = [tensor(x, y.shape, what='A weight') for x, y in zip(got, start)]
+    else:
+        raise Hint('Give the new weights of the teacher: a list with a tensor for each of its own.')
     same = lambda wrong: all(bool((x - y).abs().max() < 1e-5) for x, y in zip(got, wrong))
     right = [m * s + (1 - m) * x for s, x in zip(start, fast)]
     if same(right): return
     if same([(1 - m) * s + m * x for s, x in zip(start, fast)]):
-        raise Hint('The shares are exchanged: with momentum .9 nine tenths of the teacher stay, and a tenth comes from the student.')
+        raise Hint('The shares are exchanged: with momentum .9 nine tenths of the teacher stay, and a tenth '
+                   'comes from the student.')
     if same(fast): raise Hint('This is a plain copy of the student: nothing of the teacher stays.')
     if same(start): raise Hint('The teacher has not moved.')
-    if same([m * s + x for s, x in zip(start, fast)]): raise Hint('The two shares should add up to 1, or the weights grow with each step.')
-    if same([(s + x) / 2 for s, x in zip(start, fast)]): raise Hint('You take the middle, whatever the momentum is.')
-    raise Hint(f"The first weight should become {float(right[0][0, 0]):.3f}, and yours is {float(got[0][0, 0]):.3f}.")
+    if same([m * s + x for s, x in zip(start, fast)]):
+        raise Hint('The two shares should add up to 1, or the weights grow with each step.')
+    if same([(s + x) / 2 for s, x in zip(start, fast)]):
+        raise Hint('You take the middle, whatever the momentum is.')
+    raise Hint(f"The first weight should become {float(right[0][0, 0]):.3f}, and yours is "
+               f"{float(got[0][0, 0]):.3f}.")
 
 FOLLOW = Exercise(
-    'teachers/follow', "The teacher's new weights: a share of its own stays, the rest comes from the student. "
+    'teachers/follow', "The teacher's new weights: a share of its own stays, the rest comes from the "
+                       "student. "
     'Write follow(teacher, student, momentum): a list.',
     _judge_follow, 'follow',
     solution='''\
@@ -105,7 +124,8 @@ def follow(teacher, student, momentum):
 def follow(teacher, student, momentum): return [fast.clone() for fast in student]
 
 === add up to 1
-def follow(teacher, student, momentum): return [momentum * slow + fast for slow, fast in zip(teacher, student)]
+def follow(teacher, student, momentum): return [momentum * slow + fast for slow, fast in zip(teacher,
+student)]
 
 === has not moved
 def follow(teacher, student, momentum): return teacher
@@ -118,7 +138,8 @@ def follow(teacher, student, momentum):
     for slow, fast in zip(teacher, student): fast.lerp_(slow, momentum)
     return student
 '''),
-    praise='That is right: an exponential moving average. In the kit it is Average(net, momentum), and after_step calls its update.')
+    praise='That is right: an exponential moving average. In the kit it is Average(net, momentum), and '
+           'after_step calls its update.')
 
 # %% ../../nbs/course/09_teachers.ipynb #e53ffdc3
 def _judge_nearest(f: Any) -> None:
@@ -126,24 +147,31 @@ def _judge_nearest(f: Any) -> None:
     x = torch.randn(40, 6, generator=g)
     words = torch.randn(9, 6, generator=g) * torch.linspace(.3, 3, 9)[:, None]
     got = f(x.clone(), words.clone())
-    if torch.is_tensor(got) and got.shape == (40, 9): raise Hint('This is a number for each pair: choose one word for each row, [n].')
-    if torch.is_tensor(got) and got.shape == (40, 6): raise Hint('These are the words themselves: give their numbers, [n].')
-    if torch.is_tensor(got) and got.shape == (9,): raise Hint('You look for a row for each word. Look for a word for each row.')
+    if torch.is_tensor(got) and got.shape == (40, 9):
+        raise Hint('This is a number for each pair: choose one word for each row, [n].')
+    if torch.is_tensor(got) and got.shape == (40, 6):
+        raise Hint('These are the words themselves: give their numbers, [n].')
+    if torch.is_tensor(got) and got.shape == (9,):
+        raise Hint('You look for a row for each word. Look for a word for each row.')
     got = tensor(got, (40,), what='The choice')
-    if got.is_floating_point() or got.dtype == torch.bool: raise Hint('Give whole numbers, the places of the words: argmin, not min.')
+    if got.is_floating_point() or got.dtype == torch.bool:
+        raise Hint('Give whole numbers, the places of the words: argmin, not min.')
     d = torch.cdist(x, words, compute_mode='donot_use_mm_for_euclid_dist')
     same = lambda wrong: torch.equal(got, wrong)
     if same(d.argmin(1)): return
     if same(d.argmax(1)): raise Hint('These are the farthest words: the smallest distance is wanted, argmin.')
     if same((x @ words.T).argmax(1)):
         raise Hint('You take the largest product. A long word then wins almost always; compare distances.')
-    if same((x @ words.T).argmin(1)): raise Hint('You take the smallest product, which is no distance at all.')
-    if same((x[:, :1] - words[:, 0]).abs().argmin(1)): raise Hint('You compare the first number only. Use all of them.')
+    if same((x @ words.T).argmin(1)):
+        raise Hint('You take the smallest product, which is no distance at all.')
+    if same((x[:, :1] - words[:, 0]).abs().argmin(1)):
+        raise Hint('You compare the first number only. Use all of them.')
     if same(((x / x.norm(dim=1, keepdim=True)) @ (words / words.norm(dim=1, keepdim=True)).T).argmax(1)):
         raise Hint('You compare directions only (cosine). Here lengths count too.')
     wrong = int((got != d.argmin(1)).nonzero()[0, 0])
     i = int(d[wrong].argmin())
-    raise Hint(f"Row {wrong} is {float(d[wrong, i]):.2f} away from word {i}, and you choose word {int(got[wrong])}.")
+    raise Hint(f"Row {wrong} is {float(d[wrong, i]):.2f} away from word {i}, and you choose word "
+               f"{int(got[wrong])}.")
 
 NEAREST = Exercise(
     'teachers/nearest', 'The number of the word that is nearest to each row. Write nearest(x, words): [n].',
@@ -175,12 +203,13 @@ def nearest(x, words): return words[torch.cdist(x, words).argmin(1)]
 === first number only
 def nearest(x, words): return (x[:, :1] - words[:, 0]).abs().argmin(1)
 '''),
-    praise='That is right: a patch becomes a number. There is no gradient through argmin, so a word that is never chosen never moves.')
+    praise='That is right: a patch becomes a number. There is no gradient through argmin, so a word that is '
+           'never chosen never moves.')
 
 # %% ../../nbs/course/09_teachers.ipynb #a65b16ca
 def _judge_perplexity(f: Any) -> None:
     ask = lambda x: number(f(torch.tensor(x)), 'The perplexity')
-    rest = [0] * 16 + [1] * 8 + [2] * 4 + [5] * 4                   # shares 1/2, 1/4, 1/8, 1/8: exp(1.75 ln 2)
+    rest = [0] * 16 + [1] * 8 + [2] * 4 + [5] * 4                  # shares 1/2, 1/4, 1/8, 1/8: exp(1.75 ln 2)
     got, right = ask(rest), 2 ** 1.75
     near = functools.partial(_close, got)
     if not near(right):
@@ -188,21 +217,30 @@ def _judge_perplexity(f: Any) -> None:
             raise Hint('This is the entropy. Perplexity is its exponential: exp for natural logarithms.')
         if near(2 ** (1.75 * math.log(2))):
             raise Hint('Natural logarithm inside, power of 2 outside: take exp and log, or 2 ** and log2.')
-        if near(math.exp(1.75)): raise Hint('Logarithm of base 2 inside, exp outside: take the same base twice.')
-        if near(4): raise Hint('You count words that occur at all. One that is used once should count less than one that is used always.')
+        if near(math.exp(1.75)):
+            raise Hint('Logarithm of base 2 inside, exp outside: take the same base twice.')
+        if near(4):
+            raise Hint('You count words that occur at all. One that is used once should count less than one '
+                       'that is used always.')
         if near(32): raise Hint('You count how many words were said, not how many different ones.')
         if near(6): raise Hint('You take the largest number as the size of the dictionary.')
         if near(1 / right): raise Hint('A sign is missing: p log p is negative.')
         if near(1 / (.25 + 1 / 16 + 2 / 64)):
-            raise Hint('This is 1 / sum of p squared, another count of its kind. Here it is exp of the entropy.')
-        if got != got: raise Hint('This is not a number: words that never occur have p = 0, and 0 * log 0 must be left out.')
+            raise Hint('This is 1 / sum of p squared, another count of its kind. Here it is exp of the '
+                       'entropy.')
+        if got != got:
+            raise Hint('This is not a number: words that never occur have p = 0, and 0 * log 0 must be left '
+                       'out.')
         raise Hint(f"For shares 1/2, 1/4, 1/8, 1/8 it should be {right:.2f}, and you say {got:.2f}.")
-    for x, want, words in (([3] * 20, 1., 'one word alone'), (list(range(10)) * 3, 10., 'ten words, all used alike')):
-        if not abs(ask(x) - want) < 1e-3: raise Hint(f"For {words} it should be {want:.0f}, and you say {ask(x):.2f}.")
+    for x, want, words in (([3] * 20, 1., 'one word alone'),
+                           (list(range(10)) * 3, 10., 'ten words, all used alike')):
+        if not abs(ask(x) - want) < 1e-3:
+            raise Hint(f"For {words} it should be {want:.0f}, and you say {ask(x):.2f}.")
     if abs(number(f(torch.tensor(rest).view(4, 8)), 'The perplexity') - right) > 1e-3:
         raise Hint('Words come as maps too, [B, h, w]: flatten them first, all pictures together.')
 
-def _close(got: float, wrong: float) -> bool: return abs(got - wrong) < 1e-3
+def _close(got: float, wrong: float) -> bool:
+    return abs(got - wrong) < 1e-3
 
 PERPLEXITY = Exercise(
     'teachers/perplexity', 'How many equally frequent words would be as hard to guess: exp of the entropy. '
@@ -249,7 +287,8 @@ def perplexity(ids):
     p = torch.bincount(ids.flatten()) / ids.numel()
     return 1 / (p ** 2).sum().item()
 '''),
-    praise='That is right. 64 words with a perplexity of 1 are a dictionary with one entry and 63 empty lines.')
+    praise='That is right. 64 words with a perplexity of 1 are a dictionary with one entry and 63 empty '
+           'lines.')
 
 # %% ../../nbs/course/09_teachers.ipynb #bb856cda
 EXERCISES = (PULL, FOLLOW, NEAREST, PERPLEXITY)

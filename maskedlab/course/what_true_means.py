@@ -24,16 +24,21 @@ def _judge_keep(f: Any) -> None:
         raise Hint('That is one mask for all samples. Each row of indices has its own: give bool [B, N].')
     got = tensor(got, (3, 6), torch.bool, 'The mask')
     if torch.equal(got, right): return
-    if torch.equal(got, ~right): raise Hint('The mask is upside down. The list holds what is kept, and True means hidden.')
-    if (got == got[:1]).all(): raise Hint('All rows came out alike: each row of the mask must listen to its own row of indices only.')
-    if torch.equal(got, right.roll(-1, 1)): raise Hint('The mask is shifted by one: these indices count from 0 and know no class token.')
+    if torch.equal(got, ~right):
+        raise Hint('The mask is upside down. The list holds what is kept, and True means hidden.')
+    if (got == got[:1]).all():
+        raise Hint('All rows came out alike: each row of the mask must listen to its own row of indices only.')
+    if torch.equal(got, right.roll(-1, 1)):
+        raise Hint('The mask is shifted by one: these indices count from 0 and know no class token.')
     hidden = got.sum(1).tolist()
-    if hidden != [4, 4, 4]: raise Hint(f"Two of six are kept in each row, so four are hidden, and your rows hide {hidden}.")
+    if hidden != [4, 4, 4]:
+        raise Hint(f"Two of six are kept in each row, so four are hidden, and your rows hide {hidden}.")
     wanted, yours = right[0].int().tolist(), got[0].int().tolist()
     raise Hint(f"For the indices {keep[0].tolist()} of 6 the mask should be {wanted}, and yours is {yours}.")
 
 KEEP = Exercise(
-    'true/keep', 'I-JEPA gives indices of what is kept, int64 [B, K]. Write hidden_from_keep(keep, n): bool [B, n], True = hidden.',
+    'true/keep', 'I-JEPA gives indices of what is kept, int64 [B, K]. Write hidden_from_keep(keep, n): bool '
+                 '[B, n], True = hidden.',
     _judge_keep, 'hidden_from_keep',
     solution='''\
 def hidden_from_keep(keep, n):                 # int64 [B, K], indices of visible units
@@ -65,7 +70,8 @@ def hidden_from_keep(keep, n):
 def hidden_from_keep(keep, n):
     return torch.ones(len(keep), n).scatter(1, keep, 0.)
 '''),
-    praise='That is right. ml.masks.conventions.from_keep does the same and says what is wrong with a bad list.')
+    praise='That is right. ml.masks.conventions.from_keep does the same and says what is wrong with a bad '
+           'list.')
 
 # %% ../../nbs/course/02_what_true_means.ipynb #bce92225
 def _judge_labels(f: Any) -> None:
@@ -76,19 +82,24 @@ def _judge_labels(f: Any) -> None:
     given, hidden = ids.clone(), mask.clone()
     got = tensor(f(given, hidden), (4, 12), what='The labels')
     if not torch.equal(given, ids) or not torch.equal(hidden, mask):
-        raise Hint('Your function changed the ids that it was given. The network still needs them: work on a copy, or use torch.where.')
+        raise Hint('Your function changed the ids that it was given. The network still needs them: work on a '
+                   'copy, or use torch.where.')
     right = torch.where(mask, ids, -100)
     if torch.equal(got, right): return
     if torch.equal(got, torch.where(mask, -100, ids)):
         raise Hint('Upside down: -100 stands where the loss does not look, and it looks at hidden words.')
     if torch.equal(got, torch.where(mask, ids, 0)):
-        raise Hint('0 is a word of the vocabulary: the loss would ask for it. The number that is ignored is -100.')
+        raise Hint('0 is a word of the vocabulary: the loss would ask for it. The number that is ignored is '
+                   '-100.')
     if torch.equal(got, ids):
-        raise Hint('With all ids as labels the loss looks at every word, and a visible word is easy: it can be copied.')
-    raise Hint(f"At a hidden word the label is its id, elsewhere -100: the first row should be {right[0].tolist()}.")
+        raise Hint('With all ids as labels the loss looks at every word, and a visible word is easy: it can '
+                   'be copied.')
+    raise Hint("At a hidden word the label is its id, elsewhere -100: the first row should be "
+               f"{right[0].tolist()}.")
 
 LABELS = Exercise(
-    'true/labels', 'A language model of transformers takes labels, -100 where the loss does not look. Write labels(ids, mask).',
+    'true/labels', 'A language model of transformers takes labels, -100 where the loss does not look. Write '
+                   'labels(ids, mask).',
     _judge_labels, 'labels',
     solution='''\
 def labels(ids, mask):                   # int64 [B, L], bool [B, L], True = hidden
@@ -118,7 +129,8 @@ def _judge_count(f: Any) -> None:
     for n, r in cases:
         k = f(n, r)
         if isinstance(k, float) and k != int(k):
-            raise Hint(f"hidden_count({n}, {r}) gave {k:g}, and there are no parts of patches: which side is cut off?")
+            raise Hint(f"hidden_count({n}, {r}) gave {k:g}, and there are no parts of patches: which side is "
+                       "cut off?")
         if isinstance(k, bool) or not isinstance(k, int | float):
             raise Hint(f"The count should be a number, and it is a {type(k).__name__}.")
         got.append(int(k))
@@ -127,12 +139,14 @@ def _judge_count(f: Any) -> None:
     n, r = next(c for c, g, k in zip(cases, got, right) if g != k)
     where = f"hidden_count({n}, {r}) should be {n - int(n * (1 - r))} and is {got[cases.index((n, r))]}"
     if got == [int(n * (1 - r)) for n, r in cases]: raise Hint(f"{where}: that is how many are kept.")
-    if got == [int(n * r) for n, r in cases]: raise Hint(f"{where}: you cut off the hidden side, and MAE cuts off the kept side.")
+    if got == [int(n * r) for n, r in cases]:
+        raise Hint(f"{where}: you cut off the hidden side, and MAE cuts off the kept side.")
     if got == [round(n * r) for n, r in cases]: raise Hint(f"{where}: MAE does not round, int() cuts off.")
     raise Hint(f"{where}. MAE keeps int(n * (1 - ratio)) and hides the rest.")
 
 COUNT = Exercise(
-    'true/count', 'MAE keeps int(n * (1 - ratio)) of n patches and hides the rest. Write hidden_count(n, ratio).',
+    'true/count', 'MAE keeps int(n * (1 - ratio)) of n patches and hides the rest. Write hidden_count(n, '
+                  'ratio).',
     _judge_count, 'hidden_count',
     solution='''\
 def hidden_count(n, ratio):
@@ -164,28 +178,39 @@ def _judge_sampler(f: Any) -> None:
         again = f(u, seeded(0))
     counts = m.flatten(1).sum(1)
     if (counts == 48).all():
-        raise Hint('48 of 64 are hidden in every sample: the square is visible and the rest is hidden. True means hidden.')
+        raise Hint('48 of 64 are hidden in every sample: the square is visible and the rest is hidden. True '
+                   'means hidden.')
     if (counts != 16).any():
         bad = counts[counts != 16][0]
         many = int((counts != 16).sum())
-        raise Hint(f"{many} of 2,000 samples do not hide 16 patches (one hides {int(bad)}): the square must fit into the grid.")
+        raise Hint(f"{many} of 2,000 samples do not hide 16 patches (one hides {int(bad)}): the square must "
+                   "fit into the grid.")
     rows, columns = m.any(2), m.any(1)
-    if (rows.sum(1) != 4).any() or (columns.sum(1) != 4).any(): raise Hint('16 patches are hidden, but not as one square of 4 x 4.')
-    if not torch.equal(m, again): raise Hint('The same generator gave another mask: pass generator=generator to every random call.')
+    if (rows.sum(1) != 4).any() or (columns.sum(1) != 4).any():
+        raise Hint('16 patches are hidden, but not as one square of 4 x 4.')
+    if not torch.equal(m, again):
+        raise Hint('The same generator gave another mask: pass generator=generator to every random call.')
     if torch.equal(m, f(u, seeded(1))): raise Hint('Another generator gave the same mask: is it used at all?')
-    if (m == m[:1]).all(): raise Hint('All samples of the batch got the same square: draw one place for each.')
+    if (m == m[:1]).all():
+        raise Hint('All samples of the batch got the same square: draw one place for each.')
     top, left = rows.int().argmax(1), columns.int().argmax(1)
     for name, at in (('row', top), ('column', left)):
         n = torch.bincount(at, minlength=5)
-        if n[4] == 0: raise Hint(f"In 2,000 draws the last {name} was never hidden. randint(0, 4) gives 0, 1, 2, 3: its end is not drawn.")
+        if n[4] == 0:
+            raise Hint(f"In 2,000 draws the last {name} was never hidden. randint(0, 4) gives 0, 1, 2, 3: "
+                       "its end is not drawn.")
         if (n < 300).any() or (n > 500).any():
-            raise Hint(f"The first {name} of the square should be 0 to 4 equally often, and 2,000 draws gave {n.tolist()}.")
-    if (top == left).all(): raise Hint('Every square lies on the diagonal: draw its row and its column apart.')
+            raise Hint(f"The first {name} of the square should be 0 to 4 equally often, and 2,000 draws gave "
+                       f"{n.tolist()}.")
+    if (top == left).all():
+        raise Hint('Every square lies on the diagonal: draw its row and its column apart.')
     both = torch.bincount(top * 5 + left, minlength=25)
-    if (both < 40).any() or (both > 130).any(): raise Hint('Row and column of the square depend on each other: draw them apart.')
+    if (both < 40).any() or (both > 130).any():
+        raise Hint('Row and column of the square depend on each other: draw them apart.')
 
 SAMPLER = Exercise(
-    'true/sampler', 'Hide one square of 4 x 4 patches anywhere on the grid, every place equally likely. Write square(u, generator).',
+    'true/sampler', 'Hide one square of 4 x 4 patches anywhere on the grid, every place equally likely. '
+                    'Write square(u, generator).',
     _judge_sampler, 'square',
     solution='''\
 def square(u, generator):

@@ -32,14 +32,16 @@ def chips(ids: Tensor,                                # int64 `[L]`; padding is 
         name = tokenizer().id_to_token(piece)
         role = 'hidden' if piece == MASK else 'swapped' if framed is not None and framed[i] else 'faint' if name[:1] == '[' else 'plain'
         number = None if value is None or value[i] != value[i] else float(value[i])
-        drawn.append(dict(text='   ' if piece == MASK else name.removeprefix('##'), glued=name.startswith('##'), was='',
+        drawn.append(dict(text='   ' if piece == MASK else name.removeprefix('##'),
+                          glued=name.startswith('##'), was='',
                           note='' if note is None else note[i], role=role, value=number))
     return TextView().still(dict(chips=drawn), side)
 
 # %% ../../nbs/course/06_words.ipynb #a06c4919
 def _text(rows: int, length: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
     "Rows of uneven length: valid, and free (real, and neither the first nor the last piece)."
-    n = 3 + torch.randperm(length - 3, generator=torch.Generator().manual_seed(seed))[torch.arange(rows) % (length - 3)]
+    n = 3 + torch.randperm(length - 3,
+                           generator=torch.Generator().manual_seed(seed))[torch.arange(rows) % (length - 3)]
     place = torch.arange(length)
     return place < n[:, None], (place > 0) & (place < n[:, None] - 1)
 
@@ -47,39 +49,49 @@ def _judge_choose(f: Any) -> None:
     valid, free = _text(37)
 
     def ask(seed: int, v: Tensor = valid, u: Tensor = free) -> Tensor:
-        return tensor(f(v.clone(), u.clone(), .15, torch.Generator().manual_seed(seed)), v.shape, torch.bool, 'The mask')
+        return tensor(f(v.clone(), u.clone(), .15, torch.Generator().manual_seed(seed)), v.shape, torch.bool,
+                      'The mask')
     mask = ask(0)
     if bool((mask & ~valid).any()):
-        raise Hint(f"{int((mask & ~valid).sum())} places of padding are hidden. There is nothing to find out about padding: "
+        raise Hint(f"{int((mask & ~valid).sum())} places of padding are hidden. There is nothing to find out "
+                   "about padding: "
                    'choose among free ones.')
-    if bool((mask & ~free).any()): raise Hint('A special piece, [CLS] or [SEP], is hidden. They are real but not free.')
+    if bool((mask & ~free).any()):
+        raise Hint('A special piece, [CLS] or [SEP], is hidden. They are real but not free.')
     real, got = valid.sum(1), mask.sum(1)
     right = (.15 * real).round().clamp(min=1).long()
     if not torch.equal(got, right):
         if bool((got == 0).any()):
             raise Hint('In a short row nothing is hidden: it would teach nothing. Hide at least one.')
         if torch.equal(got, (.15 * free.sum(1)).round().clamp(min=1).long()):
-            raise Hint('You take 15 % of the free pieces. BERT takes it of all real ones, special ones counted.')
+            raise Hint('You take 15 % of the free pieces. BERT takes it of all real ones, special ones '
+                       'counted.')
         if bool((got == got[0]).all()):
-            raise Hint(f"Each row has {int(got[0])} hidden, long or short. Take 15 % of each row's own real pieces.")
+            raise Hint(f"Each row has {int(got[0])} hidden, long or short. Take 15 % of each row's own real "
+                       "pieces.")
         if torch.equal(got, (.15 * real).long().clamp(min=1)):
             raise Hint('You always round down. BERT rounds to the nearest whole number.')
         if abs(int(got.sum()) - int(right.sum())) < .25 * int(right.sum()):
-            raise Hint('A coin for each piece hides more in one row and fewer in the next. Here the number is fixed: draw that many.')
+            raise Hint('A coin for each piece hides more in one row and fewer in the next. Here the number '
+                       'is fixed: draw that many.')
         i = int((got != right).nonzero()[0])
-        raise Hint(f"Row {i} has {int(real[i])} real pieces, so {int(right[i])} should be hidden, and {int(got[i])} are.")
+        raise Hint(f"Row {i} has {int(real[i])} real pieces, so {int(right[i])} should be hidden, and "
+                   f"{int(got[i])} are.")
     if torch.equal(mask, ask(1)):
-        raise Hint('Another generator gives the same mask. Draw with the one that is passed, or the holes stay the same for ever.')
+        raise Hint('Another generator gives the same mask. Draw with the one that is passed, or the holes '
+                   'stay the same for ever.')
     alike = torch.ones(24, 40, dtype=torch.bool), (torch.arange(40) % 39 > 0).expand(24, 40)
     same = ask(2, *alike)
     if bool((same == same[0]).all()):
         raise Hint('All rows of a batch have the same holes. Draw for each row by itself.')
     often = torch.stack([ask(s, *alike).float().mean(0) for s in range(40)]).mean(0)[1:-1]
     if float(often.max()) > .26 or float(often.min()) < .07:
-        raise Hint('Some places are hidden far more often than others: every free place should have the same chance.')
+        raise Hint('Some places are hidden far more often than others: every free place should have the same '
+                   'chance.')
 
 CHOOSE = Exercise(
-    'words/choose', 'Choose 15 % of the real pieces of each row, as BERT counts them. Write choose(valid, free, ratio, g): bool [B, L].',
+    'words/choose', 'Choose 15 % of the real pieces of each row, as BERT counts them. Write choose(valid, '
+                    'free, ratio, g): bool [B, L].',
     _judge_choose, 'choose',
     solution='''\
 def choose(valid, free, ratio, g):                              # bool [B, L], bool [B, L] -> bool [B, L]
@@ -153,36 +165,48 @@ def _judge_hide(f: Any) -> None:
     ids = torch.randint(5, vocab, (60, 100), generator=g)
     mask = torch.rand(60, 100, generator=g) < .5
     given = ids.clone()
-    new = tensor(f(given, mask.clone(), vocab, torch.Generator().manual_seed(1)), ids.shape, torch.int64, 'The new ids')
+    new = tensor(f(given, mask.clone(), vocab, torch.Generator().manual_seed(1)), ids.shape, torch.int64,
+                 'The new ids')
     if not torch.equal(given, ids):
-        raise Hint('Your code changed the ids that it was given, and they are what is to be predicted. Work on ids.clone().')
+        raise Hint('Your code changed the ids that it was given, and they are what is to be predicted. Work '
+                   'on ids.clone().')
     if bool(((new != ids) & ~mask).any()):
         raise Hint('Pieces that were not chosen have changed. All three fates are for chosen pieces.')
-    if torch.equal(new, ids): raise Hint('Nothing has changed: most of the chosen pieces should become [MASK].')
+    if torch.equal(new, ids):
+        raise Hint('Nothing has changed: most of the chosen pieces should become [MASK].')
     if bool((new >= vocab).any() | (new < 0).any()):
         raise Hint(f"There are ids outside 0 to {vocab - 1}: a random piece is one of the vocabulary.")
     hidden, stay = mask & (new == MASK), mask & (new == ids)
     other = mask & ~hidden & ~stay
     a, b, c = (float(m.sum() / mask.sum()) for m in (hidden, stay, other))
     if c > .02 and len(new[other].unique()) < 50:
-        raise Hint(f"The random pieces are only {len(new[other].unique())} different ones. Draw one for each place.")
+        raise Hint(f"The random pieces are only {len(new[other].unique())} different ones. Draw one for each "
+                   "place.")
     if abs(a - .8) > .04 or abs(b - .1) > .03 or abs(c - .1) > .03:
         rows = torch.stack([m.sum(1) for m in (hidden, stay, other)]) / mask.sum(1)
         if a < .97 and float((rows > .97).any(0).float().mean()) > .9:
             raise Hint('All chosen pieces of a row share one fate. Draw for each piece by itself.')
-        if abs(a - .8) < .04 and c < .003: raise Hint('No piece becomes another one: a tenth should become a random piece.')
+        if abs(a - .8) < .04 and c < .003:
+            raise Hint('No piece becomes another one: a tenth should become a random piece.')
         if abs(a - .8) < .04 and abs(c - .02) < .015 or abs(a - .8) < .04 and b > .15:
-            raise Hint('You draw twice: of the fifth that is left only a tenth becomes another piece. It is half of it.')
-        raise Hint(f"Of the chosen pieces {a:.0%} become [MASK], {b:.0%} stay and {c:.0%} become another. It should be 80, 10 and 10.")
+            raise Hint('You draw twice: of the fifth that is left only a tenth becomes another piece. It is '
+                       'half of it.')
+        raise Hint(f"Of the chosen pieces {a:.0%} become [MASK], {b:.0%} stay and {c:.0%} become another. It "
+                   "should be 80, 10 and 10.")
     again = tensor(f(ids.clone(), mask.clone(), vocab, torch.Generator().manual_seed(2)), ids.shape)
-    if torch.equal(new, again): raise Hint('Another generator gives the same result. Draw with the generator that is passed.')
+    if torch.equal(new, again):
+        raise Hint('Another generator gives the same result. Draw with the generator that is passed.')
     rows = hidden.sum(1) / mask.sum(1)
-    if float(rows.std()) < .02: raise Hint('Each row has exactly 80 %. The fates are drawn for each piece, so a row has more or fewer.')
-    if float(rows.std()) > .15: raise Hint('All chosen pieces of a row share one fate. Draw for each piece by itself.')
+    if float(rows.std()) < .02:
+        raise Hint('Each row has exactly 80 %. The fates are drawn for each piece, so a row has more or '
+                   'fewer.')
+    if float(rows.std()) > .15:
+        raise Hint('All chosen pieces of a row share one fate. Draw for each piece by itself.')
 
 HIDE = Exercise(
     'words/hide',
-    '80 % of the chosen pieces become [MASK] (id 4), 10 % stay, 10 % become any piece. Write hide(ids, mask, vocab, g): new ids.',
+    '80 % of the chosen pieces become [MASK] (id 4), 10 % stay, 10 % become any piece. Write hide(ids, mask, '
+    'vocab, g): new ids.',
     _judge_hide, 'hide',
     solution='''\
 def hide(ids, mask, vocab, g):                                  # int64 [B, L], bool [B, L] -> int64 [B, L]
@@ -241,7 +265,8 @@ def hide(ids, mask, vocab, g):
     new = torch.where(mask & (luck < .8), 4, ids)
     return torch.where(mask & (luck >= .9), torch.randint(vocab, ids.shape, generator=g), new)
 '''),
-    praise='That is right. Only your code knows which of the readable pieces were chosen, and the network does not.')
+    praise='That is right. Only your code knows which of the readable pieces were chosen, and the network '
+           'does not.')
 
 # %% ../../nbs/course/06_words.ipynb #53477b1a
 def _judge_draw(f: Any) -> None:
@@ -252,11 +277,13 @@ def _judge_draw(f: Any) -> None:
     share = torch.bincount(got.clamp(0, 4), minlength=5) / n
     near = lambda p: bool((share - p).abs().max() < .04)
     if near(torch.tensor([1., 0, 0, 0, 0])):
-        raise Hint('You always take the best guess. Then every fake is the piece that fits best, and the common ones only. Draw.')
+        raise Hint('You always take the best guess. Then every fake is the piece that fits best, and the '
+                   'common ones only. Draw.')
     if bool((got == got[0]).all()): raise Hint('All rows have the same draw. Draw for each row by itself.')
     if near(torch.full((5,), .2)): raise Hint('Every piece comes up equally often: the logits are not used.')
     if near(logits[0].exp().square() / logits[0].exp().square().sum()) or near(chance.softmax(-1)):
-        raise Hint('The chances are not those of the softmax: is it applied twice, or to something else than the logits?')
+        raise Hint('The chances are not those of the softmax: is it applied twice, or to something else than '
+                   'the logits?')
     if not near(chance):
         said = [', '.join(f'{p:.2f}' for p in x[:4]) for x in (chance, share)]
         raise Hint(f"Pieces with chances of {said[0]} come up in {said[1]} of the draws.")
@@ -264,7 +291,8 @@ def _judge_draw(f: Any) -> None:
         raise Hint('Another generator gives the same draws. Draw with the generator that is passed.')
 
 DRAW = Exercise(
-    'words/draw', "A piece for each hidden place, drawn with the generator's chances. Write draw(logits, g): int64 [n].",
+    'words/draw', "A piece for each hidden place, drawn with the generator's chances. Write draw(logits, g): "
+                  "int64 [n].",
     _judge_draw, 'draw',
     solution='''\
 def draw(logits, g):                                            # [n, vocab] -> int64 [n]
@@ -284,12 +312,14 @@ def draw(logits, g): return torch.multinomial(logits.softmax(-1).softmax(-1), 1,
 def draw(logits, g): return torch.multinomial(logits[0].softmax(-1), 1, generator=g).expand(len(logits))
 
 === Another generator
-def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1,
+generator=torch.Generator().manual_seed(0))[:, 0]
 
 === should have shape
 def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1, generator=g)
 '''),
-    praise='That is right. The kit adds noise to the logits and takes the largest (Gumbel), which is the same law.')
+    praise='That is right. The kit adds noise to the logits and takes the largest (Gumbel), which is the '
+           'same law.')
 
 # %% ../../nbs/course/06_words.ipynb #f3869773
 def _judge_replaced(f: Any) -> None:
@@ -306,21 +336,26 @@ def _judge_replaced(f: Any) -> None:
     if torch.equal(got, right): return
     if torch.equal(got, ~right): raise Hint('It is the other way round: True where a piece was replaced.')
     if torch.equal(got, mask):
-        raise Hint(f"You call every chosen piece a fake. {int((mask & ~right).sum())} of {int(mask.sum())} draws are the true piece: "
+        raise Hint(f"You call every chosen piece a fake. {int((mask & ~right).sum())} of {int(mask.sum())} "
+                   "draws are the true piece: "
                    'they are original.')
     if torch.equal(got, mask & ~right):
         raise Hint('These are the draws that came out right. Asked for are those that did not.')
     if torch.equal(got, ~mask):
-        raise Hint('These are the pieces that were not chosen. Compare what stands there now with what stood there.')
+        raise Hint('These are the pieces that were not chosen. Compare what stands there now with what stood '
+                   'there.')
     if torch.equal(got, fake == MASK):
-        raise Hint('The discriminator never sees [MASK]: the draws stand there. Compare with what stood there.')
-    raise Hint(f"{int(right.sum())} pieces differ from the original, and you name {int(got.sum())}, or others.")
+        raise Hint('The discriminator never sees [MASK]: the draws stand there. Compare with what stood '
+                   'there.')
+    raise Hint(f"{int(right.sum())} pieces differ from the original, and you name {int(got.sum())}, or "
+               "others.")
 
 REPLACED = Exercise(
     'words/replaced', 'Which pieces are fakes? Write replaced(ids, fake, mask): bool [B, L].',
     _judge_replaced, 'replaced',
     solution='''\
-def replaced(ids, fake, mask):                                  # int64 [B, L] twice, bool [B, L] -> bool [B, L]
+def replaced(ids, fake, mask):                                  # int64 [B, L] twice, bool [B, L] -> bool [B,
+L]
     return fake != ids                                          # a draw that is the true piece is original
 ''',
     wrong=mistakes('''

@@ -20,11 +20,11 @@ from .samples import sample, sampler
 __all__ = ['batches', 'crops']
 
 # %% ../../nbs/data/03_batches.ipynb #1f0a8ae3
-def batches(data: Any,                                      # a name of `list_samples()`, the result of `images(...)`, or a dataset
+def batches(data: Any,                 # a name of `list_samples()`, the result of `images(...)`, or a dataset
             batch_size: int = 64,
             steps: int | None = None,                       # how many batches; None: without end
             generator: torch.Generator | None = None,       # same state, same stream; None: seed 0
-            **options,                                      # of `sample(name, ...)`, or of `crops`: size, augment, scale, flip
+            **options,                     # of `sample(name, ...)`, or of `crops`: size, augment, scale, flip
             ) -> Iterator[dict[str, Tensor]]:
     "A stream of training batches; bad options are refused at the call, not at the first batch."
     for name, value, least in (('batch_size', batch_size, 1), ('steps', 0 if steps is None else steps, 0)):
@@ -37,26 +37,32 @@ def batches(data: Any,                                      # a name of `list_sa
     else:
         known = list(inspect.signature(crops).parameters)[3:]
         for name in options:
-            if name not in known: raise TypeError(f"batches has no option {name[:40]!r} for pictures; it takes {', '.join(known)}")
+            if name not in known:
+                raise TypeError(f"batches has no option {name[:40]!r} for pictures; it takes "
+                                f"{', '.join(known)}")
         check_size(options.get('size', 64))
         pictures = data if isinstance(data, Pictures) else images(data, check=False)
         endless = crops(pictures, batch_size, generator, **options)
     return endless if steps is None else (b for b, _ in zip(endless, range(steps), strict=False))
 
-def _samples(name: str, batch_size: int, generator: torch.Generator, options: dict) -> Iterator[dict[str, Tensor]]:
-    while True: yield sample(name, n=batch_size, generator=generator, **options)
+def _samples(name: str, batch_size: int, generator: torch.Generator,
+             options: dict) -> Iterator[dict[str, Tensor]]:
+    while True:
+        yield sample(name, n=batch_size, generator=generator, **options)
 
 def crops(pictures: Pictures,
           batch_size: int,
           generator: torch.Generator,
           size: int | tuple[int, int] = 64,             # side of the crops, or (height, width), in pixels
-          augment: bool = True,                         # random crops, or the largest crop in the middle of each?
-          scale: tuple[float, float] = (.2, 1.),        # smallest and largest part of the picture's area that a random crop covers
+          augment: bool = True,                     # random crops, or the largest crop in the middle of each?
+          # smallest and largest part of the picture's area that a random crop covers
+          scale: tuple[float, float] = (.2, 1.),
           flip: bool = True,                            # mirror one random crop in two?
           ) -> Iterator[dict[str, Tensor]]:
     "Crops of pictures that take turns, without end."
     waiting = torch.empty(0, dtype=torch.long)
     while True:
-        while len(waiting) < batch_size: waiting = torch.cat([waiting, turns(len(pictures), len(pictures), generator)])
+        while len(waiting) < batch_size:
+            waiting = torch.cat([waiting, turns(len(pictures), len(pictures), generator)])
         which, waiting = waiting[:batch_size], waiting[batch_size:]
         yield draw(pictures, which, generator if augment else None, size, scale, flip)

@@ -39,27 +39,36 @@ def _from_pil(im: Image.Image, channels: int) -> Tensor:
     return torch.from_numpy(a).reshape(*a.shape[:2], channels).permute(2, 0, 1)
 
 def _from_array(x: Tensor, channels: int) -> Tensor:        # x: [H, W] or [C, H, W]
-    if x.ndim == 2: x = x[None]
-    if x.ndim != 3 or 0 in x.shape: raise ValueError(f"has shape {tuple(x.shape)}, expected [C, H, W] or [H, W]")
-    if x.shape[0] not in (1, 3, 4): raise ValueError(f"has {x.shape[0]} channels, expected 1, 3 or 4 in shape [C, H, W]")
+    if x.ndim == 2:
+        x = x[None]
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"has shape {tuple(x.shape)}, expected [C, H, W] or [H, W]")
+    if x.shape[0] not in (1, 3, 4):
+        raise ValueError(f"has {x.shape[0]} channels, expected 1, 3 or 4 in shape [C, H, W]")
     if x.is_floating_point():
         low, high = x.min().item(), x.max().item()
         if not (low >= -1e-3 and high <= 1 + 1e-3):         # also catches NaN
-            raise ValueError(f"has values from {low:.4g} to {high:.4g}, expected floats in 0..1; leave out Normalize")
+            raise ValueError(f"has values from {low:.4g} to {high:.4g}, expected floats in 0..1; leave out "
+                             "Normalize")
         x = (x.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    elif x.dtype == torch.bool: x = x.to(torch.uint8) * 255
-    elif x.dtype != torch.uint8: raise ValueError(f"is {str(x.dtype).removeprefix('torch.')}, expected uint8 in 0..255 or float in 0..1")
-    # the one way from here: as a PIL picture, so that grey and transparent ones are treated alike wherever they come from
+    elif x.dtype == torch.bool:
+        x = x.to(torch.uint8) * 255
+    elif x.dtype != torch.uint8:
+        raise ValueError(f"is {str(x.dtype).removeprefix('torch.')}, expected uint8 in 0..255 or float in "
+                         "0..1")
+    # the one way from here: as a PIL picture, so that grey and transparent ones are treated alike wherever
+    # they come from
     return _from_pil(Image.fromarray(x.cpu().permute(1, 2, 0).squeeze(-1).contiguous().numpy()), channels)
 
-def to_pixels(x: Any,               # a PIL picture; a tensor [C, H, W] or [H, W]; an array [H, W, C], [C, H, W] or [H, W]
+def to_pixels(x: Any,   # a PIL picture; a tensor [C, H, W] or [H, W]; an array [H, W, C], [C, H, W] or [H, W]
               channels: int = 3,    # 3, or 1 for grey
               ) -> Tensor:          # uint8 [channels, H, W]
     "A picture of any common kind as 8-bit pixels."
     if isinstance(x, Image.Image): return _from_pil(x, channels)
     if isinstance(x, np.ndarray):
         x = torch.from_numpy(np.ascontiguousarray(x))
-        if x.ndim == 3 and x.shape[-1] in (1, 3, 4) and x.shape[0] not in (1, 3, 4): x = x.permute(2, 0, 1)
+        if x.ndim == 3 and x.shape[-1] in (1, 3, 4) and x.shape[0] not in (1, 3, 4):
+            x = x.permute(2, 0, 1)
     if isinstance(x, Tensor): return _from_array(x, channels)
     raise ValueError(f"is a {type(x).__name__}, expected a picture: PIL, array or tensor")
 
@@ -89,7 +98,8 @@ def read_file(path: str | Path,
                 enough = 2 * short_side / min(im.size)
                 im.draft(None, (round(im.width * enough), round(im.height * enough)))
             return _reduce(to_pixels(im, channels), short_side)
-    except FileNotFoundError: raise FileNotFoundError(f"no file {_short(path)} was found") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {_short(path)} was found") from None
     except Exception as e:      # a broken file can raise nearly anything in a decoder
         raise ValueError(f"{_short(path)} {_reason(path, e)}") from None
 
@@ -97,33 +107,42 @@ def _reason(path: Path, e: Exception) -> str:
     "What is wrong with a file, in words."
     if isinstance(e, PermissionError): return "may not be read; change its permissions"
     if path.is_file() and path.stat().st_size == 0: return "is an empty file"
-    if isinstance(e, UnidentifiedImageError): return "is not a picture, or of a format that Pillow does not know"
-    if isinstance(e, Image.DecompressionBombError): return "has more pixels than Pillow opens; make it smaller first"
+    if isinstance(e, UnidentifiedImageError):
+        return "is not a picture, or of a format that Pillow does not know"
+    if isinstance(e, Image.DecompressionBombError):
+        return "has more pixels than Pillow opens; make it smaller first"
     if isinstance(e, ValueError) and str(e).startswith(('has ', 'is ')): return str(e)
     return f"is truncated or damaged ({str(e)[:60] or type(e).__name__})"
 
 def load_image(path: str | Path,
-               size: int | tuple[int, int] | None = None,   # middle crop of this side, or (height, width); None: as it is
+               # middle crop of this side, or (height, width); None: as it is
+               size: int | tuple[int, int] | None = None,
                channels: int = 3,                           # 3, or 1 for grey
                ) -> dict[str, Tensor]:                      # image float [1, channels, H, W] in 0..1
     "One picture file as a batch of one."
     _check_channels(channels)
-    if size is not None: size = check_size(size)
+    if size is not None:
+        size = check_size(size)
     found = _find(path)
-    if found.is_dir(): raise ValueError(f"{_short(path)} is a folder; give a picture file, or use images() for all that is in it")
+    if found.is_dir():
+        raise ValueError(f"{_short(path)} is a folder; give a picture file, or use images() for all that is "
+                         "in it")
     pixels = read_file(found, channels)
     height, width = pixels.shape[1:]
-    return draw(Pictures(Held([pixels], [None]), [found.name]), torch.tensor([0]), size=size or (height, width))
+    return draw(Pictures(Held([pixels], [None]), [found.name]), torch.tensor([0]),
+                size=size or (height, width))
 
 def _check_channels(channels: int) -> None:
     if channels not in (1, 3): raise ValueError(f"channels={channels!r} is not 1 (grey) or 3 (colour)")
 
 def _find(path: str | Path) -> Path:
     if str(path).startswith(('http://', 'https://')):
-        raise FileNotFoundError(f"{_short(path)} is a web address; save it as a file first, since nothing is ever downloaded")
+        raise FileNotFoundError(f"{_short(path)} is a web address; save it as a file first, since nothing is "
+                                "ever downloaded")
     p = Path(path).expanduser()
     if not p.exists():
-        raise FileNotFoundError(f"no file or folder {_short(path)} was found; give a picture, a folder of pictures or a list of pictures")
+        raise FileNotFoundError(f"no file or folder {_short(path)} was found; give a picture, a folder of "
+                                "pictures or a list of pictures")
     return p
 
 # %% ../../nbs/data/02_own.ipynb #d470a2d4
@@ -148,16 +167,19 @@ class _Files:
                 self.left -= pixels.numel()
         return pixels, self.labels[i]
 
-def _from_files(files: Sequence[Path], root: Path | None, channels: int, short_side: int | None, memory: int) -> Source:
+def _from_files(files: Sequence[Path], root: Path | None, channels: int, short_side: int | None,
+                memory: int) -> Source:
     inside = [f.relative_to(root) if root else f for f in files]
     top = [p.parts[0] if root and len(p.parts) > 1 else None for p in inside]
     classes = sorted({t for t in top if t is not None})
-    if None in top or len(classes) < 2: classes = []        # sub-folders are classes where every picture lies in one
+    if None in top or len(classes) < 2:
+        classes = []        # sub-folders are classes where every picture lies in one
     labels = [classes.index(t) if classes and t is not None else None for t in top]
     return _Files(list(files), labels, channels, short_side, memory), [str(p) for p in inside], classes
 
 def _from_folder(root: Path, channels: int, short_side: int | None, memory: int) -> Source:
-    def hidden(f: Path) -> bool: return any(part.startswith('.') for part in f.relative_to(root).parts)
+    def hidden(f: Path) -> bool:
+        return any(part.startswith('.') for part in f.relative_to(root).parts)
     files = sorted(f for f in root.rglob('*') if f.is_file() and not hidden(f))
     if not files: raise ValueError(f"the folder {_short(root)} holds no files; put pictures into it")
     return _from_files(files, root, channels, short_side, memory)
@@ -165,7 +187,7 @@ def _from_folder(root: Path, channels: int, short_side: int | None, memory: int)
 @dataclass
 class _Items:
     data: Any
-    column: str | None                          # where a Hugging Face dataset holds the picture, and the class
+    column: str | None                         # where a Hugging Face dataset holds the picture, and the class
     class_column: str | None
     channels: int
     short_side: int | None
@@ -187,7 +209,8 @@ def _from_items(data: Any, channels: int, short_side: int | None) -> Source:
         held = ', '.join(f"{k} ({kind})" for k, kind in kinds.items())[:100]
         raise ValueError(f"the dataset has no Image column, only {held}; cast one to Image")
     class_column = next((k for k, kind in kinds.items() if kind == 'ClassLabel'), None)
-    classes = getattr(features[class_column], 'names', []) if features and class_column else getattr(data, 'classes', [])
+    classes = getattr(features[class_column], 'names',
+                      []) if features and class_column else getattr(data, 'classes', [])
     names = [f"item {i}" for i in range(len(data))]
     return _Items(data, column, class_column, channels, short_side), names, [str(c) for c in classes or []]
 
@@ -195,40 +218,51 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
     "Picture and label of one item, however it is packed."
     label: Any = None
     if isinstance(item, dict):
-        key = column or ('image' if 'image' in item else next((k for k, v in item.items() if isinstance(v, Image.Image)), None))
-        if key is None: raise ValueError(f"holds no picture, only {', '.join(map(str, item))[:80]}; name one 'image'")
+        key = column or ('image' if 'image' in item
+                         else next((k for k, v in item.items() if isinstance(v, Image.Image)), None))
+        if key is None:
+            raise ValueError(f"holds no picture, only {', '.join(map(str, item))[:80]}; name one 'image'")
         label, item = item.get(class_column or 'label'), item[key]
-    elif isinstance(item, tuple | list) and item: item, label = item[0], item[1] if len(item) > 1 else None
-    if isinstance(item, dict) and item.keys() >= {'bytes', 'path'}:         # an Image column that is not decoded
+    elif isinstance(item, tuple | list) and item:
+        item, label = item[0], item[1] if len(item) > 1 else None
+    if isinstance(item, dict) and item.keys() >= {'bytes', 'path'}:      # an Image column that is not decoded
         item = Image.open(BytesIO(item['bytes']) if item['bytes'] else item['path'])
-    if isinstance(label, np.generic | Tensor): label = label.item() if label.ndim == 0 else None
+    if isinstance(label, np.generic | Tensor):
+        label = label.item() if label.ndim == 0 else None
     return item, label if isinstance(label, int) else None
 
 # %% ../../nbs/data/02_own.ipynb #7f69b4f4
 def images(source: Any,                     # a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
-           short_side: int | None = 256,    # larger pictures are reduced to this short side in pixels; None: kept as they are
+           # larger pictures are reduced to this short side in pixels; None: kept as they are
+           short_side: int | None = 256,
            channels: int = 3,               # 3, or 1 for grey
-           on_error: str = 'skip',          # what cannot be read: 'skip' leaves it out with a warning, 'raise' refuses it
+           # what cannot be read: 'skip' leaves it out with a warning, 'raise' refuses it
+           on_error: str = 'skip',
            progress: bool = True,           # show a bar while reading?
-           check: bool = True,              # read all once at the beginning? False: errors come when an item is asked for
-           memory: int = 512,               # megabytes of read files to keep, so that they are decoded once only
-           ) -> Pictures:                   # item i: image float [channels, H, W] in 0..1, with label where it is known
+           check: bool = True,  # read all once at the beginning? False: errors come when an item is asked for
+           memory: int = 512,            # megabytes of read files to keep, so that they are decoded once only
+           ) -> Pictures:         # item i: image float [channels, H, W] in 0..1, with label where it is known
     "The reader's own pictures, as a set that `batches` and `draw` take."
     _check_channels(channels)
-    if on_error not in ('skip', 'raise'): raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
-    if short_side is not None: check_size(short_side)
+    if on_error not in ('skip', 'raise'):
+        raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
+    if short_side is not None:
+        check_size(short_side)
     read, names, classes = _open(source, channels, short_side, memory * 2**20)
     if not check: return Pictures(read, names, classes)
     good, skipped = [], {}
     for i in _bar(range(len(names)), progress and len(names) > 1):
-        try: read(i)
+        try:
+            read(i)
         except (ValueError, FileNotFoundError) as e:
             if on_error == 'raise' or len(names) == 1: raise
             skipped[names[i]] = str(e)
-        else: good.append(i)
+        else:
+            good.append(i)
     first = '; '.join(list(skipped.values())[:3])
     if not good: raise ValueError(f"none of the {len(names)} items of the source is a picture: {first[:120]}")
-    if skipped: warnings.warn(f"{len(skipped)} of {len(names)} left out, see .skipped: {first[:140]}", stacklevel=2)
+    if skipped:
+        warnings.warn(f"{len(skipped)} of {len(names)} left out, see .skipped: {first[:140]}", stacklevel=2)
     return Pictures(_Some(read, good), [names[i] for i in good], classes, skipped)
 
 @dataclass
@@ -236,7 +270,8 @@ class _Some:
     read: Read
     which: list[int]
 
-    def __call__(self, i: int) -> tuple[Tensor, int | None]: return self.read(self.which[i])
+    def __call__(self, i: int) -> tuple[Tensor, int | None]:
+        return self.read(self.which[i])
 
 def _open(source: Any, channels: int, short_side: int | None, memory: int) -> Source:
     if isinstance(source, str | Path):
@@ -245,18 +280,22 @@ def _open(source: Any, channels: int, short_side: int | None, memory: int) -> So
                 _from_files([path], None, channels, short_side, memory))
     if _is_paths(source): return _from_files([_find(p) for p in source], None, channels, short_side, memory)
     if isinstance(source, dict):
-        raise TypeError(f"a dict of {', '.join(map(str, source))[:80]} was given; give one of them, as data[{next(iter(source), '')!r}]")
+        raise TypeError(f"a dict of {', '.join(map(str, source))[:80]} was given; give one of them, as "
+                        f"data[{next(iter(source), '')!r}]")
     if not hasattr(source, '__getitem__') or not hasattr(source, '__len__'):
-        raise TypeError(f"a {type(source).__name__} has no length or cannot be indexed; give a list of its first items")
+        raise TypeError(f"a {type(source).__name__} has no length or cannot be indexed; give a list of its "
+                        "first items")
     if len(source) == 0: raise ValueError(f"the {type(source).__name__} is empty; give at least one picture")
     return _from_items(source, channels, short_side)
 
 def _is_paths(source: Any) -> bool:
-    return isinstance(source, list | tuple) and bool(source) and all(isinstance(p, str | Path) for p in source)
+    return isinstance(source, list | tuple) and bool(source) and all(isinstance(p, str | Path)
+                                                                     for p in source)
 
 def _bar(items: Sequence[int], shown: bool) -> Iterable[int]:
     from rich.console import Console
     from rich.progress import track
     console = Console(stderr=True)
     seen = console.is_terminal or console.is_jupyter        # in a log file a bar is noise
-    return track(items, description='Reading pictures', disable=not (shown and seen), transient=True, console=console)
+    return track(items, description='Reading pictures', disable=not (shown and seen), transient=True,
+                 console=console)

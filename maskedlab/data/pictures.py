@@ -18,49 +18,63 @@ __all__ = ['Pictures', 'Held', 'uniform', 'random_boxes', 'centre_boxes', 'check
 
 # %% ../../nbs/data/00_pictures.ipynb #175584bc
 class Pictures(Dataset):
-    "Pictures of any size: item i is `{'image': float [C, H, W] in 0..1}`, with `label` (int64) where the set knows one."
-    def __init__(self, read: Callable[[int], tuple[Tensor, int | None]],    # i -> (pixels uint8 [C, H, W], label or None)
-                 names: Sequence[str],                  # what each picture is called in messages; as many as there are pictures
+    """Pictures of any size: item i is `{'image': float [C, H, W] in 0..1}`, with `label` (int64) where the
+    set knows one."""
+    def __init__(self,
+                 # i -> (pixels uint8 [C, H, W], label or None)
+                 read: Callable[[int], tuple[Tensor, int | None]],
+                 # what each picture is called in messages; as many as there are pictures
+                 names: Sequence[str],
                  classes: Sequence[str] = (),           # what the labels stand for, where that is known
                  skipped: dict[str, str] | None = None, # what was left out, and why
                  ):
-        self.read, self.names, self.classes, self.skipped = read, list(names), list(classes), dict(skipped or {})
+        self.read, self.names, self.classes, self.skipped = read, list(names), list(classes), dict(skipped
+                                                                                                   or {})
 
-    def __len__(self) -> int: return len(self.names)
+    def __len__(self) -> int:
+        return len(self.names)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        if not -len(self) <= i < len(self): raise IndexError(f"picture {i} was asked for, the set has {len(self)}")
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"picture {i} was asked for, the set has {len(self)}")
         pixels, label = self.read(i % len(self))
         item = {'image': pixels.float() / 255}
         return item if label is None else item | {'label': torch.tensor(label)}
 
     def __repr__(self) -> str:
         parts = [f"{len(self)} pictures"]
-        if self.classes: parts.append(f"{len(self.classes)} classes")
-        if self.skipped: parts.append(f"{len(self.skipped)} left out")
+        if self.classes:
+            parts.append(f"{len(self.classes)} classes")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} left out")
         return f"Pictures({', '.join(parts)})"
 
 @dataclass
 class Held:
-    "Reads pictures that are held in memory. A record and not a closure: what reads can then be sent to the workers of a data loader."
+    """Reads pictures that are held in memory.
+
+    A record and not a closure: what reads can then be sent to the workers of a data loader."""
     pixels: Sequence[Tensor]            # uint8 [C, H, W] each
     labels: Sequence[int | None]
 
-    def __call__(self, i: int) -> tuple[Tensor, int | None]: return self.pixels[i], self.labels[i]
+    def __call__(self, i: int) -> tuple[Tensor, int | None]:
+        return self.pixels[i], self.labels[i]
 
 # %% ../../nbs/data/00_pictures.ipynb #165f3399
 def uniform(shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
     "Uniform numbers in 0..1 on the CPU, drawn on the generator's own device."
-    return torch.rand(tuple(shape), generator=generator, device=generator.device if generator else 'cpu').cpu()
+    return torch.rand(tuple(shape), generator=generator, device=generator.device if generator
+                      else 'cpu').cpu()
 
-def random_boxes(shapes: Tensor,                            # int64 [B, 2]: height and width of each picture, in pixels
+def random_boxes(shapes: Tensor,                   # int64 [B, 2]: height and width of each picture, in pixels
                  generator: torch.Generator | None = None,
                  scale: tuple[float, float] = (.2, 1.),     # smallest and largest part of the picture's area
-                 aspect: float = 1.,                        # width over height of the size that the crop is resized to
+                 aspect: float = 1.,               # width over height of the size that the crop is resized to
                  ) -> Tensor:                               # int64 [B, 4]: top, left, height, width in pixels
     "Boxes of random area, proportions (3/4 to 4/3 of `aspect`) and place."
     low, high = scale
-    if not 0 < low <= high <= 1: raise ValueError(f"scale={scale} is not a range inside 0..1; (.2, 1.) is usual")
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"scale={scale} is not a range inside 0..1; (.2, 1.) is usual")
     area, ratio, y, x = uniform((4, len(shapes)), generator)
     H, W = shapes.double().unbind(1)
     area = H * W * (low + (high - low) * area)
@@ -68,8 +82,8 @@ def random_boxes(shapes: Tensor,                            # int64 [B, 2]: heig
     h, w = (area / ratio).sqrt(), (area * ratio).sqrt()
     return _place(shapes, h, w, y, x)
 
-def centre_boxes(shapes: Tensor,                            # int64 [B, 2]: height and width of each picture, in pixels
-                 aspect: float = 1.,                        # width over height of the size that the crop is resized to
+def centre_boxes(shapes: Tensor,                   # int64 [B, 2]: height and width of each picture, in pixels
+                 aspect: float = 1.,               # width over height of the size that the crop is resized to
                  ) -> Tensor:                               # int64 [B, 4]: top, left, height, width in pixels
     "The largest box of these proportions in the middle of each picture."
     H, W = shapes.double().unbind(1)
@@ -88,8 +102,10 @@ def check_size(size: int | tuple[int, int],     # side of a square, or (height, 
                ) -> tuple[int, int]:            # height, width
     "A size as two whole numbers, or one sentence that says what is wrong with it."
     pair = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
-    if len(pair) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= 4096 for s in pair):
-        raise ValueError(f"size={size!r} is no picture size; give a whole number of pixels from 1 to 4096, or (height, width)")
+    if len(pair) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and 1 <= s <= 4096
+                                 for s in pair):
+        raise ValueError(f"size={size!r} is no picture size; give a whole number of pixels from 1 to 4096, "
+                         "or (height, width)")
     return pair
 
 def resize(pixels: Tensor,                  # uint8 [C, H, W]
@@ -97,8 +113,10 @@ def resize(pixels: Tensor,                  # uint8 [C, H, W]
            ) -> Tensor:                     # uint8 [C, *size]
     "Bilinear resizing that averages over what it shrinks."
     if tuple(pixels.shape[1:]) == tuple(size): return pixels
-    # with the channels innermost in memory, as `Pictures` keep them, torch resizes 8-bit pictures two to three times as fast
-    return F.interpolate(pixels[None], size=tuple(size), mode='bilinear', antialias=True, align_corners=False)[0]
+    # with the channels innermost in memory, as `Pictures` keep them, torch resizes 8-bit pictures two to
+    # three times as fast
+    return F.interpolate(pixels[None], size=tuple(size), mode='bilinear', antialias=True,
+                         align_corners=False)[0]
 
 def cut(pixels: Sequence[Tensor],           # B pictures, uint8 [C, H, W], each of its own size
         boxes: Tensor,                      # int64 [B, 4]: top, left, height, width
@@ -119,9 +137,10 @@ def draw(pictures: Pictures,
          which: Tensor,                             # int64 [B]: index of the picture of each crop
          generator: torch.Generator | None = None,  # random crops; None: the largest crop in the middle
          size: int | tuple[int, int] = 64,          # side of the crops, or (height, width), in pixels
-         scale: tuple[float, float] = (.2, 1.),     # smallest and largest part of the picture's area that a random crop covers
+         # smallest and largest part of the picture's area that a random crop covers
+         scale: tuple[float, float] = (.2, 1.),
          flip: bool = True,                         # mirror one random crop in two?
-         ) -> dict[str, Tensor]:                    # image float [B, C, *size] in 0..1, label int64 [B] where the set knows it
+         ) -> dict[str, Tensor]:   # image float [B, C, *size] in 0..1, label int64 [B] where the set knows it
     "A batch of crops."
     height, width = check_size(size)
     read = [pictures.read(i) for i in which.tolist()]
@@ -129,10 +148,12 @@ def draw(pictures: Pictures,
     pixels = [p for p, _ in read]
     shapes = torch.tensor([p.shape[1:] for p in pixels])
     mirror = None
-    if generator is None: boxes = centre_boxes(shapes, width / height)
+    if generator is None:
+        boxes = centre_boxes(shapes, width / height)
     else:
         boxes = random_boxes(shapes, generator, scale, width / height)
-        if flip: mirror = uniform((len(pixels),), generator) < .5
+        if flip:
+            mirror = uniform((len(pixels),), generator) < .5
     batch = {'image': cut(pixels, boxes, (height, width), mirror)}
     labels = [label for _, label in read if label is not None]
     return batch | {'label': torch.tensor(labels)} if len(labels) == len(read) else batch
@@ -142,6 +163,7 @@ def turns(n: int,                                   # how many indices
           generator: torch.Generator | None = None, # shuffled anew in each round; None: in order
           ) -> Tensor:                              # int64 [n]
     "Indices that take turns: everything comes once before anything comes twice."
-    rounds = [torch.randperm(count, generator=generator, device=generator.device).cpu() if generator else torch.arange(count)
+    rounds = [torch.randperm(count, generator=generator, device=generator.device).cpu() if generator
+              else torch.arange(count)
               for _ in range(-(-n // count))]
     return torch.cat(rounds)[:n]

@@ -36,7 +36,8 @@ def to_sphere(points: Tensor,                 # `[..., N, 3]`
 _FILES = resources.files('maskedlab') / 'data' / 'files'
 
 @cache
-def _about() -> dict[str, Any]: return json.loads((_FILES / 'points.json').read_text(encoding='utf-8'))
+def _about() -> dict[str, Any]:
+    return json.loads((_FILES / 'points.json').read_text(encoding='utf-8'))
 
 def point_classes() -> list[str]:
     "Names of the labels that `clouds` gives; of the embedded models the last one is all that has no class."
@@ -52,7 +53,8 @@ def points_source() -> str:
 
 @cache
 def _clouds() -> Tensor:    # float32 [820, 1024, 3]
-    with (_FILES / 'points.npz').open('rb') as f, np.load(f) as held: steps = held['points']
+    with (_FILES / 'points.npz').open('rb') as f, np.load(f) as held:
+        steps = held['points']
     q = np.cumsum(steps.transpose(1, 2, 0), axis=1, dtype=np.uint16).astype(np.float32)
     order = np.random.default_rng(0).permutation(q.shape[1])
     return to_sphere(torch.from_numpy((q[:, order] - 2048) * np.float32(_about()['step'])))
@@ -61,12 +63,14 @@ def _clouds() -> Tensor:    # float32 [820, 1024, 3]
 def _held(split: str, named: bool) -> tuple[Tensor, Tensor]:    # clouds [N, 1024, 3], labels [N]
     about = _about()
     other = len(about['classes']) - 1
-    chosen = [i for i, m in enumerate(about['models']) if m['split'] == split and not (named and m['label'] == other)]
+    chosen = [i for i, m in enumerate(about['models']) if m['split'] == split
+              and not (named and m['label'] == other)]
     which = torch.tensor(chosen)[torch.from_numpy(np.random.default_rng(1).permutation(len(chosen)))]
     return _clouds()[which], torch.tensor([m['label'] for m in about['models']])[which]
 
 # %% ../../nbs/data/06_points.ipynb #1b14e299
-def _boxes(kind: str, r: Callable[[float, float], float]) -> Sequence[tuple[float, ...]]:     # (x, y, z, width, depth, height), centres
+# (x, y, z, width, depth, height), centres
+def _boxes(kind: str, r: Callable[[float, float], float]) -> Sequence[tuple[float, ...]]:
     "The boxes of one piece of furniture, z up; `r(low, high)` draws a number."
     w, d, h, t = r(.8, 1.6), r(.7, 1.2), r(.7, 1.2), r(.05, .1)
     legs = [(sx * (w - t) / 2, sy * (d - t) / 2, h / 2, t, t, h) for sx in (-1, 1) for sy in (-1, 1)]
@@ -75,12 +79,14 @@ def _boxes(kind: str, r: Callable[[float, float], float]) -> Sequence[tuple[floa
     arms = [(s * w / 2, 0., h * 1.2, t * 1.5, d, h * .4) for s in (-1, 1)]
     return {'table': lambda: [*legs, top],
             'chair': lambda: [*legs, top, back, *(arms if r(0, 1) < .4 else [])],
-            'sofa': lambda: [(0., 0., h * .35, 2 * w, d, h * .7), (0., d / 2, h * .8, 2 * w, 2 * t, h), (-w, 0., h * .5, 3 * t, d, h),
+            'sofa': lambda: [(0., 0., h * .35, 2 * w, d, h * .7), (0., d / 2, h * .8, 2 * w, 2 * t, h),
+                             (-w, 0., h * .5, 3 * t, d, h),
                              (w, 0., h * .5, 3 * t, d, h)],
             'bed': lambda: [(0., 0., .35, w, 2.2, .3), (0., 1.1, .6, w, t, 1.), (0., -1.1, .4, w, t, .6)],
             'cabinet': lambda: [(0., 0., 2 * h * i / 3, w, d * .5, t) for i in range(4)]
                                + [(s * w / 2, 0., h, t, d * .5, 2 * h) for s in (-1, 1)],
-            'lamp': lambda: [(0., 0., 0., d * .6, d * .6, t), (0., 0., h, t, t, 2 * h), (0., 0., 2 * h, d * .8, d * .8, h * .5)]}[kind]()
+            'lamp': lambda: [(0., 0., 0., d * .6, d * .6, t), (0., 0., h, t, t, 2 * h),
+                             (0., 0., 2 * h, d * .8, d * .8, h * .5)]}[kind]()
 
 KINDS = ('chair', 'sofa', 'bed', 'table', 'lamp', 'cabinet')
 
@@ -95,50 +101,63 @@ def parametric(n: int, points: int = 1024, generator: torch.Generator | None = N
     for k in kinds.tolist():
         b = torch.tensor(_boxes(KINDS[k], r))
         size = b[:, 3:]
-        sides = torch.stack([size[:, 1] * size[:, 2], size[:, 0] * size[:, 2], size[:, 0] * size[:, 1]], 1)     # across x, y and z
+        # across x, y and z
+        sides = torch.stack([size[:, 1] * size[:, 2], size[:, 0] * size[:, 2], size[:, 0] * size[:, 1]], 1)
         which = torch.multinomial(sides.flatten(), points, replacement=True, generator=g)
         box, axis = which // 3, which % 3
         u = draw(points, 3) - .5
         u[torch.arange(points), axis] = (draw(points) < .5).float() - .5
         out.append(b[box, :3] + u * size[box])
-    return dict(points=to_sphere(torch.stack(out)), label=torch.tensor([known.index(KINDS[k]) for k in kinds.tolist()]))
+    return dict(points=to_sphere(torch.stack(out)),
+                label=torch.tensor([known.index(KINDS[k]) for k in kinds.tolist()]))
 
 # %% ../../nbs/data/06_points.ipynb #1539d1eb
 def vary_points(points: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    "Scale each axis by U(2/3, 3/2) and shift it by U(-.2, .2), for each cloud (data_transforms.py of the released codes)."
+    """Scale each axis by U(2/3, 3/2) and shift it by U(-.2, .2), for each cloud (data_transforms.py of the
+    released codes)."""
     u = torch.rand(2, len(points), 1, points.shape[-1], generator=generator).to(points)
     return points * (2 / 3 + (3 / 2 - 2 / 3) * u[0]) + (.4 * u[1] - .2)
 
 def clouds(n: int | None = 8,                           # how many; None: all of the split
            generator: torch.Generator | None = None,    # a random choice; None: the first n of a fixed order
            split: str = 'train',                        # 'train' or 'test': different models
-           points: int = 1024,                          # of each cloud, at most 1,024: a random part of them with a generator
+           points: int = 1024,          # of each cloud, at most 1,024: a random part of them with a generator
            named: bool = False,                         # only models that have a class?
            vary: bool = False,                          # scale and shift each cloud, as training does
            source: Literal['furniture', 'parametric'] | None = None,    # default: what `points_source()` says
-           ) -> dict[str, Tensor]:                      # points float [n, points, 3], label int64 [n]: a number of `point_classes()`
+           # points float [n, points, 3], label int64 [n]: a number of `point_classes()`
+           ) -> dict[str, Tensor]:
     """Clouds of 820 real 3-D models of furniture and other things, 657 for training and 163 for testing, in the unit sphere, z up.
 
-    Models by Blend Swap contributors, Kator Legaz, Reallusion and Scopia, CC0 and CC BY 3.0, by way of Sweet Home 3D; author of each:
-    `point_credits()`. Where their file is missing, or with source='parametric', furniture made of boxes."""
-    if split not in ('train', 'test'): raise ValueError(f"split {split!r} is unknown; there are 'train' and 'test'")
+    Models by Blend Swap contributors, Kator Legaz, Reallusion and Scopia, CC0 and CC BY 3.0, by way of Sweet
+    Home 3D; author of each: `point_credits()`. Where their file is missing, or with source='parametric',
+    furniture made of boxes."""
+    if split not in ('train', 'test'):
+        raise ValueError(f"split {split!r} is unknown; there are 'train' and 'test'")
     if not isinstance(points, int) or isinstance(points, bool) or points < 1:
         raise ValueError(f"points={points!r} is no number of points; give a whole number from 1")
     have = points_source()
-    if source not in (None, 'furniture', 'parametric'): raise ValueError(f"source={source!r}: choose 'furniture' or 'parametric'")
+    if source not in (None, 'furniture', 'parametric'):
+        raise ValueError(f"source={source!r}: choose 'furniture' or 'parametric'")
     if source == 'parametric' or have == 'parametric':
-        if source != 'parametric': warnings.warn("the embedded clouds are missing, this is parametric furniture", stacklevel=2)
-        batch = parametric(n or 500, points, generator if generator is not None else torch.Generator().manual_seed(int(split == 'test')))
+        if source != 'parametric':
+            warnings.warn("the embedded clouds are missing, this is parametric furniture", stacklevel=2)
+        batch = parametric(n or 500, points, generator if generator is not None
+                           else torch.Generator().manual_seed(int(split == 'test')))
         return {**batch, 'points': vary_points(batch['points'], generator)} if vary else batch
     held, label = _held(split, named)
     if points > held.shape[1]:
-        raise ValueError(f"points={points}: the embedded clouds have {held.shape[1]} points; ask for fewer, or source='parametric'")
+        raise ValueError(f"points={points}: the embedded clouds have {held.shape[1]} points; ask for fewer, "
+                         "or source='parametric'")
     n = len(held) if n is None else n
     which = turns(n, len(held), generator)
     x = held[which]
     if generator is not None and points < x.shape[1]:
-        x = x.gather(1, torch.rand(x.shape[:2], generator=generator).argsort(1)[:, :points, None].expand(-1, -1, 3))
-    if points < x.shape[1]: x = x[:, :points]
+        x = x.gather(1, torch.rand(x.shape[:2], generator=generator).argsort(1)[:, :points, None].expand(-1,
+                                                                                                         -1,
+                                                                                                         3))
+    if points < x.shape[1]:
+        x = x[:, :points]
     x = to_sphere(x) if points < held.shape[1] else x
     return {'points': vary_points(x, generator) if vary else x, 'label': label[which]}
 
@@ -147,18 +166,22 @@ Mesh = tuple[np.ndarray, np.ndarray]        # corners [V, 3], triangles [T, 3]
 
 def _fan(faces: Sequence[Sequence[int]]) -> np.ndarray:
     "Polygons as triangles around their first corner."
-    return np.array([(f[0], f[k], f[k + 1]) for f in faces for k in range(1, len(f) - 1)], dtype=np.int64).reshape(-1, 3)
+    return np.array([(f[0], f[k], f[k + 1]) for f in faces for k in range(1, len(f) - 1)],
+                    dtype=np.int64).reshape(-1, 3)
 
 def _read_xyz(data: bytes) -> Mesh:
     rows = [line.replace(',', ' ').replace(';', ' ').split() for line in data.decode('utf-8').splitlines()]
     rows = [r for r in rows if r and not r[0].startswith(('#', '//'))]
-    if rows and len(rows[0]) == 1: rows = rows[1:]          # some writers put the number of points first
+    if rows and len(rows[0]) == 1:
+        rows = rows[1:]          # some writers put the number of points first
     return np.array([[float(v) for v in r[:3]] for r in rows]), _fan([])
 
 def _read_obj(data: bytes) -> Mesh:
-    corners: list[list[float]] = []; faces: list[list[int]] = []
+    corners: list[list[float]] = []
+    faces: list[list[int]] = []
     for p in (line.split() for line in data.decode('utf-8', 'replace').splitlines()):
-        if p and p[0] == 'v': corners.append([float(v) for v in p[1:4]])
+        if p and p[0] == 'v':
+            corners.append([float(v) for v in p[1:4]])
         elif p and p[0] == 'f':
             i = [int(v.split('/')[0]) for v in p[1:]]
             faces.append([v - 1 if v > 0 else len(corners) + v for v in i])
@@ -174,23 +197,31 @@ def _read_off(data: bytes) -> Mesh:
     if len(lines) < 1 + v + f: raise ValueError(f"says {v} corners and {f} faces, and ends before")
     return corners, _fan([[int(w) for w in p[1:1 + int(p[0])]] for p in lines[1 + v:1 + v + f]])
 
-_PLY = {'char': 'i1', 'uchar': 'u1', 'short': 'i2', 'ushort': 'u2', 'int': 'i4', 'uint': 'u4', 'float': 'f4', 'double': 'f8',
-        'int8': 'i1', 'uint8': 'u1', 'int16': 'i2', 'uint16': 'u2', 'int32': 'i4', 'uint32': 'u4', 'float32': 'f4', 'float64': 'f8'}
+_PLY = {'char': 'i1', 'uchar': 'u1', 'short': 'i2', 'ushort': 'u2', 'int': 'i4', 'uint': 'u4', 'float': 'f4',
+        'double': 'f8',
+        'int8': 'i1', 'uint8': 'u1', 'int16': 'i2', 'uint16': 'u2', 'int32': 'i4', 'uint32': 'u4',
+        'float32': 'f4', 'float64': 'f8'}
 
 def _read_ply(data: bytes) -> Mesh:
     end = data.find(b'end_header')
     if not data.startswith(b'ply') or end < 0: raise ValueError("does not begin with a ply header")
     form = ''
-    elements: list[tuple[str, int, list[tuple[str, str, str]]]] = []   # (name, count, [(property, type, of a list's length)])
+    # (name, count, [(property, type, of a list's length)])
+    elements: list[tuple[str, int, list[tuple[str, str, str]]]] = []
     for p in (line.split() for line in data[:end].decode('ascii', 'replace').splitlines()):
-        if p[:1] == ['format']: form = p[1]
-        elif p[:1] == ['element']: elements.append((p[1], int(p[2]), []))
-        elif p[:1] == ['property']: elements[-1][2].append((p[-1], _PLY[p[-2]], _PLY[p[2]] if p[1] == 'list' else ''))
+        if p[:1] == ['format']:
+            form = p[1]
+        elif p[:1] == ['element']:
+            elements.append((p[1], int(p[2]), []))
+        elif p[:1] == ['property']:
+            elements[-1][2].append((p[-1], _PLY[p[-2]], _PLY[p[2]] if p[1] == 'list' else ''))
     body = data[data.index(b'\n', end) + 1:]
-    take = _words(body) if form == 'ascii' else _octets(body, {'binary_little_endian': '<', 'binary_big_endian': '>'}[form])
+    take = _words(body) if form == 'ascii' else _octets(body, {'binary_little_endian': '<',
+                                                               'binary_big_endian': '>'}[form])
     found = {name: take(count, properties) for name, count, properties in elements}
     lists = [v for k, v in found.get('face', {}).items() if k.startswith('vert')]
-    return np.stack([np.array(found['vertex'][k], dtype=np.float64) for k in 'xyz'], 1), _fan(lists[0] if lists else [])
+    return np.stack([np.array(found['vertex'][k], dtype=np.float64) for k in 'xyz'],
+                    1), _fan(lists[0] if lists else [])
 
 Take = Callable[[int, list[tuple[str, str, str]]], dict[str, Any]]
 
@@ -202,7 +233,8 @@ def _words(body: bytes) -> Take:
         for _ in range(count):
             w = iter(next(lines).split())
             for name, _, many in properties:
-                out[name].append([int(float(next(w))) for _ in range(int(next(w)))] if many else float(next(w)))
+                out[name].append([int(float(next(w))) for _ in range(int(next(w)))] if many
+                                 else float(next(w)))
         return out
     return take
 
@@ -228,7 +260,8 @@ def _octets(body: bytes, order: str) -> Take:
     return take
 
 _READERS: dict[str, Callable[[bytes], Mesh]] = {
-    '.xyz': _read_xyz, '.txt': _read_xyz, '.csv': _read_xyz, '.ply': _read_ply, '.off': _read_off, '.obj': _read_obj}
+    '.xyz': _read_xyz, '.txt': _read_xyz, '.csv': _read_xyz, '.ply': _read_ply, '.off': _read_off,
+    '.obj': _read_obj}
 
 # %% ../../nbs/data/06_points.ipynb #bb0ee5f6
 def on_surface(corners: Tensor,      # `[V, 3]`
@@ -241,7 +274,8 @@ def on_surface(corners: Tensor,      # `[V, 3]`
     area = torch.linalg.cross(b - a, c - a).norm(dim=1).double()
     if not bool(area.sum() > 0): raise ValueError("has faces without any area")
     ends = area.cumsum(0)
-    i = torch.searchsorted(ends, torch.rand(n, generator=generator, dtype=torch.float64) * ends[-1]).clamp_max(len(area) - 1)
+    i = torch.searchsorted(ends, torch.rand(n, generator=generator,
+                                            dtype=torch.float64) * ends[-1]).clamp_max(len(area) - 1)
     u, s = torch.rand(n, 1, generator=generator), torch.rand(n, 1, generator=generator).sqrt()
     return a[i] * (1 - s) + b[i] * s * (1 - u) + c[i] * s * u
 
@@ -254,27 +288,39 @@ def read_points(path: str | Path,      # .xyz, .txt, .csv, .ply, .off or .obj
                 ) -> Tensor:           # float32 `[N, 3]`, in the file's own coordinates
     "The cloud of one file; a sentence names a file that is none."
     path = Path(path).expanduser()
-    if not path.is_file(): raise FileNotFoundError(f"no file {_brief(path)} was found; give an .xyz, .ply, .off or .obj file")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {_brief(path)} was found; give an .xyz, .ply, .off or .obj file")
     reader = _READERS.get(path.suffix.lower())
-    if reader is None: raise ValueError(f"{_brief(path)} is no cloud that can be read; give one of {', '.join(_READERS)}")
-    try: corners, triangles = reader(path.read_bytes())
+    if reader is None:
+        raise ValueError(f"{_brief(path)} is no cloud that can be read; give one of {', '.join(_READERS)}")
+    try:
+        corners, triangles = reader(path.read_bytes())
     except Exception as e:      # a broken file can raise nearly anything in a parser
-        why = str(e) if type(e) is ValueError and str(e).startswith(('does ', 'says ')) else 'cannot be read as points'
+        why = str(e) if type(e) is ValueError and str(e).startswith(('does ',
+                                                                     'says ')) else 'cannot be read as points'
         raise ValueError(f"{_brief(path)} {why}; is it a whole {path.suffix.lower()} file?") from None
     if corners.ndim != 2 or corners.shape[1] != 3 or not len(corners):
-        raise ValueError(f"{_brief(path)} holds no points of three numbers; is it a whole {path.suffix.lower()} file?")
+        raise ValueError(f"{_brief(path)} holds no points of three numbers; is it a whole "
+                         f"{path.suffix.lower()} file?")
     bad = ~np.isfinite(corners).all(1)
-    if bad.any(): raise ValueError(f"{_brief(path)} holds NaN or infinity in point {int(bad.argmax())}; remove such points")
+    if bad.any():
+        raise ValueError(f"{_brief(path)} holds NaN or infinity in point {int(bad.argmax())}; remove such "
+                         "points")
     if not len(triangles): return torch.from_numpy(corners.astype(np.float32))
     if triangles.min() < 0 or triangles.max() >= len(corners):
-        raise ValueError(f"{_brief(path)} has a face with corner {int(triangles.max())}, and {len(corners)} corners; is it whole?")
-    try: return on_surface(torch.from_numpy(corners), torch.from_numpy(triangles), n, torch.Generator().manual_seed(0)).float()
-    except ValueError as e: raise ValueError(f"{_brief(path)} {e}; is it a whole {path.suffix.lower()} file?") from None
+        raise ValueError(f"{_brief(path)} has a face with corner {int(triangles.max())}, and {len(corners)} "
+                         "corners; is it whole?")
+    try:
+        return on_surface(torch.from_numpy(corners), torch.from_numpy(triangles), n,
+                          torch.Generator().manual_seed(0)).float()
+    except ValueError as e:
+        raise ValueError(f"{_brief(path)} {e}; is it a whole {path.suffix.lower()} file?") from None
 
-def load_points(source: Any,                # a file, a `Data` or `Batch` with `pos`, a tensor `[N, 3]`, or a list of these
+def load_points(source: Any,   # a file, a `Data` or `Batch` with `pos`, a tensor `[N, 3]`, or a list of these
                 n: int = 1024,              # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere
-                ) -> dict[str, Tensor]:     # points float `[B, N, 3]`; points_valid bool `[B, N]` where sizes differ
+                # points float `[B, N, 3]`; points_valid bool `[B, N]` where sizes differ
+                ) -> dict[str, Tensor]:
     "Your own clouds as a batch."
     many = source if isinstance(source, list | tuple) else [source]
     if not many: raise ValueError("an empty list holds no cloud; give at least one file")
@@ -284,14 +330,17 @@ def load_points(source: Any,                # a file, a `Data` or `Batch` with `
 def _clouds_of(source: Any, n: int) -> list[Tensor]:
     if isinstance(source, str | Path): return [read_points(source, n)]
     pos, owner = getattr(source, 'pos', None), getattr(source, 'batch', None)
-    if torch.is_tensor(pos): return list(pos.float().split([len(pos)] if owner is None else torch.bincount(owner).tolist()))
-    if isinstance(source, np.ndarray): source = torch.from_numpy(source)
+    if torch.is_tensor(pos):
+        return list(pos.float().split([len(pos)] if owner is None else torch.bincount(owner).tolist()))
+    if isinstance(source, np.ndarray):
+        source = torch.from_numpy(source)
     if torch.is_tensor(source) and source.ndim == 2 and source.shape[1] == 3: return [source.float()]
     got = f'shape {tuple(source.shape)}' if torch.is_tensor(source) else type(source).__name__
     raise TypeError(f"a cloud is a file, a tensor [N, 3] or a Data with pos, got {got}")
 
 def pad_clouds(clouds: Sequence[Tensor],    # each `[N_i, 3]`
-               ) -> dict[str, Tensor]:      # points `[B, N, 3]`, zeros behind the shorter ones; points_valid where sizes differ
+               # points `[B, N, 3]`, zeros behind the shorter ones; points_valid where sizes differ
+               ) -> dict[str, Tensor]:
     "Clouds of any sizes as one batch."
     x = torch.nn.utils.rnn.pad_sequence(list(clouds), batch_first=True)
     sizes = torch.tensor([len(c) for c in clouds], device=x.device)

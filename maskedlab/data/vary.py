@@ -19,7 +19,8 @@ __all__ = ['recolour', 'turn', 'vary']
 def recolour(image: Tensor,                   # `[B, C, H, W]` in 0..1
              generator: torch.Generator,
              ) -> Tensor:                     # like `image`
-    "Each picture with its colours exchanged, more or less saturated, of another contrast and brightness, one in five as a negative."
+    """Each picture with its colours exchanged, more or less saturated, of another contrast and brightness,
+    one in five as a negative."""
     B, C = image.shape[:2]
     one = lambda low, high, channels=1: low + (high - low) * uniform((B, channels, 1, 1), generator)
     order = uniform((B, C), generator).argsort(1)
@@ -43,4 +44,5 @@ def vary(batches: Iterable[dict],             # of pictures
          generator: torch.Generator,
          ) -> Iterator[dict]:
     "The same batches, each picture turned and recoloured at random."
-    for batch in batches: yield {**batch, 'image': recolour(turn(batch['image'], generator), generator)}
+    for batch in batches:
+        yield {**batch, 'image': recolour(turn(batch['image'], generator), generator)}

@@ -19,32 +19,45 @@ __all__ = ['FROM_ORIGINAL', 'TO_ORIGINAL', 'FROM_V5', 'FROM_V4', 'TO_V4', 'MODEL
            'to_original', 'from_transformers', 'to_transformers', 'adopt', 'write_original', 'write_transformers']
 
 # %% ../../nbs/formats/beit.ipynb #6ae12d2b
-FROM_ORIGINAL = [(r'^patch_embed\.proj\.', 'encoder.patch_embed.'), (r'\.relative_position_bias_table$', '.table'),
+FROM_ORIGINAL = [(r'^patch_embed\.proj\.', 'encoder.patch_embed.'),
+                 (r'\.relative_position_bias_table$', '.table'),
                  (r'^(cls_token$|rel_pos_bias\.|blocks\.|norm\.)', r'encoder.\1'), (r'^lm_head\.', 'head.')]
-TO_ORIGINAL = [(r'^encoder\.patch_embed\.', 'patch_embed.proj.'), (r'\.table$', '.relative_position_bias_table'),
+TO_ORIGINAL = [(r'^encoder\.patch_embed\.', 'patch_embed.proj.'),
+               (r'\.table$', '.relative_position_bias_table'),
                (r'^encoder\.', ''), (r'^head\.', 'lm_head.')]
-FROM_V5 = [(r'^beit\.shared_position_bias\.', 'beit.encoder.relative_position_bias.'), (r'^beit\.layers\.', 'beit.encoder.layer.'),
-           (r'\.attention\.q_proj\.', '.attention.attention.query.'), (r'\.attention\.k_proj\.', '.attention.attention.key.'),
-           (r'\.attention\.v_proj\.', '.attention.attention.value.'), (r'\.attention\.o_proj\.', '.attention.output.dense.'),
+FROM_V5 = [(r'^beit\.shared_position_bias\.', 'beit.encoder.relative_position_bias.'),
+           (r'^beit\.layers\.', 'beit.encoder.layer.'),
+           (r'\.attention\.q_proj\.', '.attention.attention.query.'),
+           (r'\.attention\.k_proj\.', '.attention.attention.key.'),
+           (r'\.attention\.v_proj\.', '.attention.attention.value.'),
+           (r'\.attention\.o_proj\.', '.attention.output.dense.'),
            (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
 FROM_V4 = [(r'^beit\.embeddings\.mask_token$', 'mask_token'), (r'^beit\.embeddings\.cls_token$', 'cls_token'),
            (r'^beit\.embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
-           (r'^beit\.encoder\.relative_position_bias\.', 'rel_pos_bias.'), (r'^beit\.encoder\.layer\.', 'blocks.'),
+           (r'^beit\.encoder\.relative_position_bias\.', 'rel_pos_bias.'),
+           (r'^beit\.encoder\.layer\.', 'blocks.'),
            (r'^layernorm\.', 'norm.'), (r'\.lambda_([12])$', r'.gamma_\1'),
            (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'),
-           (r'\.attention\.attention\.query\.bias$', '.attn.q_bias'), (r'\.attention\.attention\.value\.bias$', '.attn.v_bias'),
+           (r'\.attention\.attention\.query\.bias$', '.attn.q_bias'),
+           (r'\.attention\.attention\.value\.bias$', '.attn.v_bias'),
            (r'\.attention\.attention\.', '.attn.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
            (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.')]
-TO_V4 = [(r'^(mask_token|cls_token)$', r'beit.embeddings.\1'), (r'^patch_embed\.proj\.', 'beit.embeddings.patch_embeddings.projection.'),
-         (r'^rel_pos_bias\.', 'beit.encoder.relative_position_bias.'), (r'^norm\.', 'layernorm.'), (r'^blocks\.', 'beit.encoder.layer.'),
-         (r'\.gamma_([12])$', r'.lambda_\1'), (r'\.norm1\.', '.layernorm_before.'), (r'\.norm2\.', '.layernorm_after.'),
-         (r'\.attn\.proj\.', '.attention.output.dense.'), (r'\.attn\.q_bias$', '.attention.attention.query.bias'),
-         (r'\.attn\.v_bias$', '.attention.attention.value.bias'), (r'\.attn\.(query|key|value)\.', r'.attention.attention.\1.'),
+TO_V4 = [(r'^(mask_token|cls_token)$', r'beit.embeddings.\1'),
+         (r'^patch_embed\.proj\.', 'beit.embeddings.patch_embeddings.projection.'),
+         (r'^rel_pos_bias\.', 'beit.encoder.relative_position_bias.'), (r'^norm\.', 'layernorm.'),
+         (r'^blocks\.', 'beit.encoder.layer.'),
+         (r'\.gamma_([12])$', r'.lambda_\1'), (r'\.norm1\.', '.layernorm_before.'),
+         (r'\.norm2\.', '.layernorm_after.'),
+         (r'\.attn\.proj\.', '.attention.output.dense.'),
+         (r'\.attn\.q_bias$', '.attention.attention.query.bias'),
+         (r'\.attn\.v_bias$', '.attention.attention.value.bias'),
+         (r'\.attn\.(query|key|value)\.', r'.attention.attention.\1.'),
          (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
 
 def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The original layout to ours; the indices of its table are computed."
-    ours = rename({k: v for k, v in state.items() if not k.endswith('relative_position_index')}, FROM_ORIGINAL)
+    ours = rename({k: v for k, v in state.items() if not k.endswith('relative_position_index')},
+                  FROM_ORIGINAL)
     return ours | {k: v.flatten() for k, v in ours.items() if k == 'mask_token'}
 
 def to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -61,42 +74,54 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # %% ../../nbs/formats/beit.ipynb #2f066c6d
 MODEL_TYPES = ('beit',)      # as transformers calls it
-KEYS = ('mask_token', 'cls_token', 'patch_embed.proj.weight', 'rel_pos_bias.relative_position_bias_table', 'lm_head.weight')
+KEYS = ('mask_token', 'cls_token', 'patch_embed.proj.weight', 'rel_pos_bias.relative_position_bias_table',
+        'lm_head.weight')
 
 def adopt(config: dict[str, Any],           # what the checkpoint says about itself
           state: dict[str, Tensor],
           given: dict[str, Any],            # arguments that the caller gives
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments of BEiT, weights in our names, what they lack
+          # arguments of BEiT, weights in our names, what they lack
+          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
     "A checkpoint of the original code or of transformers, or None where it is neither."
-    if config.get('model_type') in MODEL_TYPES: told, state = _told_transformers(config), from_transformers(state)
-    elif 'model_type' not in config and {'mask_token', 'patch_embed.proj.weight', 'lm_head.weight'} <= set(state):
+    if config.get('model_type') in MODEL_TYPES:
+        told, state = _told_transformers(config), from_transformers(state)
+    elif 'model_type' not in config and {'mask_token', 'patch_embed.proj.weight',
+                                         'lm_head.weight'} <= set(state):
         told = _told_original(config, given)
-    else: return None
+    else:
+        return None
     missing = [k for k in KEYS if k not in state]
     if missing:
-        raise ValueError(f"this BEiT lacks {missing[0]}: no shared bias table, or fine-tuned; take one for masked images, pre-trained")
+        raise ValueError(f"this BEiT lacks {missing[0]}: no shared bias table, or fine-tuned; take one for "
+                         "masked images, pre-trained")
     dim, channels, patch, _ = state['patch_embed.proj.weight'].shape
     table = state['rel_pos_bias.relative_position_bias_table']
     side = (math.isqrt(len(table) - 3) + 1) // 2                            # (2 * side - 1) ** 2 + 3 rows
     depth = 1 + max(int(k.split('.')[1]) for k in state if re.match(r'blocks\.\d+\.', k))
     scale = {} if 'blocks.0.gamma_1' in state else dict(layer_scale=None)
-    sizes = dict(image=side * patch, patch=patch, channels=channels, dim=dim, depth=depth, heads=table.shape[1])
-    return {**sizes, **scale, **told, 'words': len(state['lm_head.weight']), 'tokenizer': None}, from_original(state), ()
+    sizes = dict(image=side * patch, patch=patch, channels=channels, dim=dim, depth=depth,
+                 heads=table.shape[1])
+    return {**sizes, **scale, **told, 'words': len(state['lm_head.weight']),
+            'tokenizer': None}, from_original(state), ()
 
 def _told_original(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     imagenet = config.get('args', {}).get('imagenet_default_mean_and_std')
     if imagenet is None and not {'mean', 'std'} <= set(given):
-        warnings.warn("this file does not say which colours it was trained on; taken as ImageNet's mean and std, else give mean= and std=",
+        warnings.warn("this file does not say which colours it was trained on; taken as ImageNet's mean and "
+                      "std, else give mean= and std=",
                       stacklevel=4)
     return {} if imagenet is not False else dict(mean=(.5,) * 3, std=(.5,) * 3)
 
 def _told_transformers(config: dict[str, Any]) -> dict[str, Any]:
     c: dict[str, Any] = {**dict(hidden_size=768, layer_norm_eps=1e-12), **config}
-    for name, want in (('hidden_act', 'gelu'), ('intermediate_size', 4 * c['hidden_size']), ('use_mean_pooling', True),
+    for name, want in (('hidden_act', 'gelu'), ('intermediate_size', 4 * c['hidden_size']),
+                       ('use_mean_pooling', True),
                        ('use_absolute_position_embeddings', False)):
-        if c.get(name, want) != want: raise ValueError(f"this BEiT has {name}={c[name]!r}, and the recipe only {want!r}; take another")
+        if c.get(name, want) != want:
+            raise ValueError(f"this BEiT has {name}={c[name]!r}, and the recipe only {want!r}; take another")
     colours = config.get('preprocessor', {})
-    return dict(eps=c['layer_norm_eps']) | {ours: tuple(colours[k]) for ours, k in (('mean', 'image_mean'), ('std', 'image_std'))
+    return dict(eps=c['layer_norm_eps']) | {ours: tuple(colours[k]) for ours,
+                                            k in (('mean', 'image_mean'), ('std', 'image_std'))
                                             if k in colours}
 
 # %% ../../nbs/formats/beit.ipynb #12ee5ed8
@@ -109,19 +134,27 @@ def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     encoder, digits = recipe.encoder, lambda v: [round(float(x), 6) for x in v]
     h, w = encoder.rel_pos_bias.grid
     if h != w:
-        raise ValueError(f"transformers' BEiT takes square pictures, and this recipe has {h} x {w} patches; use layout='maskedlab'")
+        raise ValueError(f"transformers' BEiT takes square pictures, and this recipe has {h} x {w} patches; "
+                         "use layout='maskedlab'")
     scale = recipe.config.get('layer_scale', .1)
     config = dict(
-        architectures=['BeitForMaskedImageModeling'], model_type='beit', image_size=h * recipe.patch, patch_size=recipe.patch,
+        architectures=['BeitForMaskedImageModeling'], model_type='beit', image_size=h * recipe.patch,
+        patch_size=recipe.patch,
         num_channels=recipe.channels, hidden_size=encoder.dim, num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=encoder.blocks[0].attn.heads, intermediate_size=4 * encoder.dim, hidden_act='gelu', hidden_dropout_prob=0.,
-        attention_probs_dropout_prob=0., layer_norm_eps=encoder.norm.eps, vocab_size=recipe.head.out_features, use_mask_token=True,
-        use_absolute_position_embeddings=False, use_relative_position_bias=False, use_shared_relative_position_bias=True,
+        num_attention_heads=encoder.blocks[0].attn.heads, intermediate_size=4 * encoder.dim,
+        hidden_act='gelu', hidden_dropout_prob=0.,
+        attention_probs_dropout_prob=0., layer_norm_eps=encoder.norm.eps, vocab_size=recipe.head.out_features,
+        use_mask_token=True,
+        use_absolute_position_embeddings=False, use_relative_position_bias=False,
+        use_shared_relative_position_bias=True,
         layer_scale_init_value=0. if scale is None else scale, use_mean_pooling=True,
         torch_dtype=str(state['mask_token'].dtype).removeprefix('torch.'))
     side = dict(height=h * recipe.patch, width=h * recipe.patch)
-    pictures = dict(image_processor_type='BeitImageProcessor', do_resize=True, size=side, resample=3, do_center_crop=False, do_rescale=True,
-                    do_normalize=True, rescale_factor=1 / 255, image_mean=digits(recipe.colours.mean), image_std=digits(recipe.colours.std))
-    return {'model.safetensors': to_transformers(to_original(state)), 'preprocessor_config.json': pictures, 'config.json': config}
+    pictures = dict(image_processor_type='BeitImageProcessor', do_resize=True, size=side, resample=3,
+                    do_center_crop=False, do_rescale=True,
+                    do_normalize=True, rescale_factor=1 / 255, image_mean=digits(recipe.colours.mean),
+                    image_std=digits(recipe.colours.std))
+    return {'model.safetensors': to_transformers(to_original(state)), 'preprocessor_config.json': pictures,
+            'config.json': config}
 
 LAYOUTS = {'original': write_original, 'transformers': write_transformers}

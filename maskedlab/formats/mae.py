@@ -23,11 +23,15 @@ __all__ = ['OURS', 'ORIGINAL', 'DECODER', 'TO_V4', 'FROM_V5', 'FROM_V4', 'HEADS'
            'to_original', 'to_transformers', 'from_transformers', 'adopt', 'write_original', 'write_transformers']
 
 # %% ../../nbs/formats/mae.ipynb #91750f81
-OURS = [(r'^decoder_blocks\.', 'decoder.blocks.'), (r'^decoder_norm\.', 'decoder.norm.'), (r'^decoder_pred\.', 'head.'),
-        (r'^patch_embed\.proj\.', 'encoder.patch_embed.'), (r'^(cls_token|pos_embed|blocks\.|norm\.)', r'encoder.\1')]
-ORIGINAL = [(r'^decoder\.blocks\.', 'decoder_blocks.'), (r'^decoder\.norm\.', 'decoder_norm.'), (r'^head\.', 'decoder_pred.'),
+OURS = [(r'^decoder_blocks\.', 'decoder.blocks.'), (r'^decoder_norm\.', 'decoder.norm.'),
+        (r'^decoder_pred\.', 'head.'),
+        (r'^patch_embed\.proj\.', 'encoder.patch_embed.'),
+        (r'^(cls_token|pos_embed|blocks\.|norm\.)', r'encoder.\1')]
+ORIGINAL = [(r'^decoder\.blocks\.', 'decoder_blocks.'), (r'^decoder\.norm\.', 'decoder_norm.'),
+            (r'^head\.', 'decoder_pred.'),
             (r'^encoder\.patch_embed\.', 'patch_embed.proj.'), (r'^encoder\.', '')]
-DECODER = ('mask_token', 'decoder_pos_embed', 'decoder_embed', 'decoder', 'head')     # what encoder-only files do not hold, in our names
+# what encoder-only files do not hold, in our names
+DECODER = ('mask_token', 'decoder_pos_embed', 'decoder_embed', 'decoder', 'head')
 
 def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The original layout to ours."
@@ -38,26 +42,36 @@ def to_original(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
     "Ours to the original layout."
     w = state['encoder.patch_embed.weight']
     side = math.isqrt(w.shape[1] // channels)
-    return rename({**state, 'encoder.patch_embed.weight': w.view(-1, side, side, channels).permute(0, 3, 1, 2)}, ORIGINAL)
+    return rename({**state, 'encoder.patch_embed.weight': w.view(-1, side, side, channels).permute(0, 3, 1,
+                                                                                                   2)},
+                  ORIGINAL)
 
 # %% ../../nbs/formats/mae.ipynb #5520885a
 TO_V4 = [(r'^(cls_token)', r'vit.embeddings.\1'), (r'^pos_embed', 'vit.embeddings.position_embeddings'),
-         (r'^patch_embed\.proj', 'vit.embeddings.patch_embeddings.projection'), (r'^norm\.', 'vit.layernorm.'),
+         (r'^patch_embed\.proj', 'vit.embeddings.patch_embeddings.projection'),
+         (r'^norm\.', 'vit.layernorm.'),
          (r'^blocks\.', 'vit.encoder.layer.'), (r'^decoder_blocks\.', 'decoder.decoder_layers.'),
          (r'^(mask_token|decoder_pos_embed|decoder_embed|decoder_norm|decoder_pred)', r'decoder.\1'),
-         (r'\.norm1\.', '.layernorm_before.'), (r'\.norm2\.', '.layernorm_after.'), (r'\.attn\.proj\.', '.attention.output.dense.'),
+         (r'\.norm1\.', '.layernorm_before.'), (r'\.norm2\.', '.layernorm_after.'),
+         (r'\.attn\.proj\.', '.attention.output.dense.'),
          (r'\.attn\.(query|key|value)\.', r'.attention.attention.\1.'),
          (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
 FROM_V5 = [(r'^decoder\.decoder_encoder\.layer\.', 'decoder.decoder_layers.'),
-           (r'^vit\.layers\.', 'vit.encoder.layer.'), (r'\.attention\.([qkv])_proj\.', r'.attention.attention.\1.'),
-           (r'\.attention\.q\.', '.attention.query.'), (r'\.attention\.k\.', '.attention.key.'), (r'\.attention\.v\.', '.attention.value.'),
+           (r'^vit\.layers\.', 'vit.encoder.layer.'),
+           (r'\.attention\.([qkv])_proj\.', r'.attention.attention.\1.'),
+           (r'\.attention\.q\.', '.attention.query.'), (r'\.attention\.k\.', '.attention.key.'),
+           (r'\.attention\.v\.', '.attention.value.'),
            (r'\.attention\.o_proj\.', '.attention.output.dense.'),
            (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
-FROM_V4 = [(r'^vit\.embeddings\.position_embeddings', 'pos_embed'), (r'^vit\.embeddings\.patch_embeddings\.projection', 'patch_embed.proj'),
-           (r'^vit\.embeddings\.', ''), (r'^vit\.layernorm\.', 'norm.'), (r'^vit\.encoder\.layer\.', 'blocks.'),
+FROM_V4 = [(r'^vit\.embeddings\.position_embeddings', 'pos_embed'),
+           (r'^vit\.embeddings\.patch_embeddings\.projection', 'patch_embed.proj'),
+           (r'^vit\.embeddings\.', ''), (r'^vit\.layernorm\.', 'norm.'),
+           (r'^vit\.encoder\.layer\.', 'blocks.'),
            (r'^decoder\.decoder_layers\.', 'decoder_blocks.'), (r'^decoder\.', ''),
-           (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
-           (r'\.attention\.attention\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.')]
+           (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'),
+           (r'\.attention\.output\.dense\.', '.attn.proj.'),
+           (r'\.attention\.attention\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+           (r'\.output\.dense\.', '.mlp.fc2.')]
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The original layout to that of transformers (names of version 4)."
@@ -65,7 +79,8 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The layout of transformers (names of version 4 or 5) to the original."
-    if any(k.startswith('embeddings.') for k in state): state = {f'vit.{k}': v for k, v in state.items()}    # an encoder saved by itself
+    if any(k.startswith('embeddings.') for k in state):
+        state = {f'vit.{k}': v for k, v in state.items()}    # an encoder saved by itself
     return fused(rename(rename(state, FROM_V5), FROM_V4))
 
 # %% ../../nbs/formats/mae.ipynb #e625941f
@@ -75,14 +90,17 @@ DECODER_HEADS = {512: 16}                               # of their decoder
 def adopt(config: dict[str, Any],           # what the checkpoint says about itself
           state: dict[str, Tensor],
           given: dict[str, Any],            # arguments that the caller gives
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments of MAE, weights in our names, what they lack
+          # arguments of MAE, weights in our names, what they lack
+          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
     "A checkpoint of the original code or of transformers, or None where it is neither."
     theirs = any(k.endswith('embeddings.patch_embeddings.projection.weight') for k in state)
     if config.get('model_type', 'vit_mae' if theirs else None) == 'vit_mae':
         told, state = _told_transformers(config, given), from_transformers(state)
-    elif 'model_type' not in config and {'cls_token', 'pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight'} <= set(state):
+    elif 'model_type' not in config and {'cls_token', 'pos_embed', 'patch_embed.proj.weight',
+                                         'blocks.0.attn.qkv.weight'} <= set(state):
         told = _told_original(config, state, given)
-    else: return None
+    else:
+        return None
     whole = any(k.startswith(('decoder', 'mask_token')) for k in state)
     return {**_sizes(state, whole), **told}, from_original(state), () if whole else DECODER
 
@@ -95,7 +113,9 @@ def _sizes(state: dict[str, Tensor], whole: bool) -> dict[str, Any]:
     h, w = _grid(state['pos_embed'])
     image = h * patch if h == w else (h * patch, w * patch)
     sizes = dict(image=image, patch=patch, channels=channels, dim=dim, depth=_depth(state, 'blocks'))
-    if whole: sizes |= dict(decoder_dim=len(state['decoder_embed.weight']), decoder_depth=_depth(state, 'decoder_blocks'))
+    if whole:
+        sizes |= dict(decoder_dim=len(state['decoder_embed.weight']),
+                      decoder_depth=_depth(state, 'decoder_blocks'))
     return sizes
 
 def _depth(state: dict[str, Tensor], name: str) -> int:
@@ -108,7 +128,8 @@ def _grid(table: Tensor) -> tuple[int, int]:
     for h in range(1, n + 1):
         if n % h: continue
         if torch.allclose(table.float(), sincos((h, n // h), table.shape[2], 1), atol=1e-3): return h, n // h
-    raise ValueError(f"positions for {n} patches fit no square, and are no sine and cosine waves; give image=(height, width)")
+    raise ValueError(f"positions for {n} patches fit no square, and are no sine and cosine waves; give "
+                     "image=(height, width)")
 
 # %% ../../nbs/formats/mae.ipynb #bc22ec39
 def _told_original(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any]) -> dict[str, Any]:
@@ -117,43 +138,57 @@ def _told_original(config: dict[str, Any], state: dict[str, Tensor], given: dict
     for name, known, width in (('heads', HEADS, dim), ('decoder_heads', DECODER_HEADS, decoder_dim)):
         if name in given or not width: continue
         if width not in known:
-            raise ValueError(f"an original MAE file does not say how many heads a width of {width} has; give {name}= to load_pretrained")
+            raise ValueError(f"an original MAE file does not say how many heads a width of {width} has; give "
+                             f"{name}= to load_pretrained")
         told[name] = known[width]
-    if 'mask_ratio' in args: told['strategy'] = Random(float(args['mask_ratio']), law='floor kept')
-    if 'norm_pix_loss' in args: told['norm_pix'] = bool(args['norm_pix_loss'])
-    elif 'visualize' in str(config.get('file')): told['norm_pix'] = False
+    if 'mask_ratio' in args:
+        told['strategy'] = Random(float(args['mask_ratio']), law='floor kept')
+    if 'norm_pix_loss' in args:
+        told['norm_pix'] = bool(args['norm_pix_loss'])
+    elif 'visualize' in str(config.get('file')):
+        told['norm_pix'] = False
     elif decoder_dim and 'norm_pix' not in given:
         if 'full' not in str(config.get('file')):
-            warnings.warn("this file does not say whether it predicts normalised pixels; taken as norm_pix=True, else give norm_pix=",
+            warnings.warn("this file does not say whether it predicts normalised pixels; taken as "
+                          "norm_pix=True, else give norm_pix=",
                           stacklevel=4)
         told['norm_pix'] = True
     return told
 
 def _told_transformers(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     if config.get('model_type') != 'vit_mae':
-        raise ValueError("these weights of transformers come without their config.json (heads, eps, mask ratio); give the whole folder")
-    defaults = dict(hidden_size=768, num_attention_heads=12, decoder_num_attention_heads=16, decoder_hidden_size=512,
+        raise ValueError("these weights of transformers come without their config.json (heads, eps, mask "
+                         "ratio); give the whole folder")
+    defaults = dict(hidden_size=768, num_attention_heads=12, decoder_num_attention_heads=16,
+                    decoder_hidden_size=512,
                     layer_norm_eps=1e-12, mask_ratio=.75, norm_pix_loss=False)
     c: dict[str, Any] = {**defaults, **config}
-    for name, want in (('hidden_act', 'gelu'), ('qkv_bias', True), ('intermediate_size', 4 * c['hidden_size']),
+    for name, want in (('hidden_act', 'gelu'), ('qkv_bias', True),
+                       ('intermediate_size', 4 * c['hidden_size']),
                        ('decoder_intermediate_size', 4 * c['decoder_hidden_size'])):
-        if c.get(name, want) != want: raise ValueError(f"this ViTMAE has {name}={c[name]!r}, and the recipe only {want!r}; take another")
-    told = dict(heads=c['num_attention_heads'], decoder_heads=c['decoder_num_attention_heads'], eps=c['layer_norm_eps'],
+        if c.get(name, want) != want:
+            raise ValueError(f"this ViTMAE has {name}={c[name]!r}, and the recipe only {want!r}; take another")
+    told = dict(heads=c['num_attention_heads'], decoder_heads=c['decoder_num_attention_heads'],
+                eps=c['layer_norm_eps'],
                 norm_pix=c['norm_pix_loss'], strategy=Random(float(c['mask_ratio']), law='floor kept'))
     colours = config.get('preprocessor', {})
-    return told | {ours: tuple(colours[k]) for ours, k in (('mean', 'image_mean'), ('std', 'image_std')) if k in colours}
+    return told | {ours: tuple(colours[k]) for ours, k in (('mean', 'image_mean'), ('std', 'image_std'))
+                   if k in colours}
 
 # %% ../../nbs/formats/mae.ipynb #dcf06e70
 def _plain(recipe: Any) -> None:
     if type(recipe.encoder) is not ViT:
-        raise ValueError(f"this layout holds MAE's own encoder, and this recipe a {type(recipe.encoder).__name__}; use layout='maskedlab'")
+        raise ValueError("this layout holds MAE's own encoder, and this recipe a "
+                         f"{type(recipe.encoder).__name__}; use layout='maskedlab'")
 
-def _digits(v: Tensor) -> list[float]: return [round(float(x), 6) for x in v]
+def _digits(v: Tensor) -> list[float]:
+    return [round(float(x), 6) for x in v]
 
 def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The file of the original code; its name says what it predicts."
     _plain(recipe)
-    return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth': {'model': to_original(state, recipe.channels)}}
+    return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth': {'model': to_original(state,
+                                                                                              recipe.channels)}}
 
 def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The folder of transformers' ViTMAEForPreTraining."
@@ -161,22 +196,30 @@ def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     h, w = recipe.encoder.grid
     s = recipe.strategy
     if h != w:
-        raise ValueError(f"ViTMAEForPreTraining takes square pictures, and this recipe has {h} x {w} patches; use layout='maskedlab'")
+        raise ValueError(f"ViTMAEForPreTraining takes square pictures, and this recipe has {h} x {w} "
+                         "patches; use layout='maskedlab'")
     if not isinstance(s, Random) or s.law != 'floor kept' or callable(s.ratio):
-        raise ValueError(f"ViTMAEForPreTraining hides a constant share at random, this recipe {str(s)[:50]}; set r.strategy = Random(.75)")
+        raise ValueError(f"ViTMAEForPreTraining hides a constant share at random, this recipe {str(s)[:50]}; "
+                         "set r.strategy = Random(.75)")
     encoder, decoder = recipe.encoder, recipe.decoder
     config = dict(
-        architectures=['ViTMAEForPreTraining'], model_type='vit_mae', image_size=h * recipe.patch, patch_size=recipe.patch,
+        architectures=['ViTMAEForPreTraining'], model_type='vit_mae', image_size=h * recipe.patch,
+        patch_size=recipe.patch,
         num_channels=recipe.channels, hidden_size=encoder.dim, num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=encoder.blocks[0].attn.heads, intermediate_size=4 * encoder.dim, hidden_act='gelu', qkv_bias=True,
+        num_attention_heads=encoder.blocks[0].attn.heads, intermediate_size=4 * encoder.dim,
+        hidden_act='gelu', qkv_bias=True,
         hidden_dropout_prob=0., attention_probs_dropout_prob=0., layer_norm_eps=encoder.norm.eps,
         decoder_hidden_size=recipe.decoder_embed.out_features,
-        decoder_num_hidden_layers=len(decoder.blocks), decoder_num_attention_heads=decoder.blocks[0].attn.heads,
+        decoder_num_hidden_layers=len(decoder.blocks),
+        decoder_num_attention_heads=decoder.blocks[0].attn.heads,
         decoder_intermediate_size=4 * recipe.decoder_embed.out_features,
-        mask_ratio=s.ratio, norm_pix_loss=recipe.norm_pix, torch_dtype=str(state['mask_token'].dtype).removeprefix('torch.'))
+        mask_ratio=s.ratio, norm_pix_loss=recipe.norm_pix,
+        torch_dtype=str(state['mask_token'].dtype).removeprefix('torch.'))
     side = dict(height=h * recipe.patch, width=h * recipe.patch)
-    pictures = dict(image_processor_type='ViTImageProcessor', do_resize=True, size=side, resample=3, do_rescale=True, do_normalize=True,
-                    rescale_factor=1 / 255, image_mean=_digits(recipe.colours.mean), image_std=_digits(recipe.colours.std))
+    pictures = dict(image_processor_type='ViTImageProcessor', do_resize=True, size=side, resample=3,
+                    do_rescale=True, do_normalize=True,
+                    rescale_factor=1 / 255, image_mean=_digits(recipe.colours.mean),
+                    image_std=_digits(recipe.colours.std))
     weights = to_transformers(to_original(state, recipe.channels))
     return {'model.safetensors': weights, 'preprocessor_config.json': pictures, 'config.json': config}
 

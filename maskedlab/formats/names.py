@@ -16,23 +16,27 @@ __all__ = ['rename', 'fused', 'parted']
 
 # %% ../../nbs/formats/00_names.ipynb #af2ed139
 def rename(state: dict[str, Tensor],
-           pairs: Iterable[tuple[str, str]],     # regular expressions and replacements, each applied to every name, in this order
+           # regular expressions and replacements, each applied to every name, in this order
+           pairs: Iterable[tuple[str, str]],
            ) -> dict[str, Tensor]:
     "The same tensors under other names."
     def new(name: str) -> str:
-        for pattern, to in pairs: name = re.sub(pattern, to, name)
+        for pattern, to in pairs:
+            name = re.sub(pattern, to, name)
         return name
     pairs = [*pairs]
     renamed = {new(k): v for k, v in state.items()}
     if len(renamed) != len(state):
-        raise ValueError(f"{len(state)} tensors would share {len(renamed)} names: this checkpoint mixes two layouts; take one")
+        raise ValueError(f"{len(state)} tensors would share {len(renamed)} names: this checkpoint mixes two "
+                         "layouts; take one")
     return renamed
 
 # %% ../../nbs/formats/00_names.ipynb #51462436
 _PARTS = ('query', 'key', 'value')      # the order of the rows of the one matrix
 
 def fused(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "`.attn.query.`, `.attn.key.` and `.attn.value.` as `.attn.qkv.`; one without its companions keeps its name, and is unexpected."
+    """`.attn.query.`, `.attn.key.` and `.attn.value.` as `.attn.qkv.`; one without its companions keeps its
+    name, and is unexpected."""
     whole: dict[str, Tensor] = {}
     for name, t in state.items():
         one = re.sub(r'\.attn\.(query|key|value)\.', '.attn.qkv.', name)
@@ -45,5 +49,6 @@ def parted(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "The inverse of `fused`."
     cut: dict[str, Tensor] = {}
     for name, t in state.items():
-        cut |= {name.replace('.qkv.', f'.{p}.'): c for p, c in zip(_PARTS, t.chunk(3))} if '.attn.qkv.' in name else {name: t}
+        cut |= {name.replace('.qkv.', f'.{p}.'): c for p,
+                c in zip(_PARTS, t.chunk(3))} if '.attn.qkv.' in name else {name: t}
     return cut

@@ -19,10 +19,14 @@ __all__ = ['POINTNET', 'TO_OURS', 'TO_THEIRS', 'CONVOLUTIONS', 'HEADS', 'LAYOUTS
 POINTNET = [(r'first_conv\.', 'first.'), (r'second_conv\.', 'second.')]
 TO_OURS = [(r'^MAE_encoder\.encoder\.', 'embed.'), (r'^MAE_encoder\.pos_embed\.', 'position.'),
            (r'^MAE_encoder\.blocks\.blocks\.', 'encoder.blocks.'), (r'^MAE_encoder\.norm\.', 'encoder.norm.'),
-           (r'^decoder_pos_embed\.', 'decoder_position.'), (r'^MAE_decoder\.', 'decoder.'), (r'^increase_dim\.0\.', 'head.'), *POINTNET]
-TO_THEIRS = [(r'\.first\.', '.first_conv.'), (r'\.second\.', '.second_conv.'), (r'^embed\.', 'MAE_encoder.encoder.'),
-             (r'^position\.', 'MAE_encoder.pos_embed.'), (r'^encoder\.blocks\.', 'MAE_encoder.blocks.blocks.'),
-             (r'^encoder\.norm\.', 'MAE_encoder.norm.'), (r'^decoder_position\.', 'decoder_pos_embed.'), (r'^decoder\.', 'MAE_decoder.'),
+           (r'^decoder_pos_embed\.', 'decoder_position.'), (r'^MAE_decoder\.', 'decoder.'),
+           (r'^increase_dim\.0\.', 'head.'), *POINTNET]
+TO_THEIRS = [(r'\.first\.', '.first_conv.'), (r'\.second\.', '.second_conv.'),
+             (r'^embed\.', 'MAE_encoder.encoder.'),
+             (r'^position\.', 'MAE_encoder.pos_embed.'),
+             (r'^encoder\.blocks\.', 'MAE_encoder.blocks.blocks.'),
+             (r'^encoder\.norm\.', 'MAE_encoder.norm.'), (r'^decoder_position\.', 'decoder_pos_embed.'),
+             (r'^decoder\.', 'MAE_decoder.'),
              (r'^head\.', 'increase_dim.0.')]
 CONVOLUTIONS = r'(first_conv|second_conv)\.[03]\.weight$|increase_dim\.0\.weight$'
 
@@ -44,17 +48,22 @@ def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any
     if not {'MAE_encoder.encoder.first_conv.0.weight', 'increase_dim.0.weight'} <= set(state): return None
     dim, told = len(state['mask_token'].flatten()), dict[str, Any]()
     if 'heads' not in given:
-        if dim not in HEADS: raise ValueError(f"this file does not say how many heads a width of {dim} has; give heads= and decoder_heads=")
+        if dim not in HEADS:
+            raise ValueError(f"this file does not say how many heads a width of {dim} has; give heads= and "
+                             "decoder_heads=")
         told = dict(heads=HEADS[dim], decoder_heads=HEADS[dim])
     first, second = (state[f'MAE_encoder.encoder.{n}_conv.0.weight'] for n in ('first', 'second'))
     ours = rename({k: v.flatten(1) if re.search(CONVOLUTIONS, k) else v for k, v in state.items()}, TO_OURS)
-    sizes = dict(dim=dim, depth=depth(state, 'MAE_encoder.blocks.blocks.'), decoder_depth=depth(state, 'MAE_decoder.blocks.'),
-                 size=len(state['increase_dim.0.weight']) // 3, pointnet=(len(first), second.shape[1] // 2, len(second)))
+    sizes = dict(dim=dim, depth=depth(state, 'MAE_encoder.blocks.blocks.'),
+                 decoder_depth=depth(state, 'MAE_decoder.blocks.'),
+                 size=len(state['increase_dim.0.weight']) // 3,
+                 pointnet=(len(first), second.shape[1] // 2, len(second)))
     return {**sizes, **told}, ours, ()
 
 def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The released pre-training file."
     theirs = rename(state, TO_THEIRS)
-    return {'pretrain.pth': {'base_model': {f'module.{k}': v[..., None] if re.search(CONVOLUTIONS, k) else v for k, v in theirs.items()}}}
+    return {'pretrain.pth': {'base_model': {f'module.{k}': v[..., None] if re.search(CONVOLUTIONS, k) else v
+                                            for k, v in theirs.items()}}}
 
 LAYOUTS = {'original': write_original}

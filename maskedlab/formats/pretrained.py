@@ -22,27 +22,35 @@ __all__ = ['load_pretrained']
 
 # %% ../../nbs/formats/pretrained.ipynb #87f55ff9
 def load_pretrained(path: Any,               # a folder, a .safetensors or a .pth file; or a list of several that fill one recipe together
-                    recipe: Any = None,      # the class (or 'file.py:Class') of a recipe from outside the kit, whose code is to be run
+                    # the class (or 'file.py:Class') of a recipe from outside the kit, whose code is to be run
+                    recipe: Any = None,
                     **overrides,             # arguments of the recipe, which win over those of the checkpoint
                     ) -> Recipe:             # in eval mode, float32
-    "Make the recipe of a checkpoint, with its weights. Nothing in the checkpoint is executed, and every key is accounted for."
+    """Make the recipe of a checkpoint, with its weights.
+
+    Nothing in the checkpoint is executed, and every key is accounted for."""
     several = [*path] if isinstance(path, list | tuple) else []
     path = several[0] if several else path
     config, state = read_checkpoint(path)
     if 'recipe' in config:
-        if len(several) > 1: raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
+        if len(several) > 1:
+            raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
         untrained: tuple[str, ...] = ()
         cls = _trusted(str(config['recipe']), recipe, path)
         arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
     else:
         cls, arguments, state, untrained = _adopted(config, state, overrides, recipe, path)
-        for other in several[1:]: arguments, state, untrained = _joined(cls, (arguments, state, untrained), overrides, path, other)
-    try: made = cls(**{**arguments, **overrides})
-    except TypeError as error: raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
+        for other in several[1:]:
+            arguments, state, untrained = _joined(cls, (arguments, state, untrained), overrides, path, other)
+    try:
+        made = cls(**{**arguments, **overrides})
+    except TypeError as error:
+        raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
     load_state(made, state, str(path), untrained)
     if untrained:
         learned = [u for u in untrained if u not in dict(made.named_buffers())]
-        warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(learned)}", stacklevel=2)
+        warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(learned)}",
+                      stacklevel=2)
     return made.eval()
 
 def _joined(cls: type[Recipe], first: tuple, given: dict[str, Any], path: str | Path, other: str | Path,
@@ -51,19 +59,26 @@ def _joined(cls: type[Recipe], first: tuple, given: dict[str, Any], path: str | 
     found = _adopted(*read_checkpoint(other), given, cls, other)[1:]
     for a, b, same in zip(first[:2], found[:2], (lambda x, y: x == y, torch.equal)):
         unlike = [k for k in a if k in b and not same(a[k], b[k])]
-        if unlike: raise ValueError(f"{brief(path, 40)} and {brief(other, 40)} do not agree in {', '.join(unlike[:2])}; load one alone")
+        if unlike:
+            raise ValueError(f"{brief(path, 40)} and {brief(other, 40)} do not agree in "
+                             f"{', '.join(unlike[:2])}; load one alone")
     return {**first[0], **found[0]}, {**first[1], **found[1]}, tuple(u for u in first[2] if u in found[2])
 
 def _trusted(name: str, given: Any, path: str | Path) -> type[Recipe]:
-    "The class that a checkpoint names: one of the kit, or the one that the caller gave. A checkpoint cannot choose code to run."
+    """The class that a checkpoint names: one of the kit, or the one that the caller gave.
+
+    A checkpoint cannot choose code to run."""
     if given is not None:
         cls = recipe_class(given)
-        if not issubclass(cls, Recipe): raise TypeError(f"recipe={str(given)[:60]} is no Recipe; give its class, or 'file.py:Class'")
+        if not issubclass(cls, Recipe):
+            raise TypeError(f"recipe={str(given)[:60]} is no Recipe; give its class, or 'file.py:Class'")
         return cls
     if ALIASES.get(name, name) in RECIPES: return recipe_class(name)
-    raise ValueError(f"{brief(path, 40)} was saved from {brief(name, 60)}, which is not of the kit; to run that code pass it as recipe=")
+    raise ValueError(f"{brief(path, 40)} was saved from {brief(name, 60)}, which is not of the kit; to run "
+                     "that code pass it as recipe=")
 
-def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any], recipe: Any, path: str | Path,
+def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any], recipe: Any,
+             path: str | Path,
              ) -> tuple[type[Recipe], dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
     "Ask each recipe whether the checkpoint is one of its own."
     for cls in [recipe_class(recipe)] if recipe is not None else map(recipe_class, RECIPES):

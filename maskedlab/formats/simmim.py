@@ -17,24 +17,31 @@ from .names import rename
 __all__ = ['OURS', 'ORIGINAL', 'LAYOUTS', 'adopt', 'write_original']
 
 # %% ../../nbs/formats/simmim.ipynb #d750cc9e
-OURS = [(r'^encoder\.patch_embed\.proj\.', 'encoder.patch_embed.'), (r'\.relative_position_bias_table$', '.table'),
+OURS = [(r'^encoder\.patch_embed\.proj\.', 'encoder.patch_embed.'),
+        (r'\.relative_position_bias_table$', '.table'),
         (r'^decoder\.0\.', 'head.'), (r'^encoder\.mask_token$', 'mask_token')]
-ORIGINAL = [(r'^encoder\.patch_embed\.', 'encoder.patch_embed.proj.'), (r'\.table$', '.relative_position_bias_table'),
+ORIGINAL = [(r'^encoder\.patch_embed\.', 'encoder.patch_embed.proj.'),
+            (r'\.table$', '.relative_position_bias_table'),
             (r'^head\.', 'decoder.0.'), (r'^mask_token$', 'encoder.mask_token')]
 
 def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any],
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:  # arguments, weights in our names, what they lack
+          # arguments, weights in our names, what they lack
+          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
     "A checkpoint of the original code, or None where it is not one."
-    if not {'encoder.mask_token', 'encoder.patch_embed.proj.weight', 'decoder.0.weight'} <= set(state): return None
+    if not {'encoder.mask_token', 'encoder.patch_embed.proj.weight', 'decoder.0.weight'} <= set(state):
+        return None
     table = state.get('encoder.rel_pos_bias.relative_position_bias_table')
-    if table is None: raise ValueError("this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
+    if table is None:
+        raise ValueError("this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
     dim, channels, token, _ = state['encoder.patch_embed.proj.weight'].shape
     side = (math.isqrt(len(table) - 3) + 1) // 2                # (2 * side - 1) ** 2 + 3 rows
     depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'encoder\.blocks\.\d+\.', k))
-    ours = rename({k: v for k, v in state.items() if not k.endswith('relative_position_index')}, OURS)      # a buffer, which we compute
+    # a buffer, which we compute
+    ours = rename({k: v for k, v in state.items() if not k.endswith('relative_position_index')}, OURS)
     ours['mask_token'] = ours['mask_token'].flatten()
     heads, cell = table.shape[1], max(32, token)
-    return dict(image=side * token, token=token, cell=cell, channels=channels, dim=dim, depth=depth, heads=heads), ours, ()
+    return dict(image=side * token, token=token, cell=cell, channels=channels, dim=dim, depth=depth,
+                heads=heads), ours, ()
 
 def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The file of the original code, without the buffer of its indices."

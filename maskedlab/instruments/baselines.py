@@ -23,13 +23,15 @@ def psnr(image: Tensor,     # `[B, C, H, W]`, 0..1
          truth: Tensor,     # the same shape
          hidden: Tensor,    # bool `[B, H, W]`, where to look
          ) -> Tensor:       # `[B]`, decibels; NaN where nothing is hidden
-    "Peak signal-to-noise ratio over hidden pixels: 10 log10(1 / mean squared error), 3 dB for each halving of the error."
+    """Peak signal-to-noise ratio over hidden pixels: 10 log10(1 / mean squared error), 3 dB for each halving
+    of the error."""
     w = hidden[:, None].to(image)
     error = ((image - truth).pow(2) * w).sum((1, 2, 3)) / (w.sum((1, 2, 3)) * image.shape[1])
     return -10 * error.clamp_min(1e-10).log10() + 0 * error     # 0/0 stays NaN
 
 def hidden_pixels(u: Units, mask: Tensor) -> Tensor:
-    "The hidden units of a picture as pixels, bool `[B, H, W]`, whatever the units are: whatever `put` changes there."
+    """The hidden units of a picture as pixels, bool `[B, H, W]`, whatever the units are: whatever `put`
+    changes there."""
     if u.put is None: raise ValueError("these units have no way back to pixels")
     blank = u.put({}, torch.where(widen(mask, u.x), 1., torch.zeros_like(u.x)))
     return blank['image'].amax(1) > .5
@@ -45,17 +47,21 @@ def visible_mean(image: Tensor,    # `[B, C, H, W]`
 
 def inpaint(image: Tensor,         # `[B, C, H, W]`, 0..1
             hidden: Tensor,        # bool `[B, H, W]`
-            method: str = 'auto',  # 'biharmonic' (scikit-image), 'harmonic' (ours), or 'auto': the first that is there
+            # 'biharmonic' (scikit-image), 'harmonic' (ours), or 'auto': the first that is there
+            method: str = 'auto',
             ) -> Tensor:           # like `image`
     "Continue the visible pixels smoothly into the holes."
     if method == 'auto':
         method = 'biharmonic' if find_spec('skimage') else 'harmonic'
     fills = {'biharmonic': _biharmonic, 'harmonic': _harmonic}
-    if method not in fills: raise ValueError(f"method={method!r}: choose one of 'auto', {', '.join(map(repr, fills))}")
-    blank, holes = hidden.flatten(1).all(1), hidden.flatten(1).any(1)      # nothing to continue from, something to fill
+    if method not in fills:
+        raise ValueError(f"method={method!r}: choose one of 'auto', {', '.join(map(repr, fills))}")
+    # nothing to continue from, something to fill
+    blank, holes = hidden.flatten(1).all(1), hidden.flatten(1).any(1)
     out = image.masked_fill(blank[:, None, None, None], .5)
     some = holes & ~blank
-    if bool(some.any()): out[some] = fills[method](image[some], hidden[some]).clamp(0, 1)
+    if bool(some.any()):
+        out[some] = fills[method](image[some], hidden[some]).clamp(0, 1)
     return out
 
 def _biharmonic(image: Tensor, hidden: Tensor) -> Tensor:
@@ -76,19 +82,24 @@ def beside_baselines(recipe: Recipe,       # one that can fill, over pictures
                      batch: dict,
                      mask: Any = None,     # default: the recipe's own strategy
                      seed: int = 0,
-                     ) -> dict[str, float]:   # mean PSNR over hidden pixels in decibels; nothing where no pictures are returned
+                     # mean PSNR over hidden pixels in decibels; nothing where no pictures are returned
+                     ) -> dict[str, float]:
     """The network, the mean of the visible and inpainting on the same holes.
 
-    Where what is hidden is no place (a frequency), or all is a little spoiled: the network and its input, on the whole picture."""
+    Where what is hidden is no place (a frequency), or all is a little spoiled: the network and its input, on
+    the whole picture."""
     if recipe.fill is None or 'image' not in batch: return {}
-    with evaluating(recipe), torch.no_grad(): out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
+    with evaluating(recipe), torch.no_grad():
+        out = recipe(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     truth = batch['image']
     if out.mask is None or out.units.kind == 'spectrum':
         every = torch.ones_like(truth[:, 0], dtype=torch.bool)
         whole = {'network': recipe.fill(batch, out), 'as it was seen': out.seen or batch}
-        return {k: round(float(psnr(v['image'].clamp(0, 1), truth, every).mean()), 2) for k, v in whole.items()}
+        return {k: round(float(psnr(v['image'].clamp(0, 1), truth, every).mean()), 2) for k,
+                v in whole.items()}
     hidden = hidden_pixels(out.units, out.mask)
     pictures = {'network': recipe.fill(batch, out)['image'], 'visible mean': visible_mean(truth, hidden),
                 'inpainting (harmonic)': inpaint(truth, hidden, 'harmonic')}
-    if find_spec('skimage'): pictures['inpainting (biharmonic)'] = inpaint(truth, hidden, 'biharmonic')
+    if find_spec('skimage'):
+        pictures['inpainting (biharmonic)'] = inpaint(truth, hidden, 'biharmonic')
     return {k: round(float(psnr(v, truth, hidden).nanmean()), 2) for k, v in pictures.items()}

@@ -54,7 +54,8 @@ def reach(n: int, variance: float, width: float = 1., risk: float = RISK) -> flo
 @dataclass(frozen=True, eq=False)
 class Draws:
     "Many masks of one sampler."
-    mask: Tensor            # bool `[calls, repeats, B, N]`: calls are whole batches, each holding `repeats` copies of the units
+    # bool `[calls, repeats, B, N]`: calls are whole batches, each holding `repeats` copies of the units
+    mask: Tensor
     free: Tensor            # bool `[B, N]`
     alarms: tuple[str, ...] # sentences
 
@@ -74,25 +75,33 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
               generator: torch.Generator | None = None,     # default: one with seed 0
               **signals) -> Draws:
     "Draw n masks or a few more, in whole batches."
-    if isinstance(n, bool) or not isinstance(n, int) or n < 2: raise ValueError(f"n={n}: give a whole number of draws, 2 or more")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise ValueError(f"n={n}: give a whole number of draws, 2 or more")
     g = generator if generator is not None else torch.Generator().manual_seed(0)
     B = len(u)
-    repeats = max(1, min(-(-n // (4 * B)), max(1, 256 // B)))       # four calls or more, of a few hundred samples
+    repeats = max(1, min(-(-n // (4 * B)), max(1, 256 // B)))   # four calls or more, of a few hundred samples
     calls = max(2, -(-n // (B * repeats)))
     many = tile(u, repeats)
     begin, outside, masks = g.get_state(), torch.get_rng_state(), []
-    for _ in range(calls): masks.append(_one(hide(strategy, many, g, **signals), many))
+    for _ in range(calls):
+        masks.append(_one(hide(strategy, many, g, **signals), many))
     alarms = []
-    if not torch.equal(torch.get_rng_state(), outside): alarms.append("it draws from the global generator: use the one that is passed")
+    if not torch.equal(torch.get_rng_state(), outside):
+        alarms.append("it draws from the global generator: use the one that is passed")
     again = torch.Generator(device=g.device)
     again.set_state(begin)
     if not torch.equal(_one(hide(strategy, many, again, **signals), many), masks[0]) and not alarms:
-        alarms.append("the same generator gave two different masks: draw everything from the one that is passed")
+        alarms.append("the same generator gave two different masks: draw everything from the one that is "
+                      "passed")
     mask = torch.stack(masks).flatten(2).view(calls, repeats, B, -1)
     free = u.free.flatten(1)
     out = int((mask & ~free).any(3).sum())
-    if out: alarms.append(f"{out:,} of {mask[..., 0].numel():,} masks hide units that may not be hidden, such as padding: use & u.free")
-    if calls * repeats * B >= 64 and (mask == mask[:1]).all() and _listens(strategy) and not _constant(strategy, u, mask[0] & free, free):
+    if out:
+        alarms.append(f"{out:,} of {mask[..., 0].numel():,} masks hide units that may not be hidden, such as "
+                      "padding: use & u.free")
+    if calls * repeats * B >= 64 and (mask
+                                      == mask[:1]).all() and _listens(strategy) and not _constant(strategy, u,
+                                                                                                  mask[0] & free, free):
         alarms.append("every mask is the same: it does not listen to the generator")
     return Draws(mask, free, tuple(alarms))
 
@@ -105,13 +114,16 @@ def tile(u: Units, times: int) -> Units:
 
 def _one(mask: Tensor, u: Units) -> Tensor:
     if mask.shape != u.free.shape:
-        raise ValueError(f"this sampler draws {mask.shape[1]} views a sample: give a function that returns one of them")
+        raise ValueError(f"this sampler draws {mask.shape[1]} views a sample: give a function that returns "
+                         "one of them")
     return mask
 
 def _listens(strategy: Any) -> bool:
     "Does it take a generator?"
-    try: return 'generator' in inspect.signature(strategy).parameters
-    except (TypeError, ValueError): return False
+    try:
+        return 'generator' in inspect.signature(strategy).parameters
+    except (TypeError, ValueError):
+        return False
 
 def _constant(strategy: Any, u: Units, mask: Tensor, free: Tensor) -> bool:
     "Must it give the same mask each time, since it hides all or nothing, or promises no chance?"

@@ -36,17 +36,20 @@ class Claim:
     "A paper's claim as two arms of equal budget, and what would count as seeing it."
     sentence: str                                   # what the paper says, and where
     metric: str                                     # what is measured, in words; larger is better
-    effect: float                                   # the smallest difference of the first two arms that would matter
-    arms: dict[str, Callable[[], Recipe]]           # the claim's own arm first, its contrast second; more with `full`
-    measure: Callable[[Any, int], Any]              # (recipe or 'raw', seed) -> the metric, or a dict with 'score' and more to keep
+    effect: float                            # the smallest difference of the first two arms that would matter
+    arms: dict[str, Callable[[], Recipe]]   # the claim's own arm first, its contrast second; more with `full`
+    # (recipe or 'raw', seed) -> the metric, or a dict with 'score' and more to keep
+    measure: Callable[[Any, int], Any]
     data: Any = 'digits'                            # what `batches` takes: a name, or a set of pictures
     options: dict[str, Any] = field(default_factory=dict)     # of the stream of batches
     steps: int = 500
     batch: int = 64
     lr: float = 1e-3
     seeds: int = 5
-    pace: dict[str, float] = field(default_factory=dict)      # of arms whose step costs less: how many steps for one of the claim's
-    compared: Callable[[], Recipe] | None = None     # its entrant in `maskedlab compare`; default: the claim's own arm
+    # of arms whose step costs less: how many steps for one of the claim's
+    pace: dict[str, float] = field(default_factory=dict)
+    # its entrant in `maskedlab compare`; default: the claim's own arm
+    compared: Callable[[], Recipe] | None = None
 
 def t95(n: int) -> float:
     "Student's t for a two-sided 95 % interval of n paired differences."
@@ -70,13 +73,18 @@ def verdict(differences: list[float], effect: float) -> str:
 # %% ../../nbs/instruments/07_claim.ipynb #1a790bce
 def find_claim(name: str) -> Claim:
     "The claim of a recipe: from `maskedlab.claims.<name>`, or `CLAIM` in the file of a class from outside."
-    if ':' in name: module: Any = sys.modules[recipe_class(name).__module__]
+    if ':' in name:
+        module: Any = sys.modules[recipe_class(name).__module__]
     else:
         name = name.replace('-', '_')
-        if name not in RECIPES: create_recipe(name)       # raises with the nearest names
-        try: module = importlib.import_module(f'maskedlab.claims.{name}')
-        except ModuleNotFoundError: raise ValueError(f"no claim is written down for {name!r} yet; see nbs/claims") from None
-    if not hasattr(module, 'CLAIM'): raise ValueError(f"{name[-60:]} has no claim: write CLAIM = Claim(...) beside the class")
+        if name not in RECIPES:
+            create_recipe(name)       # raises with the nearest names
+        try:
+            module = importlib.import_module(f'maskedlab.claims.{name}')
+        except ModuleNotFoundError:
+            raise ValueError(f"no claim is written down for {name!r} yet; see nbs/claims") from None
+    if not hasattr(module, 'CLAIM'):
+        raise ValueError(f"{name[-60:]} has no claim: write CLAIM = Claim(...) beside the class")
     return module.CLAIM
 
 def attempt(claim: Claim | str,                         # or its recipe's name
@@ -104,35 +112,45 @@ def each(f: Callable[..., Any],             # found by its name in a new process
          ) -> Iterator[tuple[tuple, Any]]:  # arguments and answers, as they come
     "Do independent pieces of work, one after the other or some at once."
     if jobs < 1: raise ValueError(f"jobs={jobs}: give the number of processes, from 1")
-    if jobs == 1: yield from ((a, f(*a)) for a in todo)
+    if jobs == 1:
+        yield from ((a, f(*a)) for a in todo)
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=torch.set_num_threads,
+                                 initargs=(1,)) as pool:
             waiting = {pool.submit(f, *a): a for a in todo}
-            for done in as_completed(waiting): yield waiting[done], done.result()
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
 
 def run_claim(name: str,
               claim: Claim | None = None,               # default: the one that belongs to the name
-              out: str | Path | None = None,            # file of the result, `claims/<name>.json`; None: keep it in memory
+              # file of the result, `claims/<name>.json`; None: keep it in memory
+              out: str | Path | None = None,
               full: bool | Sequence[str] = False,       # all arms, or these, beside the first two
-              steps: int | None = None, seeds: int | None = None,   # instead of the claim's own (then the verdict is a rehearsal)
+              # instead of the claim's own (then the verdict is a rehearsal)
+              steps: int | None = None, seeds: int | None = None,
               say: Callable[[str], Any] = lambda line: None,
-              jobs: int = 1,                            # processes at once; more than 1 where the claim belongs to the name
-              ) -> dict[str, Any]:                      # arms' numbers, differences, interval, verdict, and how they were made
+              jobs: int = 1,              # processes at once; more than 1 where the claim belongs to the name
+              ) -> dict[str, Any]:     # arms' numbers, differences, interval, verdict, and how they were made
     "Run a claim, or go on with one that was interrupted."
     c = claim or find_claim(name)
     steps, seeds = steps or c.steps, seeds or c.seeds
     t95(seeds)
     for arm in full if not isinstance(full, bool) else ():
-        if arm not in c.arms: raise ValueError(f"the claim of {name} has no arm {arm[:40]!r}; it has {', '.join(c.arms)}"[:200])
-    arms = {arm: make for i, (arm, make) in enumerate(c.arms.items()) if i < 2 or full is True or full and arm in full}
-    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=str(c.data), steps=steps, batch=c.batch, lr=c.lr, seeds=seeds,
+        if arm not in c.arms:
+            raise ValueError(f"the claim of {name} has no arm {arm[:40]!r}; it has {', '.join(c.arms)}"[:200])
+    arms = {arm: make for i, (arm, make) in enumerate(c.arms.items()) if i < 2 or full is True or full
+            and arm in full}
+    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=str(c.data), steps=steps,
+                batch=c.batch, lr=c.lr, seeds=seeds,
                 full=full if isinstance(full, bool) else list(full)) | ({'pace': c.pace} if c.pace else {})
     path = None if out is None else Path(out)
     done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]}
     done |= {arm: runs for arm, runs in _resume(path, plan).items() if arm in done or None not in runs}
     if jobs > 1:        # what another process would otherwise make at the same time, such as a tokenizer
-        for make in arms.values(): make()
-    todo = [(c if jobs == 1 else name, arm, seed, steps) for seed in range(seeds) for arm in done if done[arm][seed] is None]
+        for make in arms.values():
+            make()
+    todo = [(c if jobs == 1 else name, arm, seed, steps) for seed in range(seeds) for arm in done
+            if done[arm][seed] is None]
     for (_, arm, seed, _), found in each(attempt, todo, jobs):
         done[arm][seed] = found
         say(f"{name} seed {seed} {arm}: {found['score']:.4f} after {found['seconds']:.0f} s of training")
@@ -143,7 +161,8 @@ def _resume(path: Path | None, plan: dict) -> dict[str, list]:
     if path is None or not path.exists(): return {}
     old = json.loads(path.read_text())
     same = {k: old.get(k) for k in plan if k != 'full'} == {k: v for k, v in plan.items() if k != 'full'}
-    ended = 'verdict' in old and old['full'] == plan['full']        # then it is run again; with other arms, the result is added to
+    # then it is run again; with other arms, the result is added to
+    ended = 'verdict' in old and old['full'] == plan['full']
     return old['arms'] if same and not ended else {}
 
 def _write(path: Path | None, result: dict) -> None:
@@ -156,10 +175,13 @@ def _finish(name: str, path: Path | None, plan: dict, done: dict, arms: list[str
     first, second = arms[:2]
     differences = [round(a['score'] - b['score'], 5) for a, b in zip(done[first], done[second])]
     mean, low, high = interval(differences)
-    result = {'name': name, **plan, 'arms': done, 'contrast': f'{first} minus {second}', 'differences': differences,
-              'mean': round(mean, 5), 'interval': [round(low, 5), round(high, 5)], 'verdict': verdict(differences, plan['effect']),
+    result = {'name': name, **plan, 'arms': done, 'contrast': f'{first} minus {second}',
+              'differences': differences,
+              'mean': round(mean, 5), 'interval': [round(low, 5), round(high, 5)],
+              'verdict': verdict(differences, plan['effect']),
               'command': shlex.join(['maskedlab', 'claim', name, *extra]), 'device': _device(),
-              'versions': {'maskedlab': __version__, 'torch': torch.__version__}, 'date': time.strftime('%Y-%m-%d')}
+              'versions': {'maskedlab': __version__, 'torch': torch.__version__},
+              'date': time.strftime('%Y-%m-%d')}
     _write(path, result)
     return result
 
@@ -171,7 +193,8 @@ def _device() -> str:
 def claims_table(folder: str | Path = 'claims',   # of the results
                  ) -> str:                        # Markdown
     "All results as a table."
-    rows = ['| method | claim | measured by | the two variants | difference (95 %) | smallest effect | untrained | raw input | verdict |',
+    rows = ['| method | claim | measured by | the two variants | difference (95 %) | smallest effect | '
+            'untrained | raw input | verdict |',
             '|---|---|---|---|---|---|---|---|---|']
     score = lambda r, arm: f"{sum(a['score'] for a in r['arms'][arm]) / len(r['arms'][arm]):.3f}"
     steps = lambda r, arm: f" ({r['pace'][arm]:.0%} of the steps)" if arm in r.get('pace', {}) else ''
@@ -180,7 +203,8 @@ def claims_table(folder: str | Path = 'claims',   # of the results
         if 'verdict' not in r: continue
         low, high = r['interval']
         both = ' · '.join(f"{arm}{steps(r, arm)} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
-        cells = [r['name'], r['claim'], r['metric'], both, f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), {r['seeds']} seeds",
+        cells = [r['name'], r['claim'], r['metric'], both, f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), "
+                                                           f"{r['seeds']} seeds",
                  r['effect'], score(r, 'untrained'), score(r, 'raw input'), f"**{r['verdict']}**"]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return '\n'.join(rows)

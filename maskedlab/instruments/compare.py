@@ -59,10 +59,12 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
         stream = batches(budget.data, budget.batch, generator=torch.Generator().manual_seed(seed))
         fit(recipe, stream, budget.steps, lr=budget.lr, seed=seed)
         recipe.cpu()
-    found = {'seconds': round(time.perf_counter() - began, 1), **probe(recipe, *labelled(budget.data, budget.few, seed))}
+    found = {'seconds': round(time.perf_counter() - began, 1),
+             **probe(recipe, *labelled(budget.data, budget.few, seed))}
     if name == 'raw input': return found
     for n in budget.labels:
-        found[f'tuned {n}'] = finetune(copy.deepcopy(recipe), *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
+        found[f'tuned {n}'] = finetune(copy.deepcopy(recipe), *labelled(budget.data, n, seed),
+                                       steps=budget.tune, seed=seed)
     return {k: round(v, 5) for k, v in found.items()}
 
 # %% ../../nbs/instruments/08_compare.ipynb #bce205e3
@@ -94,7 +96,8 @@ def costs(names: Sequence[str],
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         times, predicted = ratio(taken[first], taken[name]), work[name] / work[first]
-        found[name] = dict(seconds=middle(taken[name]), operations=work[name], predicted=predicted, times=times,
+        found[name] = dict(seconds=middle(taken[name]), operations=work[name], predicted=predicted,
+                           times=times,
                            over=[t / predicted for t in times])
         if memory:
             program = f'step = compare.step_of({name!r}, compare.Budget(**{asdict(budget)!r}))\nfor _ in range(3): step()'
@@ -114,24 +117,29 @@ def compare(names: Sequence[str] = ('mae', 'simmim'),   # the first lends its ne
     "Run a comparison, or go on with one that was interrupted."
     from rich.progress import Progress
     from maskedlab import __version__
-    if len(set(names)) != len(names) or not names: raise ValueError(f"names={list(names)}: give each method once")
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"names={list(names)}: give each method once")
     interval([0.] * seeds)
-    for name in names: find_claim(name)
+    for name in names:
+        find_claim(name)
     budget = budget or Budget()
     plan = json.loads(json.dumps(dict(names=list(names), seeds=seeds, budget=asdict(budget))))
     path = None if out is None else Path(out)
     state: dict[str, Any] = {**plan, **_begun(path, plan)}
     if cost and 'costs' not in state:
-        state['costs'], state['measured_on'] = costs(names, budget, rounds), machine()      # first, while it is quiet
+        # first, while it is quiet
+        state['costs'], state['measured_on'] = costs(names, budget, rounds), machine()
         _keep(path, state)
     runs = state.setdefault('runs', {})
     if jobs > 1 and not cost:
-        for name in names: entrant(name)
+        for name in names:
+            entrant(name)
     missing = [(name, seed) for seed in range(seeds) for name in ['raw input', 'untrained', *names]
                if str(seed) not in runs.setdefault(name, {})]
     with Progress(disable=not show) as bar:
         task = bar.add_task('compare', total=len(missing))
-        for (name, seed, *_), result in each(one, [(name, seed, budget, names[0]) for name, seed in missing], jobs):
+        for (name, seed, *_), result in each(one, [(name, seed, budget, names[0]) for name, seed in missing],
+                                             jobs):
             runs[name][str(seed)] = result
             _keep(path, state)
             bar.update(task, advance=1, description=f'{name}, seed {seed}')
@@ -143,14 +151,20 @@ def compare(names: Sequence[str] = ('mae', 'simmim'),   # the first lends its ne
 def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     "What an earlier call with the same plan has found; more methods, or more seeds, may have joined since."
     if path is None or not path.exists(): return {}
-    try: old = json.loads(path.read_text())
-    except ValueError: raise ValueError(f"{path} is no result of a comparison; move it away or give another --out") from None
-    if old.get('budget') != plan['budget']: raise ValueError(f"{path} was made with another budget; move it away or give another --out")
-    if old['names'][0] != plan['names'][0]: old['runs'].pop('untrained', None)      # it was another network
-    return {k: old[k] for k in ('runs', 'costs', 'measured_on') if k in old and (k == 'runs' or old['names'] == plan['names'])}
+    try:
+        old = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path} is no result of a comparison; move it away or give another --out") from None
+    if old.get('budget') != plan['budget']:
+        raise ValueError(f"{path} was made with another budget; move it away or give another --out")
+    if old['names'][0] != plan['names'][0]:
+        old['runs'].pop('untrained', None)      # it was another network
+    return {k: old[k] for k in ('runs', 'costs', 'measured_on') if k in old
+            and (k == 'runs' or old['names'] == plan['names'])}
 
 def _keep(path: Path | None, state: dict) -> None:
-    if path is not None: write_files(path.parent, {path.name: state})
+    if path is not None:
+        write_files(path.parent, {path.name: state})
 
 # %% ../../nbs/instruments/08_compare.ipynb #e5d92c97
 def mean_and_half(values: Sequence[float]) -> str:     # one value a seed
@@ -163,14 +177,17 @@ def compare_rows(state: dict[str, Any],      # from `compare`
     "Probes, fine-tuning and costs, a row for each method."
     names = ['raw input', 'untrained', *state['names']]
     columns = ['linear', 'knn', *(f'tuned {n}' for n in state['budget']['labels'])]
-    head = ['method', f"linear, {state['budget']['few']} labels", f"nearest neighbours, {state['budget']['few']}",
-            *(f'fine-tuned, {n}' for n in state['budget']['labels']), 'ms a step', f"{names[2]}'s = 1", 'by operations', 'over', 'MB']
+    head = ['method', f"linear, {state['budget']['few']} labels",
+            f"nearest neighbours, {state['budget']['few']}",
+            *(f'fine-tuned, {n}' for n in state['budget']['labels']), 'ms a step', f"{names[2]}'s = 1",
+            'by operations', 'over', 'MB']
     rows = [head]
     for name in names:
         runs = state['runs'][name].values()
         scores = [mean_and_half([r[c] for r in runs]) if all(c in r for r in runs) else '' for c in columns]
         c = state.get('costs', {}).get(name)
-        spent = [f"{1e3 * c['seconds'][0]:.1f}", f"{c['times'][0]:.2f}", f"{c['predicted']:.2f}", f"{c['over'][0]:.2f}",
+        spent = [f"{1e3 * c['seconds'][0]:.1f}", f"{c['times'][0]:.2f}", f"{c['predicted']:.2f}",
+                 f"{c['over'][0]:.2f}",
                  f"{c['memory'] / 1e6:.0f}" if 'memory' in c else ''] if c else [''] * 5
         rows.append([name, *scores, *spent])
     return rows

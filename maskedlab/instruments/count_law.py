@@ -31,7 +31,8 @@ class CountLaw:
     alarms: tuple[str, ...]         # sentences; none if all is as promised
 
     @property
-    def ok(self) -> bool: return not self.alarms
+    def ok(self) -> bool:
+        return not self.alarms
 
     @property
     def histogram(self) -> dict[int, int]:
@@ -43,10 +44,13 @@ class CountLaw:
         low, high = int(self.counts.min()), int(self.counts.max())
         seen = f'always {low}' if low == high else f'from {low} to {high}, on average {self.counts.double().mean():.2f}'
         top = sorted(self.histogram.items(), key=lambda kv: -kv[1])[:3]
-        often = '' if low == high else ', most often ' + ', '.join(f'{k} ({t / len(self.counts):.0%})' for k, t in top)
-        lines = [f'counts of {self.name} on {self.shape}, {len(self.counts):,} draws', f'  hidden: {seen}{often}',
+        often = '' if low == high else ', most often ' + ', '.join(f'{k} ({t / len(self.counts):.0%})' for k,
+                                                                   t in top)
+        lines = [f'counts of {self.name} on {self.shape}, {len(self.counts):,} draws',
+                 f'  hidden: {seen}{often}',
                  f'  promised: {self.promise}']
-        return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms] or ['  ok: as promised' if self.promise != 'nothing' else '  ok']))
+        return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms]
+                                  or ['  ok: as promised' if self.promise != 'nothing' else '  ok']))
 
     def plot(self) -> Any:
         "The counts as a plotly bar chart."
@@ -61,7 +65,7 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
               **signals) -> CountLaw:
     "Does a sampler hide exactly k units, and if not, which counts? Held against what it promises."
     d = draw_many(strategy, units, n, generator, **signals)
-    counts = d.mask.sum(3).flatten(0, 1)                                # [batches, B], padding too if it hides any
+    counts = d.mask.sum(3).flatten(0, 1)                           # [batches, B], padding too if it hides any
     alarms, promise = list(d.alarms), 'nothing'
     if isinstance(strategy, Strategy):
         low, high = strategy.counts(units)
@@ -70,23 +74,28 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
         off = (counts < low) | (counts > high)
         if off.any():
             i, j = off.nonzero()[0].tolist()
-            alarms.append(f"{int(off.sum()):,} of {counts.numel():,} draws break the promise, such as {counts[i, j]} hidden where "
-                          f"{_span(low[j:j + 1], high[j:j + 1], 'exactly' if low[j] == high[j] else 'from')} were promised")
+            alarms.append(f"{int(off.sum()):,} of {counts.numel():,} draws break the promise, such as "
+                          f"{counts[i, j]} hidden where "
+                          f"{_span(low[j:j + 1], high[j:j + 1], 'exactly' if low[j] == high[j] else 'from')} "
+                          "were promised")
         if strategy.exact and d.free.all() and len(counts.unique()) > 1:
-            alarms.append(f"it declares itself exact, and hides {counts.min()} units in one sample and {counts.max()} in another")
+            alarms.append(f"it declares itself exact, and hides {counts.min()} units in one sample and "
+                          f"{counts.max()} in another")
         p = strategy.chance(units)
         if p is not None and not exact:
-            mean = p.flatten(1).sum(1)                                      # of each row of the units; each has its own free ones
+            mean = p.flatten(1).sum(1)                  # of each row of the units; each has its own free ones
             promise += f', on average {mean.mean():.2f}'
             excess = (counts - mean).flatten()
             width = float((high - mean).max() - (low - mean).min())
             if excess.mean().abs() > margin(excess, width, RISK / 2):
-                alarms.append(f"on average {counts.double().mean():.2f} units are hidden, promised {mean.mean():.2f}")
+                alarms.append(f"on average {counts.double().mean():.2f} units are hidden, promised "
+                              f"{mean.mean():.2f}")
     return CountLaw(getattr(strategy, '__name__', repr(strategy)), units.shape, counts.flatten(),
                     d.open.sum(1), promise, tuple(alarms))
 
 def _span(low: Tensor, high: Tensor, word: str) -> str:
     "Counts in words; samples with padding have their own."
     a, b = int(low.min()), int(high.max())
-    if word == 'exactly': return f'exactly {a}' if a == b else f'exactly what the free units of each sample ask for, {a} to {b}'
+    if word == 'exactly':
+        return f'exactly {a}' if a == b else f'exactly what the free units of each sample ask for, {a} to {b}'
     return f'from {a} to {b}'

@@ -21,7 +21,7 @@ from ..contract.units import Units
 __all__ = ['Coverage', 'coverage_map']
 
 # %% ../../nbs/instruments/01_coverage.ipynb #b4110214
-_MOST_PAIRS = 2048      # units up to which all pairs are looked at: their table has this many rows and columns
+_MOST_PAIRS = 2048     # units up to which all pairs are looked at: their table has this many rows and columns
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
@@ -29,23 +29,26 @@ class Coverage:
     name: str                       # of the sampler
     shape: tuple[int, ...]          # of the units
     draws: int
-    rate: Tensor                    # `[*shape]` share of the draws in which each unit was hidden; NaN where it was never free
+    rate: Tensor    # `[*shape]` share of the draws in which each unit was hidden; NaN where it was never free
     error: Tensor                   # `[*shape]` its standard error
     expected: Tensor | None         # `[*shape]` what was promised; None where nothing was
-    pairs: Tensor | None            # `[N, N]` share of the draws in which both were hidden; None for more than 2,048 units
+    # `[N, N]` share of the draws in which both were hidden; None for more than 2,048 units
+    pairs: Tensor | None
     independent: Tensor | None      # `[N, N]` the same, were they independent given the counts
     never_hidden: Tensor            # bool `[*shape]`, free units that no draw hid
     never_seen: Tensor              # bool `[*shape]`, free units that every draw hid
     alarms: tuple[str, ...]         # sentences; none if all is as promised
 
     @property
-    def ok(self) -> bool: return not self.alarms
+    def ok(self) -> bool:
+        return not self.alarms
 
     def together(self, unit: int,       # flat index
                  ) -> Tensor:           # `[*shape]`, 0 = as if independent
         "How much more often than by chance each unit is hidden together with this one."
         if self.pairs is None or self.independent is None:
-            raise ValueError(f"pairs are looked at up to {_MOST_PAIRS} units, and {self.shape} has {math.prod(self.shape)}: "
+            raise ValueError(f"pairs are looked at up to {_MOST_PAIRS} units, and {self.shape} has "
+                             f"{math.prod(self.shape)}: "
                              "try a smaller grid")
         return (self.pairs[unit] - self.independent[unit]).view(self.shape)
 
@@ -55,16 +58,21 @@ class Coverage:
                  f'  hidden {r.mean():.3f} of the time on average, from {r.min():.3f} to {r.max():.3f} '
                  f'(standard error {self.error[~self.rate.isnan()].max():.3f})']
         for what, which in (('never hidden', self.never_hidden), ('never seen', self.never_seen)):
-            if which.any(): lines.append(f'  {what}: {_where(which)}')
-        return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms] or ['  ok: nothing that chance alone would not do']))
+            if which.any():
+                lines.append(f'  {what}: {_where(which)}')
+        return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms]
+                                  or ['  ok: nothing that chance alone would not do']))
 
     def plot(self) -> Any:
         "The map as a plotly figure; a volume is shown as the mean over its first axis."
         import plotly.graph_objects as go
         z = self.rate if self.rate.ndim > 1 else self.rate[None]
-        while z.ndim > 2: z = z.nanmean(0)
-        figure = go.Figure(go.Heatmap(z=z.tolist(), zmin=0, zmax=1, colorscale='Cividis', colorbar_title='hidden'))
-        return figure.update_yaxes(autorange='reversed', scaleanchor='x' if self.rate.ndim > 1 else None).update_layout(title=self.name)
+        while z.ndim > 2:
+            z = z.nanmean(0)
+        figure = go.Figure(go.Heatmap(z=z.tolist(), zmin=0, zmax=1, colorscale='Cividis',
+                                      colorbar_title='hidden'))
+        return figure.update_yaxes(autorange='reversed', scaleanchor='x' if self.rate.ndim > 1
+                                   else None).update_layout(title=self.name)
 
 def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any function of units
                  units: Units,                              # a layout, or a recipe's units
@@ -78,16 +86,21 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
     rate = times / chances
     promised = _promise(strategy, units, d)
     alarms = list(d.alarms) + _rows(d)
-    if promised is not None: alarms += _against(times, chances, promised, units.shape)
-    elif getattr(strategy, 'mirrored', False): alarms += _mirror(d, units.shape)
-    else: alarms += _neglected(times, chances, units.shape)
+    if promised is not None:
+        alarms += _against(times, chances, promised, units.shape)
+    elif getattr(strategy, 'mirrored', False):
+        alarms += _mirror(d, units.shape)
+    else:
+        alarms += _neglected(times, chances, units.shape)
     both = alone = None
     if units.count <= _MOST_PAIRS:
         both, alone = _pairs(hidden, free)
-    if getattr(strategy, 'exchangeable', False): alarms += _independent(d, both, units.shape)
+    if getattr(strategy, 'exchangeable', False):
+        alarms += _independent(d, both, units.shape)
     shape, real = units.shape, chances > 0
     return Coverage(getattr(strategy, '__name__', repr(strategy)), shape, len(hidden), rate.view(shape),
-                    (rate * (1 - rate) / chances).sqrt().view(shape), None if promised is None else promised.view(shape), both, alone,
+                    (rate * (1 - rate) / chances).sqrt().view(shape), None if promised is None
+                    else promised.view(shape), both, alone,
                     ((times == 0) & real).view(shape), ((times == chances) & real).view(shape), tuple(alarms))
 
 # %% ../../nbs/instruments/01_coverage.ipynb #1a4986f5
@@ -109,35 +122,45 @@ def _against(times: Tensor, chances: Tensor, promised: Tensor, shape: tuple[int,
     worst, never, always = int(p.argmin()), off & (times == 0), off & (times == chances)
     alarms = [f"{_where(w.view(shape))} {what} hidden, promised {promised[w].mean():.3f} of the time"
               for what, w in (('never', never), ('always', always)) if w.any()]
-    return alarms + [f"{_where(off.view(shape))} hidden too often or too rarely: unit {_unit(worst, shape)} in "
+    return alarms + [f"{_where(off.view(shape))} hidden too often or too rarely: unit {_unit(worst, shape)} "
+                     "in "
                      f"{times[worst] / chances[worst]:.3f} of the draws, promised {promised[worst]:.3f}"]
 
 def _mirror(d: Draws, shape: tuple[int, ...]) -> list[str]:
-    "Is each unit hidden as often as its mirror image along each axis? Of the draws that hide one of the two, half should hide either."
-    if not all((d.free.view(-1, *shape) == d.free.view(-1, *shape).flip(a + 1)).all() for a in range(len(shape))): return []
+    """Is each unit hidden as often as its mirror image along each axis? Of the draws that hide one of the
+    two, half should hide either."""
+    if not all((d.free.view(-1, *shape) == d.free.view(-1, *shape).flip(a + 1)).all()
+               for a in range(len(shape))):
+        return []
     m, alarms = d.flat.view(-1, *shape), []
     for a in range(len(shape)):
         one, other = (m & ~m.flip(a + 1)).sum(0), (m.flip(a + 1) & ~m).sum(0)
         p = surprise(one / (one + other).clamp_min(1), torch.tensor(.5), one + other)
         off = p < RISK / 4 / len(shape) / math.prod(shape)
-        if off.any(): alarms.append(f"along axis {a} {_where(off)} hidden more or less often than the mirror image, which should be alike")
+        if off.any():
+            alarms.append(f"along axis {a} {_where(off)} hidden more or less often than the mirror image, "
+                          "which should be alike")
     return alarms
 
 def _neglected(times: Tensor, chances: Tensor, shape: tuple[int, ...]) -> list[str]:
     "Without a promise: is a unit hidden less than a tenth as often as the mean?"
     rare = times.sum() / chances.sum() / 10
-    off = (chances > 0) & (times < rare * chances) & (surprise(times / chances.clamp_min(1), rare, chances) < RISK / 4 / len(times))
+    off = (chances > 0) & (times < rare * chances) & (surprise(times / chances.clamp_min(1), rare,
+                                                               chances) < RISK / 4 / len(times))
     return [f"{_where(off.view(shape))} hidden never or nearly never, less than a tenth as often as the mean"] if off.any() else []
 
 def _unit(i: int, shape: tuple[int, ...]) -> str:
     place = []
-    for s in reversed(shape): i, r = divmod(i, s); place.append(r)
+    for s in reversed(shape):
+        i, r = divmod(i, s)
+        place.append(r)
     return str(tuple(reversed(place))) if len(shape) > 1 else str(place[0])
 
 def _where(which: Tensor) -> str:
     "Which units, in words: whole rows and columns by name, else their number."
     n = int(which.sum())
-    for a, name in enumerate(('row', 'column') if which.ndim == 2 else [f'index along axis {a}' for a in range(which.ndim)]):
+    for a, name in enumerate(('row', 'column') if which.ndim == 2
+                             else [f'index along axis {a}' for a in range(which.ndim)]):
         full = which.transpose(0, a).flatten(1).all(1) if which.ndim > 1 else which
         if 0 < full.sum() < len(full) and int(full.sum()) * which.numel() // len(full) == n and n > 1 and full.sum() <= 3:
             return f"{name} {', '.join(map(str, full.nonzero()[:, 0].tolist()))} ({n} of {which.numel()} units) is"
@@ -145,7 +168,8 @@ def _where(which: Tensor) -> str:
 
 # %% ../../nbs/instruments/01_coverage.ipynb #292a9889
 def _pairs(hidden: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    "The share of the draws in which two units were hidden together, and what independence given the counts would give, two `[N, N]`."
+    """The share of the draws in which two units were hidden together, and what independence given the counts
+    would give, two `[N, N]`."""
     hidden, free = hidden.float(), free.float()
     open_ = free.T @ free
     both = hidden.T @ hidden / open_
@@ -177,9 +201,12 @@ def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...]) -> list[
     if some.any():
         together = _neighbours(m.view(-1, *shape))[1]
         excess = ((together - edges * pair) / edges)[some].mean()
-        if excess.abs() > reach(int(some.sum()), float((_scatter(k, n, degree, edges) / edges.square())[some].mean()), 1., RISK / 4):
+        if excess.abs() > reach(int(some.sum()),
+                                float((_scatter(k, n, degree, edges) / edges.square())[some].mean()), 1.,
+                                RISK / 4):
             more = 'more' if excess > 0 else 'less'
-            alarms.append(f"neighbours are hidden together {more} often than by chance: {(together / edges)[some].mean():.3f} of the time, "
+            alarms.append(f"neighbours are hidden together {more} often than by chance: "
+                          f"{(together / edges)[some].mean():.3f} of the time, "
                           f"independent units {pair[some].mean():.3f}")
     return alarms
 
@@ -195,10 +222,13 @@ def _neighbours(x: Tensor,      # bool `[draws, *shape]`
     return degree.flatten(1), degree.flatten(1).sum(1) / 2
 
 def _scatter(k: Tensor, n: Tensor, degree: Tensor, edges: Tensor) -> Tensor:
-    "The variance of the number of neighbours hidden together, where each set of k of n is equally likely, `[draws]`."
-    two, three, four = (torch.stack([(k - i).clamp_min(0) / (n - i).clamp_min(1) for i in range(j)]).prod(0) for j in (2, 3, 4))
+    """The variance of the number of neighbours hidden together, where each set of k of n is equally likely,
+    `[draws]`."""
+    two, three, four = (torch.stack([(k - i).clamp_min(0) / (n - i).clamp_min(1) for i in range(j)]).prod(0)
+                        for j in (2, 3, 4))
     share_one = (degree * (degree - 1)).sum(1)      # ordered pairs of edges that meet in a unit
-    return (edges * two + share_one * three + (edges * (edges - 1) - share_one) * four - (edges * two).square()).clamp_min(0)
+    return (edges * two + share_one * three
+            + (edges * (edges - 1) - share_one) * four - (edges * two).square()).clamp_min(0)
 
 def _rows(d: Draws) -> list[str]:
     "Are two samples of one batch as alike as two samples of different batches?"
@@ -214,7 +244,10 @@ def _rows(d: Draws) -> list[str]:
     if within is None: return []
     half = calls // 2
     across = like(d.mask[:half], d.mask[half:2 * half])
-    if abs(float(within.mean() - across.mean())) <= margin(within, 1., RISK / 8) + margin(across, 1., RISK / 8): return []
+    if abs(float(within.mean() - across.mean())) <= margin(within, 1.,
+                                                           RISK / 8) + margin(across, 1., RISK / 8):
+        return []
     word = 'more' if within.mean() > across.mean() else 'less'
-    return [f"samples of one batch are {word} alike than samples of two: they agree on {within.mean():.3f} of the units, across batches on "
+    return [f"samples of one batch are {word} alike than samples of two: they agree on {within.mean():.3f} "
+            "of the units, across batches on "
             f"{across.mean():.3f}; each sample needs its own draw"]

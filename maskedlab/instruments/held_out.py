@@ -20,8 +20,10 @@ __all__ = ['held_out']
 def held_out(recipe: Recipe,
              n: int = 64,                   # samples of the test split
              seed: int = 0,                 # which ones, and which masks
-             **wishes: Any,                 # options of the sample, such as size=64; those that it does not have are left out
-             ) -> dict[str, dict[str, float]]:    # 'loss' of the network and of an untrained one; 'psnr' where pictures are returned
+             # options of the sample, such as size=64; those that it does not have are left out
+             **wishes: Any,
+             # 'loss' of the network and of an untrained one; 'psnr' where pictures are returned
+             ) -> dict[str, dict[str, float]]:
     "Loss and, of pictures, decibels on embedded data that were not trained on."
     name = recipe.card.modality.split()[0]
     batch = sample(name, n=n, split='test', generator=torch.Generator().manual_seed(seed),
@@ -34,5 +36,6 @@ def held_out(recipe: Recipe,
     return {**found, 'psnr': psnr} if psnr else found
 
 def _loss(recipe: Recipe, batch: dict, seed: int) -> float:
-    with evaluating(recipe), torch.no_grad(): out = recipe(batch, generator=torch.Generator().manual_seed(seed))
+    with evaluating(recipe), torch.no_grad():
+        out = recipe(batch, generator=torch.Generator().manual_seed(seed))
     return round(float(out.loss), 5)

@@ -21,14 +21,17 @@ __all__ = ['TOLERANCE', 'MOST', 'Leak', 'leak_check']
 # %% ../../nbs/instruments/00_leak.ipynb #7de26557
 @dataclass
 class Leak:
-    "What the leak check found. `changes` says, for each site, how far predictions of hidden units moved, in units of their spread."
+    """What the leak check found.
+
+    `changes` says, for each site, how far predictions of hidden units moved, in units of their spread."""
     recipe: str
-    changes: dict[str, float] = field(default_factory=dict)    # 'units', 'data', 'gradient': 0 where nothing leaks
-    control: float = 0.                                        # the same when visible content is exchanged: must not be 0
-    rounding: float = 0.                                       # the same when content goes to data and back unchanged: 0, or float noise
+    # 'units', 'data', 'gradient': 0 where nothing leaks
+    changes: dict[str, float] = field(default_factory=dict)
+    control: float = 0.                            # the same when visible content is exchanged: must not be 0
+    rounding: float = 0.            # the same when content goes to data and back unchanged: 0, or float noise
     faults: list[str] = field(default_factory=list)            # what is wrong, in words
-    notes: list[str] = field(default_factory=list)             # what could not be looked at, and declared exceptions
-    where: Tensor | None = None                                # `[B, *shape]`, how far each hidden unit's prediction moved
+    notes: list[str] = field(default_factory=list)      # what could not be looked at, and declared exceptions
+    where: Tensor | None = None                   # `[B, *shape]`, how far each hidden unit's prediction moved
 
     @property
     def ok(self) -> bool:
@@ -38,12 +41,15 @@ class Leak:
     def __repr__(self) -> str:
         sites = ', '.join(f'{k} {v:.3g}' for k, v in self.changes.items())
         lines = [f"{self.recipe}: " + ('no leak' if self.ok else '; '.join(self.faults))]
-        if self.changes: lines += [f"  moved when hidden content was exchanged: {sites} (control, visible content: {self.control:.3g})"]
+        if self.changes:
+            lines += [f"  moved when hidden content was exchanged: {sites} (control, visible content: "
+                      f"{self.control:.3g})"]
         return '\n'.join(lines + [f'  note: {n}' for n in self.notes])
 
 # %% ../../nbs/instruments/00_leak.ipynb #476f3ffd
 TOLERANCE = 1e-5     # of a prediction's spread: float noise of a batch computed twice, and no more
-MOST = 1e-4          # what is allowed in data space at most, where the way there and back rounds (a Fourier transform does)
+# what is allowed in data space at most, where the way there and back rounds (a Fourier transform does)
+MOST = 1e-4
 
 def leak_check(recipe: Any,            # a name, class, instance or 'file.py:Class'
                batch: dict,            # at least two different samples
@@ -53,7 +59,8 @@ def leak_check(recipe: Any,            # a name, class, instance or 'file.py:Cla
     "Exchange hidden content for a batch neighbour's: no prediction of a hidden unit may change."
     r = create_recipe(recipe)
     report = Leak(type(r).__name__, notes=list(r.declared))
-    with evaluating(r), torch.random.fork_rng(devices=[]): _check(r, batch, mask, seed, report)
+    with evaluating(r), torch.random.fork_rng(devices=[]):
+        _check(r, batch, mask, seed, report)
     return report
 
 def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
@@ -66,33 +73,44 @@ def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
         out = run(mask)
         if out.mask is None: return report.notes.append('hides nothing: there is nothing to leak')
         u = out.units
-        if len(u) < 2: raise ValueError(f"the leak check exchanges content between samples: give a batch of at least 2, got {len(u)}")
+        if len(u) < 2:
+            raise ValueError("the leak check exchanges content between samples: give a batch of at least 2, "
+                             f"got {len(u)}")
         again = run(out.mask, luck=1)
         if not torch.equal(out.mask, run(mask, luck=1).mask) or _moved(out, again, out.scored) > TOLERANCE:
             report.faults.append('two forwards with the same generator differ: it draws from the global one')
         changed = [k for k, v in r.state_dict().items() if not torch.equal(v, before[k])]
-        if changed: report.faults.append(f"forward changed its state: {', '.join(changed[:3])}")
+        if changed:
+            report.faults.append(f"forward changed its state: {', '.join(changed[:3])}")
         if report.faults: return None
 
     views = out.mask.reshape(len(u), -1, *u.shape).unbind(1)
-    for m in views: _check_view(run, m, u, batch, report)
+    for m in views:
+        _check_view(run, m, u, batch, report)
     allowed = {'units': TOLERANCE, 'data': max(TOLERANCE, min(4 * report.rounding, MOST)), 'gradient': 0.}
     leaks = [site for site, change in report.changes.items() if change > allowed[site]]
-    if leaks: report.faults.append(f"predictions of hidden units depend on hidden content (seen at: {', '.join(leaks)})")
-    if report.changes and report.control <= TOLERANCE: report.faults.append('void: exchanging visible content changes no prediction either')
+    if leaks:
+        report.faults.append("predictions of hidden units depend on hidden content (seen at: "
+                             f"{', '.join(leaks)})")
+    if report.changes and report.control <= TOLERANCE:
+        report.faults.append('void: exchanging visible content changes no prediction either')
 
 def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> None:
-    with torch.no_grad(): a = run(m, u)
+    with torch.no_grad():
+        a = run(m, u)
     hidden, secret = a.mask & a.scored, a.secret
-    if not bool(hidden.any()): hidden = a.scored        # a method that asks about what is visible: that must not know the hidden either
+    if not bool(hidden.any()):
+        hidden = a.scored     # a method that asks about what is visible: that must not know the hidden either
     order = torch.zeros_like(m, dtype=torch.long) if a.order is None else a.order
     if not bool(secret.any()): return report.notes.append(_why(a))
-    for t in order[secret].unique()[[0, -1]].unique().tolist():      # strict where all are equal; else along the order
+    # strict where all are equal; else along the order
+    for t in order[secret].unique()[[0, -1]].unique().tolist():
         inside, judged = secret & (order >= t), hidden & (order <= t)
-        new = inside & u.free.roll(1, 0)        # padding or a special unit in its place would make another layout
+        new = inside & u.free.roll(1, 0)    # padding or a special unit in its place would make another layout
         other = u.swap(new)
         if _same(other, u, new):
-            report.faults.append('void: the samples have the same content in their hidden units; give different ones')
+            report.faults.append('void: the samples have the same content in their hidden units; give '
+                                 'different ones')
             return
         with torch.no_grad():
             _note(report, 'units', a, run(m, other), judged)
@@ -103,14 +121,18 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
             with torch.enable_grad():
                 x = u.x.detach().clone().requires_grad_()
                 y = torch.cat([p.flatten() for p in _rows(run(m, u.but(x=x)), judged)])
-                weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(1)).to(y)     # so that nothing cancels
-                grad, = torch.autograd.grad((y * weight).sum(), x, allow_unused=True) if y.requires_grad else (None,)
+                # so that nothing cancels
+                weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+                grad, = torch.autograd.grad((y * weight).sum(), x,
+                                            allow_unused=True) if y.requires_grad else (None,)
             change = 0. if grad is None else float(rows(grad, inside).abs().max())
             report.changes['gradient'] = max(report.changes.get('gradient', 0.), change)
-    if u.put is None: report.notes.append('units have no way back to data: looked at the units only')
+    if u.put is None:
+        report.notes.append('units have no way back to data: looked at the units only')
     visible = u.valid & ~m
     with torch.no_grad():
-        if bool(visible.any()): report.control = max(report.control, _moved(a, run(m, u.swap(visible)), hidden))
+        if bool(visible.any()):
+            report.control = max(report.control, _moved(a, run(m, u.swap(visible)), hidden))
 
 def _why(out: Out) -> str:
     chosen = bool(out.mask.any())
@@ -123,7 +145,8 @@ def _rows(out: Out, which: Tensor) -> list[Tensor]:
     return [p[rows(chosen[s], scored[s])] for s, p in out.pred.items()]
 
 def _moved(a: Out, b: Out, which: Tensor) -> float:
-    "The largest change of a prediction, in units of the predictions' spread; infinite where another set of units was scored."
+    """The largest change of a prediction, in units of the predictions' spread; infinite where another set of
+    units was scored."""
     if not torch.equal(a.scored, b.scored): return float('inf')
     pairs = [(p, q) for p, q in zip(_rows(a, which), _rows(b, which)) if p.numel() > 1]
     return max((float((p - q).abs().max() / p.float().std().clamp_min(1e-12)) for p, q in pairs), default=0.)
@@ -131,10 +154,12 @@ def _moved(a: Out, b: Out, which: Tensor) -> float:
 def _note(report: Leak, site: str, a: Out, b: Out, judged: Tensor) -> None:
     report.changes[site] = max(report.changes.get(site, 0.), _moved(a, b, judged))
     if not isinstance(a.pred, dict) and torch.equal(a.scored, b.scored):
-        moved = spread((a.pred - b.pred).abs().flatten(1).amax(1) if a.pred.ndim > 1 else (a.pred - b.pred).abs(), a.scored)
+        moved = spread((a.pred - b.pred).abs().flatten(1).amax(1) if a.pred.ndim > 1
+                       else (a.pred - b.pred).abs(), a.scored)
         moved = moved.masked_fill(~judged, torch.nan)
         report.where = moved if report.where is None or report.where.shape != moved.shape else torch.fmax(report.where, moved)
 
 def _same(a: Units, b: Units, which: Tensor) -> bool:
-    pairs = ((a.x[k], b.x[k], a.split(which)[k]) for k in a.x) if isinstance(a.x, dict) else [(a.x, b.x, which)]
+    pairs = ((a.x[k], b.x[k], a.split(which)[k]) for k in a.x) if isinstance(a.x,
+                                                                             dict) else [(a.x, b.x, which)]
     return all(torch.equal(rows(x, w), rows(y, w)) for x, y, w in pairs)

@@ -34,10 +34,12 @@ class Middle(NamedTuple):
         return f'{value} ({low} to {high})'
 
 def middle(values: Sequence[float]) -> Middle:
-    "The median of independent measurements; with fewer than six no interval reaches 95 %, and theirs is the whole range."
+    """The median of independent measurements; with fewer than six no interval reaches 95 %, and theirs is the
+    whole range."""
     if not len(values): raise ValueError("no measurement was given: measure at least one round")
     v, n, k, tail = sorted(values), len(values), 0, 0.
-    while k < (n - 1) // 2 and tail + math.comb(n, k) / 2 ** n <= .025:     # leave out k at each end as long as 95 % remain
+    # leave out k at each end as long as 95 % remain
+    while k < (n - 1) // 2 and tail + math.comb(n, k) / 2 ** n <= .025:
         tail += math.comb(n, k) / 2 ** n
         k += 1
     k = max(k - 1, 0)
@@ -47,13 +49,16 @@ def middle(values: Sequence[float]) -> Middle:
 def rounds(functions: dict[str, Callable[[], Any]],       # name -> what to time
            n: int = 9,                                    # rounds
            warm: int = 1,                                 # untimed calls of each before the first round
-           clock: Callable[[], float] = time.perf_counter,  # time.process_time counts the processor's time alone
+           # time.process_time counts the processor's time alone
+           clock: Callable[[], float] = time.perf_counter,
            ) -> dict[str, list[float]]:                   # name -> seconds, one for each round
-    "Time functions in turns; each round starts with another one, so that none always runs after the same neighbour."
+    """Time functions in turns; each round starts with another one, so that none always runs after the same
+    neighbour."""
     if n < 1: raise ValueError(f"{n} rounds measure nothing; give at least 1, and 9 for an interval of 95 %")
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for f in functions.values():
-        for _ in range(warm): f()
+        for _ in range(warm):
+            f()
     taken: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
     for i in range(n):
@@ -67,17 +72,21 @@ def rounds(functions: dict[str, Callable[[], Any]],       # name -> what to time
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> Middle:
     "How many times as long `b` took as `a`, compared within each round: above 1 means that `a` is faster."
-    if len(a) != len(b): raise ValueError(f"{len(a)} rounds cannot be compared with {len(b)}; time both in one call of `rounds`")
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} rounds cannot be compared with {len(b)}; time both in one call of "
+                         "`rounds`")
     return middle([y / x for x, y in zip(a, b)])
 
 # %% ../../nbs/instruments/04_measure.ipynb #6e62c64a
 def flops(function: Callable[[], Any]) -> int:      # a multiplication and an addition are two
     "Floating-point operations in the matrix products and convolutions of one call."
     from torch.utils.flop_counter import FlopCounterMode
-    one = lambda q, k: 2 * q[0] * q[1] * q[2] * k[2] * q[3]     # queries times keys, from their shapes `[B, heads, N, D]`
+    # queries times keys, from their shapes `[B, heads, N, D]`
+    one = lambda q, k: 2 * q[0] * q[1] * q[2] * k[2] * q[3]
     known = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: 2 * one(q, k),
              torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, *_, **__: 5 * one(q, k)}
-    with FlopCounterMode(display=False, custom_mapping=known) as counter: function()
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        function()
     return counter.get_total_flops()
 
 # %% ../../nbs/instruments/04_measure.ipynb #da873a17
@@ -101,8 +110,8 @@ def share(work: int,                  # operations of a step
 # %% ../../nbs/instruments/04_measure.ipynb #b72b62a7
 _PEAK = '''
 def _peak():
-    try: return 1024 * int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))
-    except OSError:
+    try: return 1024 * int(next(line.split()[1] for line in open('/proc/self/status') if
+    line.startswith('VmHWM'))) except OSError:
         import resource, sys
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 '''
@@ -112,27 +121,34 @@ def peak_memory(imports: str,             # Python that imports all that the wor
                 folder: str | Path = '.', # where it runs
                 ) -> int:                 # bytes
     "By how much the memory of a fresh process rises at most while it works, less what its imports took."
-    if os.name == 'nt': raise ValueError("peak memory is read on Linux and macOS only; run this bench without it (--no-memory)")
+    if os.name == 'nt':
+        raise ValueError("peak memory is read on Linux and macOS only; run this bench without it "
+                         "(--no-memory)")
     program = f'{_PEAK}\n{imports}\n_before = _peak()\n{work}\nprint("peak", _peak() - _before)'
     done = subprocess.run([sys.executable, '-c', program], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ['no word'])[-1]
-        raise ValueError(f"the process that measures memory failed: {said[:120]}; run its work by itself to see more")
+        raise ValueError(f"the process that measures memory failed: {said[:120]}; run its work by itself to "
+                         "see more")
     return int(done.stdout.rsplit('peak', 1)[1])
 
 # %% ../../nbs/instruments/04_measure.ipynb #a46a1aa4
 def machine() -> dict[str, Any]:
     "What a result has to say about where it was measured."
     about: dict[str, Any] = dict(
-        processor=_processor(), cores=os.cpu_count(), threads=torch.get_num_threads(), system=f'{platform.system()} {platform.machine()}',
+        processor=_processor(), cores=os.cpu_count(), threads=torch.get_num_threads(),
+        system=f'{platform.system()} {platform.machine()}',
         python=platform.python_version(), torch=torch.__version__)
-    if torch.cuda.is_available(): about['gpu'] = torch.cuda.get_device_name()
+    if torch.cuda.is_available():
+        about['gpu'] = torch.cuda.get_device_name()
     return about
 
 def _processor() -> str:
     "Its name, with what it can multiply at once where the name says little."
-    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError: return platform.processor() or platform.machine()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
     found = {k.strip(): v.strip() for k, _, v in (line.partition(':') for line in lines)}
     flags = found.get('flags', '').split()
     wide = [f' with {name}' for flag, name in (('avx512f', 'AVX-512'), ('avx2', 'AVX2')) if flag in flags]

@@ -24,13 +24,15 @@ def labelled(data: str = 'digits',       # a sample with 'label'
              **options) -> tuple[dict, dict]:  # training batch and test batch
     "A labelled part of the training split, as many of each class as can be, and the whole test split."
     train, test = (sample(data, n=None, split=split, **options) for split in ('train', 'test'))
-    if 'label' not in train: raise ValueError(f"the sample {data!r} has no labels; choose one that has, such as 'digits'")
+    if 'label' not in train:
+        raise ValueError(f"the sample {data!r} has no labels; choose one that has, such as 'digits'")
     n = len(train['label'])
     if labels is None: return train, test
     if not 1 <= labels <= n: raise ValueError(f"labels={labels}: {data} has {n} labelled training samples")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     turn = torch.zeros(n, dtype=torch.long)           # the how-manieth of its class each sample is
-    for c in train['label'].unique(): turn[order[train['label'][order] == c]] = torch.arange(int((train['label'] == c).sum()))
+    for c in train['label'].unique():
+        turn[order[train['label'][order] == c]] = torch.arange(int((train['label'] == c).sum()))
     chosen = order[turn[order].argsort(stable=True)][:labels]
     return {k: v[chosen] for k, v in train.items()}, test
 
@@ -43,34 +45,41 @@ def features(recipe: Any,           # a recipe with `features`, or 'raw': the in
     "Frozen features of a whole batch, nothing hidden, in eval mode."
     keys = [k for k, v in batch.items() if torch.is_tensor(v)]
     if isinstance(recipe, str):
-        if not pool: raise ValueError(f"{recipe[:20]!r} input has no tokens; ask a recipe, or leave pool=True")
+        if not pool:
+            raise ValueError(f"{recipe[:20]!r} input has no tokens; ask a recipe, or leave pool=True")
         return batch[keys[0]].flatten(1).float()
     if recipe.features is None: raise ValueError(f"{type(recipe).__name__} gives no features to probe")
     device = next(recipe.parameters()).device
     n = len(batch[keys[0]])
     with evaluating(recipe), torch.no_grad():
         part = lambda i: {k: batch[k][i:i + size].to(device) for k in keys}
-        parts = [(recipe.features(part(i)) if pool else recipe.features(part(i), pool=False)).float().cpu() for i in range(0, n, size)]
+        parts = [(recipe.features(part(i)) if pool else recipe.features(part(i), pool=False)).float().cpu()
+                 for i in range(0, n, size)]
     return torch.cat(parts)
 
 def probe(recipe: Any,                      # a recipe, or 'raw'
           train: dict, test: dict,          # from `labelled`
           neighbours: int = 10,
-          attentive: bool = False,          # train the attentive probe too (seconds); raw input has no tokens and gets none
-          ) -> dict[str, float]:            # {'linear': accuracy, 'knn': accuracy}, and 'attentive' where asked for
-    "Accuracy on the test split of logistic regression on standardised features, and of a vote of nearest neighbours by cosine."
+          # train the attentive probe too (seconds); raw input has no tokens and gets none
+          attentive: bool = False,
+          ) -> dict[str, float]:      # {'linear': accuracy, 'knn': accuracy}, and 'attentive' where asked for
+    """Accuracy on the test split of logistic regression on standardised features, and of a vote of nearest
+    neighbours by cosine."""
     try:
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
-    except ImportError: raise ImportError("probes need scikit-learn, which is not installed; pip install maskedlab[probe]") from None
+    except ImportError:
+        raise ImportError("probes need scikit-learn, which is not installed; pip install maskedlab[probe]") from None
     x, y = features(recipe, train).numpy(), train['label'].numpy()
     u, v = features(recipe, test).numpy(), test['label'].numpy()
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=2000))
-    knn = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(x)), metric='cosine', weights='distance'))
+    knn = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(x)), metric='cosine',
+                                                               weights='distance'))
     found = {'linear': float(linear.fit(x, y).score(u, v)), 'knn': float(knn.fit(x, y).score(u, v))}
-    if attentive and not isinstance(recipe, str): found['attentive'] = attentive_probe(recipe, train, test)
+    if attentive and not isinstance(recipe, str):
+        found['attentive'] = attentive_probe(recipe, train, test)
     return found
 
 # %% ../../nbs/instruments/06_probes.ipynb #279a4048
@@ -79,7 +88,8 @@ class AttentiveHead(nn.Module):
     def __init__(self, dim: int, classes: int):
         super().__init__()
         self.query = nn.Parameter(torch.randn(1, 1, dim) * .02)
-        self.attend = nn.MultiheadAttention(dim, next(h for h in (4, 3, 2, 1) if dim % h == 0), batch_first=True)
+        self.attend = nn.MultiheadAttention(dim, next(h for h in (4, 3, 2, 1) if dim % h == 0),
+                                            batch_first=True)
         self.norm, self.linear = nn.BatchNorm1d(dim, affine=False), nn.Linear(dim, classes)
 
     def forward(self, x: Tensor,          # `[B, N, dim]`
@@ -87,7 +97,8 @@ class AttentiveHead(nn.Module):
                 ) -> Tensor:              # `[B, classes]`
         "Classify."
         query = self.query.expand(len(x), -1, -1)
-        return self.linear(self.norm(self.attend(query, x, x, key_padding_mask=pad, need_weights=False)[0][:, 0]))
+        return self.linear(self.norm(self.attend(query, x, x, key_padding_mask=pad,
+                                                 need_weights=False)[0][:, 0]))
 
 def attentive_probe(recipe: Any, train: dict, test: dict,       # as in `probe`
                     steps: int = 400, batch: int = 128, lr: float = 1e-3, seed: int = 0) -> float:
@@ -111,7 +122,8 @@ def attentive_probe(recipe: Any, train: dict, test: dict,       # as in `probe`
             schedule.step()
     head.eval()
     with torch.no_grad():
-        right = [head(u[i:i + 500], missing[i:i + 500]).argmax(-1) == test['label'][i:i + 500] for i in range(0, len(u), 500)]
+        right = [head(u[i:i + 500], missing[i:i + 500]).argmax(-1) == test['label'][i:i + 500]
+                 for i in range(0, len(u), 500)]
     return float(torch.cat(right).float().mean())
 
 def _tokens(recipe: Any, batch: dict) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,10 @@ from .static import Static
 from .strategies import Random, create_strategy, list_strategies
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
-__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Guided', 'Inverse', 'Linear', 'Normal',
-           'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords',
-           'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse', 'place',
+__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Guided',
+           'Inverse', 'Linear', 'Normal',
+           'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Strategy', 'Tokens', 'Tube', 'Uniform',
+           'Union', 'Units', 'WholeWords',
+           'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired',
+           'parse', 'place',
            'repeat_to', 'rows', 'spread']

@@ -23,7 +23,8 @@ def places(u: Units,
            ) -> Tensor:     # float `[B, N, d]`
     "Where each unit lies: `u.pos`, or its place on the grid."
     if u.pos is not None: return u.pos.flatten(1, -2) if len(u.shape) > 1 else u.pos
-    axes = torch.meshgrid(*(torch.arange(s, device=u.device, dtype=torch.float32) for s in u.shape), indexing='ij')
+    axes = torch.meshgrid(*(torch.arange(s, device=u.device, dtype=torch.float32) for s in u.shape),
+                          indexing='ij')
     return torch.stack(axes, -1).flatten(0, -2).expand(len(u), -1, -1)
 
 # %% ../../nbs/masks/08_ball.ipynb #999e46af
@@ -37,16 +38,20 @@ class Ball(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         free, at = u.free.flatten(1), places(u)
-        k = torch.minimum(count(self.law, rates(self.ratio, len(u), generator, progress, u.device), free.sum(1)), free.sum(1))
-        order = rand(free.shape, generator, u.device).masked_fill(~free, 2).argsort(1)      # chance; what is not free comes last
+        k = torch.minimum(count(self.law, rates(self.ratio, len(u), generator, progress, u.device),
+                                free.sum(1)), free.sum(1))
+        # chance; what is not free comes last
+        order = rand(free.shape, generator, u.device).masked_fill(~free, 2).argsort(1)
         seed = at.gather(1, order[:, :1, None].expand(-1, -1, at.shape[-1]))
         d = (at - seed).square().sum(-1).masked_fill(~free, torch.inf).gather(1, order)
         order = order.gather(1, d.argsort(dim=1, stable=True))
-        mask = torch.zeros_like(free).scatter_(1, order, torch.arange(free.shape[1], device=u.device) < k[:, None])
+        mask = torch.zeros_like(free).scatter_(1, order,
+                                               torch.arange(free.shape[1], device=u.device) < k[:, None])
         return mask.view(u.free.shape)
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio)
+    def exact(self) -> bool:
+        return not callable(self.ratio)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)

@@ -37,7 +37,7 @@ def _unpack(bits: np.ndarray, H: int, W: int) -> np.ndarray:
     return np.unpackbits(octets, axis=1, count=H * W, bitorder='little').view(bool).reshape(-1, H, W)
 
 @lru_cache(8)
-def _edges(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:        # uint64 `[words, H + 1]` and `[words, W + 1]`
+def _edges(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:    # uint64 `[words, H + 1]` and `[words, W + 1]`
     "The units above row 0, 1, ..., H, and those before column 0, 1, ..., W."
     i, j = np.indices((H, W))
     return _pack(i < np.arange(H + 1)[:, None, None]), _pack(j < np.arange(W + 1)[:, None, None])
@@ -50,20 +50,24 @@ def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and no
            H: int, W: int,
            area: int,                   # the smallest area to draw
            aspect: float,               # sides' ratio, log-uniform in [aspect, 1 / aspect]
-           ) -> tuple[np.ndarray, np.ndarray]:      # the open units of that block, as `open_`, and their number; 0 where none fits
+           # the open units of that block, as `open_`, and their number; 0 where none fits
+           ) -> tuple[np.ndarray, np.ndarray]:
     "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
     size, shape, down, right = uniform
-    side = np.sqrt(area + (room[:, None] - area) * size)            # where room < area the ends are swapped, as released
+    # where room < area the ends are swapped, as released
+    side = np.sqrt(area + (room[:, None] - area) * size)
     shape = np.exp((shape - .5) * math.log(aspect))                 # square root of height by width
     h = np.minimum(np.rint(side * shape), H).astype(np.intp)
     w = np.minimum(np.rint(side / shape), W).astype(np.intp)
     fits = (h < H) & (w < W) & (np.arange(down.shape[1]) < tries[:, None])
     top, left = (down * (H + 1 - h)).astype(np.intp), (right * (W + 1 - w)).astype(np.intp)
     above, before = _edges(H, W)
-    block = (above.take(top + h, 1) ^ above.take(top, 1)) & (before.take(left + w, 1) ^ before.take(left, 1)) & open_[..., None]
+    block = (above.take(top + h, 1) ^ above.take(top, 1)) & (before.take(left + w, 1) ^ before.take(left,
+                                                                                                    1)) & open_[..., None]
     new = np.add.reduce(np.bitwise_count(block), 0, np.float32)
     fits &= (new > 0) & (new <= room[:, None])
-    first = np.arange(0, fits.size, fits.shape[1]) + fits.argmax(1)         # the first True of each sample, in flat places
+    # the first True of each sample, in flat places
+    first = np.arange(0, fits.size, fits.shape[1]) + fits.argmax(1)
     there = fits.take(first)
     return block.reshape(len(open_), -1).take(first, 1) * there, new.take(first) * there
 
@@ -76,20 +80,23 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
             ) -> Tensor:        # bool `[B, H, W]`, at most n True
     "Lay blocks until n units are hidden, or none is found."
     bits, (H, W) = _pack(free.cpu().numpy()), free.shape[1:]
-    draws = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator, device=generator.device if generator else 'cpu')))
+    draws = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator, device=generator.device
+                                                    if generator else 'cpu')))
     room = n.cpu().numpy().astype(np.float32)
-    open_, left, todo = bits.copy(), np.full(len(room), patience), np.arange(len(room))     # of the samples still at work
-    rest = bits.copy()                                                                      # what all samples leave open
+    # of the samples still at work
+    open_, left, todo = bits.copy(), np.full(len(room), patience), np.arange(len(room))
+    rest = bits.copy()                                                           # what all samples leave open
     while True:
         go = ((room > 0) & (left > 0)).nonzero()[0]
         if len(go) < len(todo):
             rest[:, todo] = open_
             open_, room, left, todo = open_.take(go, 1), room[go], left[go], todo[go]
         if not len(todo): return torch.from_numpy(_unpack(bits ^ rest, H, W)).to(free.device)
-        tries = min(patience, max(3, min(3 * len(free) // len(todo), 200)))     # the fewer samples are left, the more attempts at once
+        # the fewer samples are left, the more attempts at once
+        tries = min(patience, max(3, min(3 * len(free) // len(todo), 200)))
         uniform = draws.random((4, len(todo), tries), np.float32)
         block, new = _round(open_, room, left, uniform, H, W, area, aspect)
-        open_ ^= block                                                          # the bits of a block are open ones
+        open_ ^= block                                                     # the bits of a block are open ones
         room -= new
         left = np.where(new > 0, patience, left - tries)
 
@@ -99,7 +106,8 @@ def _fill(hidden: Tensor, free: Tensor, n: Tensor, generator: torch.Generator | 
     if not len(short): return hidden
     h, f = hidden[short], free[short]
     noise = rand(h.flatten(1).shape, generator, h.device)
-    start = first_k(noise, torch.ones_like(short), f.flatten(1)).view(h.shape)      # where nothing is hidden yet: anywhere
+    # where nothing is hidden yet: anywhere
+    start = first_k(noise, torch.ones_like(short), f.flatten(1)).view(h.shape)
     reach = h | (start & ~h.flatten(1).any(1)[:, None, None])
     steps = torch.zeros(h.shape, device=h.device)
     for _ in range(max(h.shape[1:])):
@@ -130,15 +138,17 @@ def _single(free: Tensor, n: Tensor, aspect: float, generator: torch.Generator |
 class Block(Strategy):
     """Blocks of units on a 2-D grid (BEiT, Bao et al. 2022, algorithm 1; CAE, Chen et al. 2022, section 3).
 
-    The count is `floor(ratio * free)` or `n`. 'exact' hides exactly that many (CAE), 'at most' stops after `attempts` misses in a row, as
-    the released BEiT generator does (its n = 75 of 196 is hit in two thirds of the draws), 'single' hides one block of exactly that many.
-    Sides are rounded half to even; a block is smaller than the grid in both directions. Where no block fits, 'exact' and 'single' are
-    completed with the units nearest to the hidden ones."""
+    The count is `floor(ratio * free)` or `n`. 'exact' hides exactly that many (CAE), 'at most' stops after
+    `attempts` misses in a row, as the released BEiT generator does (its n = 75 of 196 is hit in two thirds of
+    the draws), 'single' hides one block of exactly that many. Sides are rounded half to even; a block is
+    smaller than the grid in both directions. Where no block fits, 'exact' and 'single' are completed with the
+    units nearest to the hidden ones."""
     ratio: Annotated[Rate, Range(0, 1)] = .4                # share of the free units to hide, or a schedule
     n: Annotated[int, Range(0, 4096, 1)] = 0                # how many to hide; 0: as `ratio` says
     law: Literal['exact', 'at most', 'single'] = 'exact'
-    min_area: Annotated[int, Range(0, 64, 1)] = 0           # smallest area drawn; 0: 16 of 196 units, in proportion on smaller grids
-    aspect: Annotated[float, Range(.05, 1)] = .3            # height by width is log-uniform in [aspect, 1 / aspect]
+    # smallest area drawn; 0: 16 of 196 units, in proportion on smaller grids
+    min_area: Annotated[int, Range(0, 64, 1)] = 0
+    aspect: Annotated[float, Range(.05, 1)] = .3      # height by width is log-uniform in [aspect, 1 / aspect]
     attempts: Annotated[int, Range(1, 100, 1)] = 10         # misses in a row after which 'at most' stops
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
@@ -153,15 +163,18 @@ class Block(Strategy):
             raise ValueError(f"Block hides rectangles of a 2-D grid, and these units have shape {u.shape}: "
                              "take Span for one axis, Tube for three")
         if self.n > u.count:
-            raise ValueError(f"Block(n={self.n}) asks for more than the {u.count} units of {u.shape}: give a ratio, or a smaller n")
+            raise ValueError(f"Block(n={self.n}) asks for more than the {u.count} units of {u.shape}: give a "
+                             "ratio, or a smaller n")
         free = u.free.flatten(1).sum(1)
         return free.clamp(max=self.n) if self.n else count('floor hidden', rate, free)
 
     @property
-    def exact(self) -> bool: return self.law != 'at most' and (self.n > 0 or not callable(self.ratio))
+    def exact(self) -> bool:
+        return self.law != 'at most' and (self.n > 0 or not callable(self.ratio))
 
     @property
-    def mirrored(self) -> bool: return self.law != 'single'     # whose incomplete row is the last
+    def mirrored(self) -> bool:
+        return self.law != 'single'     # whose incomplete row is the last
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio) and not self.n: return super().counts(u)

@@ -23,14 +23,16 @@ def _bool(mask: Any) -> Tensor:
     if not torch.is_tensor(mask) or mask.dtype != torch.bool:
         got = f"{mask.dtype} {list(mask.shape)}" if torch.is_tensor(mask) else type(mask).__name__
         raise TypeError(f"a mask must be a bool tensor [B, *shape], True = hidden, got {got}; try mask > 0")
-    if mask.ndim < 2: raise ValueError(f"a mask must have a batch axis, [B, *shape], got {list(mask.shape)}; try mask[None]")
+    if mask.ndim < 2:
+        raise ValueError(f"a mask must have a batch axis, [B, *shape], got {list(mask.shape)}; try mask[None]")
     return mask.flatten(1)
 
 def _shaped(flat: Tensor, shape: Sequence[int] | None) -> Tensor:
     "`[B, N]` as `[B, *shape]`."
     if shape is None: return flat
     if math.prod(shape) != flat.shape[1]:
-        raise ValueError(f"shape={tuple(shape)} has {math.prod(shape)} units and this mask has {flat.shape[1]}")
+        raise ValueError(f"shape={tuple(shape)} has {math.prod(shape)} units and this mask has "
+                         f"{flat.shape[1]}")
     return flat.view(len(flat), *shape)
 
 def to_removed(mask: Tensor) -> Tensor:                                             # float `[B, N]`
@@ -42,7 +44,9 @@ def from_removed(removed: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     return _shaped(removed > 0, shape)
 
 def to_visible(mask: Tensor) -> Tensor:                                             # int64 `[B, N]`
-    "As an `attention_mask` of transformers: 1 where it may be attended. `.bool()` is what torch's attention takes."
+    """As an `attention_mask` of transformers: 1 where it may be attended.
+
+    `.bool()` is what torch's attention takes."""
     return (~_bool(mask)).long()
 
 def from_visible(visible: Tensor, shape: Sequence[int] | None = None) -> Tensor:    # bool `[B, *shape]`
@@ -52,10 +56,12 @@ def from_visible(visible: Tensor, shape: Sequence[int] | None = None) -> Tensor:
 def to_active(mask: Tensor) -> Tensor:      # bool `[B, 1, f, f]`
     "As SparK's `active`: True where the convolution computes."
     _bool(mask)
-    if mask.ndim != 3: raise ValueError(f"active is for pictures: give a mask [B, rows, columns], got {list(mask.shape)}")
+    if mask.ndim != 3:
+        raise ValueError(f"active is for pictures: give a mask [B, rows, columns], got {list(mask.shape)}")
     return ~mask[:, None]
 
-def from_active(active: Tensor, shape: Sequence[int] | None = None) -> Tensor:      # bool `[B, f, f]`, or `[B, *shape]`
+# bool `[B, f, f]`, or `[B, *shape]`
+def from_active(active: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     "The inverse of `to_active`."
     return _shaped(~active.flatten(1), active.shape[2:] if shape is None else shape)
 
@@ -64,7 +70,8 @@ def _indices(which: Tensor, what: str, prefix: int) -> Tensor:
     counts = which.sum(1)
     if len(counts) and bool((counts != counts[0]).any()):
         low, high = int(counts.min()), int(counts.max())
-        raise ValueError(f"the samples have from {low} to {high} {what} units: a list of indices needs equally many in each")
+        raise ValueError(f"the samples have from {low} to {high} {what} units: a list of indices needs "
+                         "equally many in each")
     return which.nonzero()[:, 1].view(len(which), -1) + prefix
 
 def _listed(ids: Tensor, count: int, prefix: int) -> Tensor:
@@ -74,7 +81,8 @@ def _listed(ids: Tensor, count: int, prefix: int) -> Tensor:
     i = ids - prefix
     if i.numel() and not 0 <= int(i.min()) <= int(i.max()) < count:
         low, high = int(ids.min()), int(ids.max())
-        raise ValueError(f"indices run from {low} to {high}, and {count} units are counted from {prefix}: check shape= and prefix=")
+        raise ValueError(f"indices run from {low} to {high}, and {count} units are counted from {prefix}: "
+                         "check shape= and prefix=")
     return torch.zeros(len(ids), count, dtype=torch.bool, device=ids.device).scatter_(1, i, True)
 
 def to_keep(mask: Tensor, prefix: int = 0) -> Tensor:       # int64 `[B, kept]`, ascending
@@ -112,7 +120,8 @@ def to_labels(mask: Tensor,             # bool `[B, L]`, where the loss looks
               ignore: int = -100) -> Tensor:    # int64 `[B, L]`
     "As `labels` of transformers: the id where it is scored, -100 elsewhere."
     if mask.shape != ids.shape:
-        raise ValueError(f"the mask is {list(mask.shape)} and the ids are {list(ids.shape)}: they must be one for one")
+        raise ValueError(f"the mask is {list(mask.shape)} and the ids are {list(ids.shape)}: they must be "
+                         "one for one")
     _bool(mask)
     return torch.where(mask, ids, ignore)
 
@@ -126,22 +135,26 @@ class Convention:
     "What one library calls a mask."
     used_by: str
     form: str                                   # type and shape
-    hides: bool                                 # True: its True, 1 or listed units are hidden; False: they are visible
+    hides: bool                        # True: its True, 1 or listed units are hidden; False: they are visible
     to: Callable[[Tensor], Tensor]              # our mask -> theirs
     back: Callable[..., Tensor]                 # (theirs, shape) -> ours
 
 CONVENTIONS: dict[str, Convention] = {
     'mask': Convention('facebookresearch/mae, ViTMAE, MONAI', 'float [B, N]', True, to_removed, from_removed),
-    'bool_masked_pos': Convention('BEiT, VideoMAE, data2vec in transformers', 'bool [B, N]', True, lambda m: _bool(m).clone(), _shaped),
+    'bool_masked_pos': Convention('BEiT, VideoMAE, data2vec in transformers', 'bool [B, N]', True,
+                                  lambda m: _bool(m).clone(), _shaped),
     'active': Convention('SparK', 'bool [B, 1, f, f]', False, to_active, from_active),
     'input_mask': Convention('4M', 'bool [B, N]', True, lambda m: _bool(m).clone(), _shaped),
-    'target_mask': Convention('4M', 'bool [B, N]', False, lambda m: ~_bool(m), lambda t, shape: _shaped(~t, shape)),
+    'target_mask': Convention('4M', 'bool [B, N]', False, lambda m: ~_bool(m),
+                              lambda t, shape: _shaped(~t, shape)),
     'masks_enc': Convention('I-JEPA, timm PatchDropout', 'int64 [B, kept]', False, to_keep, from_keep),
     'masks_pred': Convention('I-JEPA', 'int64 [B, hidden]', True, to_hidden, from_hidden),
     'idx_mask': Convention('lightly', 'int64 [B, hidden], class token counted', True,
                            lambda m: to_hidden(m, 1), lambda ids, shape: from_hidden(ids, shape, 1)),
     'attention_mask': Convention('transformers', 'int64 [B, L]', False, to_visible, from_visible),
-    'key_padding_mask': Convention('torch MultiheadAttention', 'bool [B, L]', True, lambda m: _bool(m).clone(), _shaped),
-    'attn_mask': Convention('torch scaled_dot_product_attention', 'bool [B, 1, 1, L]', False, lambda m: ~_bool(m)[:, None, None],
+    'key_padding_mask': Convention('torch MultiheadAttention', 'bool [B, L]', True,
+                                   lambda m: _bool(m).clone(), _shaped),
+    'attn_mask': Convention('torch scaled_dot_product_attention', 'bool [B, 1, 1, L]', False,
+                            lambda m: ~_bool(m)[:, None, None],
                             lambda a, shape: _shaped(~a[:, 0, 0], shape)),
 }

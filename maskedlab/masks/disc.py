@@ -30,7 +30,8 @@ def distances(shape: tuple[int, ...],                          # rows and column
 def paired(mask: Tensor,      # bool `[..., H, W]` over a shifted spectrum
            ) -> Tensor:       # the same, and the twin of each hidden bin
     "Hide the twin `(-u, -v)` of every hidden bin `(u, v)`: a real picture has the same content in both."
-    shift = [1 - n % 2 for n in mask.shape[-2:]]        # an even side has a highest frequency that is its own twin, in row 0
+    # an even side has a highest frequency that is its own twin, in row 0
+    shift = [1 - n % 2 for n in mask.shape[-2:]]
     return mask | mask.flip(-2, -1).roll(shift, (-2, -1))
 
 # %% ../../nbs/masks/10_disc.ipynb #487e122e
@@ -38,10 +39,13 @@ def paired(mask: Tensor,      # bool `[..., H, W]` over a shifted spectrum
 class Disc(Strategy):
     """Hides everything outside of a disc around the middle, or the disc, by a coin for each sample (MFM, Xie et al. 2023, section 3.1).
 
-    Made for shifted spectra. One of two counts: the bins with `radius <= distance`, and the rest. With `outer`, those in the ring."""
-    radius: Annotated[float, Range(1, 64, 1, open=True)] = 16      # bins nearer to the middle than this form the disc
-    outer: float | None = None                          # what lies this far out, or farther, goes with the disc; None: nothing does
-    p: Annotated[float, Range(0, 1)] = .5               # probability of keeping the disc: 1 low-pass alone, 0 high-pass alone
+    Made for shifted spectra. One of two counts: the bins with `radius <= distance`, and the rest. With
+    `outer`, those in the ring."""
+    # bins nearer to the middle than this form the disc
+    radius: Annotated[float, Range(1, 64, 1, open=True)] = 16
+    outer: float | None = None    # what lies this far out, or farther, goes with the disc; None: nothing does
+    # probability of keeping the disc: 1 low-pass alone, 0 high-pass alone
+    p: Annotated[float, Range(0, 1)] = .5
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,15 +53,19 @@ class Disc(Strategy):
         if isinstance(self.outer, bool) or not isinstance(self.outer, int | float):
             raise TypeError(f"Disc(outer={str(self.outer)[:40]!r}): give a number above the radius, or None")
         if not self.outer > self.radius:
-            raise ValueError(f"Disc(outer={self.outer}): no ring lies between {self.radius} and {self.outer}; give more than the radius")
+            raise ValueError(f"Disc(outer={self.outer}): no ring lies between {self.radius} and "
+                             f"{self.outer}; give more than the radius")
 
     def ring(self, u: Units) -> Tensor:
         "Bool `[*u.shape]`: what a low-pass input hides."
-        if len(u.shape) != 2: raise ValueError(f"Disc needs the rows and columns of a spectrum, and these units are {u.shape}: take Random")
+        if len(u.shape) != 2:
+            raise ValueError(f"Disc needs the rows and columns of a spectrum, and these units are {u.shape}: "
+                             "take Random")
         d = distances(u.shape, u.device)
         far = float(d.max()) ** .5
         if self.radius > far:
-            raise ValueError(f"Disc(radius={self.radius:g}): this spectrum of {u.shape} bins ends {far:.1f} from its middle; "
+            raise ValueError(f"Disc(radius={self.radius:g}): this spectrum of {u.shape} bins ends {far:.1f} "
+                             "from its middle; "
                              "choose a smaller radius")
         return (d >= self.radius ** 2) & (d < (self.outer or torch.inf) ** 2)
 
@@ -66,7 +74,8 @@ class Disc(Strategy):
         return self.ring(u) == low[:, None, None]
 
     @property
-    def exact(self) -> bool: return self.p in (0, 1)
+    def exact(self) -> bool:
+        return self.p in (0, 1)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         ring = self.ring(u)

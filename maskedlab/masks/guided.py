@@ -23,11 +23,13 @@ __all__ = ['Guided']
 class Guided(Strategy):
     """Units are drawn in proportion to a score, without replacement (MaskAlign, Xue et al. 2023, section 3.2), or taken from the top.
 
-    Exact: `k = count(law, ratio, n)` of n free units. The score, `[B, *shape]`, is a signal of the recipe, passed by its name."""
+    Exact: `k = count(law, ratio, n)` of n free units. The score, `[B, *shape]`, is a signal of the recipe,
+    passed by its name."""
     by: str                                     # name of the score
     ratio: Annotated[Rate, Range(0, 1)] = .7    # share of the free units to hide, or a schedule
     law: Law = 'floor kept'                     # which side of the count is rounded, and how
-    draws: Literal['kept', 'hidden'] = 'kept'   # which units have high scores: those that stay, or those that go
+    # which units have high scores: those that stay, or those that go
+    draws: Literal['kept', 'hidden'] = 'kept'
     lottery: bool = True                        # drawn by chance; else the highest scores, ties by index
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
@@ -37,25 +39,31 @@ class Guided(Strategy):
         if self.lottery:
             noise = rand(free.shape, generator, u.device).clamp(1e-12, 1 - 1e-7)
             score = score.log() - (-noise.log()).log()                      # Gumbel
-        order = score.argsort(dim=1, descending=self.draws == 'hidden', stable=True)       # who is hidden first
-        rank = torch.empty_like(score).scatter_(1, order, torch.arange(score.shape[1], device=score.device).to(score).expand_as(score))
+        order = score.argsort(dim=1, descending=self.draws == 'hidden', stable=True)     # who is hidden first
+        rank = torch.empty_like(score).scatter_(1, order,
+                                                torch.arange(score.shape[1],
+                                                             device=score.device).to(score).expand_as(score))
         return first_k(rank, k, free).view(u.free.shape)
 
     def score(self, u: Units, given: Any) -> Tensor:     # `[B, N]` float32
         "The score, or one sentence about what is wrong with it."
         want = f"{self.by}=[{len(u)}, {', '.join(map(str, u.shape))}]"
         if given is None:
-            raise ValueError(f"Guided({self.by!r}) draws by a score that only a network knows: call it through its recipe, or give {want}")
+            raise ValueError(f"Guided({self.by!r}) draws by a score that only a network knows: call it "
+                             f"through its recipe, or give {want}")
         if not torch.is_tensor(given) or given.numel() != u.valid.numel() or len(given) != len(u):
-            raise ValueError(f"the score of Guided({self.by!r}) must be {want}, got {list(getattr(given, 'shape', []))}")
+            raise ValueError(f"the score of Guided({self.by!r}) must be {want}, got "
+                             f"{list(getattr(given, 'shape', []))}")
         score = given.detach().to(u.device, torch.float32).flatten(1)
         worst = score[u.free.flatten(1)].amin() if bool(u.free.any()) else score.new_zeros(())
         if bool(worst != worst) or self.lottery and float(worst) < 0:
-            raise ValueError(f"the score {self.by} has the value {float(worst):.4g}; chances need numbers from 0, and no NaN")
+            raise ValueError(f"the score {self.by} has the value {float(worst):.4g}; chances need numbers "
+                             "from 0, and no NaN")
         return score
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio)
+    def exact(self) -> bool:
+        return not callable(self.ratio)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)

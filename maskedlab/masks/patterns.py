@@ -22,7 +22,8 @@ __all__ = ['Grid', 'Checkerboard', 'Tube', 'Painted']
 # %% ../../nbs/masks/04_patterns.ipynb #15919b96
 def _axes(u: Units) -> list[Tensor]:
     "The index along each axis, shaped to broadcast over the grid."
-    return [torch.arange(s, device=u.device).view([-1 if i == a else 1 for i in range(len(u.shape))]) for a, s in enumerate(u.shape)]
+    return [torch.arange(s, device=u.device).view([-1 if i == a else 1 for i in range(len(u.shape))]) for a,
+            s in enumerate(u.shape)]
 
 @dataclass(frozen=True)
 class _Keep(Strategy):
@@ -35,7 +36,8 @@ class _Keep(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         c, n = self.classes(u)
-        kept = (rand((len(u),), generator, u.device) * n).long() if self.shift else torch.zeros(len(u), dtype=torch.long, device=u.device)
+        kept = (rand((len(u),), generator, u.device) * n).long() if self.shift else torch.zeros(len(u),
+                                                                                                dtype=torch.long, device=u.device)
         return c != kept.view(-1, *[1] * len(u.shape))
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
@@ -47,10 +49,12 @@ class _Keep(Strategy):
 
     def chance(self, u: Units) -> Tensor:
         c, n = self.classes(u)
-        return u.free * (torch.full_like(c, 1, dtype=torch.float64) - 1 / n if self.shift else (c != 0).double())
+        return u.free * (torch.full_like(c, 1, dtype=torch.float64) - 1 / n if self.shift
+                         else (c != 0).double())
 
     @property
-    def exact(self) -> bool: return not self.shift
+    def exact(self) -> bool:
+        return not self.shift
 
 # %% ../../nbs/masks/04_patterns.ipynb #b90d1290
 @dataclass(frozen=True)
@@ -62,12 +66,15 @@ class Grid(_Keep):
 
     def classes(self, u: Units) -> tuple[Tensor, int]:
         c = torch.zeros(u.shape, dtype=torch.long, device=u.device)
-        for i in _axes(u): c = c * self.step + i % self.step
+        for i in _axes(u):
+            c = c * self.step + i % self.step
         return c, self.step ** len(u.shape)
 
 @dataclass(frozen=True)
 class Checkerboard(_Keep):
-    "Hides every other unit, so that no two neighbours are hidden. With `shift` an odd grid hides one unit more in half of the samples."
+    """Hides every other unit, so that no two neighbours are hidden.
+
+    With `shift` an odd grid hides one unit more in half of the samples."""
 
     def classes(self, u: Units) -> tuple[Tensor, int]:
         return sum(_axes(u), torch.zeros(u.shape, dtype=torch.long, device=u.device)) % 2, 2
@@ -77,7 +84,8 @@ class Checkerboard(_Keep):
 class Tube(Strategy):
     """The same random places in every step of the first axis, which is time (VideoMAE, Tong et al. 2022, section 3.3).
 
-    Exact: `count(law, ratio, places)` in each step. A place counts if any of its steps is free, and only its free steps are hidden."""
+    Exact: `count(law, ratio, places)` in each step. A place counts if any of its steps is free, and only its
+    free steps are hidden."""
     ratio: Annotated[Rate, Range(0, 1)] = .9    # share of the places to hide, or a schedule
     law: Law = 'floor hidden'                   # which side of the count is rounded, and how
 
@@ -90,11 +98,13 @@ class Tube(Strategy):
     def _places(self, u: Units) -> Tensor:
         "Bool `[B, places]`: may any step of this place be hidden?"
         if len(u.shape) < 2:
-            raise ValueError(f"Tube repeats places over a first axis, and these units have shape {u.shape}: take Random or Span")
+            raise ValueError(f"Tube repeats places over a first axis, and these units have shape {u.shape}: "
+                             "take Random or Span")
         return u.free.any(1).flatten(1)
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio)
+    def exact(self) -> bool:
+        return not callable(self.ratio)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         places = self._places(u)
@@ -102,7 +112,7 @@ class Tube(Strategy):
         k = count(self.law, rates(self.ratio, len(u), device=u.device), places.sum(1))[:, None]
         steps = u.free.sum(1).flatten(1)                                        # free steps of each place
         rank = torch.arange(steps.shape[1], device=u.device)
-        few = steps.masked_fill(~places, u.shape[0] + 1).sort(1).values         # places that do not count come last
+        few = steps.masked_fill(~places, u.shape[0] + 1).sort(1).values   # places that do not count come last
         most = steps.sort(1, descending=True).values
         return torch.where(rank < k, few, 0).sum(1), torch.where(rank < k, most, 0).sum(1)
 
@@ -132,32 +142,40 @@ class Painted(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         shape = self.shape or u.shape
         if shape not in (u.shape, tuple(u.free.shape)):
-            raise ValueError(f"this mask was painted on {shape}, and the units are {u.shape} in a batch of {len(u)}: "
+            raise ValueError(f"this mask was painted on {shape}, and the units are {u.shape} in a batch of "
+                             f"{len(u)}: "
                              "paint one of that shape")
         mask = torch.zeros(shape, dtype=torch.bool, device=u.device)
         if self.hidden and self.hidden[-1] >= mask.numel():
-            raise ValueError(f"Painted asks for unit {self.hidden[-1]}, and {shape} has {mask.numel()}: count them from 0, row by row")
+            raise ValueError(f"Painted asks for unit {self.hidden[-1]}, and {shape} has {mask.numel()}: "
+                             "count them from 0, row by row")
         mask.view(-1)[list(self.hidden)] = True
         return mask.expand(u.free.shape)
 
     @property
-    def exact(self) -> bool: return self.shape is None
+    def exact(self) -> bool:
+        return self.shape is None
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         k = (self.where(u, None) & u.free).flatten(1).sum(1)
         return k, k
 
-    def chance(self, u: Units) -> Tensor: return (self.where(u, None) & u.free).double()
+    def chance(self, u: Units) -> Tensor:
+        return (self.where(u, None) & u.free).double()
 
 def _indices(hidden: Any) -> tuple[int, ...]:
     "Sorted whole numbers from 0."
     if torch.is_tensor(hidden):
         if hidden.is_floating_point():
-            raise TypeError(f"Painted takes a bool mask or the indices of the units to hide, got a {hidden.dtype} tensor; try mask > 0")
+            raise TypeError("Painted takes a bool mask or the indices of the units to hide, got a "
+                            f"{hidden.dtype} tensor; try mask > 0")
         hidden = hidden.flatten().tolist()
     if not isinstance(hidden, Iterable) or isinstance(hidden, (str, bytes)):
-        raise TypeError(f"Painted takes a bool mask or the indices of the units to hide, got {str(hidden)[:40]!r}; try mask > 0")
+        raise TypeError("Painted takes a bool mask or the indices of the units to hide, got "
+                        f"{str(hidden)[:40]!r}; try mask > 0")
     hidden = list(hidden)
     bad = [i for i in hidden if isinstance(i, bool) or not hasattr(i, '__index__') or i < 0]
-    if bad: raise ValueError(f"Painted: {str(bad[0])[:40]!r} is no unit: give a bool tensor, or whole numbers from 0")
+    if bad:
+        raise ValueError(f"Painted: {str(bad[0])[:40]!r} is no unit: give a bool tensor, or whole numbers "
+                         "from 0")
     return tuple(sorted({int(i) for i in hidden}))

@@ -23,16 +23,21 @@ class Uniform:
     low: float = 0.
     high: float = 1.
 
-    def __post_init__(self): _share(self, 'low', 'high')
+    def __post_init__(self):
+        _share(self, 'low', 'high')
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:
         return self.low + (self.high - self.low) * rand((n,), generator, device).double()
 
 @dataclass(frozen=True)
 class Cosine:
-    "`cos(pi / 2 * U)` with U uniform for each sample: mostly high rates (MaskGIT, Chang et al. 2022, section 3.1). Its mean is 2 / pi."
+    """`cos(pi / 2 * U)` with U uniform for each sample: mostly high rates (MaskGIT, Chang et al.
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
+    2022, section 3.1). Its mean is 2 / pi."""
+
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:
         return torch.cos(math.pi / 2 * rand((n,), generator, device).double())
 
 @dataclass(frozen=True)
@@ -41,14 +46,18 @@ class Linear:
     start: float = 0.
     stop: float = .75
 
-    def __post_init__(self): _share(self, 'start', 'stop')
+    def __post_init__(self):
+        _share(self, 'start', 'stop')
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
-        return torch.full((n,), self.start + (self.stop - self.start) * min(max(progress, 0.), 1.), dtype=torch.float64, device=device)
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:
+        return torch.full((n,), self.start + (self.stop - self.start) * min(max(progress, 0.), 1.),
+                          dtype=torch.float64, device=device)
 
 @dataclass(frozen=True)
 class Normal:
-    "A normal draw cut to `low`..`high`, one for the whole batch, so that all its samples hide equally many (MAGE, SeiT++)."
+    """A normal draw cut to `low`..`high`, one for the whole batch, so that all its samples hide equally many
+    (MAGE, SeiT++)."""
     mean: float = .45
     deviation: float = .25
     low: float = .4
@@ -59,22 +68,27 @@ class Normal:
         if not self.deviation > 0 or self.low > self.high:
             raise ValueError(f"{self}: give a deviation above 0, and low no larger than high")
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:
         ends = torch.tensor([self.low, self.high], dtype=torch.float64).sub(self.mean).div(self.deviation)
         a, b = torch.special.ndtr(ends).to(device)
-        z = torch.special.ndtri(a + (b - a) * rand((1,), generator, device).double())      # no draw is thrown away
+        # no draw is thrown away
+        z = torch.special.ndtri(a + (b - a) * rand((1,), generator, device).double())
         return (self.mean + self.deviation * z).clamp(self.low, self.high).expand(n)
 
 @dataclass(frozen=True)
 class Coin:
-    "Each sample takes `a` with probability `p`, else `b`; both are rates or schedules, as in `Coin(1., Uniform(.5, 1.))`."
+    """Each sample takes `a` with probability `p`, else `b`; both are rates or schedules, as in `Coin(1.,
+    Uniform(.5, 1.))`."""
     a: Rate = 1.
     b: Rate = 0.
     p: float = .5
 
-    def __post_init__(self): _share(self, 'a', 'b', 'p')
+    def __post_init__(self):
+        _share(self, 'a', 'b', 'p')
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None, device=None) -> Tensor:
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:
         heads = rand((n,), generator, device) < self.p
         a, b = (rates(r, n, generator, progress, device) for r in (self.a, self.b))
         return torch.where(heads, a, b)

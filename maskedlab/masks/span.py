@@ -26,7 +26,8 @@ def distinct(n: Tensor,         # `[B]` int64, how many
              generator: torch.Generator | None = None,
              ) -> Tensor:       # bool `[B, width]`, n True in each row
     "A random set of n of the first `places`."
-    if not n.is_cpu or (2 * n > places).any():      # on a GPU each look at how many are missing would make the host wait
+    # on a GPU each look at how many are missing would make the host wait
+    if not n.is_cpu or (2 * n > places).any():
         noise = rand((len(n), width), generator, n.device)
         return first_k(noise, n, torch.arange(width, device=n.device) < places[:, None])
     chosen = torch.zeros(len(n), width + 1, dtype=torch.bool)       # the last column takes what is not needed
@@ -43,12 +44,13 @@ def distinct(n: Tensor,         # `[B]` int64, how many
 class Span(Strategy):
     """Runs of `length` units along one axis, which may overlap (wav2vec 2.0, Baevski et al. 2020, section 3.1 and the released code).
 
-    The count varies: `int(prob * L / length + U)` spans, at least `least`, with different starts. Spans run over the free units in
-    order, so padding and special units are no part of L. A clip no longer than a span may be hidden whole. `prob=0` hides nothing."""
-    prob: Annotated[Rate, Range(0, 1)] = .65            # spans times length by L, before overlap; or a schedule
+    The count varies: `int(prob * L / length + U)` spans, at least `least`, with different starts. Spans run
+    over the free units in order, so padding and special units are no part of L. A clip no longer than a span
+    may be hidden whole. `prob=0` hides nothing."""
+    prob: Annotated[Rate, Range(0, 1)] = .65          # spans times length by L, before overlap; or a schedule
     length: Annotated[int, Range(1, 100, 1)] = 10       # units of a span
     least: Annotated[int, Range(0, 16, 1)] = 2          # fewest spans in a clip
-    equal: bool = False                                 # uncover random units until all samples of the batch hide equally many
+    equal: bool = False                # uncover random units until all samples of the batch hide equally many
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         self._one_axis(u)
@@ -57,7 +59,8 @@ class Span(Strategy):
         n = self._spans(spans, rand((len(u),), generator, u.device).double())
         start = distinct(n, self._places(L, n), max(N, self._most(N) + 1), generator)
         begun = F.pad(start, (self.length, 0)).cumsum(1)
-        covered = (begun[:, self.length:] > begun[:, :-self.length])[:, :N]     # has a span begun in the last `length` units?
+        # has a span begun in the last `length` units?
+        covered = (begun[:, self.length:] > begun[:, :-self.length])[:, :N]
         mask = self._lay(covered, u)
         if not self.equal: return mask
         k = mask.sum(1)
@@ -65,14 +68,16 @@ class Span(Strategy):
 
     def _one_axis(self, u: Units) -> None:
         if len(u.shape) != 1:
-            raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take Block or Random")
+            raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take "
+                             "Block or Random")
 
     def _lay(self, x: Tensor, u: Units) -> Tensor:
         "From the order of the free units to their places, `[B, N]`; nothing to do where all are free."
         if u.free.is_cpu and u.free.all(): return x
         return u.free * x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
 
-    def _expected(self, rate: Tensor, L: Tensor) -> Tensor: return rate * L.double() / self.length
+    def _expected(self, rate: Tensor, L: Tensor) -> Tensor:
+        return rate * L.double() / self.length
 
     def _spans(self, expected: Tensor, u: Tensor | float) -> Tensor:
         "How many spans, `[B]` int64, for the uniform number `u`."
@@ -93,12 +98,14 @@ class Span(Strategy):
         L = u.free.sum(1)
         e = self._expected(rates(self.prob, len(u), device=u.device), L)
         few, many = self._spans(e, 0.), self._spans(e, 1.)
-        low = torch.where((L - self.length > many) & (few > 0), self.length + few - 1, 0)       # all starts in a row
+        # all starts in a row
+        low = torch.where((L - self.length > many) & (few > 0), self.length + few - 1, 0)
         high = torch.minimum(many * self.length, L)
         return (low.min().expand_as(low), high.min().expand_as(high)) if self.equal else (low, high)
 
     def chance(self, u: Units) -> Tensor | None:
-        "A unit is left if none of the starts lies in the `length` units up to it: a hypergeometric probability."
+        """A unit is left if none of the starts lies in the `length` units up to it: a hypergeometric
+        probability."""
         self._one_axis(u)
         if callable(self.prob) or self.equal: return None
         L = u.free.sum(1)
@@ -111,7 +118,8 @@ class Span(Strategy):
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."
         t, S = torch.arange(u.count, device=u.device), self._places(L, n)[:, None]
-        near = (torch.minimum(t, S - 1) - (t - self.length + 1).clamp_min(0) + 1).clamp_min(0)      # starts that would cover t
+        # starts that would cover t
+        near = (torch.minimum(t, S - 1) - (t - self.length + 1).clamp_min(0) + 1).clamp_min(0)
         n, S, rest = n[:, None].double(), S.double(), (S - near).double()
-        log_choose = lambda a: torch.lgamma(a + 1) - torch.lgamma((a - n).clamp_min(0) + 1)         # n! cancels
+        log_choose = lambda a: torch.lgamma(a + 1) - torch.lgamma((a - n).clamp_min(0) + 1)       # n! cancels
         return 1 - torch.where(rest >= n, torch.exp(log_choose(rest) - log_choose(S)), 0.)

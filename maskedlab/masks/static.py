@@ -23,38 +23,45 @@ __all__ = ['alone', 'name_of', 'Static']
 def alone(u: Units, i: int) -> Units:
     "Sample i by itself, without the padding behind it."
     n = len(u.valid[i])
-    if len(u.shape) == 1: n = int(u.valid[i].nonzero().max()) + 1 if u.valid[i].any() else 1
+    if len(u.shape) == 1:
+        n = int(u.valid[i].nonzero().max()) + 1 if u.valid[i].any() else 1
     cut = lambda t: t[i:i + 1, :n] if torch.is_tensor(t) else t
     return Units(u.kind, (n, *u.shape[1:]), cut(u.x), cut(u.valid), cut(u.free), cut(u.group), cut(u.pos))
 
 def name_of(u: Units) -> str:      # of one sample
     "A number that its content has, and hardly any other content."
     x = u.x[u.valid].detach().cpu().contiguous()
-    return hashlib.blake2b(x.view(torch.uint8).numpy().tobytes() if x.numel() else b'', digest_size=16).hexdigest()
+    return hashlib.blake2b(x.view(torch.uint8).numpy().tobytes() if x.numel() else b'',
+                           digest_size=16).hexdigest()
 
 @dataclass(frozen=True)
 class Static(Strategy):
-    "One of a few masks that a sample keeps for good (BERT, Devlin et al. 2018, released code: ten copies of the data)."
+    """One of a few masks that a sample keeps for good (BERT, Devlin et al.
+
+    2018, released code: ten copies of the data)."""
     of: Callable[..., Tensor]                           # a strategy, or any function of units
     copies: Annotated[int, Range(1, 100, 1)] = 10       # masks that each sample has
     seed: Annotated[int, Range(0, 1000, 1)] = 0         # of these masks
 
     def where(self, u: Units, generator: torch.Generator | None, **signals: Any) -> Tensor:
         if not torch.is_tensor(u.x):
-            raise ValueError("static masks know a sample by its content, and these units have none; call them on r.units(batch)")
+            raise ValueError("static masks know a sample by its content, and these units have none; call "
+                             "them on r.units(batch)")
         device = 'cpu' if generator is None else generator.device
         which = torch.randint(self.copies, (len(u),), generator=generator, device=device).tolist()
         mask = u.none()
         for i, copy in enumerate(which):
             mine = alone(u, i)
             words = hashlib.blake2b(f'{self.seed} {copy} {name_of(mine)}'.encode(), digest_size=7).hexdigest()
-            own = {k: v[i:i + 1] if torch.is_tensor(v) and v.ndim and len(v) == len(u) else v for k, v in signals.items()}
+            own = {k: v[i:i + 1] if torch.is_tensor(v) and v.ndim and len(v) == len(u) else v for k,
+                   v in signals.items()}
             m = hide(self.of, mine, torch.Generator(u.device).manual_seed(int(words, 16)), **own)
             mask[i, :m.shape[1]] = m[0]
         return mask
 
     @property
-    def exact(self) -> bool: return getattr(self.of, 'exact', False)
+    def exact(self) -> bool:
+        return getattr(self.of, 'exact', False)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         return self.of.counts(u) if isinstance(self.of, Strategy) else super().counts(u)

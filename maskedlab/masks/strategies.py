@@ -25,10 +25,12 @@ __all__ = ['Rate', 'Law', 'rand', 'rates', 'count', 'first_k', 'Random', 'share'
 # %% ../../nbs/masks/01_strategies.ipynb #eb8c6be1
 def rand(shape: Sequence[int],
          generator: torch.Generator | None = None,
-         device: str | torch.device | None = None,  # of the result; the numbers are drawn where the generator lives
+         # of the result; the numbers are drawn where the generator lives
+         device: str | torch.device | None = None,
          ) -> Tensor:                               # float32 in [0, 1)
     "Uniform numbers, all from `generator`."
-    return torch.rand(tuple(shape), generator=generator, device=device if generator is None else generator.device).to(device)
+    return torch.rand(tuple(shape), generator=generator, device=device if generator is None
+                      else generator.device).to(device)
 
 # %% ../../nbs/masks/01_strategies.ipynb #bb35b885
 Rate = float | Callable[..., Tensor]    # a share from 0 to 1, or a schedule
@@ -45,10 +47,12 @@ def rates(ratio: Rate,
     name = getattr(ratio, '__name__', type(ratio).__name__)[:40]
     if not torch.is_tensor(r) or tuple(r.shape) != (n,):
         got = list(r.shape) if torch.is_tensor(r) else type(r).__name__
-        raise ValueError(f"the schedule {name} must give one rate for each of {n} samples, a tensor [{n}], got {got}")
+        raise ValueError(f"the schedule {name} must give one rate for each of {n} samples, a tensor [{n}], "
+                         f"got {got}")
     r = r.to(device, torch.float64)
     bad = r[~((r >= 0) & (r <= 1))]
-    if len(bad): raise ValueError(f"the schedule {name} gave the rate {bad[0].item():.4g}: rates lie from 0 to 1")
+    if len(bad):
+        raise ValueError(f"the schedule {name} gave the rate {bad[0].item():.4g}: rates lie from 0 to 1")
     return r
 
 # %% ../../nbs/masks/01_strategies.ipynb #79296a6c
@@ -71,13 +75,17 @@ def count(law: Law,       # which side of the count is rounded, and how ('round'
 def first_k(noise: Tensor,  # `[B, N]`
             k: Tensor,      # `[B]` int64
             free: Tensor,   # bool `[B, N]`
-            ) -> Tensor:    # bool `[B, N]`, exactly min(k, free units) True in each row, even where noise has ties
+            # bool `[B, N]`, exactly min(k, free units) True in each row, even where noise has ties
+            ) -> Tensor:
     "The k free units with the smallest noise."
     k = torch.minimum(k, free.sum(1))
     noise = torch.where(free, noise, torch.inf)
-    if noise.is_cpu and (k == k[0]).all():      # on a GPU this question would make the host wait, and sorting is cheap there
-        return torch.zeros_like(free).scatter_(1, noise.topk(int(k[0]), 1, largest=False, sorted=False).indices, True)
-    return torch.empty_like(free).scatter_(1, noise.argsort(1), torch.arange(free.shape[1], device=free.device) < k[:, None])
+    # on a GPU this question would make the host wait, and sorting is cheap there
+    if noise.is_cpu and (k == k[0]).all():
+        return torch.zeros_like(free).scatter_(1, noise.topk(int(k[0]), 1, largest=False,
+                                                             sorted=False).indices, True)
+    return torch.empty_like(free).scatter_(1, noise.argsort(1),
+                                           torch.arange(free.shape[1], device=free.device) < k[:, None])
 
 # %% ../../nbs/masks/01_strategies.ipynb #66e9ab38
 @dataclass(frozen=True)
@@ -94,10 +102,12 @@ class Random(Strategy):
         return first_k(rand(free.shape, generator, u.device), k, free).view(u.free.shape)
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio)
+    def exact(self) -> bool:
+        return not callable(self.ratio)
 
     @property
-    def exchangeable(self) -> bool: return True
+    def exchangeable(self) -> bool:
+        return True
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
@@ -129,10 +139,12 @@ def sketch(mask: Tensor,                # bool `[B, H, W]` or `[B, L]`
 
 # %% ../../nbs/masks/01_strategies.ipynb #71ba1d06
 def list_strategies() -> dict[str, type[Strategy]]:
-    "The strategies of the kit that can be made without an argument: their names in small letters, and their classes."
+    """The strategies of the kit that can be made without an argument: their names in small letters, and their
+    classes."""
     room = __name__.rpartition('.')[0]
     if room:
-        for m in pkgutil.iter_modules(importlib.import_module(room).__path__): importlib.import_module(f'{room}.{m.name}')
+        for m in pkgutil.iter_modules(importlib.import_module(room).__path__):
+            importlib.import_module(f'{room}.{m.name}')
     found, queue = {}, [Strategy]
     while queue:
         for c in queue.pop().__subclasses__():

@@ -22,7 +22,8 @@ __all__ = ['share_of_all', 'lots', 'ordered', 'pick', 'Tokens', 'Bernoulli', 'Sl
 # %% ../../nbs/masks/07_words.ipynb #e6bb5016
 def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None, progress: float = 1.,
                  most: int | None = None) -> Tensor:        # int64 `[B]`
-    "How many to hide: a share of all real units, special ones included, at least one; none where the ratio is 0."
+    """How many to hide: a share of all real units, special ones included, at least one; none where the ratio
+    is 0."""
     rate = rates(ratio, len(u), generator, progress, u.device)
     k = (rate * u.valid.flatten(1).sum(1)).round().clamp(1, most).masked_fill(rate == 0, 0)
     return torch.minimum(k.long(), u.free.flatten(1).sum(1))
@@ -33,9 +34,11 @@ def lots(luck: Tensor,    # `[B, N]` in [0, 1)
          ) -> Tensor:     # whole numbers `[B, N]`, no two of a row are equal; what is not free comes last
     "Numbers as lots, with the place in the last digits: `lots % N`."
     N = free.shape[1]
-    few = N <= 512                                           # then 21 bits or more are left in 32, which are faster than 64
+    few = N <= 512                             # then 21 bits or more are left in 32, which are faster than 64
     top, dtype = 2 ** (31 - N.bit_length() if few else 24), torch.int32 if few else torch.int64
-    return (luck * top).to(dtype).masked_fill_(~free, top).mul_(N).add_(torch.arange(N, dtype=dtype, device=free.device))
+    return (luck * top).to(dtype).masked_fill_(~free,
+                                               top).mul_(N).add_(torch.arange(N, dtype=dtype,
+                                                                              device=free.device))
 
 def ordered(lots: Tensor) -> Tensor:
     "Each row from small to large."
@@ -54,19 +57,22 @@ def pick(k: Tensor,       # int64 `[B]`, no more than there are free units
 class Tokens(Strategy):
     """A fixed number of single units (BERT, Devlin et al. 2018, `create_masked_lm_predictions` of the released code).
 
-    Exact: `min(most, max(1, round(ratio * L)))` of L real units, special ones counted. `ratio=0` hides nothing."""
+    Exact: `min(most, max(1, round(ratio * L)))` of L real units, special ones counted. `ratio=0` hides
+    nothing."""
     ratio: Annotated[Rate, Range(0, 1)] = .15           # share of all real units, or a schedule
-    most: Annotated[int, Range(1, 512, 1)] = 512        # cap on the count; the released code has 20 at length 128
+    most: Annotated[int, Range(1, 512, 1)] = 512    # cap on the count; the released code has 20 at length 128
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         k = share_of_all(self.ratio, u, generator, progress, self.most)
         return pick(k, u.free.flatten(1), generator).view(u.free.shape)
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio)
+    def exact(self) -> bool:
+        return not callable(self.ratio)
 
     @property
-    def exchangeable(self) -> bool: return True
+    def exchangeable(self) -> bool:
+        return True
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
@@ -87,44 +93,54 @@ class Bernoulli(Strategy):
         return rand(u.free.shape, generator, u.device) < rate.view(-1, *[1] * len(u.shape))
 
     @property
-    def exchangeable(self) -> bool: return True
+    def exchangeable(self) -> bool:
+        return True
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         n = u.free.flatten(1).sum(1)
         if callable(self.ratio): return super().counts(u)
-        return (n if self.ratio == 1 else torch.zeros_like(n)), (torch.zeros_like(n) if self.ratio == 0 else n)
+        return (n if self.ratio == 1 else torch.zeros_like(n)), (torch.zeros_like(n) if self.ratio == 0
+                                                                 else n)
 
     def chance(self, u: Units) -> Tensor | None:
-        return None if callable(self.ratio) else u.free * torch.tensor(self.ratio, dtype=torch.float64, device=u.device)
+        return None if callable(self.ratio) else u.free * torch.tensor(self.ratio, dtype=torch.float64,
+                                                                       device=u.device)
 
 # %% ../../nbs/masks/07_words.ipynb #820c19f5
 @dataclass(frozen=True)
 class Slots(Strategy):
     """A fixed number of single units, as ELECTRA counts them (Clark et al. 2020, `pretrain_helpers.mask` of the released code).
 
-    Exact: `max(1, min(int((ratio + .005) * N), round(ratio * n)))` of n real units in a row of N; fewer with `replacement`."""
+    Exact: `max(1, min(int((ratio + .005) * N), round(ratio * n)))` of n real units in a row of N; fewer with
+    `replacement`."""
     ratio: Annotated[Rate, Range(0, 1)] = .15       # share of all real units, or a schedule
-    replacement: bool = False                       # draw with replacement, as released: what is drawn twice counts once
+    replacement: bool = False            # draw with replacement, as released: what is drawn twice counts once
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         k, free = self._count(u, generator, progress), u.free.flatten(1)
         if not self.replacement: return pick(k, free, generator).view(u.free.shape)
-        draw = (rand((len(u), u.count), generator, u.device).double() * free.sum(1)[:, None]).long()     # the how-manieth free unit
+        # the how-manieth free unit
+        draw = (rand((len(u), u.count), generator, u.device).double() * free.sum(1)[:, None]).long()
         hit = torch.zeros_like(free, dtype=torch.uint8).scatter_reduce_(
-            1, draw.clamp(max=u.count - 1), (torch.arange(u.count, device=u.device) < k[:, None]).to(torch.uint8), 'amax').bool()
+            1, draw.clamp(max=u.count - 1), (torch.arange(u.count,
+                                                          device=u.device) < k[:, None]).to(torch.uint8),
+            'amax').bool()
         return (free & hit.gather(1, (free.cumsum(1) - 1).clamp_min(0))).view(u.free.shape)
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
         rate = rates(self.ratio, len(u), generator, progress, u.device)
         slots = ((rate + .005) * u.count).floor()
-        k = torch.minimum(slots, (rate * u.valid.flatten(1).sum(1)).round()).clamp_min(1).masked_fill(rate == 0, 0)
+        k = torch.minimum(slots, (rate * u.valid.flatten(1).sum(1)).round()).clamp_min(1).masked_fill(rate
+                                                                                                      == 0, 0)
         return torch.minimum(k.long(), u.free.flatten(1).sum(1))
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio) and not self.replacement
+    def exact(self) -> bool:
+        return not callable(self.ratio) and not self.replacement
 
     @property
-    def exchangeable(self) -> bool: return True
+    def exchangeable(self) -> bool:
+        return True
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
@@ -148,7 +164,8 @@ def runs(which: Tensor,               # bool `[B, N]`
 
 def sizes(start: Tensor,      # bool `[B, N]`, from `runs`
           which: Tensor,      # bool `[B, N]`
-          ) -> tuple[Tensor, Tensor]:      # int64 `[B, N]` each: place of the first unit of one's word, units of the word
+          # int64 `[B, N]` each: place of the first unit of one's word, units of the word
+          ) -> tuple[Tensor, Tensor]:
     "The words of units; what is not chosen is a word of no units."
     place = torch.arange(start.shape[1], device=start.device).expand(start.shape)
     first = torch.where(start, place, 0).cummax(1).values
@@ -159,9 +176,10 @@ def sizes(start: Tensor,      # bool `[B, N]`, from `runs`
 class WholeWords(Strategy):
     """Whole words in random order, one that would pass the count is skipped (BERT's whole word masking, released code, 2019).
 
-    At most `min(most, max(1, round(ratio * L)))` of L real units, special ones counted; less where no word fits the rest."""
+    At most `min(most, max(1, round(ratio * L)))` of L real units, special ones counted; less where no word
+    fits the rest."""
     ratio: Annotated[Rate, Range(0, 1)] = .15           # share of all real units, or a schedule
-    most: Annotated[int, Range(1, 512, 1)] = 512        # cap on the count; the released code has 20 at length 128
+    most: Annotated[int, Range(1, 512, 1)] = 512    # cap on the count; the released code has 20 at length 128
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         room, free = share_of_all(self.ratio, u, generator, progress, self.most), u.free.flatten(1)
@@ -191,7 +209,8 @@ class WholeWords(Strategy):
 class WordSpans(Strategy):
     """Runs of whole words, their lengths geometric (SpanBERT, Joshi et al. 2020, section 3.1; `PairWithSpanMaskingScheme`).
 
-    Exact: `ceil(ratio * n)` of n free units; only the last span may cut a word. Runs follow the free units in order."""
+    Exact: `ceil(ratio * n)` of n free units; only the last span may cut a word. Runs follow the free units in
+    order."""
     ratio: Annotated[Rate, Range(0, 1)] = .15           # share of the free units, or a schedule
     p: Annotated[float, Range(.05, 1)] = .2             # of the geometric law; 1: single words
     longest: Annotated[int, Range(1, 20, 1)] = 10       # words in a span, at most
@@ -213,20 +232,22 @@ class WordSpans(Strategy):
             mask, missing = mask | new, missing - new.sum(1)
         return mask
 
-    def lengths(self, device: torch.device | str | None = None) -> Tensor:      # float64 `[longest]`, sums to 1
+    def lengths(self, device: torch.device | str | None = None) -> Tensor:    # float64 `[longest]`, sums to 1
         "The chance of each length, of 1 to `longest` words."
         w = (1 - self.p) ** torch.arange(self.longest, dtype=torch.float64, device=device)
         return w / w.sum()
 
     def _one_axis(self, u: Units) -> None:
         if len(u.shape) != 1:
-            raise ValueError(f"WordSpans hides runs along one axis, and these units have shape {u.shape}: take Block or Random")
+            raise ValueError(f"WordSpans hides runs along one axis, and these units have shape {u.shape}: "
+                             "take Block or Random")
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
         return (rates(self.ratio, len(u), generator, progress, u.device) * u.free.sum(1)).ceil().long()
 
     @property
-    def exact(self) -> bool: return not callable(self.ratio)
+    def exact(self) -> bool:
+        return not callable(self.ratio)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         self._one_axis(u)

@@ -23,12 +23,14 @@ def half_cosine(start: float, stop: float, progress: float) -> float:
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     "A soft sample from the last axis; the noise comes from the generator."
-    u = torch.rand(logits.shape, generator=generator, device=logits.device if generator is None else generator.device).to(logits)
+    u = torch.rand(logits.shape, generator=generator, device=logits.device if generator is None
+                   else generator.device).to(logits)
     return ((logits - (-u.clamp_min(1e-20).log()).clamp_min(1e-20).log()) / temperature).softmax(-1)
 
 def uniform_kl(logits: Tensor,       # `[B, G, K]`
                ) -> Tensor:          # `[B]`
-    "KL(uniform || q), q the softmax averaged over the G groups of a sample: 0 only where all words are used alike."
+    """KL(uniform || q), q the softmax averaged over the G groups of a sample: 0 only where all words are used
+    alike."""
     q = logits.softmax(-1).mean(1)
     return -(q.clamp_min(1e-20).log() + math.log(q.shape[-1])).mean(-1)
 
@@ -51,21 +53,26 @@ def check_tokenizer(tokenizer: Any,              # with `ids` and `words`; `aliv
                     channels: int | None = None, # of the recipe's pictures; None: any
                     least: float = .1,           # share of words that should be alive
                     ) -> int:                    # the size of the dictionary
-    "The size of a tokenizer's dictionary; one of another size than the head's is an error, a dead one a warning."
+    """The size of a tokenizer's dictionary; one of another size than the head's is an error, a dead one a
+    warning."""
     have = getattr(tokenizer, 'words', None)
     if not isinstance(have, int) or not callable(getattr(tokenizer, 'ids', None)):
-        raise TypeError(f"a tokenizer has ids(image) and words, {type(tokenizer).__name__} has not; give a stage such as "
+        raise TypeError(f"a tokenizer has ids(image) and words, {type(tokenizer).__name__} has not; give a "
+                        "stage such as "
                         "'image_dvae/micro/image/0'")
     if words is not None and words != have:
-        raise ValueError(f"the tokenizer has {have} words, the recipe's head {words}; give the tokenizer that it was trained with, "
+        raise ValueError(f"the tokenizer has {have} words, the recipe's head {words}; give the tokenizer "
+                         "that it was trained with, "
                          f"or a new recipe words={have}")
     theirs = getattr(tokenizer, 'channels', channels)
     if channels is not None and theirs != channels:
-        raise ValueError(f"the tokenizer reads pictures of {theirs} channels, the recipe's have {channels}; give one of the same data")
+        raise ValueError(f"the tokenizer reads pictures of {theirs} channels, the recipe's have {channels}; "
+                         "give one of the same data")
     share = tokenizer.alive() if hasattr(tokenizer, 'alive') else None
     if share is not None and share < least:
         name = getattr(tokenizer, 'key', '') or type(tokenizer).__name__
-        warnings.warn(f"only {share:.1%} of the {have} words of {name} are in use: a dead codebook; train it longer, "
+        warnings.warn(f"only {share:.1%} of the {have} words of {name} are in use: a dead codebook; train it "
+                      "longer, "
                       "or with fewer words= or a larger weight=", stacklevel=3)
     return have
 
@@ -73,10 +80,14 @@ def read_words(tokenizer: Any,                # as above, with `stride`
                image: Tensor,                 # `[B, C, H, W]` in 0..1
                grid: tuple[int, ...],         # how many words there shall be
                ) -> Tensor:                   # int64 `[B, h, w]`
-    "The words of a picture, one for each place of the grid: the tokenizer reads it at the size where one word is one place."
+    """The words of a picture, one for each place of the grid: the tokenizer reads it at the size where one
+    word is one place."""
     size = [n * tokenizer.stride for n in grid]
-    if [*image.shape[2:]] != size: image = F.interpolate(image, size, mode='bicubic', antialias=True).clamp(0, 1)
-    with torch.no_grad(): ids = tokenizer.ids(image)
+    if [*image.shape[2:]] != size:
+        image = F.interpolate(image, size, mode='bicubic', antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        ids = tokenizer.ids(image)
     if tuple(ids.shape[1:]) != tuple(grid):
-        raise ValueError(f"the tokenizer gives {list(ids.shape[1:])} for {list(grid)} places; its stride={tokenizer.stride} is wrong")
+        raise ValueError(f"the tokenizer gives {list(ids.shape[1:])} for {list(grid)} places; its "
+                         f"stride={tokenizer.stride} is wrong")
     return ids

@@ -24,18 +24,24 @@ def fps(points: Tensor,                     # `[B, N, 3]`
         n: int,                             # how many to choose of each cloud
         valid: Tensor | None = None,        # bool `[B, N]`, real points; default all
         start: int = 0,                     # begin at this real point of each cloud
-        skip: float = 0.,                   # never choose a point with a squared norm up to this, but for the start (released codes: 1e-3)
+        # never choose a point with a squared norm up to this, but for the start (released codes: 1e-3)
+        skip: float = 0.,
         ) -> Tensor:                        # int64 `[B, n]`, in the order of choice
     "Farthest point sampling. Ties: the lowest index. No point is chosen twice."
     B, N, _ = points.shape
-    x = points.detach().movedim(-1, 0).contiguous()                     # axis by axis: three long rows are read faster than N short ones
-    far = x.new_full((B, N), torch.inf)                                 # squared distance to the nearest chosen point; -1: not to be had
-    if valid is not None: far.masked_fill_(~valid, -1)
+    # axis by axis: three long rows are read faster than N short ones
+    x = points.detach().movedim(-1, 0).contiguous()
+    far = x.new_full((B, N), torch.inf)      # squared distance to the nearest chosen point; -1: not to be had
+    if valid is not None:
+        far.masked_fill_(~valid, -1)
     first = torch.ones_like(far, dtype=torch.bool) if valid is None else valid
     last = (first.cumsum(1) == start + 1).int().argmax(1, keepdim=True)
-    if skip: far.masked_fill_(x.square().sum(0) <= skip, -1)
+    if skip:
+        far.masked_fill_(x.square().sum(0) <= skip, -1)
     fewest = int((far >= 0).scatter(1, last, True).sum(1).min())
-    if not 1 <= n <= fewest: raise ValueError(f"cannot choose {n} points of a cloud that has {fewest} to choose from; give more points")
+    if not 1 <= n <= fewest:
+        raise ValueError(f"cannot choose {n} points of a cloud that has {fewest} to choose from; give more "
+                         "points")
     chosen = last.new_empty(B, n)
     gap, near = torch.empty_like(x), torch.empty_like(far)
     for i in range(n):
@@ -57,10 +63,12 @@ def knn(points: Tensor,                     # `[B, N, 3]`
         ) -> Tensor:                        # int64 `[B, G, k]`, nearest first
     "The k nearest points of each centre. Ties: the lower index first."
     fewest = points.shape[1] if valid is None else int(valid.sum(1).min())
-    if not 1 <= k <= fewest: raise ValueError(f"cannot take {k} neighbours from a cloud of {fewest} points; give more points")
+    if not 1 <= k <= fewest:
+        raise ValueError(f"cannot take {k} neighbours from a cloud of {fewest} points; give more points")
     x, y, z = ((points[:, None, :, i] - centres[:, :, None, i]).square_() for i in range(3))
     d = x.add_(y).add_(z)
-    if valid is not None: d.masked_fill_(~valid[:, None], torch.inf)
+    if valid is not None:
+        d.masked_fill_(~valid[:, None], torch.inf)
     near = d.topk(k, largest=False)
     if bool(((d <= near.values[..., -1:]).sum(-1) > k).any()): return d.argsort(dim=-1, stable=True)[..., :k]
     index = near.indices.sort(-1).values
@@ -70,15 +78,17 @@ def knn(points: Tensor,                     # `[B, N, 3]`
 @dataclass(frozen=True, eq=False)
 class Groups(Units):
     "Units of a point cloud: `x` `[B, G, k, 3]` relative to the centres `pos` `[B, G, 3]`."
-    index: Tensor | None = None      # int64 `[B, G, k]`: which points of the cloud, nearest to the centre first
+    index: Tensor | None = None    # int64 `[B, G, k]`: which points of the cloud, nearest to the centre first
     points: int = 0                  # N, points of a cloud, padding included
 
-def dense(batch: Any,            # a dict (given back as it is), or a `Data` or `Batch` of PyTorch Geometric with `pos`
+def dense(batch: Any,   # a dict (given back as it is), or a `Data` or `Batch` of PyTorch Geometric with `pos`
           ) -> dict[str, Any]:
-    "PyTorch Geometric's one long list of points as `points` `[B, N, 3]`, with `points_valid` where sizes differ."
+    """PyTorch Geometric's one long list of points as `points` `[B, N, 3]`, with `points_valid` where sizes
+    differ."""
     if isinstance(batch, dict): return batch
     pos, owner = getattr(batch, 'pos', None), getattr(batch, 'batch', None)
-    if not torch.is_tensor(pos): raise TypeError(f"a batch is a dict with 'points', or a Data with pos, got {type(batch).__name__}")
+    if not torch.is_tensor(pos):
+        raise TypeError(f"a batch is a dict with 'points', or a Data with pos, got {type(batch).__name__}")
     sizes = pos.new_tensor([len(pos)]).long() if owner is None else torch.bincount(owner)
     valid = torch.arange(int(sizes.max()), device=pos.device) < sizes[:, None]
     x = pos.new_zeros(*valid.shape, pos.shape[-1], dtype=torch.float32)
@@ -90,12 +100,16 @@ def check_points(batch: dict,
                  ) -> tuple[Tensor, Tensor | None]:      # points `[B, N, 3]`, with 0 for padding; valid
     "The cloud of a batch, or one sentence that says what is wrong with it."
     x, valid = batch.get('points'), batch.get('points_valid')
-    if not torch.is_tensor(x): raise ValueError(f"the batch has no 'points'; its keys are {', '.join(map(str, batch))[:80] or 'none'}")
+    if not torch.is_tensor(x):
+        raise ValueError("the batch has no 'points'; its keys are "
+                         f"{', '.join(map(str, batch))[:80] or 'none'}")
     if x.ndim != 3 or x.shape[-1] != 3 or not len(x) or not x.is_floating_point():
-        raise ValueError(f"points must be float [B, N, 3], got {str(x.dtype).removeprefix('torch.')} {list(x.shape)}")
+        raise ValueError(f"points must be float [B, N, 3], got {str(x.dtype).removeprefix('torch.')} "
+                         f"{list(x.shape)}")
     if valid is not None:
         if valid.dtype != torch.bool or valid.shape != x.shape[:2]:
-            raise ValueError(f"points_valid must be bool {list(x.shape[:2])}, got {valid.dtype} {list(valid.shape)}")
+            raise ValueError(f"points_valid must be bool {list(x.shape[:2])}, got {valid.dtype} "
+                             f"{list(valid.shape)}")
         x = x.masked_fill(~valid[..., None], 0)
     bad = ~x.isfinite().all(-1)
     if bool(bad.any()):
@@ -103,7 +117,8 @@ def check_points(batch: dict,
         raise ValueError(f"point {i} of cloud {b} is NaN or infinite; remove such points first")
     sizes = x.new_full((len(x),), x.shape[1]) if valid is None else valid.sum(1)
     if int(sizes.min()) < least:
-        raise ValueError(f"cloud {int(sizes.argmin())} has {int(sizes.min())} points, and its groups need at least {least}; "
+        raise ValueError(f"cloud {int(sizes.argmin())} has {int(sizes.min())} points, and its groups need at "
+                         f"least {least}; "
                          "give more points, or fewer and smaller groups")
     return x, valid
 
@@ -119,7 +134,8 @@ def groups(batch: dict,              # points `[B, N, 3]`, points_valid; points_
         centre = gather(x, fps(x, n, valid, skip=skip))
         same = (centre[:, :, None] == centre[:, None]).all(-1).sum((1, 2)) > n
         if bool(same.any()):
-            raise ValueError(f"cloud {int(same.int().argmax())} has fewer than {n} different points, so two groups would be one; "
+            raise ValueError(f"cloud {int(same.int().argmax())} has fewer than {n} different points, so two "
+                             "groups would be one; "
                              "remove duplicates, or make fewer groups")
         index = knn(x, centre, k, valid)
     elif index.shape != (len(x), n, k) or centre.shape != (len(x), n, 3):
@@ -143,9 +159,11 @@ def put_back(points: Tensor,   # `[B, N, 3]`
     "Points as the changed groups have them; those that also sit in an unchanged group stay."
     B, G, k = index.shape
     changed = (new != old).flatten(2).any(-1)[..., None].expand(-1, -1, k)
-    rank = torch.arange(k, device=index.device) * G + torch.arange(G, device=index.device)[:, None]      # nearest, then first group
+    # nearest, then first group
+    rank = torch.arange(k, device=index.device) * G + torch.arange(G, device=index.device)[:, None]
     rank = torch.where(changed, rank, -1).flatten(1)
-    owner = rank.new_full(points.shape[:2], G * k).scatter_reduce(1, index.flatten(1), rank, 'amin')     # -1: in an unchanged group
+    # -1: in an unchanged group
+    owner = rank.new_full(points.shape[:2], G * k).scatter_reduce(1, index.flatten(1), rank, 'amin')
     moved = (owner >= 0) & (owner < G * k)
     place = (new.to(points.dtype) + centre[:, :, None]).transpose(1, 2).flatten(1, 2)
     return torch.where(moved[..., None], gather(place, owner.clamp(0, G * k - 1)), points)
@@ -160,9 +178,11 @@ def seen_points(u: Any,                    # what `groups` makes
 def _inside(u: Groups, which: Tensor) -> Tensor:
     "Which points sit in one of these groups, bool `[B, N]`."
     index = getattr(u, 'index', None)
-    if index is None: raise ValueError("these units do not know which points they hold; make them with groups(batch, n, k)")
+    if index is None:
+        raise ValueError("these units do not know which points they hold; make them with groups(batch, n, k)")
     inside = torch.zeros(len(u), u.points, dtype=torch.int8, device=u.device)
-    return inside.scatter_reduce(1, index.flatten(1), which[..., None].expand(index.shape).flatten(1).to(torch.int8), 'amax') > 0
+    return inside.scatter_reduce(1, index.flatten(1),
+                                 which[..., None].expand(index.shape).flatten(1).to(torch.int8), 'amax') > 0
 
 # what a recipe on these groups declares to the leak check
 SHARED = 'groups overlap: points of a hidden group may also sit in a visible one (Out.logs["overlap"] is their share)'

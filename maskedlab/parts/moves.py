@@ -18,22 +18,26 @@ __all__ = ['movements', 'move', 'snap']
 # %% ../../nbs/parts/11_moves.ipynb #ebae993b
 def movements(n: int,
               generator: torch.Generator | None = None,
-              degrees: float = 30., offset: float = .2, shear: float = 15.,   # largest turn, shift (of a side) and shear (in degrees)
+              # largest turn, shift (of a side) and shear (in degrees)
+              degrees: float = 30., offset: float = .2, shear: float = 15.,
               area: tuple[float, float] = (.2, 1.),                           # of the crop
               flip: bool = True,                                              # mirror one in two
-              device: Any = None) -> Tensor:                                  # `[n, 2, 3]`, where each place of the result looks
+              device: Any = None) -> Tensor:               # `[n, 2, 3]`, where each place of the result looks
     "Random affine maps."
     a, x, y, s, scale, left, top, coin = torch.rand(8, n, generator=generator,
-                                                    device=None if generator is None else generator.device).double().cpu()
+                                                    device=None if generator is None
+                                                    else generator.device).double().cpu()
     both = lambda t: 2 * t - 1
     angle, lean = both(a) * math.radians(degrees), (both(s) * math.radians(shear)).tan()
-    turned = torch.stack([angle.cos(), lean * angle.cos() - angle.sin(), angle.sin(), lean * angle.sin() + angle.cos()], -1).view(n, 2, 2)
+    turned = torch.stack([angle.cos(), lean * angle.cos() - angle.sin(), angle.sin(),
+                          lean * angle.sin() + angle.cos()], -1).view(n, 2, 2)
     size = (area[0] + (area[1] - area[0]) * scale).sqrt()
     mirror = torch.where((coin < .5) & torch.tensor(flip), -1., 1.).double()
-    crop = torch.stack([mirror * size, size], -1)                                                  # scale of x and of y
-    place = torch.stack([both(left), both(top)], -1) * (1 - size)[:, None]                         # the crop lies inside
+    crop = torch.stack([mirror * size, size], -1)                                        # scale of x and of y
+    place = torch.stack([both(left), both(top)], -1) * (1 - size)[:, None]              # the crop lies inside
     moved = 2 * offset * torch.stack([both(x), both(y)], -1)
-    return torch.cat([turned * crop[:, None], (turned @ place[..., None]) + moved[..., None]], -1).float().to(device)
+    return torch.cat([turned * crop[:, None], (turned @ place[..., None]) + moved[..., None]],
+                     -1).float().to(device)
 
 def move(x: Tensor,             # `[B, C, H, W]`, pixels or vectors
          theta: Tensor,         # `[B, 2, 3]`

@@ -19,7 +19,9 @@ ORDERS = {'row column colour': (0, 2, 4, 3, 5, 1), 'colour row column': (0, 2, 4
 
 def patchify(image: Tensor,   # `[B, C, H, W]`
              size: int,       # side of a patch in pixels; divides H and W
-             order: str,      # of the values inside a patch: 'row column colour' (MAE) or 'colour row column' (convolutions, PixelShuffle)
+             # of the values inside a patch: 'row column colour' (MAE) or 'colour row column' (convolutions,
+             # PixelShuffle)
+             order: str,
              ) -> Tensor:     # `[B, H/size, W/size, size*size*C]`
     "Cut pictures into a grid of patches."
     B, C, H, W = image.shape
@@ -34,23 +36,27 @@ def unpatchify(patches: Tensor,   # `[B, h, w, P]`
     B, h, w, P = patches.shape
     grid = (B, P // size ** 2, h, size, w, size)                      # B C h p w q, as in `patchify`
     axes = ORDERS[order]
-    return patches.reshape([grid[a] for a in axes]).permute([axes.index(a) for a in range(6)]).reshape(B, -1, h * size, w * size)
+    return patches.reshape([grid[a] for a in axes]).permute([axes.index(a) for a in range(6)]).reshape(B, -1,
+                                                                                                       h * size, w * size)
 
 # %% ../../nbs/parts/01_patches.ipynb #b930ba9b
 def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
                 channels: int,     # colours that the network was made for
                 size: int,         # both sides must be multiples of it
                 what: str = 'patch',
-                slack: float = .01,    # how far values may leave 0..1 (a picture put together from two spectra does)
+                # how far values may leave 0..1 (a picture put together from two spectra does)
+                slack: float = .01,
                 ) -> Tensor:       # the image
     "The picture of a batch, or one sentence about what is wrong with it."
     if not isinstance(batch, dict) or 'image' not in batch:
         found = f"keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"a batch for this recipe is a dict with 'image' [B, {channels}, H, W], got {found[:80]}")
+        raise ValueError(f"a batch for this recipe is a dict with 'image' [B, {channels}, H, W], got "
+                         f"{found[:80]}")
     image = batch['image']
     if not torch.is_tensor(image) or image.ndim != 4:
         got = list(image.shape) if torch.is_tensor(image) else type(image).__name__
-        raise ValueError(f"image must be a tensor [B, {channels}, H, W], got {got}; add a batch axis with image[None]")
+        raise ValueError(f"image must be a tensor [B, {channels}, H, W], got {got}; add a batch axis with "
+                         "image[None]")
     if not len(image): raise ValueError("the batch is empty: give at least one picture")
     if image.shape[1] != channels:
         raise ValueError(f"image has {image.shape[1]} channels, the recipe takes {channels}; "
@@ -58,13 +64,17 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
     H, W = image.shape[2:]
     if H % size or W % size or not H or not W:
         fits = ' x '.join(str(max(n // size, 1) * size) for n in (H, W))
-        raise ValueError(f"image of {H} x {W} pixels is not a multiple of the {what}, {size}; resize or crop it to {fits}")
+        raise ValueError(f"image of {H} x {W} pixels is not a multiple of the {what}, {size}; resize or crop "
+                         f"it to {fits}")
     if not image.is_floating_point():
-        raise TypeError(f"image is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes 0..255: image / 255")
+        raise TypeError(f"image is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes "
+                        "0..255: image / 255")
     low, high = (float(v) for v in image.detach().aminmax())
-    if low != low or high != high: raise ValueError("image holds NaN; replace it, for example by image.nan_to_num()")
+    if low != low or high != high:
+        raise ValueError("image holds NaN; replace it, for example by image.nan_to_num()")
     if low < -slack or high > 1 + slack:
-        raise ValueError(f"image has values {low:.3g} to {high:.3g}, give 0..1; for bytes divide by 255, undo any mean and std normalising")
+        raise ValueError(f"image has values {low:.3g} to {high:.3g}, give 0..1; for bytes divide by 255, "
+                         "undo any mean and std normalising")
     return image
 
 # %% ../../nbs/parts/01_patches.ipynb #714788d7
@@ -75,7 +85,8 @@ def sides(image: int | Sequence[int],   # pixels: a square's side, or (height, w
     "The grid of patches of a picture."
     H, W = (image, image) if isinstance(image, int) else image
     if size < 1 or H < size or W < size or H % size or W % size:
-        raise ValueError(f"a picture of {H} x {W} pixels does not divide into {what} sides of {size}; choose multiples of it")
+        raise ValueError(f"a picture of {H} x {W} pixels does not divide into {what} sides of {size}; choose "
+                         "multiples of it")
     return H // size, W // size
 
 # %% ../../nbs/parts/01_patches.ipynb #edde97c7
@@ -94,7 +105,8 @@ class Colours(nn.Module):
         mean = mean if mean is not None else IMAGENET[0] if imagenet else [.5] * channels
         std = std if std is not None else IMAGENET[1] if imagenet else [.25] * channels
         if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)} must be {channels} numbers each, std above 0")
+            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)} must be {channels} numbers each, std "
+                             "above 0")
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32), persistent=False)
 

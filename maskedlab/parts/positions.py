@@ -19,7 +19,8 @@ def sincos(grid: tuple[int, ...],   # rows, columns
            ) -> Tensor:             # `[1, prefix + rows*columns, dim]`
     """Fixed 2-D sine and cosine positions, base 10000 (MAE, He et al. 2022; layout of its released code).
 
-    The first half of the channels codes the column, the second half the row; each half holds all sines, then all cosines."""
+    The first half of the channels codes the column, the second half the row; each half holds all sines, then
+    all cosines."""
     if dim % 4: raise ValueError(f"sine and cosine positions need a width that is a multiple of 4, got {dim}")
     row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing='ij')
     rate = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
@@ -39,12 +40,14 @@ def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for t
         if torch.allclose(table.float().cpu(), sincos(native, dim, prefix, row_first), atol=1e-4):
             return sincos(grid, dim, prefix, row_first).to(table)
     places = table[:, prefix:].view(1, *native, dim).permute(0, 3, 1, 2)
-    places = torch.nn.functional.interpolate(places.float(), grid, mode='bicubic', align_corners=False).to(table.dtype)
+    places = torch.nn.functional.interpolate(places.float(), grid, mode='bicubic',
+                                             align_corners=False).to(table.dtype)
     return torch.cat([table[:, :prefix], places.flatten(2).mT], 1)
 
 # %% ../../nbs/parts/02_positions.ipynb #9796af5c
 class RelativeBias(nn.Module):
-    "A learned bias for each head and each offset between two patches, shared by all blocks (BEiT, Bao et al. 2022; SimMIM)."
+    """A learned bias for each head and each offset between two patches, shared by all blocks (BEiT, Bao et
+    al. 2022; SimMIM)."""
     def __init__(self, grid: tuple[int, ...],   # the largest grid; smaller ones use a part of the table
                  heads: int):
         super().__init__()

@@ -26,32 +26,43 @@ def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L
     if not isinstance(batch, dict) or not torch.is_tensor(batch.get('ids')):
         raise TypeError("a batch of text is a dict with 'ids', int64 [B, L]; ml.sample('text') gives one")
     ids = batch['ids']
-    if ids.ndim != 2 or not ids.numel(): raise ValueError(f"ids must be [B, L] with at least one row, got {tuple(ids.shape)}")
-    if ids.is_floating_point() or ids.dtype == torch.bool: raise TypeError(f"ids must be whole numbers (int64), got {ids.dtype}")
+    if ids.ndim != 2 or not ids.numel():
+        raise ValueError(f"ids must be [B, L] with at least one row, got {tuple(ids.shape)}")
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise TypeError(f"ids must be whole numbers (int64), got {ids.dtype}")
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab:
-        raise ValueError(f"piece {low if low < 0 else high} does not exist: this network knows the pieces 0 to {vocab - 1}")
+        raise ValueError(f"piece {low if low < 0 else high} does not exist: this network knows the pieces 0 "
+                         f"to {vocab - 1}")
     if longest is not None and ids.shape[1] > longest:
-        raise ValueError(f"rows of {ids.shape[1]} pieces are longer than the {longest} that this network has positions for; cut them")
+        raise ValueError(f"rows of {ids.shape[1]} pieces are longer than the {longest} that this network has "
+                         "positions for; cut them")
     valid = batch.get('valid')
     if valid is None: return ids, torch.ones_like(ids, dtype=torch.bool)
     if valid.dtype != torch.bool or valid.shape != ids.shape:
-        raise ValueError(f"valid must be bool {list(ids.shape)} like ids, got {valid.dtype} {list(valid.shape)}")
-    if not bool(valid.any(1).all()): raise ValueError(f"row {int((~valid.any(1)).nonzero()[0])} is all padding; leave it out of the batch")
+        raise ValueError(f"valid must be bool {list(ids.shape)} like ids, got {valid.dtype} "
+                         f"{list(valid.shape)}")
+    if not bool(valid.any(1).all()):
+        raise ValueError(f"row {int((~valid.any(1)).nonzero()[0])} is all padding; leave it out of the batch")
     return ids, valid
 
 # %% ../../nbs/parts/07_text.ipynb #29e6c8a6
 def text_units(batch: Any, vocab: int, longest: int | None,     # as `check_text` takes them
                special: Tensor,                                 # int64 `[n]`, pieces that are never chosen
                ) -> Units:
-    "Pieces, int64 `[B, L]`; special ones are not free; `word` of the batch, if it is there, says which belong together."
+    """Pieces, int64 `[B, L]`; special ones are not free; `word` of the batch, if it is there, says which
+    belong together."""
     ids, valid = check_text(batch, vocab, longest)
-    return Units('sequence', ids.shape[1:], x=ids, valid=valid, free=valid & ~torch.isin(ids, special), group=batch.get('word'),
+    return Units('sequence', ids.shape[1:], x=ids, valid=valid, free=valid & ~torch.isin(ids, special),
+                 group=batch.get('word'),
                  put=lambda batch, x: {**batch, 'ids': x})
 
 # %% ../../nbs/parts/07_text.ipynb #17df511d
-def alibi(heads: int, length: int, device: torch.device | str | None = None) -> Tensor:     # float `[heads, L, L]`
-    "What attention loses with distance (Press et al. 2022, section 3), the same to the left and to the right."
+# float `[heads, L, L]`
+def alibi(heads: int, length: int, device: torch.device | str | None = None) -> Tensor:
+    """What attention loses with distance (Press et al.
+
+    2022, section 3), the same to the left and to the right."""
     slope = 2. ** (-8 * torch.arange(1, heads + 1, device=device) / heads)
     place = torch.arange(length, device=device)
     return -slope[:, None, None] * (place[:, None] - place).abs()
@@ -81,8 +92,9 @@ class TextEncoder(nn.Module):
     "Embeddings of pieces and positions, a norm, post-norm blocks (BERT's names for the sizes of things)."
     def __init__(self, vocab: int, dim: int, depth: int, heads: int,
                  length: int = 512,                  # rows of the table of positions, where there is one
-                 position: str = 'learned',          # 'learned' (the papers), 'alibi' (learns in a minute), 'none'
-                 width: int | None = None,           # of the embeddings; default: dim. Another width is projected (ELECTRA)
+                 position: str = 'learned',     # 'learned' (the papers), 'alibi' (learns in a minute), 'none'
+                 # of the embeddings; default: dim. Another width is projected (ELECTRA)
+                 width: int | None = None,
                  hidden: int | None = None,          # of the mlp; default: 4 dim
                  eps: float = 1e-12,
                  std: float = .02):                  # of the weights at the start
@@ -99,19 +111,22 @@ class TextEncoder(nn.Module):
         self.project = nn.Linear(width, dim) if width != dim else None
         self.blocks: Any = nn.ModuleList(PostNorm(dim, heads, hidden or 4 * dim, eps) for _ in range(depth))
         for m in self.modules():
-            if isinstance(m, nn.Linear | nn.Embedding): nn.init.normal_(m.weight, std=std)
-            if isinstance(m, nn.Linear): nn.init.zeros_(m.bias)
+            if isinstance(m, nn.Linear | nn.Embedding):
+                nn.init.normal_(m.weight, std=std)
+            if isinstance(m, nn.Linear):
+                nn.init.zeros_(m.bias)
 
     def embed(self, ids: Tensor) -> Tensor:          # `[B, L]` to `[B, L, dim]`
         "What stands at each place, before anybody looks around."
         x = self.word(ids) + self.segment.weight[0]
-        if self.place is not None: x = x + self.place.weight[:ids.shape[1]]
+        if self.place is not None:
+            x = x + self.place.weight[:ids.shape[1]]
         x = self.norm(x)
         return x if self.project is None else self.project(x)
 
     def forward(self, ids: Tensor,                          # int64 `[B, L]`
                 valid: Tensor | None = None,                # bool `[B, L]`, True = a real piece
-                watch: list[Tensor] | None = None,          # receives each layer's attention `[B, heads, L, L]`
+                watch: list[Tensor] | None = None,        # receives each layer's attention `[B, heads, L, L]`
                 ) -> Tensor:                                # `[B, L, dim]`, zeros at padding
         "Encode the real pieces."
         if valid is None or bool(valid.all()): return self._encode(ids, None, watch)
@@ -129,7 +144,8 @@ class TextEncoder(nn.Module):
     def watched(self, ids: Tensor, u: Units) -> tuple[Tensor, Tensor, Tensor]:
         "Weights `[layers, B, heads, L, L]`, and which unit each query and key is: -1 where it is padding."
         watch: list[Tensor] = []
-        with torch.no_grad(): self(ids, u.valid, watch)
+        with torch.no_grad():
+            self(ids, u.valid, watch)
         unit = torch.arange(u.count, device=u.device).expand(len(u), -1).masked_fill(~u.valid, -1)
         return torch.stack(watch), unit, unit
 
@@ -137,7 +153,8 @@ class TextEncoder(nn.Module):
         distance = alibi(self.heads, ids.shape[1], ids.device)[None] if self.position == 'alibi' else None
         bias = attention_bias(pad, distance)
         x = self.embed(ids)
-        for block in self.blocks: x = block(x, None if bias is None else bias[0], watch)
+        for block in self.blocks:
+            x = block(x, None if bias is None else bias[0], watch)
         return x
 
 # %% ../../nbs/parts/07_text.ipynb #d7f26fd9
@@ -145,7 +162,9 @@ class TiedHead(nn.Module):
     "Linear, GELU, norm, then products with the table of embeddings (Devlin et al. 2018, released code)."
     def __init__(self, dim: int, width: int, vocab: int, eps: float = 1e-12, std: float = .02):
         super().__init__()
-        self.dense, self.norm, self.bias = nn.Linear(dim, width), nn.LayerNorm(width, eps), nn.Parameter(torch.zeros(vocab))
+        self.dense, self.norm, self.bias = nn.Linear(dim,
+                                                     width), nn.LayerNorm(width,
+                                                                          eps), nn.Parameter(torch.zeros(vocab))
         nn.init.normal_(self.dense.weight, std=std)
         nn.init.zeros_(self.dense.bias)
 

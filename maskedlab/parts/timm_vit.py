@@ -19,9 +19,11 @@ __all__ = ['uncut', 'having', 'create_net', 'watched', 'TimmViT', 'as_encoder']
 
 # %% ../../nbs/parts/05_timm.ipynb #3841f8cc
 def _timm() -> Any:
-    try: import timm
+    try:
+        import timm
     except ImportError:
-        raise ImportError("encoders by name need timm, which is not installed; pip install maskedlab[timm], or leave encoder out") from None
+        raise ImportError("encoders by name need timm, which is not installed; pip install maskedlab[timm], "
+                          "or leave encoder out") from None
     return timm
 
 def uncut(net: Any,               # a network of timm
@@ -38,7 +40,8 @@ def uncut(net: Any,               # a network of timm
         return f"{name} is a {kind}, whose patches cannot be taken away one by one; take a plain transformer, such as vit_tiny_patch16_224"
     embed = net.patch_embed
     if type(embed) is not PatchEmbed:
-        return (f"{name} embeds its patches by a {type(embed).__name__}, which mixes neighbours before one can be hidden; "
+        return (f"{name} embeds its patches by a {type(embed).__name__}, which mixes neighbours before one "
+                "can be hidden; "
                 "take a plain one, such as vit_tiny_patch16_224")
     if embed.patch_size[0] != embed.patch_size[1]:
         return f"{name} has patches of {embed.patch_size[0]} x {embed.patch_size[1]} pixels; take a network with square ones"
@@ -68,11 +71,14 @@ def create_net(name: str,               # as timm.list_models() names it
                ) -> Any:
     "A network of timm that takes pictures of any size, without its classifier."
     timm = having(name)
-    with torch.device('meta'): why = uncut(timm.create_model(name), name)
+    with torch.device('meta'):
+        why = uncut(timm.create_model(name), name)
     if why: raise ValueError(why)
-    net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels, dynamic_img_size=True)
+    net = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=channels,
+                            dynamic_img_size=True)
     for unused in ('fc_norm', 'head', 'head_dist', 'head_drop'):
-        if hasattr(net, unused): setattr(net, unused, nn.Identity())
+        if hasattr(net, unused):
+            setattr(net, unused, nn.Identity())
     net.attn_pool = None
     return net
 
@@ -102,9 +108,10 @@ def watched(module: nn.Module,          # a block of timm
 class TimmViT(nn.Module):
     """A vision transformer of timm, in two calls: `embed` all patches, then encode any of them.
 
-    Dropout and stochastic depth inside it draw from torch's global generator; timm creates networks without them. Random changes of
-    rotary coordinates in training (DINOv3) are left out, so that a forward repeats itself."""
-    def __init__(self, net: Any,                         # a name of timm, or a network made by timm.create_model
+    Dropout and stochastic depth inside it draw from torch's global generator; timm creates networks without
+    them. Random changes of rotary coordinates in training (DINOv3) are left out, so that a forward repeats
+    itself."""
+    def __init__(self, net: Any,                      # a name of timm, or a network made by timm.create_model
                  channels: int = 3,
                  pretrained: bool = False,               # timm's weights (a name only; reaches the network)
                  order: str = 'row column colour'):      # of the pixels in the patches that `embed` is given
@@ -114,21 +121,26 @@ class TimmViT(nn.Module):
         if why: raise ValueError(why)
         embed = self.net.patch_embed
         if embed.proj.in_channels != channels:
-            raise ValueError(f"this encoder takes {embed.proj.in_channels} channels, the recipe {channels}; give one the other's number")
+            raise ValueError(f"this encoder takes {embed.proj.in_channels} channels, the recipe {channels}; "
+                             "give one the other's number")
         self.patch: int = embed.patch_size[0]                       # side in pixels
         self.grid: tuple[int, ...] = tuple(embed.grid_size)         # that it is made for; others work too
         self.dim: int = self.net.embed_dim
         self.prefix: int = self.net.num_prefix_tokens               # tokens in front of the patches
         self.order = order
 
-    def embed(self, patches: Tensor,                    # normalised pixels, `[B, h, w, values]`, or `[B, n, values]` with an index
-              index: Tensor | None = None,              # `[B, n]`, which patches they are; default: all, in order
+    def embed(self,
+              # normalised pixels, `[B, h, w, values]`, or `[B, n, values]` with an index
+              patches: Tensor,
+              index: Tensor | None = None,          # `[B, n]`, which patches they are; default: all, in order
               grid: tuple[int, ...] | None = None,      # of the whole picture, where there is an index
               ) -> Tensor:                              # `[B, h*w, dim]`, or `[B, n, dim]`
         "Tokens with their positions, where the network adds any."
         embed, grid = self.net.patch_embed, tuple(patches.shape[1:3]) if grid is None else grid
-        # a convolution whose windows do not overlap is a linear layer on each patch, so it needs no whole picture
-        kernel = embed.proj.weight if self.order == 'colour row column' else embed.proj.weight.permute(0, 2, 3, 1)
+        # a convolution whose windows do not overlap is a linear layer on each patch, so it needs no whole
+        # picture
+        kernel = embed.proj.weight if self.order == 'colour row column' else embed.proj.weight.permute(0, 2,
+                                                                                                       3, 1)
         x = embed.norm(F.linear(patches.flatten(1, -2), kernel.flatten(1), embed.proj.bias))
         pos = self.positions(grid)
         if pos is None: return x
@@ -140,7 +152,8 @@ class TimmViT(nn.Module):
         from timm.layers import resample_abs_pos_embed
         if self.net.pos_embed is None: return None
         front = 0 if self.net.no_embed_class else self.prefix
-        return resample_abs_pos_embed(self.net.pos_embed, new_size=list(grid), old_size=list(self.grid), num_prefix_tokens=front)
+        return resample_abs_pos_embed(self.net.pos_embed, new_size=list(grid), old_size=list(self.grid),
+                                      num_prefix_tokens=front)
 
     def rotary(self, grid: tuple[int, ...], index: Tensor | None) -> list[Tensor] | None:
         "The rotary positions of the chosen patches, for each block; broadcast to `[B, heads, n, 2*head]`."
@@ -148,17 +161,19 @@ class TimmViT(nn.Module):
         if rope is None: return None
         fixed = getattr(rope, 'feat_shape', None)
         if fixed is not None and tuple(fixed) != grid:
-            raise ValueError(f"this encoder holds rotary positions for {fixed[0]} x {fixed[1]} patches, got {grid[0]} x {grid[1]}; "
+            raise ValueError(f"this encoder holds rotary positions for {fixed[0]} x {fixed[1]} patches, got "
+                             f"{grid[0]} x {grid[1]}; "
                              "create it with dynamic_img_size=True")
         rope = copy.copy(rope)
         rope.training = False
-        table = rope.get_embed(shape=list(grid))                                # [N, d], or [blocks, heads, N, d]
-        if index is not None: table = table[..., index, :].movedim(-3, -4) if table.ndim == 4 else table[index][:, None]
+        table = rope.get_embed(shape=list(grid))                            # [N, d], or [blocks, heads, N, d]
+        if index is not None:
+            table = table[..., index, :].movedim(-3, -4) if table.ndim == 4 else table[index][:, None]
         return list(table) if getattr(self.net, 'rope_mixed', False) else [table] * len(self.net.blocks)
 
     def forward(self, x: Tensor,                # `[B, n, dim]`, any of the embedded patches
                 pad: Tensor | None = None,      # bool `[B, n]`, True = padding
-                *, index: Tensor | None = None,       # `[B, n]`, which patches they are; default: all, in order
+                *, index: Tensor | None = None,     # `[B, n]`, which patches they are; default: all, in order
                 grid: tuple[int, ...] | None = None,  # of the whole picture
                 watch: list[Tensor] | None = None,    # receives each layer's attention
                 ) -> Tensor:                    # `[B, prefix + n, dim]`
@@ -168,15 +183,19 @@ class TimmViT(nn.Module):
         if tokens:
             front = torch.cat(tokens, 1)
             pos = None if net.no_embed_class else self.positions(grid)
-            if pos is not None: front = front + pos[:, :self.prefix]
+            if pos is not None:
+                front = front + pos[:, :self.prefix]
             x = torch.cat([front.expand(len(x), -1, -1).to(x.dtype), x], 1)
-        if not x.shape[1]: return x                                             # no token of its own, and nothing visible
+        if not x.shape[1]:
+            return x                                             # no token of its own, and nothing visible
         more: dict[str, Any] = {}
-        if pad is not None: more['attn_mask'] = _look(pad, self.prefix).to(x.dtype)
+        if pad is not None:
+            more['attn_mask'] = _look(pad, self.prefix).to(x.dtype)
         rotary = self.rotary(grid, index)
         x = net.norm_pre(net.pos_drop(x))
         for i, block in enumerate(net.blocks):
-            if rotary is not None: more['rope'] = rotary[i]
+            if rotary is not None:
+                more['rope'] = rotary[i]
             x = (block if watch is None else watched(block, watch))(x, **more)
         return net.norm(x)
 
@@ -196,5 +215,6 @@ def as_encoder(encoder: Any,        # a name or network of timm, or anything tha
     "An encoder with `embed`, `forward`, `prefix`, `grid`, `dim` and `patch`."
     if all(hasattr(encoder, a) for a in ('embed', 'prefix', 'grid', 'dim', 'patch')): return encoder
     if not isinstance(encoder, str | nn.Module):
-        raise TypeError(f"encoder={str(encoder)[:40]!r}: give a name of timm, such as 'vit_tiny_patch16_224', or a network")
+        raise TypeError(f"encoder={str(encoder)[:40]!r}: give a name of timm, such as "
+                        "'vit_tiny_patch16_224', or a network")
     return TimmViT(encoder, channels)

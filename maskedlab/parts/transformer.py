@@ -18,22 +18,27 @@ __all__ = ['Attention', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'init_n
 class Attention(nn.Module):
     "Multi-head self-attention through `scaled_dot_product_attention`."
     def __init__(self, dim: int, heads: int,
-                 key_bias: bool | None = True):   # False: query and value have a bias, the key has none (BEiT, SimMIM); None: none has
+                 # False: query and value have a bias, the key has none (BEiT, SimMIM); None: none has
+                 key_bias: bool | None = True):
         super().__init__()
         if dim % heads: raise ValueError(f"width {dim} does not divide into {heads} heads")
         self.heads, self.key_bias = heads, key_bias
         self.qkv = nn.Linear(dim, 3 * dim, bias=bool(key_bias))
-        if key_bias is False: self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+        if key_bias is False:
+            self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor,                       # `[B, N, D]`
-                bias: Tensor | None = None,            # float, added to the logits: broadcasts to `[B, heads, N, N]`
+                bias: Tensor | None = None,     # float, added to the logits: broadcasts to `[B, heads, N, N]`
                 watch: list[Tensor] | None = None,     # a list that receives the weights `[B, heads, N, N]`
                 ) -> Tensor:                           # `[B, N, D]`
         "Mix the tokens."
         B, N, D = x.shape
-        if self.key_bias is not False: qkv = self.qkv(x)
-        else: qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+        if self.key_bias is not False:
+            qkv = self.qkv(x)
+        else:
+            qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias),
+                                                          self.v_bias]))
         q, k, v = qkv.view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         blind = None
         if bias is not None:
@@ -45,7 +50,8 @@ class Attention(nn.Module):
             weights = (logits if bias is None else logits + bias).softmax(-1)
             watch.append((weights if blind is None else weights.masked_fill(blind, 0)).detach())
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        if blind is not None: x = x.masked_fill(blind, 0)
+        if blind is not None:
+            x = x.masked_fill(blind, 0)
         return self.proj(x.transpose(1, 2).reshape(B, N, D))
 
 # %% ../../nbs/parts/03_transformer.ipynb #2ec54c7b
@@ -55,12 +61,16 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor: return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
 
 class Block(nn.Module):
-    "Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); each with an optional scale a channel and a chance to be skipped."
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6, key_bias: bool | None = True,
-                 layer_scale: float | None = None,     # start of a learned scale for each channel; None: no scale
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); each with an optional scale a channel
+    and a chance to be skipped."""
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6,
+                 key_bias: bool | None = True,
+                 # start of a learned scale for each channel; None: no scale
+                 layer_scale: float | None = None,
                  drop_path: float = 0.):               # chance that a sample skips a branch in training
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
@@ -77,10 +87,12 @@ class Block(nn.Module):
 
     def shrink(self, factor: float) -> None:
         "Divide the weights of both output projections (a start for deep networks: BEiT, SimMIM)."
-        for linear in (self.attn.proj, self.mlp.fc2): linear.weight.data /= factor
+        for linear in (self.attn.proj, self.mlp.fc2):
+            linear.weight.data /= factor
 
     def _branch(self, y: Tensor, scale: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        if scale is not None: y = y * scale
+        if scale is not None:
+            y = y * scale
         if not (self.training and self.drop_path): return y
         device = y.device if generator is None else generator.device
         stay = torch.rand(len(y), 1, 1, generator=generator, device=device).to(y.device) >= self.drop_path
@@ -89,19 +101,23 @@ class Block(nn.Module):
 # %% ../../nbs/parts/03_transformer.ipynb #787dd049
 class Transformer(nn.Module):
     "Blocks and a final norm."
-    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6, key_bias: bool | None = True,
+    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6,
+                 key_bias: bool | None = True,
                  layer_scale: float | None = None,
-                 drop_path: float = 0.):               # of the last block; it grows from 0 linearly over the blocks
+                 drop_path: float = 0.):         # of the last block; it grows from 0 linearly over the blocks
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks: Any = nn.ModuleList(Block(dim, heads, mlp_ratio, eps, key_bias, layer_scale, r) for r in rates)
+        self.blocks: Any = nn.ModuleList(Block(dim, heads, mlp_ratio, eps, key_bias, layer_scale, r)
+                                         for r in rates)
         self.norm = nn.LayerNorm(dim, eps)
 
     def forward(self, x: Tensor,                       # `[B, N, D]`
                 pad: Tensor | None = None,             # bool `[B, N]`, True = padding: nobody looks at it
-                bias: Tensor | None = None,            # float added to the logits, or bool, True = may look; to `[layers, B, heads, N, N]`
+                # float added to the logits, or bool, True = may look; to `[layers, B, heads, N, N]`
+                bias: Tensor | None = None,
                 pos: Tensor | None = None,             # `[B, N, D]`, added before every block (Point-MAE)
-                watch: list[Tensor] | None = None,     # a list that receives each layer's attention `[B, heads, N, N]`
+                # a list that receives each layer's attention `[B, heads, N, N]`
+                watch: list[Tensor] | None = None,
                 generator: torch.Generator | None = None,  # of stochastic depth; None: the global one
                 ) -> Tensor:                           # `[B, N, D]`
         "Encode tokens."
@@ -116,7 +132,8 @@ def attention_bias(pad: Tensor | None,    # bool `[B, K]`, True = padding
                    ) -> Tensor | None:    # float `[layers or 1, B or 1, heads or 1, Q or 1, K]`
     "Padding and bias as one float tensor with its five axes."
     if bias is not None:
-        if bias.dtype == torch.bool: bias = torch.zeros(bias.shape, device=bias.device).masked_fill(~bias, -torch.inf)
+        if bias.dtype == torch.bool:
+            bias = torch.zeros(bias.shape, device=bias.device).masked_fill(~bias, -torch.inf)
         bias = bias[(None,) * (5 - bias.ndim)]
     if pad is not None:
         closed = torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -torch.inf)[None, :, None, None]
@@ -124,13 +141,16 @@ def attention_bias(pad: Tensor | None,    # bool `[B, K]`, True = padding
     return bias
 
 def init_normal(module: nn.Module) -> None:
-    "Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE, Point-BERT); for `net.apply`."
+    """Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE, Point-
+    BERT); for `net.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=.02)
-        if module.bias is not None: nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 def init_xavier(module: nn.Module) -> None:
     "Linear layers Xavier-uniform with zero biases, norms at 1 and 0 (MAE's released code); for `net.apply`."
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None: nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

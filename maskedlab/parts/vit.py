@@ -19,39 +19,52 @@ __all__ = ['ViT', 'BiasedViT', 'states']
 
 # %% ../../nbs/parts/04_vit.ipynb #6408a53a
 class ViT(Transformer):
-    "MAE's encoder: linear patch embedding, fixed sine and cosine positions, a class token, pre-norm blocks (He et al. 2022, appendix A.1)."
+    """MAE's encoder: linear patch embedding, fixed sine and cosine positions, a class token, pre-norm blocks
+    (He et al. 2022, appendix A.1)."""
     prefix = 1      # tokens in front of the patches
 
-    def __init__(self, grid: tuple[int, ...],   # rows and columns of patches that it is made for; others work too
+    def __init__(self,
+                 # rows and columns of patches that it is made for; others work too
+                 grid: tuple[int, ...],
                  values: int,                   # numbers in a patch: side * side * colours
                  dim: int, depth: int, heads: int, eps: float = 1e-6,
-                 key_bias: bool | None = True, layer_scale: float | None = None, drop_path: float = 0.,   # as in `Transformer`
+                 # as in `Transformer`
+                 key_bias: bool | None = True, layer_scale: float | None = None, drop_path: float = 0.,
                  row_first: bool = False,       # the order of the halves of its positions
-                 learned: bool = False):        # positions that are learned from a random start, the class token's too
-        super().__init__(dim, depth, heads, eps=eps, key_bias=key_bias, layer_scale=layer_scale, drop_path=drop_path)
+                 # positions that are learned from a random start, the class token's too
+                 learned: bool = False):
+        super().__init__(dim, depth, heads, eps=eps, key_bias=key_bias, layer_scale=layer_scale,
+                         drop_path=drop_path)
         self.grid, self.dim = grid, dim
         self.patch_embed = nn.Linear(values, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed: Tensor
         waves = sincos(grid, dim, 1, row_first)
-        if learned: self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty_like(waves), std=.02))
-        else: self.register_buffer('pos_embed', waves)
+        if learned:
+            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty_like(waves), std=.02))
+        else:
+            self.register_buffer('pos_embed', waves)
         self.apply(init_xavier)
         nn.init.normal_(self.cls_token, std=.02)
 
-    def embed(self, patches: Tensor,                    # normalised pixels, `[B, h, w, values]`, or `[B, n, values]` with an index
-              index: Tensor | None = None,              # `[B, n]`, which patches they are; default: all, in order
+    def embed(self,
+              # normalised pixels, `[B, h, w, values]`, or `[B, n, values]` with an index
+              patches: Tensor,
+              index: Tensor | None = None,          # `[B, n]`, which patches they are; default: all, in order
               grid: tuple[int, ...] | None = None,      # of the whole picture, where there is an index
               ) -> Tensor:                              # `[B, h*w, dim]`, or `[B, n, dim]`
         "Tokens with their positions."
-        pos = fit_positions(self.pos_embed, self.grid, tuple(patches.shape[1:3]) if grid is None else grid)[:, 1:]
+        pos = fit_positions(self.pos_embed, self.grid, tuple(patches.shape[1:3]) if grid is None
+                            else grid)[:, 1:]
         return self.patch_embed(patches.flatten(1, -2)) + (pos if index is None else pos[0, index])
 
     def forward(self, x: Tensor,                # `[B, n, dim]`, any of the embedded patches
                 pad: Tensor | None = None,      # bool `[B, n]`, True = padding
                 bias: Tensor | None = None, pos: Tensor | None = None, watch: list[Tensor] | None = None,
-                generator: torch.Generator | None = None,    # as in `Transformer`; bias and pos with the class token
-                *, index: Tensor | None = None,       # `[B, n]`, which patches they are (encoders with rotary positions ask)
+                # as in `Transformer`; bias and pos with the class token
+                generator: torch.Generator | None = None,
+                # `[B, n]`, which patches they are (encoders with rotary positions ask)
+                *, index: Tensor | None = None,
                 grid: tuple[int, ...] | None = None,  # of the whole picture (they ask for this too)
                 ) -> Tensor:                    # `[B, 1 + n, dim]`, the class token first
         "Encode these patches and no others."
@@ -64,14 +77,18 @@ class ViT(Transformer):
 
 # %% ../../nbs/parts/04_vit.ipynb #c6ce645b
 class BiasedViT(Transformer):
-    "ViT with one relative position bias shared by all blocks, LayerScale and no key bias (BEiT, Bao et al. 2022; SimMIM)."
+    """ViT with one relative position bias shared by all blocks, LayerScale and no key bias (BEiT, Bao et al.
+    2022; SimMIM)."""
     def __init__(self, grid: tuple[int, int],   # the largest grid of tokens
                  token: int,                    # side of a token in pixels
                  channels: int, dim: int, depth: int, heads: int, eps: float = 1e-6, drop_path: float = 0.,
                  layer_scale: float | None = .1,                      # start of the scale of each branch
-                 init: float = .02,             # deviation of the weights at the start, right for a width of 768; a narrow net wants more
-                 bias_init: float = 0.):        # and of the bias table: where it is 0, places must first be told apart
-        super().__init__(dim, depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale, drop_path=drop_path)
+                 # deviation of the weights at the start, right for a width of 768; a narrow net wants more
+                 init: float = .02,
+                 # and of the bias table: where it is 0, places must first be told apart
+                 bias_init: float = 0.):
+        super().__init__(dim, depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale,
+                         drop_path=drop_path)
         self.stride, self.dim = token, dim
         self.patch_embed = nn.Conv2d(channels, dim, token, token)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -79,9 +96,11 @@ class BiasedViT(Transformer):
         for m in self.modules():
             if isinstance(m, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(m.weight, std=init)
-                if m.bias is not None: nn.init.zeros_(m.bias)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
         nn.init.trunc_normal_(self.cls_token, std=.02)
-        if bias_init: nn.init.normal_(self.rel_pos_bias.table, std=bias_init)
+        if bias_init:
+            nn.init.normal_(self.rel_pos_bias.table, std=bias_init)
         for layer, block in enumerate(self.blocks, 1):
             block.shrink(math.sqrt(2 * layer))
 
@@ -102,9 +121,10 @@ class BiasedViT(Transformer):
 # %% ../../nbs/parts/04_vit.ipynb #2c2a6cf0
 def states(encoder: ViT, x: Tensor,                   # `[B, n, dim]`, embedded patches, all or some
            pad: Tensor | None = None,                 # bool `[B, n]`, True = padding
-           watch: list[Tensor] | None = None,         # receives the attention of the last block, `[B, heads, 1 + n, 1 + n]`
+           # receives the attention of the last block, `[B, heads, 1 + n, 1 + n]`
+           watch: list[Tensor] | None = None,
            generator: torch.Generator | None = None,  # of stochastic depth
-           ) -> list[Tensor]:                         # after each block, before the final norm, `[B, 1 + n, dim]`
+           ) -> list[Tensor]:                     # after each block, before the final norm, `[B, 1 + n, dim]`
     "The hidden states of all blocks."
     x = encoder.front(x)
     bias = None if pad is None else torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -torch.inf)

@@ -2,8 +2,10 @@
 from importlib import import_module as _import
 
 _NAMES = {   # public name -> module
-    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures', 'sheet': 'figures',
-    'Explore': 'explorer.core', 'State': 'explorer.core', 'verdict': 'explorer.core', 'Explorer': 'explorer.widget',
+    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures',
+          'sheet': 'figures',
+    'Explore': 'explorer.core', 'State': 'explorer.core', 'verdict': 'explorer.core',
+          'Explorer': 'explorer.widget',
     'serve': 'explorer.widget',
     'VIEWS': 'views.base', 'view_of': 'views.base', 'cividis': 'views.base',
 }
@@ -16,4 +18,5 @@ def __getattr__(name):
     raise AttributeError(f"maskedlab.show has no {name!r}; see maskedlab.show.__all__")
 
 
-def __dir__(): return sorted(__all__)
+def __dir__():
+    return sorted(__all__)

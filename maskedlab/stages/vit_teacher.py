@@ -26,12 +26,16 @@ ORDER = 'row column colour'      # of the pixels in a patch
 class ViTTeacher(Recipe):
     "A ViT with a class token, trained to classify (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021)."
     card = Card(
-        title='Training data-efficient image transformers (a supervised teacher, in small)', year=2021, modality='image',
-        where='nothing is hidden', how='labels', what='the label of the picture, modulo a number', use='a teacher of features',
+        title='Training data-efficient image transformers (a supervised teacher, in small)', year=2021,
+        modality='image',
+        where='nothing is hidden', how='labels', what='the label of the picture, modulo a number',
+        use='a teacher of features',
         headline='DeiT-B, ImageNet-1k: 81.8 (paper, table 5)', link='https://arxiv.org/abs/2012.12877')
     sizes = {
-        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, classes=2, mean=(.1307,), std=(.3081,)),   # even or odd
-        'micro':  dict(image=64, patch=8, dim=128, depth=4, heads=4, classes=16),                                   # which photograph
+        # even or odd
+        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, classes=2, mean=(.1307,),
+                       std=(.3081,)),
+        'micro':  dict(image=64, patch=8, dim=128, depth=4, heads=4, classes=16),           # which photograph
         'tiny':   dict(image=64, patch=8, dim=192, depth=6, heads=6, classes=16),
         'small':  dict(image=224, patch=16, dim=384, depth=12, heads=6, classes=16),
         'base':   dict()}
@@ -41,7 +45,8 @@ class ViTTeacher(Recipe):
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  classes: int = 1000,                        # the target is the label modulo this
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None):  # of the colours; default ImageNet's
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
         if classes < 2: raise ValueError(f"classes={classes}: a question needs two answers or more")
         self.patch, self.channels, self.classes = patch, channels, classes
@@ -52,14 +57,18 @@ class ViTTeacher(Recipe):
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.patch,
+                                                                                          ORDER)})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Classify whole pictures by the class token."
         u = self.units(batch) if units is None else units
         if not torch.is_tensor(batch.get('label')):
-            raise ValueError("a teacher learns from labels: give a batch with 'label' [B], as sample('digits') has")
+            raise ValueError("a teacher learns from labels: give a batch with 'label' [B], as "
+                             "sample('digits') has")
         target = batch['label'] % self.classes
         logits = self.head(self.encode(u)[:, 0])
         right = (logits.argmax(-1) == target).float().mean()
@@ -72,7 +81,8 @@ class ViTTeacher(Recipe):
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
         u, seen = self.units(batch), list[Tensor]()
-        with torch.no_grad(): self.encode(u, seen)
+        with torch.no_grad():
+            self.encode(u, seen)
         unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
         return torch.stack(seen), unit, unit
 

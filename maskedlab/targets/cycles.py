@@ -33,35 +33,43 @@ class Frozen(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         "The network's own."
-        with torch.no_grad(): return self.net(*args, **kwargs)
+        with torch.no_grad():
+            return self.net(*args, **kwargs)
 
 # %% ../../nbs/targets/02_cycles.ipynb #d90934d8
 class Average(nn.Module):
-    "A copy of a network that follows it slowly; part of the state of the module that holds it, and never of the gradient."
+    """A copy of a network that follows it slowly; part of the state of the module that holds it, and never of
+    the gradient."""
     def __init__(self, net: nn.Module,                                # copied as it is now
-                 momentum: float | Callable[[float], float] = .999):  # share that stays at an update, or a function of progress 0..1
+                 # share that stays at an update, or a function of progress 0..1
+                 momentum: float | Callable[[float], float] = .999):
         super().__init__()
-        if not callable(momentum): _check(momentum)
+        if not callable(momentum):
+            _check(momentum)
         self.net, self.momentum = copy.deepcopy(net).requires_grad_(False), momentum
 
     def __getattr__(self, name: str) -> Any:      # what is not its own is the network's
-        try: return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
         except AttributeError:
             if name.startswith('_') or name == 'net': raise
             return getattr(self.net, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         "The copy's own."
-        with torch.no_grad(): return self.net(*args, **kwargs)
+        with torch.no_grad():
+            return self.net(*args, **kwargs)
 
     @torch.no_grad()
     def update(self, net: nn.Module,              # the original
                progress: float = 0.) -> None:     # 0..1, how far training has come
         "One step towards the original; to be called from `after_step`."
         m = _check(self.momentum(progress)) if callable(self.momentum) else self.momentum
-        for slow, fast in zip(self.net.parameters(), net.parameters(), strict=True): slow.lerp_(fast, 1 - m)
+        for slow, fast in zip(self.net.parameters(), net.parameters(), strict=True):
+            slow.lerp_(fast, 1 - m)
 
 def _check(momentum: Any) -> float:
     if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
-        raise ValueError(f"momentum={str(momentum)[:40]}: give the share that stays at each update, from 0 (a mere copy) to 1 (frozen)")
+        raise ValueError(f"momentum={str(momentum)[:40]}: give the share that stays at each update, from 0 "
+                         "(a mere copy) to 1 (frozen)")
     return float(momentum)

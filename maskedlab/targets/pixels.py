@@ -15,13 +15,16 @@ __all__ = ['patch_stats', 'patch_norm']
 def patch_stats(x: Tensor,           # `[..., P]`, each last axis the pixels of one patch, colours together
                 eps: float = 1e-6,   # inside the root
                 ) -> tuple[Tensor, Tensor]:  # mean and standard deviation, `[..., 1]`
-    "Mean and unbiased standard deviation of a patch over all its values jointly (MAE, He et al. 2022, section 3, and its code)."
+    """Mean and unbiased standard deviation of a patch over all its values jointly (MAE, He et al.
+
+    2022, section 3, and its code)."""
     return x.mean(-1, keepdim=True), (x.var(-1, keepdim=True) + eps).sqrt()
 
 def patch_norm(x: Tensor,            # `[..., P]`
                eps: float = 1e-6,
                ) -> Tensor:          # like `x`
     "Each patch with mean 0 and unbiased standard deviation 1; a constant patch becomes 0."
-    # (x - mean) / std of `patch_stats` in one pass: a layer norm, whose variance is the biased one, smaller by (P - 1) / P
+    # (x - mean) / std of `patch_stats` in one pass: a layer norm, whose variance is the biased one, smaller
+    # by (P - 1) / P
     P = x.shape[-1]
     return F.layer_norm(x, (P,), eps=eps * (P - 1) / P) * ((P - 1) / P) ** .5

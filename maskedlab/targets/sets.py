@@ -14,12 +14,14 @@ __all__ = ['chamfer']
 # %% ../../nbs/targets/03_sets.ipynb #521369c5
 def chamfer(p: Tensor,               # `[..., n, 3]`
             q: Tensor,               # `[..., m, 3]`
-            squared: bool = True,    # L2: squared distances, both means added; False: L1, distances, half of their sum
+            # L2: squared distances, both means added; False: L1, distances, half of their sum
+            squared: bool = True,
             ) -> Tensor:             # `[...]`
     "Chamfer distance of two sets of points."
     lead = torch.broadcast_shapes(p.shape[:-2], q.shape[:-2])
     p, q = p.expand(*lead, *p.shape[-2:]), q.expand(*lead, *q.shape[-2:])
-    with torch.no_grad():           # who is nearest is a choice: slopes go through the chosen pairs alone, n + m of n * m
+    # who is nearest is a choice: slopes go through the chosen pairs alone, n + m of n * m
+    with torch.no_grad():
         x, y, z = ((p[..., :, None, i] - q[..., None, :, i]).square_() for i in range(3))
         d = x.add_(y).add_(z)
         at_q, at_p = d.argmin(-1), d.argmin(-2)

@@ -15,9 +15,11 @@ __all__ = ['spectrum', 'picture', 'modulus', 'by_radius']
 
 # %% ../../nbs/targets/01_spectrum.ipynb #f8ad9b3b
 def spectrum(image: Tensor,    # `[B, C, H, W]`, real
-             ) -> Tensor:      # float32 `[B, H, W, C, 2]`: for each bin and colour the real and the imaginary part
+             # float32 `[B, H, W, C, 2]`: for each bin and colour the real and the imaginary part
+             ) -> Tensor:
     "The orthonormal Fourier transform, its slowest wave at `(H//2, W//2)`."
-    return torch.view_as_real(torch.fft.fftshift(torch.fft.fft2(image.float(), norm='ortho'), (-2, -1)).permute(0, 2, 3, 1).contiguous())
+    return torch.view_as_real(torch.fft.fftshift(torch.fft.fft2(image.float(), norm='ortho'),
+                                                 (-2, -1)).permute(0, 2, 3, 1).contiguous())
 
 def picture(bins: Tensor,      # `[B, H, W, C, 2]`, as `spectrum` gives them
             ) -> Tensor:       # float32 `[B, C, H, W]`

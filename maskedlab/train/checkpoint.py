@@ -25,8 +25,10 @@ def sync(path: Path) -> None:
     "Have the disk take what was written to a file or folder."
     if os.name == 'nt' and path.is_dir(): return        # Windows has no such thing for folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 def write(path: Path, data: bytes) -> None:
     "Write a new file down to the disk."
@@ -49,13 +51,14 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]       # name of the file -> its tensors
     state: dict[str, Any]                       # plain values
 
-def _name(step: int) -> str: return f'step-{step:09d}'
+def _name(step: int) -> str:
+    return f'step-{step:09d}'
 
 def checkpoints(folder: Path) -> list[Path]:
     "The complete checkpoints in a folder, oldest first."
     return sorted(p for p in folder.glob('step-*') if (p / 'state.json').is_file())
 
-def save_checkpoint(folder: Path,                               # of all checkpoints of a run; made where it is missing
+def save_checkpoint(folder: Path,                      # of all checkpoints of a run; made where it is missing
                     step: int,                                  # steps taken
                     tensors: dict[str, dict[str, Tensor]],
                     state: dict[str, Any],                      # whatever JSON can hold
@@ -65,7 +68,8 @@ def save_checkpoint(folder: Path,                               # of all checkpo
     aside, final, old = folder / '.new', folder / _name(step), folder / '.old'
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in (aside, old): shutil.rmtree(left, ignore_errors=True)       # of a crash
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)       # of a crash
         aside.mkdir()
         sums = {}
         for name, held in tensors.items():
@@ -74,17 +78,20 @@ def save_checkpoint(folder: Path,                               # of all checkpo
             sums[name] = hashlib.sha256(data).hexdigest()
         write(aside / 'state.json', json.dumps({'step': step, 'sha256': sums, **state}).encode())
         sync(aside)
-        if final.exists(): os.rename(final, old)        # of an earlier life of this run that got further than its LATEST says
+        if final.exists():
+            os.rename(final, old)       # of an earlier life of this run that got further than its LATEST says
         os.rename(aside, final)
         sync(folder)
         replace_file(folder / 'LATEST', final.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(f"the checkpoint of step {step} could not be written ({error.strerror or error}); {_last(folder)}; "
+        raise OSError(f"the checkpoint of step {step} could not be written ({error.strerror or error}); "
+                      f"{_last(folder)}; "
                       "make room, then resume") from error
     shutil.rmtree(old, ignore_errors=True)
     others = [p for p in checkpoints(folder) if p != final]
-    for p in others[:max(len(others) - keep + 1, 0)]: shutil.rmtree(p, ignore_errors=True)
+    for p in others[:max(len(others) - keep + 1, 0)]:
+        shutil.rmtree(p, ignore_errors=True)
     return final
 
 def _last(folder: Path) -> str:
@@ -96,20 +103,26 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:     # None: there is non
     "The last complete checkpoint."
     found = checkpoints(folder)[::-1]
     if not found: return None
-    try: named = folder / (folder / 'LATEST').read_text().strip()
-    except OSError: named = found[0]
+    try:
+        named = folder / (folder / 'LATEST').read_text().strip()
+    except OSError:
+        named = found[0]
     order = [p for p in found if p.name <= named.name] or found
     for p in order:
-        try: return _read(p)
+        try:
+            return _read(p)
         except (OSError, ValueError, KeyError) as error:
-            warnings.warn(f"the checkpoint {p.name} is damaged ({str(error)[:80]}); an older one is taken", stacklevel=2)
-    raise ValueError(f"none of the {len(found)} checkpoints in {str(folder)[-80:]} can be read; train anew with another out")
+            warnings.warn(f"the checkpoint {p.name} is damaged ({str(error)[:80]}); an older one is taken",
+                          stacklevel=2)
+    raise ValueError(f"none of the {len(found)} checkpoints in {str(folder)[-80:]} can be read; train anew "
+                     "with another out")
 
 def _read(path: Path) -> Checkpoint:
     state = json.loads((path / 'state.json').read_text())
     tensors = {}
     for name, expected in state.pop('sha256').items():
         data = (path / f'{name}.safetensors').read_bytes()
-        if hashlib.sha256(data).hexdigest() != expected: raise ValueError(f"{name}.safetensors is not what was written")
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise ValueError(f"{name}.safetensors is not what was written")
         tensors[name] = load(data)
     return Checkpoint(path, state.pop('step'), tensors, state)

@@ -50,7 +50,8 @@ class Source(Protocol):
 
 @dataclass
 class Crops:
-    "Random crops of pictures of any size, mirrored half of the time; without `augment` the largest crop in the middle of each."
+    """Random crops of pictures of any size, mirrored half of the time; without `augment` the largest crop in
+    the middle of each."""
     pictures: Pictures
     seed: int
     size: int | tuple[int, int] = 64
@@ -58,7 +59,8 @@ class Crops:
     vary: bool = False                          # turn and recolour them too: for few pictures
     scale: tuple[float, float] = (.2, 1.)       # smallest and largest part of the picture's area
 
-    def __len__(self) -> int: return len(self.pictures)
+    def __len__(self) -> int:
+        return len(self.pictures)
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         w = which(positions, len(self), self.seed)
@@ -77,19 +79,24 @@ class Rows:
     "Samples that are the rows of tensors, such as the embedded digits."
     data: dict[str, Any]
     seed: int
-    changes: dict[str, Change] = field(default_factory=dict)      # key of the batch -> what changes each sample of it anew
+    # key of the batch -> what changes each sample of it anew
+    changes: dict[str, Change] = field(default_factory=dict)
 
-    def __len__(self) -> int: return len(next(v for v in self.data.values() if torch.is_tensor(v)))
+    def __len__(self) -> int:
+        return len(next(v for v in self.data.values() if torch.is_tensor(v)))
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         w, n = which(positions, len(self), self.seed), len(self)
-        batch = {k: v[w.to(v.device)] if torch.is_tensor(v) and v.ndim and len(v) == n else v for k, v in self.data.items()}
+        batch = {k: v[w.to(v.device)] if torch.is_tensor(v) and v.ndim and len(v) == n else v for k,
+                 v in self.data.items()}
         for key, change in self.changes.items():
-            batch[key] = torch.cat([change(x[None], drawing(self.seed, key, p)) for x, p in zip(batch[key], positions)])
+            batch[key] = torch.cat([change(x[None], drawing(self.seed, key, p)) for x,
+                                    p in zip(batch[key], positions)])
         return batch
 
     def to(self, device: str | torch.device) -> Rows:
-        return replace(self, data={k: v.to(device) if torch.is_tensor(v) else v for k, v in self.data.items()})
+        return replace(self, data={k: v.to(device) if torch.is_tensor(v) else v for k,
+                                   v in self.data.items()})
 
 @dataclass
 class Items:
@@ -97,13 +104,16 @@ class Items:
     items: Any
     seed: int
 
-    def __len__(self) -> int: return len(self.items)
+    def __len__(self) -> int:
+        return len(self.items)
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         picked = [self.items[i] for i in which(positions, len(self), self.seed).tolist()]
         for k in picked[0]:
             shapes = {tuple(torch.as_tensor(p[k]).shape) for p in picked}
-            if len(shapes) > 1: raise ValueError(f"the data set has {k!r} of shapes {sorted(shapes)[:2]}: pad or crop them to one")
+            if len(shapes) > 1:
+                raise ValueError(f"the data set has {k!r} of shapes {sorted(shapes)[:2]}: pad or crop them "
+                                 "to one")
         return {k: torch.stack([torch.as_tensor(p[k]) for p in picked]) for k in picked[0]}
 
 # %% ../../nbs/train/02_feed.ipynb #33348d50
@@ -116,7 +126,9 @@ def resize_matrix(start: Tensor,    # `[B]`, first pixel of each crop
     scale = (length / out)[:, None, None]
     pixel = torch.arange(n, device=start.device) + .5 - start[:, None, None]
     centre = (torch.arange(out, device=start.device)[None, :, None] + .5) * scale
-    w = (1 - (pixel - centre).abs() / scale.clamp_min(1)).clamp_min(0) * ((pixel > 0) & (pixel < length[:, None, None]))
+    w = (1 - (pixel - centre).abs() / scale.clamp_min(1)).clamp_min(0) * ((pixel > 0) & (pixel < length[:,
+                                                                                                        None,
+                                                                                                        None]))
     return w / w.sum(-1, keepdim=True)
 
 @dataclass
@@ -127,14 +139,16 @@ class Held:
     shapes: Tensor      # int64 `[N, 2]`, on the CPU
     labels: Tensor | None
 
-    def __len__(self) -> int: return len(self.pixels)
+    def __len__(self) -> int:
+        return len(self.pixels)
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         c, device = self.crops, self.pixels.device
         height, width = (c.size, c.size) if isinstance(c.size, int) else c.size
         w = which(positions, len(self), c.seed)
         gs = [drawing(c.seed, 'crop', p) for p in positions]
-        boxes = torch.cat([random_boxes(self.shapes[i], g, c.scale, width / height) for i, g in zip(w[:, None], gs)])
+        boxes = torch.cat([random_boxes(self.shapes[i], g, c.scale, width / height) for i,
+                           g in zip(w[:, None], gs)])
         flip = torch.cat([uniform((1,), g) for g in gs]) < .5
         boxes, flip, w = boxes.to(device, torch.float32), flip.to(device), w.to(device)
         rows = resize_matrix(boxes[:, 0], boxes[:, 2], height, self.pixels.shape[2])
@@ -168,20 +182,25 @@ def hold(source: Source,
         most = [max(m, s) for m, s in zip(most, shapes[-1])]
         if len(pictures) * pixels.shape[0] * math.prod(most) > room: return source
     held = torch.zeros(len(read), read[0][0].shape[0], *most, dtype=torch.uint8)
-    for to, (pixels, _), (h, w) in zip(held, read, shapes): to[:, :h, :w] = pixels
+    for to, (pixels, _), (h, w) in zip(held, read, shapes):
+        to[:, :h, :w] = pixels
     labels = [label for _, label in read]
     known = None if any(v is None for v in labels) else torch.tensor(labels, device=device)
     return Held(source, held.to(device), torch.tensor(shapes), known)
 
 # %% ../../nbs/train/02_feed.ipynb #acb19168
-SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}    # embedded data that is cropped anew each time
-CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}     # modality -> how its samples are varied in training
-FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}      # the reader's files as a batch
+# embedded data that is cropped anew each time
+SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
+# modality -> how its samples are varied in training
+CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
+# the reader's files as a batch
+FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}
 
 def source_of(data: Any,                    # a name of `list_samples()`, a file, folder or list of pictures, a data set, or a batch
               seed: int,
               size: int | tuple[int, int] = 64,  # of pictures, in pixels
-              augment: bool = True,         # random crops of pictures and mirroring (never for the digits), clouds scaled and shifted
+              # random crops of pictures and mirroring (never for the digits), clouds scaled and shifted
+              augment: bool = True,
               vary: bool = False,           # turn and recolour pictures too
               channels: int = 3,            # of pictures
               modality: str = 'image',      # of the recipe: what a reader's files are taken for
@@ -197,20 +216,25 @@ def source_of(data: Any,                    # a name of `list_samples()`, a file
         path = Path(data).expanduser()
         if not path.exists():
             names = ', '.join(list_samples())
-            raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that name ({names[:80]})")
+            raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
+                                    f"name ({names[:80]})")
         if modality in FILES: return Rows(FILES[modality](_files(path)), seed, changes)
-        # a broken picture is better found now than in the night, as long as looking does not take the night itself
+        # a broken picture is better found now than in the night, as long as looking does not take the night
+        # itself
         found = images(data, channels=channels, check=False)
-        return Crops(images(data, channels=channels) if len(found) <= 5000 else found, seed, size, augment, vary)
+        return Crops(images(data, channels=channels) if len(found) <= 5000 else found, seed, size, augment,
+                     vary)
     if isinstance(data, Pictures): return Crops(data, seed, size, augment, vary)
     if hasattr(data, '__getitem__') and hasattr(data, '__len__') and len(data):
         first = data[0]
-        if isinstance(first, dict) and all(isinstance(v, Tensor | int | float) for v in first.values()): return Items(data, seed)
+        if isinstance(first, dict) and all(isinstance(v, Tensor | int | float) for v in first.values()):
+            return Items(data, seed)
     return Crops(images(data, channels=channels), seed, size, augment, vary)
 
 def _files(path: Path) -> list[Path]:
     "A file, or all files below a folder in order."
-    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and not p.name.startswith('.'))
+    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file()
+                                                 and not p.name.startswith('.'))
     if not files: raise ValueError(f"the folder {str(path)[-80:]!r} is empty; give one that holds your files")
     return files
 
@@ -224,7 +248,8 @@ class Plan:
     rank: int = 0
 
     @property
-    def part(self) -> int: return self.batch // (self.rounds * self.world)
+    def part(self) -> int:
+        return self.batch // (self.rounds * self.world)
 
     def start(self, r: int) -> int:
         "Place of the first sample of round r (counted over the whole run) within the batch of its step."
@@ -243,8 +268,10 @@ class _Rounds(Dataset):
     def __getitem__(self, r: int) -> Any:
         positions = self.plan.positions(r)
         try:
-            with seeded(self.seed, 'read', positions.start): return self.source.batch(positions)
-        except (OSError, ValueError, TypeError) as error: return error
+            with seeded(self.seed, 'read', positions.start):
+                return self.source.batch(positions)
+        except (OSError, ValueError, TypeError) as error:
+            return error
 
 def rounds(source: Source, plan: Plan, seed: int,
            first: int, last: int,       # rounds first, ..., last - 1
@@ -253,10 +280,13 @@ def rounds(source: Source, plan: Plan, seed: int,
            ) -> Iterator[dict[str, Tensor]]:
     "The batches of this process, one a round."
     data = _Rounds(source, plan, seed)
-    if workers == 0: made: Iterable = map(data.__getitem__, range(first, last))
+    if workers == 0:
+        made: Iterable = map(data.__getitem__, range(first, last))
     # a generator of its own: a loader takes its workers' seeds from the global one otherwise
-    else: made = DataLoader(data, batch_size=None, sampler=range(first, last), num_workers=workers, pin_memory=pin, prefetch_factor=4,
-                            generator=torch.Generator())
+    else:
+        made = DataLoader(data, batch_size=None, sampler=range(first, last), num_workers=workers,
+                          pin_memory=pin, prefetch_factor=4,
+                          generator=torch.Generator())
     for batch in made:
         if isinstance(batch, Exception): raise batch
         yield batch
@@ -267,11 +297,13 @@ class Waiting:
     def __init__(self, batches: Iterator[dict], device: torch.device):
         self.batches, self.device, self.seconds = batches, device, 0.
 
-    def __iter__(self) -> Iterator[dict]: return self
+    def __iter__(self) -> Iterator[dict]:
+        return self
 
     def __next__(self) -> dict:
         began = time.perf_counter()
         batch = next(self.batches)
-        batch = {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        batch = {k: v.to(self.device, non_blocking=True) if torch.is_tensor(v) else v for k,
+                 v in batch.items()}
         self.seconds += time.perf_counter() - began
         return batch

@@ -33,11 +33,14 @@ def cosine(step: float, steps: int, warmup: float) -> float:
 
 # %% ../../nbs/train/00_loop.ipynb #7cf082fb
 class Average:
-    "An exponential moving average of all that a recipe's `state_dict` holds; numbers that are not floats are copied."
+    """An exponential moving average of all that a recipe's `state_dict` holds; numbers that are not floats
+    are copied."""
     def __init__(self, recipe: Recipe,
                  decay: float,      # in the long run; .999 remembers about a thousand steps
                  ):
-        if not 0 <= decay < 1: raise ValueError(f"ema={decay}: the decay of a running average lies from 0 to below 1, such as .999")
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema={decay}: the decay of a running average lies from 0 to below 1, such as "
+                             ".999")
         self.decay = decay
         self.values: dict[str, Tensor] = {k: v.detach().clone() for k, v in recipe.state_dict().items()}
 
@@ -47,9 +50,12 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         state = recipe.state_dict()
         moving = [k for k, v in self.values.items() if v.is_floating_point()]
-        if moving: torch._foreach_lerp_([self.values[k] for k in moving], [state[k].detach() for k in moving], 1 - decay)
+        if moving:
+            torch._foreach_lerp_([self.values[k] for k in moving], [state[k].detach() for k in moving],
+                                 1 - decay)
         for k, v in self.values.items():
-            if not v.is_floating_point(): v.copy_(state[k])
+            if not v.is_floating_point():
+                v.copy_(state[k])
 
 # %% ../../nbs/train/00_loop.ipynb #06bf9f0d
 def losses(out: Out) -> dict[str, float]:
@@ -60,8 +66,9 @@ def losses(out: Out) -> dict[str, float]:
 def fit(recipe: Any,                          # an instance (trained in place), or what `create_recipe` takes
         batches: Any,                         # an iterable of batches, or whatever `Trainer` takes as `data`
         steps: int,                           # optimiser steps
-        watch: Callable[[int, dict], Any] | None = None,   # called after each step with its number and losses; True stops the run
-        **options,                            # of `Trainer`: lr, weight_decay, betas, warmup, clip, seed, batch, ...
+        # called after each step with its number and losses; True stops the run
+        watch: Callable[[int, dict], Any] | None = None,
+        **options,                     # of `Trainer`: lr, weight_decay, betas, warmup, clip, seed, batch, ...
         ) -> list[dict[str, float]]:          # losses of each step, `{'loss': ..., term: ...}`
     "Train a recipe here and now."
     from maskedlab.train.trainer import Trainer

@@ -48,19 +48,27 @@ def train_stage(key: str,                       # 'name/size/data/seed'
         recipe.eval().save_pretrained(aside, dtype=torch.float16 if half else None)
         last = history[-20:]
         more = f" --lr {lr:g}{' --half' if half else ''}{f' --out {folder}' if folder is not None else ''}"
-        about: dict[str, Any] = dict(key=key, command=f'python -m maskedlab.train.make_stage {key} --steps {steps}{more}',
-                     parameters=sum(p.numel() for p in recipe.parameters()), versions=dict(maskedlab=__version__, torch=torch.__version__),
+        about: dict[str, Any] = dict(key=key, command=f'python -m maskedlab.train.make_stage {key} --steps '
+                                                      f'{steps}{more}',
+                     parameters=sum(p.numel() for p in recipe.parameters()),
+                                     versions=dict(maskedlab=__version__, torch=torch.__version__),
                      date=time.strftime('%Y-%m-%d'), **{'from': made_from(key)},
-                     terms={k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0] if k not in ('step', 'gradient', 'lr')})
+                     terms={k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0]
+                            if k not in ('step', 'gradient', 'lr')})
         write_files(aside, {'stage.json': about})
-        if target.exists(): os.replace(target, old := aside.with_suffix('.old')); shutil.rmtree(old)
+        if target.exists():
+            os.replace(target, old := aside.with_suffix('.old'))
+            shutil.rmtree(old)
         os.replace(aside, target)
-    finally: shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return target
 
 def main(argv: list[str] | None = None) -> int:
-    "python -m maskedlab.train.make_stage name/size/data/seed [--steps N] [--out FOLDER] [--half] [--overwrite]"
-    p = argparse.ArgumentParser(prog='python -m maskedlab.train.make_stage', description='train a stage: a tokenizer or teacher')
+    """python -m maskedlab.train.make_stage name/size/data/seed [--steps N] [--out FOLDER] [--half]
+    [--overwrite]"""
+    p = argparse.ArgumentParser(prog='python -m maskedlab.train.make_stage',
+                                description='train a stage: a tokenizer or teacher')
     p.add_argument('key', help='name/size/data/seed, as point_dvae/micro/points/0')
     p.add_argument('--steps', type=int, default=600, help='optimiser steps; default 600')
     p.add_argument('--lr', type=float, default=1e-3, help='highest learning rate')
@@ -68,10 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument('--half', action='store_true', help='keep its weights in float16')
     p.add_argument('--overwrite', action='store_true', help='train it again where it is there')
     a = p.parse_args(argv)
-    try: print(train_stage(a.key, a.steps, a.out, lr=a.lr, half=a.half, overwrite=a.overwrite))
+    try:
+        print(train_stage(a.key, a.steps, a.out, lr=a.lr, half=a.half, overwrite=a.overwrite))
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     return 0
 
-if __name__ == '__main__' and not hasattr(sys.modules['__main__'], 'get_ipython') and '__file__' in globals(): sys.exit(main())
+if __name__ == '__main__' and not hasattr(sys.modules['__main__'], 'get_ipython') and '__file__' in globals():
+    sys.exit(main())

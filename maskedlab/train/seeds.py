@@ -35,11 +35,13 @@ def drawing(*key: Any, device: str | torch.device = 'cpu') -> torch.Generator:
 
 # %% ../../nbs/train/01_seeds.ipynb #35f2ec34
 def generators(device: str | torch.device = 'cpu',
-               ) -> dict[str, Any]:         # tensors and plain values, so that they can be stored without pickle
-    "The states of the global generators: torch's on the CPU and on `device`, Python's, and NumPy's where it is loaded."
+               ) -> dict[str, Any]:      # tensors and plain values, so that they can be stored without pickle
+    """The states of the global generators: torch's on the CPU and on `device`, Python's, and NumPy's where it
+    is loaded."""
     kind, words, gauss = random.getstate()
     states: dict[str, Any] = {'torch': torch.get_rng_state(), 'python': [kind, list(words), gauss]}
-    if torch.device(device).type != 'cpu': states['device'] = torch.get_device_module(device).get_rng_state(device)
+    if torch.device(device).type != 'cpu':
+        states['device'] = torch.get_device_module(device).get_rng_state(device)
     if 'numpy' in sys.modules:
         import numpy as np
         name, keys, *rest = np.random.get_state()
@@ -63,17 +65,21 @@ def seeded(*key: Any, device: str | torch.device = 'cpu') -> Iterator[None]:
     "Inside, the global generators start at this key; outside, they go on as if nothing had been drawn."
     before, seed = generators(device), seed_of(*key)
     torch.default_generator.manual_seed(seed)
-    if torch.device(device).type != 'cpu': torch.get_device_module(device).manual_seed(seed)
+    if torch.device(device).type != 'cpu':
+        torch.get_device_module(device).manual_seed(seed)
     random.seed(seed)
     if 'numpy' in sys.modules:
         import numpy as np
         np.random.seed(seed % 2 ** 32)
-    try: yield
-    finally: restore_generators(before, device)
+    try:
+        yield
+    finally:
+        restore_generators(before, device)
 
 # %% ../../nbs/train/01_seeds.ipynb #dac2e098
 class Share:
-    "In place of a strategy: draws the mask of a whole batch and gives the rows of the part that this process has in this round."
+    """In place of a strategy: draws the mask of a whole batch and gives the rows of the part that this
+    process has in this round."""
     def __init__(self, strategy: Callable[..., Tensor],
                  total: int,                # samples of the whole batch
                  part: int,                 # samples of one part
@@ -99,12 +105,16 @@ class Share:
         g = drawing(*self.key, self.calls, device=u.device)
         self.calls += 1
         if self.part == self.total: return hide(self.strategy, u, g, **signals)
-        views, odd = divmod(len(u), self.part)          # a recipe may have laid several views of its samples behind each other
-        if odd: return hide(self.strategy, u, drawing(*self.key, self.calls, self.start, device=u.device), **signals)
+        # a recipe may have laid several views of its samples behind each other
+        views, odd = divmod(len(u), self.part)
+        if odd:
+            return hide(self.strategy, u, drawing(*self.key, self.calls, self.start, device=u.device),
+                        **signals)
         view = torch.arange(views, device=u.device)[:, None]
         mine = (view * self.total + self.start + torch.arange(self.part, device=u.device)).flatten()
         # the other parts' units are not here; ours stand in for them, in the same layout
-        index = (view * self.part + (torch.arange(self.total, device=u.device) - self.start) % self.part).flatten()
+        index = (view * self.part + (torch.arange(self.total,
+                                                  device=u.device) - self.start) % self.part).flatten()
         whole = u.but(x=_rows(u.x, index, len(u)), valid=u.valid[index], free=u.free[index],
                       group=_rows(u.group, index, len(u)), pos=_rows(u.pos, index, len(u)))
         return hide(self.strategy, whole, g, **{k: _rows(v, index, len(u)) for k, v in signals.items()})[mine]
@@ -119,10 +129,13 @@ def _rows(value: Any, index: Tensor, n: int) -> Any:
 def share_strategies(recipe: nn.Module, total: int, part: int) -> dict[str, Share]:
     "Put a `Share` in place of each strategy that a recipe has as an attribute; `take_back` undoes it."
     # an attribute and not `mask=`: to some recipes it matters whether a mask was given
-    own = {k: v for k, v in vars(recipe).items() if isinstance(v, Strategy) or (k == 'strategy' and callable(v))}
-    if 'strategy' not in own and callable(getattr(type(recipe), 'strategy', None)): own['strategy'] = recipe.strategy
+    own = {k: v for k, v in vars(recipe).items() if isinstance(v, Strategy)
+           or (k == 'strategy' and callable(v))}
+    if 'strategy' not in own and callable(getattr(type(recipe), 'strategy', None)):
+        own['strategy'] = recipe.strategy
     shares = {k: Share(v, total, part) for k, v in own.items()}
-    for k, v in shares.items(): setattr(recipe, k, v)
+    for k, v in shares.items():
+        setattr(recipe, k, v)
     return shares
 
 @contextmanager
@@ -130,12 +143,16 @@ def own_strategies(recipe: nn.Module) -> Iterator[None]:
     "Inside, a recipe in training has its own strategies: for a look at it between two steps."
     shares = {k: v for k, v in vars(recipe).items() if isinstance(v, Share)}
     take_back(recipe, shares)
-    try: yield
+    try:
+        yield
     finally:
-        for k, v in shares.items(): setattr(recipe, k, v)
+        for k, v in shares.items():
+            setattr(recipe, k, v)
 
 def take_back(recipe: nn.Module, shares: dict[str, Share]) -> None:
     "Give a recipe its own strategies back."
     for k, v in shares.items():
-        if getattr(type(recipe), k, None) is v.strategy: delattr(recipe, k)
-        else: setattr(recipe, k, v.strategy)
+        if getattr(type(recipe), k, None) is v.strategy:
+            delattr(recipe, k)
+        else:
+            setattr(recipe, k, v.strategy)

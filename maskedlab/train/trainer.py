@@ -51,24 +51,29 @@ class Loss(nn.Module):
 
     def forward(self, batch: dict, generator: torch.Generator, progress: float) -> Tensor:
         self.out = None         # lets go of the last round's activations
-        with self.autocast(): self.out = self.recipe(batch, generator=generator, progress=progress)
+        with self.autocast():
+            self.out = self.recipe(batch, generator=generator, progress=progress)
         return self.out.loss.float()
 
 # %% ../../nbs/train/04_trainer.ipynb #1c9934f9
 def compile_blocks(module: nn.Module) -> int:       # how many were compiled
     "Compile, in place, the blocks that a network repeats; the whole of it where it repeats none."
-    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len({type(b) for b in m}) == 1
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList | nn.Sequential)
+             and len({type(b) for b in m}) == 1
              and any(len([*b.children()]) for b in m)]
     blocks = {id(b): b for m in lists for b in m}
-    for b in blocks.values(): b.compile()
-    if not blocks: module.compile()
+    for b in blocks.values():
+        b.compile()
+    if not blocks:
+        module.compile()
     return len(blocks)
 
 # %% ../../nbs/train/04_trainer.ipynb #76d71dc0
 _ONE = threading.Lock()             # one run at a time in one process
 _RUNNING: list[Trainer] = []
 
-VIEWER = 'maskedlab.show.training:LiveView'     # shows a run in a notebook; by name, since that room looks into this one and not back
+# shows a run in a notebook; by name, since that room looks into this one and not back
+VIEWER = 'maskedlab.show.training:LiveView'
 
 def in_kernel() -> bool:
     "Whether this code runs in a notebook's kernel."
@@ -78,7 +83,8 @@ def in_kernel() -> bool:
 
 @contextmanager
 def interruptible(trainer: Trainer) -> Iterator[None]:
-    "Let the first Ctrl-C ask for the end at the next border between steps, and raise KeyboardInterrupt after it."
+    """Let the first Ctrl-C ask for the end at the next border between steps, and raise KeyboardInterrupt
+    after it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -88,15 +94,19 @@ def interruptible(trainer: Trainer) -> Iterator[None]:
         asked.append(number)
         trainer.stop()
     before = signal.signal(signal.SIGINT, ask)
-    try: yield
-    finally: signal.signal(signal.SIGINT, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
     if asked: raise KeyboardInterrupt
 
 def _hear_idle_interrupts(trainer: Trainer) -> None:
     "An idle kernel ignores its interrupt button; while a run is on, that button stops the run."
     from IPython.core.getipython import get_ipython
-    kernel = getattr(get_ipython(), 'kernel', None)     # after each cell the kernel sets the handler that it keeps in this attribute
-    if kernel is not None: kernel.saved_sigint_handler = lambda number, frame: trainer.stop()
+    # after each cell the kernel sets the handler that it keeps in this attribute
+    kernel = getattr(get_ipython(), 'kernel', None)
+    if kernel is not None:
+        kernel.saved_sigint_handler = lambda number, frame: trainer.stop()
 
 # %% ../../nbs/train/04_trainer.ipynb #42162d74
 SAME = ('recipe', 'batch', 'seed', 'samples', 'ema')
@@ -116,47 +126,58 @@ def _positive(name: str, value: Any) -> float:
         raise ValueError(f"{name}={value!r}: give a number above 0")
     return float(value)
 
-PRECISIONS = {'no': torch.float32, 'float32': torch.float32, 'bf16': torch.bfloat16, 'bfloat16': torch.bfloat16}
+PRECISIONS = {'no': torch.float32, 'float32': torch.float32, 'bf16': torch.bfloat16,
+              'bfloat16': torch.bfloat16}
 
 def _precision(name: str | None, device: torch.device) -> torch.dtype:
     name = setting('precision') if name is None else name
-    if name == 'auto': return torch.bfloat16 if device.type == 'cuda' and torch.cuda.is_bf16_supported() else torch.float32
-    if name not in PRECISIONS: raise ValueError(f"precision={name!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
+    if name == 'auto':
+        return torch.bfloat16 if device.type == 'cuda' and torch.cuda.is_bf16_supported() else torch.float32
+    if name not in PRECISIONS:
+        raise ValueError(f"precision={name!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
     return PRECISIONS[name]
 
 # %% ../../nbs/train/04_trainer.ipynb #c55c4814
 class Trainer:
-    "Trains a recipe: `fit()` begins or goes on, `stop()` ends it between two steps, `wait()` gives the history."
-    def __init__(self, recipe: Any = 'mae',             # a name, 'my_file.py:Mine', a class, or an instance (trained in place)
-                 data: Any = None,                      # a name of `list_samples()`, folder, data set or batches; default: the modality
+    """Trains a recipe: `fit()` begins or goes on, `stop()` ends it between two steps, `wait()` gives the
+    history."""
+    def __init__(self,
+                 # a name, 'my_file.py:Mine', a class, or an instance (trained in place)
+                 recipe: Any = 'mae',
+                 # a name of `list_samples()`, folder, data set or batches; default: the modality
+                 data: Any = None,
                  *, size: str | None = None,            # of the recipe, by name: micro, tiny, small, base
                  steps: int | None = None,              # optimiser steps (default 1000), or
                  epochs: float | None = None,           # how often each sample is seen
                  batch: int = 64,                       # samples of a step, over all processes and rounds
-                 accumulate: int = 1,                   # rounds that a step is split into, where memory is short
+                 accumulate: int = 1,                # rounds that a step is split into, where memory is short
                  lr: float | None = None,               # the highest rate, default 1e-3; or
                  lr_base: float | None = None,          # the rate for a batch of 256, scaled to this batch
                  weight_decay: float | None = None,     # default: the recipe's own, else .05
                  betas: tuple[float, float] | None = None,  # default: the recipe's own, else (.9, .95)
                  warmup: int | None = None,             # steps; default a twentieth of all
-                 clip: float | None = None,             # largest norm of the gradient; default: the recipe's own; inf: any
+                 # largest norm of the gradient; default: the recipe's own; inf: any
+                 clip: float | None = None,
                  ema: float | None = None,              # decay of an average of the weights, such as .999
                  precision: str | None = None,          # 'bf16', 'no', 'auto'; default: the lab's setting
                  compile: bool = False,                 # torch.compile
                  mask: Any = None,                      # a strategy, or its text; default: the recipe's own
-                 image: int | tuple[int, int] | None = None,    # size of pictures in pixels; default: what the recipe is made for
+                 # size of pictures in pixels; default: what the recipe is made for
+                 image: int | tuple[int, int] | None = None,
                  augment: bool = True,                  # random crops and mirroring of pictures
                  vary: bool = False,                    # turn and recolour them too: for few pictures
                  workers: int = 0,                      # processes that read ahead
                  seed: int | None = None,               # of all that is drawn; default: the lab's setting
-                 out: str | Path | None = None,         # folder for checkpoints and metrics; None keeps nothing
-                 resume: bool = False,                  # go on from the last checkpoint in `out`, if there is one
+                 out: str | Path | None = None,       # folder for checkpoints and metrics; None keeps nothing
+                 resume: bool = False,              # go on from the last checkpoint in `out`, if there is one
                  overwrite: bool = False,               # forget the run that `out` holds
                  keep: int = 3,                         # checkpoints to keep
                  save_every: int | None = None,         # steps; default a tenth of all, at most 1000
-                 log_every: int | None = None,          # steps between two looks at the losses; default 1, on a GPU 10
+                 # steps between two looks at the losses; default 1, on a GPU 10
+                 log_every: int | None = None,
                  tensorboard: bool = False,             # write for TensorBoard too
-                 watch: Callable[[int, dict], Any] | None = None,  # called with number and losses of each step; True stops the run
+                 # called with number and losses of each step; True stops the run
+                 watch: Callable[[int, dict], Any] | None = None,
                  show: bool = True):                    # progress bar, or the live view in a notebook
         self.batch, self.accumulate = _whole('batch', batch), _whole('accumulate', accumulate)
         self.seed = setting('seed') if seed is None else _whole('seed', seed, 0)
@@ -165,27 +186,35 @@ class Trainer:
         self.watch, self.show, self.compile, self.tensorboard = watch, show, compile, tensorboard
         self._open_device()
         if self.batch % (self.accumulate * self.world):
-            raise ValueError(f"batch={batch} does not split into {accumulate} rounds on each of {self.world} processes; take a multiple")
+            raise ValueError(f"batch={batch} does not split into {accumulate} rounds on each of {self.world} "
+                             "processes; take a multiple")
         self._make_recipe(recipe, size, mask)
         self.image = picture_size(self.recipe) if image is None else image
         self._open_data(data, augment, vary)
         self._count(steps, epochs)
         own = self.recipe.defaults
-        self.lr = _positive('lr_base', lr_base) * self.batch / 256 if lr_base is not None else _positive('lr', 1e-3 if lr is None else lr)
-        if lr is not None and lr_base is not None: raise ValueError(f"lr={lr} and lr_base={lr_base} were both given; give one of them")
+        self.lr = _positive('lr_base', lr_base) * self.batch / 256 if lr_base is not None else _positive('lr',
+                                                                                                         1e-3
+                                                                                                         if lr is None else lr)
+        if lr is not None and lr_base is not None:
+            raise ValueError(f"lr={lr} and lr_base={lr_base} were both given; give one of them")
         self.weight_decay = own.get('weight_decay', .05) if weight_decay is None else weight_decay
         self.clip = own.get('clip') if clip is None else None if clip == math.inf else _positive('clip', clip)
         self.betas = tuple(own.get('betas', (.9, .95)) if betas is None else betas)
         self.warmup = self.steps // 20 if warmup is None else _whole('warmup', warmup, 0)
-        self.save_every = min(max(self.steps // 10, 1), 1000) if save_every is None else _whole('save_every', save_every)
-        self.log_every = (10 if self.device.type == 'cuda' else 1) if log_every is None else _whole('log_every', log_every)
+        self.save_every = min(max(self.steps // 10, 1), 1000) if save_every is None else _whole('save_every',
+                                                                                                save_every)
+        self.log_every = (10 if self.device.type == 'cuda'
+                          else 1) if log_every is None else _whole('log_every', log_every)
         self.precision = _precision(precision, self.device)
         fused = self.device.type == 'cuda'
-        self.optimiser = torch.optim.AdamW(decay_groups(self.recipe, self.weight_decay), lr=self.lr, betas=self.betas, fused=fused or None)
+        self.optimiser = torch.optim.AdamW(decay_groups(self.recipe, self.weight_decay), lr=self.lr,
+                                           betas=self.betas, fused=fused or None)
         self.average = None if ema is None else Average(self.recipe, ema)
         self.step = 0                                   # steps taken
-        self.history: list[dict[str, float]] = []       # of each step: its number, loss, terms, rate, norm of the gradient
-        self.speed = self.waiting = 0.                  # samples a second, share of the time spent waiting for data
+        # of each step: its number, loss, terms, rate, norm of the gradient
+        self.history: list[dict[str, float]] = []
+        self.speed = self.waiting = 0.            # samples a second, share of the time spent waiting for data
         self.error: BaseException | None = None
         self.view: Any = None
         self._done: Any = None       # set when a run in the background has ended
@@ -193,23 +222,28 @@ class Trainer:
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._shares: dict[str, Share] = {}
         self._kept_bytes = 0                            # of metrics.jsonl, at the last checkpoint
-        if self.out is not None: self._open_folder(resume, overwrite)
+        if self.out is not None:
+            self._open_folder(resume, overwrite)
 
     # ------------------------------------------------------------------------------------------------ opening
 
     def _open_device(self) -> None:
-        try: from accelerate import Accelerator
-        except ImportError: raise ValueError("training needs accelerate, which is not installed; run pip install accelerate") from None
+        try:
+            from accelerate import Accelerator
+        except ImportError:
+            raise ValueError("training needs accelerate, which is not installed; run pip install accelerate") from None
         from accelerate.utils import DistributedDataParallelKwargs
         several = int(os.environ.get('WORLD_SIZE', 1)) > 1
         # terms may differ from step to step, and with them the weights that take part
         handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-        # without cpu=True it starts no process group where there is no GPU, and each process trains for itself
+        # without cpu=True it starts no process group where there is no GPU, and each process trains for
+        # itself
         on_cpu = several and lab_device().type == 'cpu'
         self.accelerator = Accelerator(cpu=on_cpu, device_placement=False, kwargs_handlers=handlers)
         self.device = self.accelerator.device if several else lab_device()
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if several and self.world == 1: raise ValueError("several processes were started, but they do not find each other; use torchrun")
+        if several and self.world == 1:
+            raise ValueError("several processes were started, but they do not find each other; use torchrun")
 
     def _make_recipe(self, recipe: Any, size: str | None, mask: Any) -> None:
         if isinstance(mask, str):
@@ -219,7 +253,8 @@ class Trainer:
             self.recipe: Recipe = create_recipe(recipe, size=size)
         check_stages(self.recipe)
         self.recipe.to(self.device)
-        if mask is not None: self.recipe.strategy = mask
+        if mask is not None:
+            self.recipe.strategy = mask
         self.name = name_of(type(self.recipe))
 
     def _open_data(self, data: Any, augment: bool, vary: bool) -> None:
@@ -227,10 +262,12 @@ class Trainer:
         self.source: Source | None = None
         modality = getattr(getattr(self.recipe, 'card', None), 'modality', 'image').split()[0]
         self.data = modality if data is None else data
-        if isinstance(data, str | Path) and data not in SAMPLES: self.data = Path(data).expanduser().absolute()
-        if hasattr(data, '__iter__') and not hasattr(data, '__getitem__'):      # batches that somebody else makes
+        if isinstance(data, str | Path) and data not in SAMPLES:
+            self.data = Path(data).expanduser().absolute()
+        if hasattr(data, '__iter__') and not hasattr(data, '__getitem__'):  # batches that somebody else makes
             if self.out is not None or self.world > 1 or self.accumulate > 1:
-                raise ValueError("a stream of batches cannot be resumed or shared out; give a folder, a data set or a name as data")
+                raise ValueError("a stream of batches cannot be resumed or shared out; give a folder, a data "
+                                 "set or a name as data")
             self.stream = iter(data)
         else:
             channels = arguments(self.recipe).get('channels', 3)
@@ -238,7 +275,8 @@ class Trainer:
             self.source = hold(source, self.device, room(self.device))
 
     def _count(self, steps: int | None, epochs: float | None) -> None:
-        if None not in (steps, epochs): raise ValueError(f"steps={steps} and epochs={epochs} were both given; give one of them")
+        if None not in (steps, epochs):
+            raise ValueError(f"steps={steps} and epochs={epochs} were both given; give one of them")
         if epochs is not None:
             if self.source is None: raise ValueError("a stream of batches has no epochs; give steps")
             steps = max(math.ceil(_positive('epochs', epochs) * len(self.source) / self.batch), 1)
@@ -247,40 +285,49 @@ class Trainer:
     def _settings(self) -> dict[str, Any]:
         "What this run is, as JSON: the same after a restart."
         named = isinstance(self.data, str | Path)
-        return dict(recipe=self.name, batch=self.batch, seed=self.seed, samples=None if self.source is None else len(self.source),
-                    ema=None if self.average is None else self.average.decay, data=str(self.data) if named else None,
-                    steps=self.steps, accumulate=self.accumulate, lr=self.lr, weight_decay=self.weight_decay, betas=list(self.betas),
+        return dict(recipe=self.name, batch=self.batch, seed=self.seed, samples=None if self.source is None
+                    else len(self.source),
+                    ema=None if self.average is None else self.average.decay, data=str(self.data) if named
+                    else None,
+                    steps=self.steps, accumulate=self.accumulate, lr=self.lr, weight_decay=self.weight_decay,
+                    betas=list(self.betas),
                     warmup=self.warmup, clip=self.clip, precision=str(self.precision).removeprefix('torch.'),
-                    image=list(self.image) if isinstance(self.image, tuple) else self.image, **self._feeding())
+                    image=list(self.image) if isinstance(self.image, tuple) else self.image,
+                    **self._feeding())
 
     def _feeding(self) -> dict[str, Any]:
         crops = getattr(self.source, 'crops', self.source)
         return dict(augment=getattr(crops, 'augment', None), vary=getattr(crops, 'vary', None))
 
-    # ------------------------------------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------------------------------------ the
+    # loop
 
     def _update(self, model: nn.Module, feed: Waiting, generator: torch.Generator) -> None:
         "One optimiser step."
         step, progress = self.step, self.step / self.steps
-        for group in self.optimiser.param_groups: group['lr'] = self.lr * cosine(step + .5, self.steps, self.warmup)
+        for group in self.optimiser.param_groups:
+            group['lr'] = self.lr * cosine(step + .5, self.steps, self.warmup)
         logs: dict[str, Tensor] = {}
         with seeded(self.seed, 'step', step, self.rank, device=self.device):
             for a in range(self.accumulate):
                 batch = self._next(feed)
                 start = self.plan.start(a)
-                for name, share in self._shares.items(): share.at(self.seed, 'mask', name, step, start=start)
+                for name, share in self._shares.items():
+                    share.at(self.seed, 'mask', name, step, start=start)
                 generator.manual_seed(seed_of(self.seed, 'forward', step, start))
                 # gradients are exchanged between the processes in the last round only
                 with nullcontext() if a + 1 == self.accumulate else self.accelerator.no_sync(model):
                     loss = model(batch, generator, progress)
                     self.accelerator.backward(loss / self.accumulate)
                 out = self._loss.out
-                for k, v in {'loss': loss, **out.terms}.items(): logs[k] = logs.get(k, 0) + v.detach().float() / self.accumulate
+                for k, v in {'loss': loss, **out.terms}.items():
+                    logs[k] = logs.get(k, 0) + v.detach().float() / self.accumulate
             logs['gradient'] = self._clip()
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             self.recipe.after_step(out, progress)       # type: ignore[arg-type]
-        if self.average: self.average.update(self.recipe, step)
+        if self.average:
+            self.average.update(self.recipe, step)
         self._pending.append((step, logs))
         self.step += 1
 
@@ -297,25 +344,34 @@ class Trainer:
         self.plan = Plan(self.batch, self.accumulate, self.world, self.rank)
         if self.source is not None:
             first, last = self.step * self.accumulate, self.steps * self.accumulate
-            made = rounds(self.source, self.plan, self.seed, first, last, self.workers, self.device.type == 'cuda')
+            made = rounds(self.source, self.plan, self.seed, first, last, self.workers,
+                          self.device.type == 'cuda')
             self._shares = share_strategies(self.recipe, self.batch, self.plan.part)
-        else: made = itertools.islice(self.stream or (), self.steps - self.step)
+        else:
+            made = itertools.islice(self.stream or (), self.steps - self.step)
         feed = Waiting(iter(made), self.device)
-        autocast = lambda: torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        autocast = lambda: torch.autocast(self.device.type, self.precision,
+                                          enabled=self.precision != torch.float32)
         self._loss = Loss(self.recipe, autocast)
-        if self.compile: compile_blocks(self.recipe)
+        if self.compile:
+            compile_blocks(self.recipe)
         model = self.accelerator.prepare_model(self._loss) if self.world > 1 else self._loss
         generator = torch.Generator()
         try:
             with self._reports(), nullcontext() if self.out is None else self._metrics():
                 self._clock = (time.perf_counter(), 0., self.step)
                 while self.step < self.steps and not self._stop_here():
-                    try: self._update(model, feed, generator)
-                    except StopIteration: break         # a stream that was too short
-                    if self.step % self.log_every == 0: self._look(feed)
-                    if self.out is not None and self.step % self.save_every == 0: self._save(feed)
+                    try:
+                        self._update(model, feed, generator)
+                    except StopIteration:
+                        break         # a stream that was too short
+                    if self.step % self.log_every == 0:
+                        self._look(feed)
+                    if self.out is not None and self.step % self.save_every == 0:
+                        self._save(feed)
                 self._look(feed)
-                if self.out is not None: self._save(feed)
+                if self.out is not None:
+                    self._save(feed)
         finally:
             take_back(self.recipe, self._shares)
             self._shares, self._pending, self._loss.out = {}, [], None
@@ -323,14 +379,16 @@ class Trainer:
             self.recipe.train(began_training)
 
     def _stop_here(self) -> bool:
-        "Whether to end before the next step; several processes ask each other, so that all end at the same one."
+        """Whether to end before the next step; several processes ask each other, so that all end at the same
+        one."""
         if self.world == 1: return self._stop.is_set()
         if self.step % self.log_every: return False
         from accelerate.utils import gather_object
         return any(gather_object([self._stop.is_set()]))
 
     def _next(self, feed: Waiting) -> dict:
-        try: return next(feed)
+        try:
+            return next(feed)
         except (OSError, ValueError, TypeError) as error:
             kind = type(error) if isinstance(error, FileNotFoundError | TypeError) else ValueError
             raise kind(f"no data for step {self.step}: {str(error)[:120]}{self._safe()}") from error
@@ -348,7 +406,8 @@ class Trainer:
         flat = torch.stack([v.to(self.device, torch.float32) for log in logs for v in log.values()]).tolist()
         numbers = iter(flat)
         found = [{k: next(numbers) for k in log} for log in logs]
-        if self.world > 1: found = self._mean_over_processes(found)
+        if self.world > 1:
+            found = self._mean_over_processes(found)
         now, (began, waited, first) = time.perf_counter(), self._clock
         seconds = max(now - began, 1e-9)
         if seconds > .5 or self.speed == 0.:
@@ -358,12 +417,16 @@ class Trainer:
             bad = next((k for k, v in values.items() if not math.isfinite(v)), None)
             if bad:
                 what = 'the norm of the gradient' if bad == 'gradient' else 'the loss'
-                raise ValueError(f"{what} became {values[bad]} at step {step}; take a rate below lr={self.lr:g}, or clip=1{self._safe()}")
+                raise ValueError(f"{what} became {values[bad]} at step {step}; take a rate below "
+                                 f"lr={self.lr:g}, or clip=1{self._safe()}")
             row = {'step': step, **values, 'lr': self.lr * cosine(step + .5, self.steps, self.warmup)}
             self.history.append(row)
-            self._write({**row, 'samples_per_second': round(self.speed, 2), 'waiting': round(self.waiting, 4)})
-            if self.watch is not None and self.watch(step, values) is True: self._stop.set()
-        for report in self._reporters: report()
+            self._write({**row, 'samples_per_second': round(self.speed, 2),
+                         'waiting': round(self.waiting, 4)})
+            if self.watch is not None and self.watch(step, values) is True:
+                self._stop.set()
+        for report in self._reporters:
+            report()
 
     def _mean_over_processes(self, found: list[dict[str, float]]) -> list[dict[str, float]]:
         from accelerate.utils import gather_object
@@ -377,31 +440,39 @@ class Trainer:
         self._reporters: list[Callable[[], None]] = []
         with ExitStack() as stack:
             if self.rank == 0:
-                if self.tensorboard: self._reporters.append(self._board(stack))
-                if self.view is not None: self._reporters.append(self.view.update)
-                elif self.show: self._reporters.append(self._bar(stack))
+                if self.tensorboard:
+                    self._reporters.append(self._board(stack))
+                if self.view is not None:
+                    self._reporters.append(self.view.update)
+                elif self.show:
+                    self._reporters.append(self._bar(stack))
             yield
 
     def _bar(self, stack: ExitStack) -> Callable[[], None]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        bar = stack.enter_context(Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        bar = stack.enter_context(Progress(TextColumn('{task.description}'), BarColumn(),
+                                           MofNCompleteColumn(), TimeRemainingColumn(),
                                            console=Console(stderr=True)))
         task = bar.add_task(self.name, total=self.steps, completed=self.step)
-        def report() -> None: bar.update(task, completed=self.step, description=self.status())
+        def report() -> None:
+            bar.update(task, completed=self.step, description=self.status())
         return report
 
     def _board(self, stack: ExitStack) -> Callable[[], None]:
         if self.out is None: raise ValueError("tensorboard=True needs a folder; give out='runs/name'")
-        try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError: raise ValueError("tensorboard=True needs the package tensorboard; run pip install tensorboard") from None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("tensorboard=True needs the package tensorboard; run pip install tensorboard") from None
         board = SummaryWriter(str(self.out / 'tensorboard'), purge_step=self.step)
         stack.callback(board.close)
         written = [self.step]
         def report() -> None:
             for row in self.history[written[0] - self.step:] if written[0] < self.step else []:
                 for k, v in row.items():
-                    if k != 'step': board.add_scalar(k, v, int(row['step']))
+                    if k != 'step':
+                        board.add_scalar(k, v, int(row['step']))
             written[0] = self.step
         return report
 
@@ -415,36 +486,49 @@ class Trainer:
         state = 'running' if self.running else 'done' if self.step >= self.steps else 'stopped' if self.step else 'not begun'
         return f"Trainer({self.name}, step {self.step} of {self.steps}, {state})"
 
-    # ------------------------------------------------------------------------------------------------ the folder
+    # ------------------------------------------------------------------------------------------------ the
+    # folder
 
     def _open_folder(self, resume: bool, overwrite: bool) -> None:
         "Find the last checkpoint, or make sure that there is none."
         if self.out.is_file(): raise ValueError(f"out={str(self.out)[-80:]!r} is a file; give a folder")
-        if overwrite and not resume and self.rank == 0: shutil.rmtree(self.out / 'checkpoints', ignore_errors=True)
+        if overwrite and not resume and self.rank == 0:
+            shutil.rmtree(self.out / 'checkpoints', ignore_errors=True)
         self.accelerator.wait_for_everyone()
         found = load_checkpoint(self.out / 'checkpoints')
         if found and not resume:
-            raise ValueError(f"{brief(self.out)} holds a run at step {found.step}; say resume=True to go on, or choose another folder")
+            raise ValueError(f"{brief(self.out)} holds a run at step {found.step}; say resume=True to go on, "
+                             "or choose another folder")
         self._about = self._describe()
-        if found: self._load(found.step, found.tensors, found.state)
+        if found:
+            self._load(found.step, found.tensors, found.state)
 
     def _load(self, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         now, then = self._settings(), state['settings']
         for k in SAME:
             if then[k] != now[k]:
-                raise ValueError(f"the run in {brief(self.out)} has {k}={then[k]!r}, here it is {now[k]!r}; give the same, or another out")
+                raise ValueError(f"the run in {brief(self.out)} has {k}={then[k]!r}, here it is {now[k]!r}; "
+                                 "give the same, or another out")
         load_state(self.recipe, tensors['model'], str(self.out))
         moments: dict[int, dict[str, Tensor]] = {}
-        for k, v in tensors['optimiser'].items(): moments.setdefault(int(k.split('.', 1)[0]), {})[k.split('.', 1)[1]] = v
-        self.optimiser.load_state_dict({'state': moments, 'param_groups': self.optimiser.state_dict()['param_groups']})
-        if self.average: self.average.values = {k: v.to(self.device) for k, v in tensors['average'].items()}
+        for k, v in tensors['optimiser'].items():
+            moments.setdefault(int(k.split('.', 1)[0]), {})[k.split('.', 1)[1]] = v
+        self.optimiser.load_state_dict({'state': moments,
+                                        'param_groups': self.optimiser.state_dict()['param_groups']})
+        if self.average:
+            self.average.values = {k: v.to(self.device) for k, v in tensors['average'].items()}
         mine = f'{self.rank}.'
-        states = {k.removeprefix(mine): v for k, v in {**tensors['generators'], **state['generators']}.items() if k.startswith(mine)}
-        if states: restore_generators(states, self.device)      # more processes than before: the new ones have none to restore
+        states = {k.removeprefix(mine): v for k, v in {**tensors['generators'], **state['generators']}.items()
+                  if k.startswith(mine)}
+        if states:
+            # more processes than before: the new ones have none to restore
+            restore_generators(states, self.device)
         self.step = self._saved = step
         self._kept_bytes = state['metrics_bytes']
-        with (self.out / 'metrics.jsonl').open('rb') as f: rows = [json.loads(line) for line in f.read(self._kept_bytes).splitlines()]
-        self.history = [{k: v for k, v in row.items() if k not in ('samples_per_second', 'waiting')} for row in rows]
+        with (self.out / 'metrics.jsonl').open('rb') as f:
+            rows = [json.loads(line) for line in f.read(self._kept_bytes).splitlines()]
+        self.history = [{k: v for k, v in row.items() if k not in ('samples_per_second', 'waiting')}
+                        for row in rows]
 
     def _save(self, feed: Waiting) -> None:
         "A checkpoint of all that the next step depends on."
@@ -457,9 +541,11 @@ class Trainer:
         if self.rank == 0:
             optimiser = self.optimiser.state_dict()
             tensors = {'model': self.recipe.state_dict(),
-                       'optimiser': {f'{i}.{k}': v for i, moments in optimiser['state'].items() for k, v in moments.items()},
+                       'optimiser': {f'{i}.{k}': v for i, moments in optimiser['state'].items() for k,
+                                     v in moments.items()},
                        'generators': {k: v for k, v in mine.items() if torch.is_tensor(v)}}
-            if self.average: tensors['average'] = self.average.values
+            if self.average:
+                tensors['average'] = self.average.values
             state = {'settings': self._settings(), 'metrics_bytes': self._flush(),
                      'generators': {k: v for k, v in mine.items() if not torch.is_tensor(v)}}
             save_checkpoint(self.out / 'checkpoints', self.step, tensors, state, self.keep)
@@ -479,13 +565,15 @@ class Trainer:
         with path.open('r+b') as self._file:
             self._file.truncate(self._kept_bytes)
             self._file.seek(0, os.SEEK_END)
-            try: yield
+            try:
+                yield
             finally:
                 self._file.flush()
                 self._kept_bytes = self._file.tell()
 
     def _write(self, row: dict[str, Any]) -> None:
-        if self.out is not None and self.rank == 0: self._file.write((json.dumps(row) + '\n').encode())
+        if self.out is not None and self.rank == 0:
+            self._file.write((json.dumps(row) + '\n').encode())
 
     def _flush(self) -> int:
         self._file.flush()
@@ -494,12 +582,17 @@ class Trainer:
 
     def _describe(self) -> dict[str, Any]:
         "How to make this trainer again: what `Trainer.resume` reads."
-        try: config: Any = {k: encode(v, k) for k, v in arguments(self.recipe).items()}
-        except ValueError: config = None        # an argument that cannot be written down: resuming then needs the recipe itself
-        return {'recipe': self.name, 'config': config, **self._settings(), 'save_every': self.save_every, 'keep': self.keep,
-                'workers': self.workers, 'compile': self.compile, 'log_every': self.log_every, 'tensorboard': self.tensorboard}
+        try:
+            config: Any = {k: encode(v, k) for k, v in arguments(self.recipe).items()}
+        except ValueError:
+            config = None     # an argument that cannot be written down: resuming then needs the recipe itself
+        return {'recipe': self.name, 'config': config, **self._settings(), 'save_every': self.save_every,
+                'keep': self.keep,
+                'workers': self.workers, 'compile': self.compile, 'log_every': self.log_every,
+                'tensorboard': self.tensorboard}
 
-    # ------------------------------------------------------------------------------------------------ for people
+    # ------------------------------------------------------------------------------------------------ for
+    # people
 
     def averaged(self) -> Recipe:
         "A copy of the recipe with the averaged weights."
@@ -517,15 +610,18 @@ class Trainer:
         "Train; where the run was stopped before, go on."
         if not _ONE.acquire(blocking=False):
             other = _RUNNING[0] if _RUNNING else self
-            raise ValueError(f"a run is on ({other.name}, step {other.step} of {other.steps}); wait() for it, or stop() it")
+            raise ValueError(f"a run is on ({other.name}, step {other.step} of {other.steps}); wait() for "
+                             "it, or stop() it")
         _RUNNING[:] = [self]
         self._stop.clear()
         self.error = None
         try:
             background = in_kernel() if background is None else background
-            if background: self._begin_thread()
+            if background:
+                self._begin_thread()
             else:
-                with interruptible(self): self._train()
+                with interruptible(self):
+                    self._train()
         except BaseException:
             self._release()
             raise
@@ -534,8 +630,10 @@ class Trainer:
         return self.history
 
     def _begin_thread(self) -> None:
-        if self.show and in_kernel(): self._open_view()
-        if in_kernel(): _hear_idle_interrupts(self)
+        if self.show and in_kernel():
+            self._open_view()
+        if in_kernel():
+            _hear_idle_interrupts(self)
         self._done = threading.Event()
         threading.Thread(target=self._in_thread, name='maskedlab training', daemon=True).start()
 
@@ -544,15 +642,19 @@ class Trainer:
         try:
             self.view = getattr(import_module(module), name)(self)
             self.view.show()
-        except ImportError: self.view = None        # no widgets here: train without a view
+        except ImportError:
+            self.view = None        # no widgets here: train without a view
 
     def _in_thread(self) -> None:
         _yield_to_others()
-        try: self._train()
-        except BaseException as error: self.error = error
+        try:
+            self._train()
+        except BaseException as error:
+            self.error = error
         finally:
             self._release()
-            if self.view is not None: self.view.close()
+            if self.view is not None:
+                self.view.close()
             self._done.set()
 
     def _release(self) -> None:
@@ -567,8 +669,10 @@ class Trainer:
     def wait(self, timeout: float | None = None,    # seconds; None: as long as it takes
              ) -> list[dict[str, float]]:           # the history
         "Wait for a run in the background; an interrupt stops the run and waits for its last checkpoint."
-        if self._done is not None:      # an event: Thread.join() forgets the thread when it is interrupted (Python 3.11)
-            try: self._done.wait(timeout)
+        # an event: Thread.join() forgets the thread when it is interrupted (Python 3.11)
+        if self._done is not None:
+            try:
+                self._done.wait(timeout)
             except KeyboardInterrupt:
                 self.stop()
                 self._done.wait()
@@ -583,20 +687,27 @@ class Trainer:
         "A trainer as it was at its last checkpoint; `fit()` goes on."
         folder = Path(folder).expanduser()
         if not (folder / 'run.json').is_file():
-            raise FileNotFoundError(f"{brief(folder)} holds no run (no run.json); give the folder that was the run's out")
+            raise FileNotFoundError(f"{brief(folder)} holds no run (no run.json); give the folder that was "
+                                    "the run's out")
         about = json.loads((folder / 'run.json').read_text())
         config, name = about.pop('config'), about.pop('recipe')
         about.pop('samples')
         data = about.pop('data') if data is None else (about.pop('data'), data)[1]
         if recipe is None:
             if config is None or name.startswith('__main__'):
-                raise ValueError(f"the recipe of this run, {name[:60]}, cannot be made by name; give it: resume(folder, recipe=...)")
+                raise ValueError(f"the recipe of this run, {name[:60]}, cannot be made by name; give it: "
+                                 "resume(folder, recipe=...)")
             recipe = recipe_class(name)(**{k: decode(v) for k, v in config.items()})
-        if data is None: raise ValueError("the data of this run were no folder and no name; give them: resume(folder, data=...)")
+        if data is None:
+            raise ValueError("the data of this run were no folder and no name; give them: resume(folder, "
+                             "data=...)")
         about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if v is not None}
         return cls(recipe, data, out=folder, resume=True, **{**about, **changes})
 
 def _yield_to_others() -> None:
-    "Where the system has it, let this thread and the threads that it begins take the processor after others: a page stays quick."
-    try: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
-    except (AttributeError, OSError): pass
+    """Where the system has it, let this thread and the threads that it begins take the processor after
+    others: a page stays quick."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+    except (AttributeError, OSError):
+        pass

@@ -36,8 +36,8 @@ def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float
     """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; what has one axis has no weight decay,
     nor has what the recipe names.
 
-    The depth of `blocks.N` is N + 1. What the recipe registers before its blocks, and what embeds, is 0; the rest, such as a final norm
-    or a new stage, is as high as the head (as in MAE's released `lr_decay.py`)."""
+    The depth of `blocks.N` is N + 1. What the recipe registers before its blocks, and what embeds, is 0; the
+    rest, such as a final norm or a new stage, is as high as the head (as in MAE's released `lr_decay.py`)."""
     number = {n: re.search(r'\bblocks\.(\d+)\.', n) for n, _ in model.named_parameters()}
     last = 2 + max((int(m[1]) for m in number.values() if m), default=-1)
     plain = {f'recipe.{n}' for n in model.recipe.no_weight_decay()}
@@ -68,8 +68,10 @@ def finetune(recipe: Recipe,                # trained in place
     torch.manual_seed(seed)
     recipe.before_finetuning()
     blocks = [m for m in recipe.modules() if isinstance(m, Block)]
-    for i, b in enumerate(blocks): b.drop_path = drop_path * i / max(len(blocks) - 1, 1)
-    with torch.no_grad(): width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
+    for i, b in enumerate(blocks):
+        b.drop_path = drop_path * i / max(len(blocks) - 1, 1)
+    with torch.no_grad():
+        width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
     model = Classifier(recipe, int(train['label'].max()) + 1, width).train()
     groups = depth_groups(model, lr, layer_decay, weight_decay)
     optimiser = torch.optim.AdamW([g for g in groups if g['params']], betas=(.9, .999))
@@ -77,11 +79,13 @@ def finetune(recipe: Recipe,                # trained in place
     g = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randint(len(train['label']), (batch,), generator=g)
-        loss = F.cross_entropy(model({k: v[chosen] for k, v in train.items()}), train['label'][chosen], label_smoothing=smoothing)
+        loss = F.cross_entropy(model({k: v[chosen] for k, v in train.items()}), train['label'][chosen],
+                               label_smoothing=smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimiser.step(); schedule.step()
+        optimiser.step()
+        schedule.step()
     model.eval()
     with torch.no_grad():
         parts = [slice(i, i + 500) for i in range(0, len(test['label']), 500)]

@@ -24,14 +24,18 @@ FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--
 def pytest_collection_modifyitems(items):
     if CHROMIUM or os.environ.get('CI') == 'true': return
     for item in items:
-        if ROOT / 'tests' / 'browser' in item.path.parents: item.add_marker(pytest.mark.skip(reason='no Chromium or Chrome is installed'))
+        if ROOT / 'tests' / 'browser' in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason='no Chromium or Chrome is installed'))
 
 
 @pytest.fixture(scope='session')
 def browser():
-    if os.environ.get('CI') != 'true': pytest.importorskip('playwright.sync_api')
-    if CHROMIUM is None: pytest.fail('the browser tests need Chromium or Chrome')
-    with chromium() as b: yield b
+    if os.environ.get('CI') != 'true':
+        pytest.importorskip('playwright.sync_api')
+    if CHROMIUM is None:
+        pytest.fail('the browser tests need Chromium or Chrome')
+    with chromium() as b:
+        yield b
 
 
 @contextmanager
@@ -102,7 +106,8 @@ def bare(browser, tmp_path):
         return pages[-1]
 
     yield opened
-    for p in pages: p.context.close()
+    for p in pages:
+        p.context.close()
 
 
 def ready(page, timeout=60_000):
@@ -146,7 +151,8 @@ def pixels(page, title):
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(h, w, 4)
 
 
-def stage(page, title): return page.locator('.mlx-figure', has=page.locator(f'h3:text-is("{title}")')).locator('.mlx-stage')
+def stage(page, title):
+    return page.locator('.mlx-figure', has=page.locator(f'h3:text-is("{title}")')).locator('.mlx-stage')
 
 
 def free_port():
@@ -159,15 +165,19 @@ def wait_for(url, process, seconds=60):
     end = time.time() + seconds
     while time.time() < end:
         if process.poll() is not None: raise RuntimeError(f'the server ended with {process.returncode}')
-        try: return urllib.request.urlopen(url, timeout=2).read()
-        except OSError: time.sleep(.2)
+        try:
+            return urllib.request.urlopen(url, timeout=2).read()
+        except OSError:
+            time.sleep(.2)
     raise TimeoutError(url)
 
 
 def stop(process):
     process.terminate()
-    try: process.wait(10)
-    except subprocess.TimeoutExpired: process.kill()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 @pytest.fixture(scope='session')
@@ -185,7 +195,8 @@ def jupyter(tmp_path_factory):
     try:
         wait_for(f'http://127.0.0.1:{port}/api?token={token}', server)
         yield f'http://127.0.0.1:{port}', token, home / 'work'
-    finally: stop(server)
+    finally:
+        stop(server)
 
 
 def notebook(source):
@@ -207,8 +218,10 @@ def in_lab(browser, jupyter, source, name, explorer=True, **options):
     page.goto(f'{url}/lab/tree/{name}.ipynb?token={token}&reset')
     page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=90_000)
     for _ in range(3):                                  # first-run dialogs and notices
-        try: page.locator('.jp-Dialog button.jp-mod-reject, .jp-Dialog button.jp-mod-accept').first.click(timeout=1500)
-        except Exception: break
+        try:
+            page.locator('.jp-Dialog button.jp-mod-reject, .jp-Dialog button.jp-mod-accept').first.click(timeout=1500)
+        except Exception:
+            break
     page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=\"idle\"]')", timeout=90_000)
     page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click()
     page.keyboard.press('Shift+Enter')

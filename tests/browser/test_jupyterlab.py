@@ -16,7 +16,8 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 CELL = "import maskedlab as ml\nex = ml.Explorer('mae')\nex"
 MEDIAN, P95 = 100, 200      # milliseconds from slider to repaint
 
-# Move the slider and wait until the answer to that very value has been painted and the browser has drawn two frames.
+# Move the slider and wait until the answer to that very value has been painted and the browser has drawn two
+# frames.
 MOVE = '''async (value) => {
     const root = document.querySelector('.mlx'), slider = root.querySelector('[data-field=ratio]');
     const painted = new Promise((done) => {
@@ -48,15 +49,18 @@ def recipe():
     "The small network that the page shows too."
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        try: return ml.create_recipe('mae', pretrained=True).eval()
-        except ValueError: return ml.create_recipe('mae').eval()
+        try:
+            return ml.create_recipe('mae', pretrained=True).eval()
+        except ValueError:
+            return ml.create_recipe('mae').eval()
 
 
 def want(ratio, seed=0):
     "Original, seen, returned as the package computes them for a ratio, uint8 `[H, W, 4]`."
     r = recipe()
     b = {'image': ml.sample('image', n=8, split='test')['image'][:1]}
-    with torch.no_grad(): out = r(b, mask=ml.masks.Random(ratio=ratio), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        out = r(b, mask=ml.masks.Random(ratio=ratio), generator=torch.Generator().manual_seed(seed))
     rgb = lambda x: (x['image'][0] * 255).round().byte().permute(1, 2, 0).numpy()
     return rgb(b), rgb(r.fill(b, out)), out
 
@@ -65,13 +69,14 @@ def test_slider_to_repaint(page):
     page.evaluate(MOVE, .5)
     values = [round(x, 2) for x in np.tile(np.arange(.05, 1, .05), 2)[:30]]
     saw = []
-    for _ in range(3):                       # two cores may be shared with others: the best of three rounds counts
+    for _ in range(3):                  # two cores may be shared with others: the best of three rounds counts
         times = []
         for value in values:
             times.append(page.evaluate(MOVE, value))
             original, filled, out = want(value)
             got = pixels(page, 'What it returns')
-            assert np.abs(got[..., :3].astype(int) - filled).max() <= 1, value     # batch of one, one thread: rounding at most
+            # batch of one, one thread: rounding at most
+            assert np.abs(got[..., :3].astype(int) - filled).max() <= 1, value
             assert np.array_equal(pixels(page, 'Original')[..., :3], original)
             hidden = out.mask[0].repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
             assert np.array_equal(pixels(page, 'What the network sees')[..., 3] == 0, hidden), value
@@ -82,17 +87,18 @@ def test_slider_to_repaint(page):
         page.wait_for_timeout(2000)
     quick = saw[-1][0] <= MEDIAN and saw[-1][1] <= P95
     load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, 'getloadavg') else 0
-    if not quick and load > 2.5: pytest.skip(f'others keep this machine busy (load {load:.1f} a core), so times mean nothing: {saw}')
+    if not quick and load > 2.5:
+        pytest.skip(f'others keep this machine busy (load {load:.1f} a core), so times mean nothing: {saw}')
     assert quick, saw
 
 
 def test_a_burst_coalesces_and_the_newest_wins(page):
     ready(page)
     seqs, last, sent = page.evaluate('''async () => {
-        const root = document.querySelector('.mlx'), slider = root.querySelector('[data-field=ratio]'), seqs = [], ratios = [];
-        const hear = (e) => { seqs.push(e.detail.seq); ratios.push(e.detail.state.fields.ratio); };
-        root.addEventListener('maskedlab:painted', hear);
-        for (let i = 1; i <= 20; i++) {
+        const root = document.querySelector('.mlx'), slider = root.querySelector('[data-field=ratio]'), seqs =
+        [], ratios = []; const hear = (e) => { seqs.push(e.detail.seq);
+        ratios.push(e.detail.state.fields.ratio); }; root.addEventListener('maskedlab:painted', hear); for
+        (let i = 1; i <= 20; i++) {
             slider.value = String(i * .05);
             slider.dispatchEvent(new Event('input', { bubbles: true }));
             await new Promise((done) => setTimeout(done, 4));
@@ -127,13 +133,16 @@ def test_keys_alone(page):
     ready(page)
     stage(page, 'What the network sees').focus()
     cells = page.locator('.jp-Notebook .jp-Cell').count()
-    settled(page, lambda: page.keyboard.press('r'))                     # back to the strategy; JupyterLab's own key r stays silent
+    # back to the strategy; JupyterLab's own key r stays silent
+    settled(page, lambda: page.keyboard.press('r'))
     assert 'Random' in page.locator('.mlx-code').input_value()
-    for key in ('Home', 'ArrowDown', 'ArrowRight'): page.keyboard.press(key)
+    for key in ('Home', 'ArrowDown', 'ArrowRight'):
+        page.keyboard.press(key)
     settled(page, lambda: page.keyboard.press('Space'))
     assert 'Painted' in page.locator('.mlx-code').input_value()
     page.keyboard.press('Tab')
-    while page.evaluate("document.activeElement.textContent") != 'Reset': page.keyboard.press('Tab')
+    while page.evaluate("document.activeElement.textContent") != 'Reset':
+        page.keyboard.press('Tab')
     settled(page, lambda: page.keyboard.press('Space'))
     assert 'Random' in page.locator('.mlx-code').input_value()
     assert page.locator('.jp-Notebook .jp-Cell').count() == cells and page.locator('.jp-Notebook .jp-CodeCell').count() > 0
@@ -150,7 +159,7 @@ def test_trouble_is_told_and_the_page_goes_on(page, tmp_path):
     page.wait_for_function("document.querySelector('.mlx-alert').textContent.includes('notes.png')")
     from PIL import Image
     good = tmp_path / 'mine.png'
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 2400, 3), np.uint8)).save(good)     # 11 MB
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (1500, 2400, 3), np.uint8)).save(good)   # 11 MB
     settled(page, lambda: page.locator('.mlx-file').set_input_files(str(good)), 60_000)
     assert "ml.load_image('mine.png'" in page.locator('.mlx-code').input_value()
     assert not page.locator('.mlx-alert').is_visible()
@@ -171,16 +180,19 @@ def test_attention_copy_and_save(page, tmp_path):
     exec(line.replace('; ', '; shown = '), scope)
     got = scope['shown'].core.draw(scope['shown'].core.state).pictures['returned'].numpy()
     assert np.abs(got.astype(int) - pixels(page, 'What it returns')).max() <= 1
-    with page.expect_download() as download: page.locator('.mlx-save').click()
+    with page.expect_download() as download:
+        page.locator('.mlx-save').click()
     download.value.save_as(tmp_path / 'saved.png')
     from PIL import Image
-    with Image.open(io.BytesIO((tmp_path / 'saved.png').read_bytes())) as im: assert im.width > 800
+    with Image.open(io.BytesIO((tmp_path / 'saved.png').read_bytes())) as im:
+        assert im.width > 800
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(PICTURES / 'jupyterlab.png'))
 
 
 def test_two_views_of_one_explorer(browser, jupyter):
-    page = in_lab(browser, jupyter, "import maskedlab as ml\nex = ml.Explorer('simmim')\ndisplay(ex)\ndisplay(ex)", 'two')
+    page = in_lab(browser, jupyter, "import maskedlab as ml\nex = "
+                                    "ml.Explorer('simmim')\ndisplay(ex)\ndisplay(ex)", 'two')
     page.wait_for_function("""() => {
         const all = [...document.querySelectorAll('.mlx')];
         return all.length === 2 && all.every((r) => r.dataset.rested); }""")
@@ -193,10 +205,12 @@ def test_two_views_of_one_explorer(browser, jupyter):
     page.context.close()
 
 
-OTHERS = ('favicon', 'status of 404', 'ERR_INTERNET_DISCONNECTED', 'ERR_NAME_NOT_RESOLVED')     # JupyterLab's own complaints
+# JupyterLab's own complaints
+OTHERS = ('favicon', 'status of 404', 'ERR_INTERNET_DISCONNECTED', 'ERR_NAME_NOT_RESOLVED')
 
 
-def ours(error): return not any(known in error for known in OTHERS)
+def ours(error):
+    return not any(known in error for known in OTHERS)
 
 
 def test_the_console_is_quiet(page):

@@ -16,7 +16,8 @@ from maskedlab.show.explorer.core import Explore, State
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 
-def state(core): return core.state
+def state(core):
+    return core.state
 
 
 def equal(page, core):
@@ -49,10 +50,12 @@ def test_slider_shows_what_the_package_computes(bare):
 
 def test_an_error_is_shown_where_the_loss_looks(bare):
     over = """(title) => {
-        const figure = [...document.querySelectorAll('.mlx-figure')].find((f) => f.querySelector('h3').textContent === title);
-        const c = figure.querySelector('.mlx-over'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-        return d.filter((_, i) => i % 4 === 3 && d[i]).length; }"""
-    for name, covered in (('mae', True), ('maskalign', False)):      # the one is asked for what is hidden, the other for what is not
+        const figure = [...document.querySelectorAll('.mlx-figure')].find((f) =>
+        f.querySelector('h3').textContent === title); const c = figure.querySelector('.mlx-over'), d =
+        c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.filter((_, i) => i % 4 === 3
+        && d[i]).length; }"""
+    # the one is asked for what is hidden, the other for what is not
+    for name, covered in (('mae', True), ('maskalign', False)):
         core = Explore(name)
         page = bare(core)
         error = pixels(page, 'Error')[..., 3] == 255
@@ -98,7 +101,8 @@ def test_keyboard_alone_paints_hides_and_resets(bare):
 
     tab_to("(e.getAttribute('aria-label') || '').startsWith('What the network sees')")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == 'solid'
-    for key in ('ArrowRight', 'ArrowDown', 'ArrowDown'): page.keyboard.press(key)
+    for key in ('ArrowRight', 'ArrowDown', 'ArrowDown'):
+        page.keyboard.press(key)
     settled(page, lambda: page.keyboard.press('Space'))
     cell = 2 * 8 + 1
     assert (cell in state(core).painted) is not bool(before[cell])
@@ -123,7 +127,8 @@ def test_attention_of_seen_and_hidden_patches(bare):
 
     def click(i):
         box = picture.bounding_box()
-        page.mouse.click(box['x'] + (i % 8 + .5) * box['width'] / 8, box['y'] + (i // 8 + .5) * box['height'] / 8)
+        page.mouse.click(box['x'] + (i % 8 + .5) * box['width'] / 8,
+                         box['y'] + (i // 8 + .5) * box['height'] / 8)
 
     settled(page, lambda: click(seen))
     assert np.array_equal(pixels(page, 'Attention'), core.draw(core.state).pictures['attention'].numpy())
@@ -158,12 +163,15 @@ def test_own_files_good_and_bad(bare, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (900, 1400, 3), np.uint8)
     Image.fromarray(noise).save(good)            # 3.8 MB: travels in several parts
     bad.write_bytes(b'dear diary')
-    data = io.BytesIO(); Image.fromarray(noise).save(data, 'JPEG'); cut.write_bytes(data.getvalue()[:20_000])
+    data = io.BytesIO()
+    Image.fromarray(noise).save(data, 'JPEG')
+    cut.write_bytes(data.getvalue()[:20_000])
     core = Explore('mae')
     page = bare(core)
     for path in (bad, cut):
         page.locator('.mlx-file').set_input_files(str(path))
-        page.wait_for_function("(n) => document.querySelector('.mlx-alert').textContent.includes(n)", arg=path.name)
+        page.wait_for_function("(n) => document.querySelector('.mlx-alert').textContent.includes(n)",
+                               arg=path.name)
         assert len(page.locator('.mlx-alert').inner_text()) <= 200
     settled(page, lambda: page.locator('.mlx-file').set_input_files(str(good)))
     assert state(core).set == 'mine.png'
@@ -182,12 +190,15 @@ def test_copy_and_save(bare, tmp_path):
     scope = {}
     exec(line.replace('; ', '; shown = '), scope)
     again, want = scope['shown'].core, core.draw(core.state)
-    for name, picture in again.draw(again.state).pictures.items(): assert torch.equal(picture, want.pictures[name]), name
+    for name, picture in again.draw(again.state).pictures.items():
+        assert torch.equal(picture, want.pictures[name]), name
     page.locator('.mlx-copy').click()
     page.wait_for_function("document.querySelector('.mlx-copy').textContent !== 'Copy as code'")
-    with page.expect_download() as download: page.locator('.mlx-save').click()
+    with page.expect_download() as download:
+        page.locator('.mlx-save').click()
     download.value.save_as(tmp_path / 'saved.png')
-    with Image.open(tmp_path / 'saved.png') as im: assert im.width > 800 and im.format == 'PNG'
+    with Image.open(tmp_path / 'saved.png') as im:
+        assert im.width > 800 and im.format == 'PNG'
     assert page.errors == []
 
 
@@ -237,7 +248,8 @@ def test_themes(bare, how):
     light = how.get('theme') == 'true'
     assert paper == ('rgb(255, 255, 255)' if light else 'rgb(20, 23, 27)')
     PICTURES.mkdir(parents=True, exist_ok=True)
-    if not light: page.locator('.mlx').screenshot(path=str(PICTURES / f"dark_{'system' if how.get('dark') else 'lab'}.png"))
+    if not light:
+        page.locator('.mlx').screenshot(path=str(PICTURES / f"dark_{'system' if how.get('dark') else 'lab'}.png"))
 
 
 def test_narrow_page_keeps_everything_inside(bare):

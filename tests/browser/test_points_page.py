@@ -14,7 +14,8 @@ from maskedlab.show.explorer.core import Explore
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 
-def ink(page, title): return stage(page, title).locator('canvas').evaluate("(c) => c.toDataURL()")
+def ink(page, title):
+    return stage(page, title).locator('canvas').evaluate("(c) => c.toDataURL()")
 
 
 def spot(page, core, title, unit):
@@ -26,7 +27,8 @@ def spot(page, core, title, unit):
     box = stage(page, title).bounding_box()
     i = max((i for i in range(len(owner)) if owner[i] == unit), key=lambda i: float(depth[i]))
     reach = min(box['width'], box['height']) * .46 * float(d['frame'][3])
-    return box['x'] + box['width'] / 2 + float(at[i, 0]) * reach, box['y'] + box['height'] / 2 + float(at[i, 1]) * reach
+    return box['x'] + box['width'] / 2 + float(at[i, 0]) * reach, box['y'] + box['height'] / 2 + float(at[i,
+                                                                                                          1]) * reach
 
 
 def foremost(core):
@@ -44,7 +46,8 @@ def test_click_hides_a_group_and_the_answer_is_the_package_s(bare):
     after = core.draw(core.state)
     assert after.mask[unit] != before[unit] and int((after.mask != before).sum()) == 1
     r, b = core.recipe('point_mae').eval(), core.batch(core.state)
-    with torch.no_grad(): out = r(b, mask=after.mask[None], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = r(b, mask=after.mask[None], generator=torch.Generator().manual_seed(0))
     want = 1000 * float(chamfer(out.pred, out.target).mean())
     assert float(page.locator('.mlx-network b').inner_text()) == pytest.approx(want, abs=.06)
     assert f'{int(after.mask.sum())} of 32 groups hidden' in page.locator('.mlx-status').inner_text()
@@ -75,7 +78,9 @@ def test_keyboard_alone(bare):
     before = core.draw(core.state).mask
     for _ in range(60):
         page.keyboard.press('Tab')
-        if page.evaluate("(document.activeElement.getAttribute('aria-label') || '').startsWith('What the network sees')"): break
+        if page.evaluate("(document.activeElement.getAttribute('aria-label') || '').startsWith('What the "
+                         "network sees')"):
+            break
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == 'solid'
     still = ink(page, 'What the network sees')
     page.keyboard.press('Shift+ArrowLeft')
@@ -113,10 +118,12 @@ def test_own_clouds_good_and_bad(bare, tmp_path):
     few.write_text('\n'.join(f'{i} 0 0' for i in range(5)))
     none.write_text('dear diary')
     turn = [(math.acos(1 - 2 * (i + .5) / 600), i * 2.399963) for i in range(600)]
-    good.write_text('\n'.join(f'{math.cos(b) * math.sin(a):.5f} {math.sin(b) * math.sin(a):.5f} {math.cos(a):.5f}' for a, b in turn))
+    good.write_text('\n'.join(f'{math.cos(b) * math.sin(a):.5f} {math.sin(b) * math.sin(a):.5f} '
+                              f'{math.cos(a):.5f}' for a, b in turn))
     for path, words in ((few, '5 points'), (none, 'notes.ply')):
         page.locator('.mlx-file').set_input_files(str(path))
-        page.wait_for_function("(w) => document.querySelector('.mlx-alert').textContent.includes(w)", arg=words)
+        page.wait_for_function("(w) => document.querySelector('.mlx-alert').textContent.includes(w)",
+                               arg=words)
         assert len(page.locator('.mlx-alert').inner_text()) <= 200
     settled(page, lambda: page.locator('.mlx-file').set_input_files(str(good)))
     assert core.state.set == 'ball.xyz' and not page.locator('.mlx-alert').is_visible()
@@ -145,9 +152,11 @@ def test_save_and_code(bare, tmp_path):
     again, want = scope['shown'].core, core.draw(core.state)
     for name, d in again.draw(again.state).pictures.items():
         assert all(torch.equal(d[k], want.pictures[name][k]) for k in d), name
-    with page.expect_download() as download: page.locator('.mlx-save').click()
+    with page.expect_download() as download:
+        page.locator('.mlx-save').click()
     download.value.save_as(tmp_path / 'saved.png')
-    with Image.open(tmp_path / 'saved.png') as im: assert im.width > 800 and im.format == 'PNG'
+    with Image.open(tmp_path / 'saved.png') as im:
+        assert im.width > 800 and im.format == 'PNG'
     assert page.errors == []
 
 

@@ -15,10 +15,12 @@ SEES = 'What the network sees'
 
 
 def equal(page, core):
-    "Every drawing on the page is what the package computes; a browser keeps no colour where a picture is see-through."
+    """Every drawing on the page is what the package computes; a browser keeps no colour where a picture is
+    see-through."""
     for name, drawing in core.draw(core.state).pictures.items():
         want, got = drawing.numpy(), pixels(page, core.view.titles[name])
-        assert np.array_equal(got[..., 3], want[..., 3]) and np.array_equal(got[want[..., 3] > 0], want[want[..., 3] > 0]), name
+        assert np.array_equal(got[..., 3], want[..., 3]) and np.array_equal(got[want[..., 3] > 0],
+                                                                            want[want[..., 3] > 0]), name
 
 
 def at(page, row, column, side=64):
@@ -38,7 +40,8 @@ def test_the_page_shows_what_the_package_computes(bare):
         assert core.state.fields['radius'] == float(value)
         equal(page, core)
     page.locator('[data-field=radius]').fill('60')
-    page.wait_for_function("document.querySelector('.mlx-alert').textContent.includes('choose a smaller radius')")
+    page.wait_for_function("document.querySelector('.mlx-alert').textContent.includes('choose a smaller "
+                           "radius')")
     settled(page, lambda: page.locator('[data-field=radius]').fill('8'))
     assert page.errors == []
 
@@ -80,10 +83,13 @@ def test_keyboard_alone(bare):
     before = core.draw(core.state).mask
     for _ in range(60):
         page.keyboard.press('Tab')
-        if page.evaluate(f"(document.activeElement.getAttribute('aria-label') || '').startsWith('{SEES}')"): break
+        if page.evaluate(f"(document.activeElement.getAttribute('aria-label') || '').startsWith('{SEES}')"):
+            break
     page.keyboard.press('ArrowRight')
     settled(page, lambda: page.keyboard.press('Space'))
-    assert core.draw(core.state).mask[0, [1, 63]].all() and int((core.draw(core.state).mask != before).sum()) == 2
+    assert core.draw(core.state).mask[0,
+                                      [1,
+                                       63]].all() and int((core.draw(core.state).mask != before).sum()) == 2
     page.keyboard.press('ArrowDown')
     assert 'Frequency -31 down, -31 to the right' in page.locator('.mlx-hear').inner_text()
     settled(page, lambda: page.keyboard.press('r'))
@@ -98,36 +104,37 @@ def test_from_pictures_to_spectra_and_back(bare):
     assert stage(page, SEES).is_visible() and not page.locator('.mlx-is-attention').count()
     assert core.draw(core.state).total == 4096 and 'frequencies hidden' in page.locator('.mlx-status').inner_text()
     settled(page, lambda: page.locator('.mlx-method').select_option('mae'))
-    assert stage(page, 'Attention').is_visible() and '48 of 64 patches' in page.locator('.mlx-status').inner_text()
+    assert stage(page,
+                 'Attention').is_visible() and '48 of 64 patches' in page.locator('.mlx-status').inner_text()
     assert page.errors == []
 
 
 TIMES = '''async ([n, act]) => {
     const root = document.querySelector(".mlx"), times = [];
     for (let i = 0; i < n; i++) {
-        const done = new Promise((r) => root.addEventListener("maskedlab:painted", () => requestAnimationFrame(r), { once: true }));
-        const start = performance.now();
-        window[act](i);
-        await done;
-        times.push(performance.now() - start);
+        const done = new Promise((r) => root.addEventListener("maskedlab:painted", () =>
+        requestAnimationFrame(r), { once: true })); const start = performance.now(); window[act](i); await
+        done; times.push(performance.now() - start);
     }
     return times.slice(3); }'''
 
 
 def test_thirty_changes_within_the_bar(bare):
-    page = bare(Explore('mfm', strategy=Disc(5, p=1)))         # nearly all is hidden: the longest list that a page sends
+    # nearly all is hidden: the longest list that a page sends
+    page = bare(Explore('mfm', strategy=Disc(5, p=1)))
     page.evaluate('''() => {
-        const slider = document.querySelector("[data-field=radius]"), seen = document.querySelector(".mlx-paint .mlx-stage");
-        window.slide = (i) => { slider.value = String(2 + i); slider.dispatchEvent(new Event("input")); };
-        seen.setPointerCapture = () => {};
-        window.dab = (i) => {
+        const slider = document.querySelector("[data-field=radius]"), seen = document.querySelector(".mlx-
+        paint .mlx-stage"); window.slide = (i) => { slider.value = String(2 + i); slider.dispatchEvent(new
+        Event("input")); }; seen.setPointerCapture = () => {}; window.dab = (i) => {
             const box = seen.getBoundingClientRect();
-            const here = { clientX: box.left + box.width * (i + 1.5) / 64, clientY: box.top + box.height * .07, pointerId: 1 };
-            for (const name of ["pointerdown", "pointerup"]) seen.dispatchEvent(new PointerEvent(name, here));
+            const here = { clientX: box.left + box.width * (i + 1.5) / 64, clientY: box.top + box.height *
+            .07, pointerId: 1 }; for (const name of ["pointerdown", "pointerup"]) seen.dispatchEvent(new
+            PointerEvent(name, here));
         }; }''')
     for what in ('slide', 'dab'):
         times = page.evaluate(TIMES, [33, what])
-        print(f'spectrum, {what}: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms')
+        print(f'spectrum, {what}: median {np.median(times):.0f} ms, 95th percentile '
+              f'{np.percentile(times, 95):.0f} ms')
         assert np.median(times) <= 100
         ready(page)
     assert page.errors == []

@@ -15,7 +15,8 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 def chips(page, title):
     "Unit, text and classes of every chip of a drawing."
-    return stage(page, title).locator('.mlx-chip').evaluate_all('''(all) => all.map((c) => [Number(c.dataset.unit),
+    return stage(page,
+                 title).locator('.mlx-chip').evaluate_all('''(all) => all.map((c) => [Number(c.dataset.unit),
         c.querySelector(".mlx-piece").textContent, [...c.classList].find((n) => n.startsWith("mlx-r-")).slice(6)])''')
 
 
@@ -23,10 +24,12 @@ def equal(page, core):
     "Every chip on the page is what the package computes for the state that the page is in."
     d = core.draw(core.state)
     for name, drawing in d.pictures.items():
-        assert chips(page, core.view.titles[name]) == [[c['unit'], c['text'], c['role']] for c in drawing['chips']], name
+        assert chips(page, core.view.titles[name]) == [[c['unit'], c['text'], c['role']]
+                                                       for c in drawing['chips']], name
 
 
-def chip(page, title, unit): return stage(page, title).locator(f'.mlx-chip[data-unit="{unit}"]')
+def chip(page, title, unit):
+    return stage(page, title).locator(f'.mlx-chip[data-unit="{unit}"]')
 
 
 def test_click_hides_and_what_is_shown_is_what_the_package_computes(bare):
@@ -42,7 +45,8 @@ def test_click_hides_and_what_is_shown_is_what_the_package_computes(bare):
     drawn = core.draw(core.state).pictures['returned']['chips']
     assert guesses == [text for text, _ in next(c for c in drawn if c['unit'] == unit)['guesses']]
     r, b = core.recipe('bert_mlm').eval(), core.batch(core.state)
-    with torch.no_grad(): out = r(b, mask=core.draw(core.state).mask[None], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = r(b, mask=core.draw(core.state).mask[None], generator=torch.Generator().manual_seed(0))
     row = out.pred[out.mask[0].nonzero()[:, 0].tolist().index(unit)]
     assert ml.data.text.tokenizer().id_to_token(int(row.argmax())).removeprefix('##') == guesses[0]
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,8 @@ def test_a_click_is_seen_at_once_and_a_drag_hides_several(bare):
     first, last = (chip(page, 'What the network sees', u).bounding_box() for u in (units[0], units[-1]))
     page.mouse.move(first['x'] + 4, first['y'] + 8)
     page.mouse.down()
-    now = {u: role for u, _, role in chips(page, 'What the network sees')}       # at once: the network is asked when the drag ends
+    # at once: the network is asked when the drag ends
+    now = {u: role for u, _, role in chips(page, 'What the network sees')}
     assert now[units[0]] == 'hidden'
     page.mouse.move(last['x'] + 4, last['y'] + 8, steps=2)
     page.mouse.up()
@@ -81,7 +86,8 @@ def test_keyboard_alone(bare):
 
     tab_to("(e.getAttribute('aria-label') || '').startsWith('What the network sees')")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == 'solid'
-    for _ in range(3): page.keyboard.press('ArrowRight')
+    for _ in range(3):
+        page.keyboard.press('ArrowRight')
     settled(page, lambda: page.keyboard.press('Space'))
     assert (3 in core.state.painted) is not bool(before[3])
     settled(page, lambda: page.keyboard.press('Space'))
@@ -131,7 +137,8 @@ def test_own_text_good_and_bad(bare):
     page.locator('.mlx-write').fill(words)
     settled(page, lambda: page.locator('.mlx-use').click())
     assert not page.locator('.mlx-alert').is_visible()
-    assert ''.join(t for _, t, role in chips(page, 'Original') if role != 'special') == words.lower().replace(' ', '')
+    assert ''.join(t for _, t, role in chips(page, 'Original')
+                   if role != 'special') == words.lower().replace(' ', '')
     equal(page, core)
     settled(page, lambda: page.locator('[data-field=ratio]').fill('0.4'))
     scope = {}
@@ -147,7 +154,7 @@ def test_thirty_changes_within_the_bar(bare):
     page = bare(core)
     times = repaints(page, 0.1, 0.01)
     print(f'text: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms')
-    assert np.median(times) <= 200           # the aim is 100 on two free cores; a busy machine is given room here
+    assert np.median(times) <= 200       # the aim is 100 on two free cores; a busy machine is given room here
     ready(page)
     equal(page, core)
 

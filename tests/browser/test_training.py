@@ -20,7 +20,8 @@ t.fit()
 print('the cell is through')'''
 
 
-def numbers(page): return page.locator('.widget-html-content', has_text='step').first.inner_text()
+def numbers(page):
+    return page.locator('.widget-html-content', has_text='step').first.inner_text()
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def training(browser, jupyter, tmp_path):
         page.wait_for_function("() => /step [1-9]/.test(document.body.innerText)", timeout=120_000)
         return page, tmp_path / name / 'checkpoints'
     yield begin
-    for p in pages: p.context.close()
+    for p in pages:
+        p.context.close()
 
 
 def run_cell(page, text):

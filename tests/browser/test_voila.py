@@ -14,11 +14,15 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 
 def answering(port, tries=300):
-    "Wait until the server says anything, here that it has no such file: the page itself would start a kernel."
+    """Wait until the server says anything, here that it has no such file: the page itself would start a
+    kernel."""
     for _ in range(tries):
-        try: return urllib.request.urlopen(f'http://127.0.0.1:{port}/static/none', timeout=2)
-        except urllib.error.HTTPError: return
-        except OSError: time.sleep(.2)
+        try:
+            return urllib.request.urlopen(f'http://127.0.0.1:{port}/static/none', timeout=2)
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(.2)
     raise TimeoutError(port)
 
 
@@ -26,8 +30,10 @@ def test_page_of_its_own(browser, tmp_path):
     pytest.importorskip('voila')
     port = free_port()
     code = f"from maskedlab.show.explorer.widget import serve; serve('mae', port={port}, open_browser=False)"
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path / 'run')}
-    server = subprocess.Popen([sys.executable, '-c', code], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(tmp_path),
+           'JUPYTER_RUNTIME_DIR': str(tmp_path / 'run')}
+    server = subprocess.Popen([sys.executable, '-c', code], env=env, cwd=tmp_path, stdout=subprocess.PIPE,
+                              text=True)
     try:
         assert f'http://127.0.0.1:{port}/' in server.stdout.readline()
         answering(port)
@@ -40,13 +46,15 @@ def test_page_of_its_own(browser, tmp_path):
         ready(page, 120_000)
         settled(page, lambda: page.locator('[data-field=ratio]').fill('0.25'))
         assert page.locator('.mlx-status').inner_text().startswith('16 of 64')
-        assert page.evaluate("document.querySelector('.mlx').getBoundingClientRect().width") > 1100      # the whole width
-        assert page.locator('text=import maskedlab').count() == 0                                         # and no code
+        # the whole width
+        assert page.evaluate("document.querySelector('.mlx').getBoundingClientRect().width") > 1100
+        assert page.locator('text=import maskedlab').count() == 0                                # and no code
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(PICTURES / 'voila.png'))
         assert errors == []
         context.close()
-    finally: stop(server)
+    finally:
+        stop(server)
 
 
 def test_taken_port_and_unknown_recipe_are_sentences():
@@ -54,6 +62,9 @@ def test_taken_port_and_unknown_recipe_are_sentences():
 
     from maskedlab.show.explorer.widget import serve
     with socket.socket() as s:
-        s.bind(('127.0.0.1', 0)); s.listen()
-        with pytest.raises(ValueError, match='taken'): serve('mae', port=s.getsockname()[1])
-    with pytest.raises(ValueError, match='did you mean'): serve('mea')
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        with pytest.raises(ValueError, match='taken'):
+            serve('mae', port=s.getsockname()[1])
+    with pytest.raises(ValueError, match='did you mean'):
+        serve('mea')

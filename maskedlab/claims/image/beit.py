@@ -26,7 +26,8 @@ __all__ = ['TOKENIZER', 'BLOCKS', 'DIGITS', 'CLAIM', 'scattered', 'Pixels', 'Eve
 # %% ../../../nbs/claims/image/beit.ipynb #7e3a968a
 TOKENIZER = 'image_dvae/digits/digits/0'
 BLOCKS = Block(n=19, law='at most')
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307], std=[.3081], layer_scale=1.,
+DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307],
+                              std=[.3081], layer_scale=1.,
                               init=.08, bias_init=2., drop_path=0., tokenizer=TOKENIZER, strategy=BLOCKS)
 
 def scattered(u: Units, generator: torch.Generator | None = None, **signals: Any) -> Tensor:
@@ -38,9 +39,11 @@ def scattered(u: Units, generator: torch.Generator | None = None, **signals: Any
 class Pixels(BEiT):
     "The same network; in place of words it regresses normalised pixels by squared error."
     def __init__(self, **arguments: Any):
-        super().__init__(**{**arguments, 'tokenizer': None, 'words': arguments['patch'] ** 2 * arguments['channels']})
+        super().__init__(**{**arguments, 'tokenizer': None,
+                            'words': arguments['patch'] ** 2 * arguments['channels']})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)
@@ -51,11 +54,13 @@ class Pixels(BEiT):
 
 class Everywhere(BEiT):
     "Words at all places, also where the patch is on view."
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)
-        pred, target = (rows(v, u.valid) for v in (self.head(self.encode(u, mask, generator=generator)), self.ids(u)))
+        pred, target = (rows(v, u.valid) for v in (self.head(self.encode(u, mask, generator=generator)),
+                                                   self.ids(u)))
         e = F.cross_entropy(pred, target, reduction='none')
         return Out({'words': mean(e)}, mask, pred, target, spread(e, u.valid), u)
 
@@ -71,17 +76,20 @@ def measure(recipe: Any, seed: int) -> dict[str, float]:
     return found | (closer(recipe, seed) if getattr(recipe, 'tokenizer', None) is not None else {})
 
 def closer(recipe: BEiT, seed: int = 0) -> dict[str, float]:
-    "How many hidden words of test digits are named rightly, and how many by somebody who always says the commonest one."
+    """How many hidden words of test digits are named rightly, and how many by somebody who always says the
+    commonest one."""
     with evaluating(recipe), torch.no_grad():
         out = recipe(sample('digits', n=500, split='test'), generator=torch.Generator().manual_seed(seed))
     right = out.pred.argmax(-1) == out.target
-    return dict(named=float(right.float().mean()), commonest=float((out.target == out.target.mode().values).float().mean()),
+    return dict(named=float(right.float().mean()),
+                commonest=float((out.target == out.target.mode().values).float().mean()),
                 loss=float(out.loss), guess=float(torch.tensor(float(recipe.head.out_features)).log()))
 
 CLAIM = Claim(
     sentence='words are a better target than pixels (Bao et al. 2022, ablation)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
     arms={'words, blocks': words, 'pixels, blocks': lambda: Pixels(**DIGITS),
-          'words, random': lambda: words(strategy=scattered), 'pixels, random': lambda: Pixels(**DIGITS | dict(strategy=scattered)),
+          'words, random': lambda: words(strategy=scattered),
+          'pixels, random': lambda: Pixels(**DIGITS | dict(strategy=scattered)),
           'words at all places': lambda: words(Everywhere)},
     data='digits', steps=600, batch=64, lr=2e-3, seeds=3)

@@ -20,16 +20,20 @@ from ...instruments.probes import labelled, probe
 __all__ = ['DIGITS', 'CLAIM', 'OpenDecoder', 'AlignmentAlone', 'measure', 'closer']
 
 # %% ../../../nbs/claims/image/cae.ipynb #e89c4cbc
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, regressor_depth=2, decoder_depth=2,
-                              layer_scale=1., drop_path=0., mean=[.1307], std=[.3081], tokenizer='image_dvae/digits/digits/0')
+DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, regressor_depth=2,
+                              decoder_depth=2,
+                              layer_scale=1., drop_path=0., mean=[.1307], std=[.3081],
+                              tokenizer='image_dvae/digits/digits/0')
 
 class OpenDecoder(CAE):
     "The separation broken: kept patches, as the encoder describes them, stand before the decoder too."
-    def regress(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def regress(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
+                generator: torch.Generator | None = None) -> Tensor:
         self.__dict__['kept'] = h[:, 1:]
         return super().regress(h, mask, watch, generator)
 
-    def decode(self, z: Tensor, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def decode(self, z: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
         h = self.__dict__.pop('kept')
         (pos_kept, pad_kept), (pos, pad) = self.positions(~mask), self.positions(mask)
         both = torch.cat([pad_kept, pad], 1) if pad_kept is not None and pad is not None else None
@@ -48,7 +52,8 @@ def measure(recipe: Any, seed: int) -> float:
     return probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']
 
 def closer(recipe: Any, seed: int = 0) -> dict[str, float]:
-    "What one number does not tell: all three probes, and the spread of the aim of the alignment (0: collapsed)."
+    """What one number does not tell: all three probes, and the spread of the aim of the alignment (0:
+    collapsed)."""
     found = probe(recipe, *labelled('digits', labels=400, seed=seed), attentive=True)
     if isinstance(recipe, str): return found
     with evaluating(recipe), torch.no_grad():
@@ -59,6 +64,7 @@ CLAIM = Claim(
     sentence='alignment in the space of representations gives better features (Chen et al. 2022, section 3)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
     arms={'CAE': lambda: CAE(**DIGITS), 'no alignment': lambda: CAE(**DIGITS, align=0.),
-          'decoder sees kept patches': lambda: OpenDecoder(**DIGITS), 'alignment alone': lambda: AlignmentAlone(**DIGITS),
+          'decoder sees kept patches': lambda: OpenDecoder(**DIGITS),
+          'alignment alone': lambda: AlignmentAlone(**DIGITS),
           'pixels': lambda: CAE(**DIGITS, target='pixels')},
     data='digits', steps=500, batch=64, lr=1e-3, seeds=3)

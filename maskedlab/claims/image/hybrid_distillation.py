@@ -43,13 +43,17 @@ class BothFeatures(HybridDistillation):
         super().__init__(**{**arguments, 'alpha': 0.})
         self.second = copy.deepcopy(self.head)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         out = super().forward(batch, mask, units=u, generator=generator, progress=progress)
         _, h, at, pad = self.encode(u, self.chooser(u, out.mask, None, progress))
-        with torch.no_grad(): last = whiten(self.masked.look(shown(unpatchify(u.x, self.patch, ORDER), self.masked, u.shape))[0][-1])
-        e = F.smooth_l1_loss(self.second(h), last.gather(1, at[..., None].expand(-1, -1, last.shape[-1])), reduction='none').mean(-1)
+        with torch.no_grad():
+            last = whiten(self.masked.look(shown(unpatchify(u.x, self.patch, ORDER), self.masked,
+                                                 u.shape))[0][-1])
+        e = F.smooth_l1_loss(self.second(h), last.gather(1, at[..., None].expand(-1, -1, last.shape[-1])),
+                             reduction='none').mean(-1)
         out.terms['features of M'] = mean(e if pad is None else e[~pad])
         return out
 
@@ -72,14 +76,17 @@ def measure(recipe: Any, seed: int) -> float:
     train, test = labelled('digits', labels=400, seed=seed)
     rows = []
     for batch in (train, test):
-        x = patchify(batch['image'], 4, ORDER).flatten(1, 2) if isinstance(recipe, str) else features(recipe, batch, pool=False)
+        x = patchify(batch['image'], 4, ORDER).flatten(1, 2) if isinstance(recipe, str) else features(recipe,
+                                                                                                      batch,
+                                                                                                      pool=False)
         ink, label = dense(batch)
         rows += [x[ink].numpy(), label[ink].numpy()]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300))
     return float(model.fit(rows[0], rows[1]).score(rows[2], rows[3]))
 
 def closer(recipe: Any, seed: int = 0) -> dict[str, Any]:
-    "What one number does not tell: the probes of whole pictures, and NMI and distance of the heads, layer by layer."
+    """What one number does not tell: the probes of whole pictures, and NMI and distance of the heads, layer
+    by layer."""
     found: dict[str, Any] = probe(recipe, *labelled('digits', labels=400, seed=seed))
     looks = diagnose(recipe, sample('digits', n=200, split='test'))
     return {**found, **{k: [round(x, 3) for x in v.mean(1).tolist()] for k, v in looks.items()}}
@@ -88,16 +95,19 @@ def gates(seed: int = 0) -> dict[str, Any]:
     "Do the teachers know something, and do they differ?"
     ready(MASKED, 4000), ready(TEACHER)
     torch.manual_seed(seed)
-    nets = {'M': stage(MASKED).net, 'C': stage(TEACHER).net, 'untrained student': HybridDistillation(**DIGITS)}
+    nets = {'M': stage(MASKED).net, 'C': stage(TEACHER).net,
+            'untrained student': HybridDistillation(**DIGITS)}
     found = {name: closer(net, seed) for name, net in nets.items()}
     last = lambda name: found[name]['nmi'][-1]          # a third of four blocks is the last
     knows = found['C']['linear'] > found['untrained student']['linear']
     return {**found, 'C knows more': knows, 'M looks more varied': last('M') > last('C')}
 
 CLAIM = Claim(
-    sentence='relations of a masked teacher beside features of a supervised one do better than features alone (Shi et al. 2024, abstract)',
+    sentence='relations of a masked teacher beside features of a supervised one do better than features '
+             'alone (Shi et al. 2024, abstract)',
     metric='dense probe: the digit from one token, 400 labelled digits', effect=.01, measure=measure,
     arms={'both teachers': lambda: student(), 'features of C only': lambda: student(alpha=0.),
           'relations of M only': lambda: student(beta=0.), 'features of both': lambda: student(BothFeatures),
-          'nothing dropped': lambda: student(strategy=Random(0.)), 'dropped at random': lambda: student(RandomDropping)},
+          'nothing dropped': lambda: student(strategy=Random(0.)),
+          'dropped at random': lambda: student(RandomDropping)},
     data='digits', steps=400, batch=64, lr=1e-3, seeds=3)

@@ -24,18 +24,20 @@ __all__ = ['DIGITS', 'CLAIM', 'TokensInEncoder', 'measure']
 DIGITS: dict[str, Any] = dict(MAE.sizes['digits'])
 
 class TokensInEncoder(MAE):
-    "The variant of Table 1c: hidden patches are not dropped; a learned vector, with its position, takes their place in the encoder."
+    """The variant of Table 1c: hidden patches are not dropped; a learned vector, with its position, takes
+    their place in the encoder."""
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         self.hidden_token = torch.nn.Parameter(torch.randn(self.encoder.dim) * .02)
 
     def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
         pos = self.encoder.embed(torch.zeros_like(u.x)) - self.encoder.patch_embed.bias      # positions alone
-        x = replace(self.encoder.embed(self.colours(u.x, ORDER)), mask, self.hidden_token) + pos * mask.flatten(1)[..., None]
+        x = replace(self.encoder.embed(self.colours(u.x, ORDER)), mask,
+                    self.hidden_token) + pos * mask.flatten(1)[..., None]
         return self.encoder(x, watch=watch)
 
     def decode(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        return super().decode(h, torch.zeros_like(mask), watch)      # every place has a token of its own already
+        return super().decode(h, torch.zeros_like(mask), watch)   # every place has a token of its own already
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy of the linear probe."
@@ -45,5 +47,6 @@ CLAIM = Claim(
     sentence='without mask tokens in the encoder the features are better (He et al. 2022, Table 1c)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
     arms={'MAE': lambda: MAE(**DIGITS), 'mask tokens in the encoder': lambda: TokensInEncoder(**DIGITS),
-          'plain pixels': lambda: MAE(**DIGITS, norm_pix=False), 'ratio .5': lambda: MAE(**DIGITS, strategy=Random(.5))},
+          'plain pixels': lambda: MAE(**DIGITS, norm_pix=False),
+          'ratio .5': lambda: MAE(**DIGITS, strategy=Random(.5))},
     data='digits', steps=700, batch=64, lr=1e-3, seeds=3)

@@ -34,7 +34,8 @@ def ready(key: str,              # of a stage
           steps: int = 600,      # where it has to be trained
           ) -> str:              # the key
     "A stage that is there."
-    with torch.random.fork_rng(devices=[]): train_stage(key, steps)
+    with torch.random.fork_rng(devices=[]):
+        train_stage(key, steps)
     return key
 
 TEACHER = 'vit_teacher/digits/digits/0'
@@ -50,12 +51,14 @@ class FixedMatrix(MaskAlign):
     "No dynamic alignment: level i of the student answers for level i of the teacher."
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
-        with torch.no_grad(): self.align.copy_(torch.eye(*self.align.shape))
+        with torch.no_grad():
+            self.align.copy_(torch.eye(*self.align.shape))
         self.align.requires_grad_(False)
 
 class Hidden(MaskAlign):
     "The teacher's features are asked for where patches are hidden."
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         levels, importance = self.look(u)
@@ -65,11 +68,13 @@ class Hidden(MaskAlign):
         e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((1, 2))
         return Out({'features': mean(e)}, mask, pred, target, spread(e, mask), u)
 
-    def everywhere(self, u: Units, mask: Tensor, generator: torch.Generator) -> Tensor:      # `[B, N, top, teacher's dim]`
+    # `[B, N, top, teacher's dim]`
+    def everywhere(self, u: Units, mask: Tensor, generator: torch.Generator) -> Tensor:
         raise NotImplementedError
 
 class Decoded(Hidden):
-    "The student sees visible patches; a decoder of two blocks predicts features of the hidden ones from mask vectors."
+    """The student sees visible patches; a decoder of two blocks predicts features of the hidden ones from
+    mask vectors."""
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         dim = self.encoder.dim
@@ -78,7 +83,8 @@ class Decoded(Hidden):
 
     def everywhere(self, u: Units, mask: Tensor, generator: torch.Generator) -> Tensor:
         h, _, _ = self.encode(u, mask, generator)
-        x = torch.cat([h[-1][:, :1], restore(h[-1][:, 1:], ~mask, self.mask_token)], 1) + self.encoder.pos_embed
+        x = torch.cat([h[-1][:, :1], restore(h[-1][:, 1:], ~mask, self.mask_token)],
+                      1) + self.encoder.pos_embed
         y = self.decoder(x)[:, 1:]
         return torch.stack([head(y) for head in self.heads], 2)
 
@@ -89,8 +95,9 @@ class Inpainted(Hidden):
         self.mask_token = nn.Parameter(torch.randn(self.encoder.dim) * .02)
 
     def everywhere(self, u: Units, mask: Tensor, generator: torch.Generator) -> Tensor:
-        place = self.encoder.embed(torch.zeros_like(u.x)) - self.encoder.patch_embed.bias        # positions alone
-        x = replace(self.encoder.embed(self.colours(u.x, ORDER)), mask, self.mask_token) + place * mask.flatten(1)[..., None]
+        place = self.encoder.embed(torch.zeros_like(u.x)) - self.encoder.patch_embed.bias    # positions alone
+        x = replace(self.encoder.embed(self.colours(u.x, ORDER)), mask,
+                    self.mask_token) + place * mask.flatten(1)[..., None]
         return self.predict(states(self.encoder, x, generator=generator))[:, 1:]
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #ddd58b52
@@ -102,15 +109,19 @@ def gate(seed: int = 0) -> dict[str, float]:
     "Does the teacher know more than an untrained student? Their linear probes."
     ready(TEACHER)
     torch.manual_seed(seed)
-    return {'teacher': measure(stage(TEACHER).net, seed), 'untrained student': measure(MaskAlign(**DIGITS), seed)}
+    return {'teacher': measure(stage(TEACHER).net, seed),
+            'untrained student': measure(MaskAlign(**DIGITS), seed)}
 
 CLAIM = Claim(
-    sentence='with a teacher that sees the whole picture, nothing needs to be reconstructed (Xue et al. 2023, abstract)',
+    sentence='with a teacher that sees the whole picture, nothing needs to be reconstructed (Xue et al. '
+             '2023, abstract)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
     arms={'MaskAlign': lambda: student(), 'decoder, hidden patches': lambda: student(Decoded),
-          'W fixed at the identity': lambda: student(FixedMatrix), 'mask vectors in the student': lambda: student(Inpainted),
+          'W fixed at the identity': lambda: student(FixedMatrix),
+          'mask vectors in the student': lambda: student(Inpainted),
           'everything visible': lambda: student(strategy=Guided('importance', 0.)),
-          'random mask': lambda: student(strategy=Random(.7)), 'ratio .5': lambda: student(strategy=Guided('importance', .5)),
+          'random mask': lambda: student(strategy=Random(.7)),
+          'ratio .5': lambda: student(strategy=Guided('importance', .5)),
           'ratio .9': lambda: student(strategy=Guided('importance', .9))},
     pace={'decoder, hidden patches': .57, 'mask vectors in the student': .47, 'everything visible': .47},
     data='digits', steps=500, batch=64, lr=1e-3, seeds=3)

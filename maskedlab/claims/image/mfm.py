@@ -21,11 +21,13 @@ from ...instruments.probes import labelled, probe
 __all__ = ['DIGITS', 'CLAIM', 'AllFrequencies', 'Bordered', 'measure', 'mfm']
 
 # %% ../../../nbs/claims/image/mfm.ipynb #f8092ed7
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307], std=[.3081], strategy=Disc(3))
+DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307],
+                              std=[.3081], strategy=Disc(3))
 
 class AllFrequencies(MFM):
     "The variant that is scored everywhere, kept frequencies included."
-    def scored(self, u: Units, mask: Tensor | None) -> Tensor: return u.valid
+    def scored(self, u: Units, mask: Tensor | None) -> Tensor:
+        return u.valid
 
 class Bordered(MFM):
     "Digits with a border of two pixels, so that a convnet's cells of 8 pixels fit."
@@ -41,14 +43,16 @@ def mfm(cls: type[MFM] = MFM, **changes: Any) -> MFM:
     "An arm: the common network with a few changes, its learned positions started as waves."
     r = cls(**{**DIGITS, **changes})
     vit = getattr(r.encoder.net, 'pos_embed', None)
-    if vit is not None: vit.data.copy_(sincos((7, 7), vit.shape[-1], 1))
+    if vit is not None:
+        vit.data.copy_(sincos((7, 7), vit.shape[-1], 1))
     return r
 
 CLAIM = Claim(
     sentence='scoring hidden frequencies alone gives better features than scoring all (Xie et al. 2023)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
     arms={'MFM': mfm, 'loss on all frequencies': lambda: mfm(AllFrequencies),
-          'low-pass inputs': lambda: mfm(strategy=Disc(3, p=1)), 'high-pass inputs': lambda: mfm(strategy=Disc(3, p=0)),
+          'low-pass inputs': lambda: mfm(strategy=Disc(3, p=1)),
+          'high-pass inputs': lambda: mfm(strategy=Disc(3, p=0)),
           'each picture first': lambda: mfm(reduction='sample'),
           'super-resolution': lambda: mfm(corruption='down'), 'denoising': lambda: mfm(corruption='noise'),
           'MFM, convnet': lambda: mfm(Bordered, encoder='test_resnet', stride=8)},

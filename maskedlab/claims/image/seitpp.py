@@ -25,47 +25,58 @@ __all__ = ['TOKENIZER', 'ADAPT', 'DIGITS', 'CLAIM', 'LabelsAlone', 'Naive', 'Pix
 
 # %% ../../../nbs/claims/image/seitpp.ipynb #1c96afba
 TOKENIZER, ADAPT = 'image_dvae/finedigits/digits/0', 'token_adapt/finedigits/digits/0'
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
+DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64,
+                              decoder_depth=2, decoder_heads=4,
                               tokenizer=TOKENIZER, adapt=None)
 
 class LabelsAlone(SeiTPP):
     "The same network before any training: a step changes nothing."
-    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None, progress: float = 1.) -> Out:
+    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
+                progress: float = 1.) -> Out:
         return Out({'nothing': 0 * self.mask_token.sum()})
 
 class Naive(SeiTPP):
-    "Words are turned as if they were pixels: half of the pictures have their map of numbers mirrored, or turned by a quarter."
+    """Words are turned as if they were pixels: half of the pictures have their map of numbers mirrored, or
+    turned by a quarter."""
     def augmented(self, u: Units, generator: torch.Generator | None = None) -> Units:
         ids, luck = unblock(u.x), rand((len(u), 1, 1), generator, u.device)
-        return u.but(x=blocks(torch.where(luck < .25, ids.flip(2), torch.where(luck < .5, ids.rot90(1, (1, 2)), ids))))
+        return u.but(x=blocks(torch.where(luck < .25, ids.flip(2),
+                                          torch.where(luck < .5, ids.rot90(1, (1, 2)), ids))))
 
 class Pixels(MAE):
     "The same encoder on pixels before any training, and the share of the pictures that it may read."
     def __init__(self, share: float = 1.):
-        super().__init__(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=1, decoder_heads=4,
+        super().__init__(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64,
+                         decoder_depth=1, decoder_heads=4,
                          mean=[.1307], std=[.3081])
         self.share = share
 
-    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None, progress: float = 1.) -> Out:
+    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
+                progress: float = 1.) -> Out:
         return Out({'nothing': 0 * self.mask_token.sum()})
 
 def measure(recipe: Any, seed: int, labels: int = 400) -> dict[str, float]:
-    "Accuracy after fine-tuning on what is stored, and its bytes a picture, all told; 'raw': logistic regression on pixels."
+    """Accuracy after fine-tuning on what is stored, and its bytes a picture, all told; 'raw': logistic
+    regression on pixels."""
     train, test = labelled('digits', labels=labels, seed=seed)
     raw = float(train['image'][0].numel())
     if isinstance(recipe, str): return dict(score=probe(recipe, train, test)['linear'], bytes=raw)
     if isinstance(recipe, Pixels):
         few = {k: v[:round(labels * recipe.share)] for k, v in train.items()}
         return dict(score=finetune(recipe, few, test, steps=300, seed=seed), bytes=raw * recipe.share)
-    stored = lambda batch: dict(ids=recipe.tokenizer.ids(batch['image']), label=batch['label'])      # pixels end here
+    # pixels end here
+    stored = lambda batch: dict(ids=recipe.tokenizer.ids(batch['image']), label=batch['label'])
     words = stored(train)
-    return dict(score=finetune(recipe, words, stored(test), steps=300, seed=seed), bytes=len(pack(words['ids'])) / labels)
+    return dict(score=finetune(recipe, words, stored(test), steps=300, seed=seed),
+                bytes=len(pack(words['ids'])) / labels)
 
 CLAIM = Claim(
-    sentence='with masked token modelling first, stored words give more than labels alone (Lee et al. 2024: 74.0 to 77.8 on ImageNet-1k)',
+    sentence='with masked token modelling first, stored words give more than labels alone (Lee et al. 2024: '
+             '74.0 to 77.8 on ImageNet-1k)',
     metric='fine-tuned on the words of 400 labelled digits', effect=.02, measure=measure,
     arms={'masked token modelling': lambda: SeiTPP(**DIGITS), 'labels alone': lambda: LabelsAlone(**DIGITS),
-          'naive augmentation': lambda: Naive(**DIGITS), 'TokenAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT}),
+          'naive augmentation': lambda: Naive(**DIGITS),
+          'TokenAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT}),
           'TokenAdapt and ColorAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT, 'colour': .5}),
           'all pixels, labels alone': Pixels, 'pixels in the bytes of the words': lambda: Pixels(.1)},
     data='digits', steps=700, batch=64, lr=1e-3, seeds=3)

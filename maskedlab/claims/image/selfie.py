@@ -35,7 +35,8 @@ def part(low: float, high: float,       # of the width
     "The twelve training photographs, each cut down to a part of its width."
     whole = photographs('train')
     pixels = [whole.read(i)[0] for i in range(len(whole))]
-    return Pictures(Held([p[:, :, int(low * p.shape[2]):int(high * p.shape[2])].contiguous() for p in pixels], list(range(len(pixels)))),
+    return Pictures(Held([p[:, :, int(low * p.shape[2]):int(high * p.shape[2])].contiguous() for p in pixels],
+                         list(range(len(pixels)))),
                     whole.names, whole.names)
 
 LEFT, RIGHT = part(0, .6), part(.62, 1)
@@ -46,16 +47,20 @@ def crops(which: str,           # 'left' or 'right'
           seed: int = 0) -> dict[str, Tensor]:
     "Labelled crops of 32 pixels, each a fifth to three fifths of the part."
     pictures = dict(left=LEFT, right=RIGHT)[which]
-    return draw(pictures, torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed), 32, (.2, .6))
+    return draw(pictures, torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed), 32,
+                (.2, .6))
 
 # %% ../../../nbs/claims/image/selfie.ipynb #66f38b14
-DIGITS: dict[str, Any] = dict(image=28, patch=7, channels=1, dim=96, depth=2, heads=4, stages=(1, 1, 1), stem='small', positions='each',
+DIGITS: dict[str, Any] = dict(image=28, patch=7, channels=1, dim=96, depth=2, heads=4, stages=(1, 1, 1),
+                              stem='small', positions='each',
                               mean=[.1307], std=[.3081])
-PHOTOS: dict[str, Any] = dict(image=32, patch=8, dim=64, depth=2, heads=4, stages=(1, 1, 1), stem='small', positions='each')
+PHOTOS: dict[str, Any] = dict(image=32, patch=8, dim=64, depth=2, heads=4, stages=(1, 1, 1), stem='small',
+                              positions='each')
 
 class Scratch(Selfie):
     "The same network, and no quiz: a step changes nothing."
-    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None, progress: float = 1.) -> Out:
+    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
+                progress: float = 1.) -> Out:
         return Out({'nothing': 0 * self.u0.sum()})
 
 class OtherPictures(Selfie):
@@ -76,35 +81,42 @@ class Painter(Selfie):
         super().__init__(**arguments)
         self.head = nn.Linear(self.u0.shape[-1], self.patch ** 2 * self.channels)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Any = None, generator: Any = None, progress: float = 1.) -> Out:
+    def forward(self, batch: dict, mask: Any = None, *, units: Any = None, generator: Any = None,
+                progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         mask = contract.draw(self.strategy, u, mask, generator, progress=progress)
         luck = contract.child(generator)
-        if self.training: u = self.moved(u, luck)
+        if self.training:
+            u = self.moved(u, luck)
         v = self.pool(self.embed(u), mask)[:, None, None] + self.code(u.shape)
         pred, target = self.head(rows(v, mask)), rows(self.colours(u.x, ORDER), mask)
         e = (pred - target).square().mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
 def measure(recipe: Any, seed: int, each: int = 5) -> float:
-    "Accuracy on the right parts after fine-tuning on crops of the left ones; 'raw': logistic regression on pixels."
+    """Accuracy on the right parts after fine-tuning on crops of the left ones; 'raw': logistic regression on
+    pixels."""
     train, test = crops('left', each, 1000 + seed), crops('right', 40, 999)
     if isinstance(recipe, str): return probe(recipe, train, test)['linear']
     torch.manual_seed(seed)
     return finetune(recipe, train, test, steps=150, batch=32, lr=2e-3, layer_decay=1., seed=seed)
 
 CLAIM = Claim(
-    sentence='pre-trained by the quiz, a convnet does better with few labels than from scratch (Trinh et al. 2019, abstract)',
+    sentence='pre-trained by the quiz, a convnet does better with few labels than from scratch (Trinh et al. '
+             '2019, abstract)',
     metric='accuracy on unseen parts of 12 photographs, fine-tuned on 60 crops', effect=.02, measure=measure,
     arms={'Selfie': lambda: Selfie(**PHOTOS), 'from scratch': lambda: Scratch(**PHOTOS),
-          'wrong answers from other pictures': lambda: OtherPictures(**PHOTOS), 'mean pooling': lambda: MeanPooling(**PHOTOS),
+          'wrong answers from other pictures': lambda: OtherPictures(**PHOTOS),
+          'mean pooling': lambda: MeanPooling(**PHOTOS),
           'pixels painted': lambda: Painter(**PHOTOS)},
-    data=LEFT, options=dict(size=32, scale=(.2, .6)), steps=500, batch=64, lr=2e-3, seeds=5, compared=lambda: Selfie(**DIGITS))
+    data=LEFT, options=dict(size=32, scale=(.2, .6)), steps=500, batch=64, lr=2e-3, seeds=5,
+    compared=lambda: Selfie(**DIGITS))
 
 # %% ../../../nbs/claims/image/selfie.ipynb #3c2e6d2e
 def spreads(path: str | Path = 'claims/selfie.json',       # a result of the claim
-            ) -> dict[str, tuple[float, float]]:           # of each arm: mean, and standard deviation over the seeds
+            ) -> dict[str, tuple[float, float]]:    # of each arm: mean, and standard deviation over the seeds
     "Mean and spread of each arm; empty where no result is."
     if not Path(path).exists(): return {}
-    scores = {arm: torch.tensor([s['score'] for s in runs]) for arm, runs in json.loads(Path(path).read_text())['arms'].items()}
+    scores = {arm: torch.tensor([s['score'] for s in runs]) for arm,
+              runs in json.loads(Path(path).read_text())['arms'].items()}
     return {arm: (round(float(x.mean()), 4), round(float(x.std()), 4)) for arm, x in scores.items()}

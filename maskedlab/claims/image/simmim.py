@@ -22,15 +22,19 @@ from ...instruments.probes import labelled, probe
 __all__ = ['DIGITS', 'CLAIM', 'narrow', 'Digits', 'measure']
 
 # %% ../../../nbs/claims/image/simmim.ipynb #5d719cef
-DIGITS: dict[str, Any] = dict(image=32, token=4, cell=8, channels=1, dim=64, depth=2, heads=4, drop_path=0., mean=[.1307], std=[.3081])
+DIGITS: dict[str, Any] = dict(image=32, token=4, cell=8, channels=1, dim=64, depth=2, heads=4, drop_path=0.,
+                              mean=[.1307], std=[.3081])
 
 def narrow(recipe: SimMIM) -> SimMIM:
-    "Starts for a narrow network, in place: no LayerScale, wider weights, a bias that tells neighbours from strangers."
+    """Starts for a narrow network, in place: no LayerScale, wider weights, a bias that tells neighbours from
+    strangers."""
     with torch.no_grad():
         for b in recipe.encoder.blocks:
-            b.gamma_1.fill_(1); b.gamma_2.fill_(1)
+            b.gamma_1.fill_(1)
+            b.gamma_2.fill_(1)
         for m in recipe.encoder.modules():
-            if isinstance(m, nn.Linear | nn.Conv2d): m.weight.mul_(4)
+            if isinstance(m, nn.Linear | nn.Conv2d):
+                m.weight.mul_(4)
         nn.init.normal_(recipe.encoder.rel_pos_bias.table, std=2)
     return recipe
 
@@ -42,17 +46,21 @@ class Digits(SimMIM):
 
     def units(self, batch: dict) -> Units:
         "Cells of the enlarged middle."
-        return super().units({**batch, 'image': F.interpolate(batch['image'][..., 4:24, 4:24], (32, 32), mode='bilinear')})
+        return super().units({**batch, 'image': F.interpolate(batch['image'][..., 4:24, 4:24], (32, 32),
+                                                              mode='bilinear')})
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy after fine-tuning a copy; for raw input that of a linear classifier."
     train, test = labelled('digits', labels=400, seed=seed)
     if isinstance(recipe, str): return probe(recipe, train, test)['linear']
-    return finetune(copy.deepcopy(recipe), train, test, steps=400, batch=32, lr=5e-3, layer_decay=.9, drop_path=0., seed=seed)
+    return finetune(copy.deepcopy(recipe), train, test, steps=400, batch=32, lr=5e-3, layer_decay=.9,
+                    drop_path=0., seed=seed)
 
 CLAIM = Claim(
-    sentence='large mask cells give better fine-tuned features than single tokens (Xie et al. 2022, section 4.1.2)',
+    sentence='large mask cells give better fine-tuned features than single tokens (Xie et al. 2022, section '
+             '4.1.2)',
     metric='fine-tuned accuracy, 400 labelled digits', effect=.01, measure=measure,
     arms={'cells of 8': Digits, 'cells of 4': lambda: Digits(cell=4), 'cells of 16': lambda: Digits(cell=16)},
     data='digits', steps=600, batch=32, lr=1e-3, seeds=3,
-    compared=lambda: narrow(SimMIM(**{**DIGITS, **dict(image=28, cell=4, dim=96, depth=4)})))     # whole digits, cells of one token
+    # whole digits, cells of one token
+    compared=lambda: narrow(SimMIM(**{**DIGITS, **dict(image=28, cell=4, dim=96, depth=4)})))

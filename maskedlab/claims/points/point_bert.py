@@ -23,8 +23,10 @@ LAB: dict[str, Any] = dict(PointBERT.sizes['micro'])
 CLAIM = Claim(
     sentence='mixing and contrast add to naming hidden words (Yu et al. 2022, ablation)',
     metric='linear probe, 13 classes of furniture', effect=.02, measure=measure,
-    arms={'words, mixing and contrast': lambda: PointBERT(**LAB), 'words alone': lambda: PointBERT(**LAB, mixing=False),
-          'Point-MAE': lambda: PointMAE(groups=32, dim=64, depth=4, heads=4, decoder_depth=2, decoder_heads=4, pointnet=(32, 64, 128),
+    arms={'words, mixing and contrast': lambda: PointBERT(**LAB),
+          'words alone': lambda: PointBERT(**LAB, mixing=False),
+          'Point-MAE': lambda: PointMAE(groups=32, dim=64, depth=4, heads=4, decoder_depth=2, decoder_heads=4,
+                                        pointnet=(32, 64, 128),
                                         drop_path=0.),
           'random masks': lambda: PointBERT(**LAB, strategy=Random(Uniform(.25, .45), law='floor hidden'))},
     data='points', options=dict(points=512, vary=True), steps=200, batch=32, lr=1e-3, seeds=3)

@@ -25,18 +25,21 @@ LAB: dict[str, Any] = dict(groups=32, size=16, dim=96, depth=4, heads=4, decoder
                            pointnet=(32, 64, 128), drop_path=0.)
 
 class PlacesInEncoder(PointMAE):
-    "The contrast: hidden groups are not dropped; a learned vector takes their place in the encoder, with the position of their centre."
+    """The contrast: hidden groups are not dropped; a learned vector takes their place in the encoder, with
+    the position of their centre."""
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         self.hidden_token = torch.nn.Parameter(torch.randn(arguments.get('dim', 384)) * .02)
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
         x = torch.where(mask[..., None], self.hidden_token, self.embed(u.x))
         return self.encoder(x, pos=self.position(u.pos), watch=watch, generator=generator)
 
     def decode(self, h: Tensor, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
                generator: torch.Generator | None = None) -> Tensor:
-        return super().decode(h, u, torch.zeros_like(mask), watch, generator)     # every place has a token of its own already
+        # every place has a token of its own already
+        return super().decode(h, u, torch.zeros_like(mask), watch, generator)
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy of the linear probe."

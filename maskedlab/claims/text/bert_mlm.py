@@ -22,21 +22,26 @@ __all__ = ['WORDS', 'CLAIM', 'measure']
 WORDS: dict[str, Any] = dict(vocab=3000, dim=96, depth=2, heads=4, length=64, position='alibi', std=.1)
 
 def measure(recipe: Any, seed: int) -> float:
-    "Mean log-likelihood of pieces of hidden whole words on 500 held-out rows, in nats; 'raw': by the frequency of pieces."
+    """Mean log-likelihood of pieces of hidden whole words on 500 held-out rows, in nats; 'raw': by the
+    frequency of pieces."""
     batch = sample('text', n=500, split='test')
     reader = BertMLM(**WORDS) if isinstance(recipe, str) else recipe
     with evaluating(reader), torch.no_grad():
         shares, reader.shares = reader.shares, (1., 0., 0.)
-        try: out = reader(batch, mask=WholeWords(.15), generator=torch.Generator().manual_seed(1000 + seed))
-        finally: reader.shares = shares
+        try:
+            out = reader(batch, mask=WholeWords(.15), generator=torch.Generator().manual_seed(1000 + seed))
+        finally:
+            reader.shares = shares
     if not isinstance(recipe, str): return -float(out.error[out.mask].mean())
     u = reader.units(sample('text', n=None))
     seen = torch.bincount(u.x[u.valid], minlength=WORDS['vocab']).float() + 1
     return float((seen / seen.sum()).log()[out.target].mean())
 
 CLAIM = Claim(
-    sentence='a network trained on hidden whole words fills in whole words better than one trained on pieces (BERT, released code, 2019)',
+    sentence='a network trained on hidden whole words fills in whole words better than one trained on pieces '
+             '(BERT, released code, 2019)',
     metric='log-likelihood of hidden whole words, nats', effect=.03, measure=measure,
-    arms={'whole words': lambda: BertMLM(**WORDS, strategy=WholeWords()), 'pieces': lambda: BertMLM(**WORDS, strategy=Tokens()),
+    arms={'whole words': lambda: BertMLM(**WORDS, strategy=WholeWords()),
+          'pieces': lambda: BertMLM(**WORDS, strategy=Tokens()),
           'runs of words': lambda: BertMLM(**WORDS, strategy=WordSpans(), fate='run')},
     data='text', steps=1200, batch=32, lr=2e-3, seeds=3)

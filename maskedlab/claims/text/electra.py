@@ -37,8 +37,10 @@ def capitals(split: str,             # 'train' or 'test'
     found = []
     for text, e in zip(paragraphs, tokenizer().encode_batch(paragraphs, add_special_tokens=False)):
         words = list(e.word_ids)
-        asked = [_asked(text, at, word != before) for (at, _), word, before in zip(e.offsets, words, [None, *words])]
-        found += [(i, w, a) for (i, w), (a, _) in zip(pack([(e.ids, words)], length - 2), pack([(asked, words)], length - 2)) if len(i) > 8]
+        asked = [_asked(text, at, word != before) for (at, _), word,
+                 before in zip(e.offsets, words, [None, *words])]
+        found += [(i, w, a) for (i, w), (a, _) in zip(pack([(e.ids, words)], length - 2),
+                                                      pack([(asked, words)], length - 2)) if len(i) > 8]
     held = lay([([CLS, *i, SEP], [-1, *w, -1]) for i, w, _ in found], length)
     held['capital'] = lay([([-1, *a, -1], [-1, *w, -1]) for _, w, a in found], length, pad=-1)['ids']
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
@@ -52,7 +54,8 @@ def _asked(text: str, at: int, first: bool) -> int:
 
 # %% ../../../nbs/claims/text/electra.ipynb #a57fa925
 def measure(recipe: Any, seed: int, labelled: int = 1000) -> float:
-    "Average precision of a linear probe for capitals on held-out articles; 'raw': by each piece's share of capitals."
+    """Average precision of a linear probe for capitals on held-out articles; 'raw': by each piece's share of
+    capitals."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import average_precision_score
     from sklearn.pipeline import make_pipeline
@@ -64,7 +67,9 @@ def measure(recipe: Any, seed: int, labelled: int = 1000) -> float:
     if isinstance(recipe, str):
         i, j = (b['ids'][b['capital'] >= 0] for b in (train, test))
         count = lambda which: torch.bincount(which, minlength=tokenizer().get_vocab_size()).float()
-        return float(average_precision_score(truth, ((count(i[y == 1]) + float(y.float().mean())) / (count(i) + 1))[j]))
+        return float(average_precision_score(truth,
+                                             ((count(i[y == 1])
+                                               + float(y.float().mean())) / (count(i) + 1))[j]))
     x, u = (features(recipe, b, pool=False)[b['capital'] >= 0] for b in (train, test))
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300)).fit(x.numpy(), y.numpy())
     return float(average_precision_score(truth, linear.decision_function(u.numpy())))
@@ -79,15 +84,18 @@ class ChosenOnly(Electra):
         asked = rows(out.mask, out.units.valid)
         e = F.binary_cross_entropy_with_logits(pred[asked], target[asked], reduction='none')
         terms = {**out.terms, 'discriminator': self.weight * mean(e)}
-        return Out(terms, out.mask, pred[asked], target[asked], spread(e, out.mask), out.units, seen=out.seen, logs=out.logs)
+        return Out(terms, out.mask, pred[asked], target[asked], spread(e, out.mask), out.units, seen=out.seen,
+                   logs=out.logs)
 
 class AllTokens(Electra):
-    "The true piece is asked for at every place of ELECTRA's second input (section 3.4, 'All-Tokens MLM', without its copy mechanism)."
+    """The true piece is asked for at every place of ELECTRA's second input (section 3.4, 'All-Tokens MLM',
+    without its copy mechanism)."""
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         self.head = TiedHead(self.encoder.dim, self.encoder.word.weight.shape[1], self.vocab, std=.1)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, let the generator draw others, say for every place what stood there."
         u = self.units(batch) if units is None else units
@@ -95,7 +103,8 @@ class AllTokens(Electra):
         g = child(generator, u.device)
         proposed = self.propose(u, mask, g)
         fake = place(u.x, mask, self.sample(proposed, g))
-        pred, target = self.head(rows(self.encoder(fake, u.valid), u.valid), self.encoder.word.weight), rows(u.x, u.valid)
+        pred, target = self.head(rows(self.encoder(fake, u.valid), u.valid),
+                                 self.encoder.word.weight), rows(u.x, u.valid)
         e = F.cross_entropy(pred.float(), target, reduction='none')
         terms = {'generator': F.cross_entropy(proposed, rows(u.x, mask)), 'pieces': mean(e)}
         return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake})
@@ -103,20 +112,26 @@ class AllTokens(Electra):
 TEXT: dict[str, Any] = dict(vocab=3000, dim=96, depth=3, heads=4, length=64, position='alibi', std=.1)
 PAIR: dict[str, Any] = dict(TEXT, width=96, generator_dim=32, generator_heads=4)
 
-def electra() -> Electra: return Electra(**PAIR)
+def electra() -> Electra:
+    return Electra(**PAIR)
 
-def mlm() -> BertMLM: return BertMLM(**TEXT)
+def mlm() -> BertMLM:
+    return BertMLM(**TEXT)
 
 MORE = 1.14      # steps of MLM that cost as much arithmetic as one of ELECTRA
 ALL = .62        # and of all-tokens MLM, which computes 3,000 logits at every place
 
 CLAIM = Claim(
-    sentence='for the same compute the discriminator learns better features than a masked language model (Clark et al. 2020, section 3.4)',
+    sentence='for the same compute the discriminator learns better features than a masked language model '
+             '(Clark et al. 2020, section 3.4)',
     metric='linear probe: was this word capitalised? average precision', effect=.01, measure=measure,
     arms={'ELECTRA': electra, 'MLM': mlm,
-          'ELECTRA, a quarter': electra, 'MLM, a quarter': mlm, 'ELECTRA, four times': electra, 'MLM, four times': mlm,
-          'ELECTRA on chosen places': lambda: ChosenOnly(**PAIR), 'all-tokens MLM': lambda: AllTokens(**PAIR)},
-    pace={'MLM': MORE, 'ELECTRA, a quarter': .25, 'MLM, a quarter': .25 * MORE, 'ELECTRA, four times': 4, 'MLM, four times': 4 * MORE,
+          'ELECTRA, a quarter': electra, 'MLM, a quarter': mlm, 'ELECTRA, four times': electra,
+          'MLM, four times': mlm,
+          'ELECTRA on chosen places': lambda: ChosenOnly(**PAIR),
+          'all-tokens MLM': lambda: AllTokens(**PAIR)},
+    pace={'MLM': MORE, 'ELECTRA, a quarter': .25, 'MLM, a quarter': .25 * MORE, 'ELECTRA, four times': 4,
+          'MLM, four times': 4 * MORE,
           'all-tokens MLM': ALL},
     data='text', steps=1200, batch=32, lr=1e-3, seeds=3)
 

@@ -36,34 +36,45 @@ class BEiT(Recipe):
         headline='ImageNet-1k fine-tuned, ViT-B 83.2 (abstract); with ImageNet-22k B 83.7, L 86.0 (README)',
         link='https://arxiv.org/abs/2106.08254')
     sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, drop_path=0., layer_scale=1., init=.08, bias_init=2.,
+        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, drop_path=0., layer_scale=1., init=.08,
+                      bias_init=2.,
                       tokenizer='image_dvae/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, drop_path=0., layer_scale=1., init=.08, bias_init=2.,
+        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, drop_path=0., layer_scale=1., init=.08,
+                      bias_init=2.,
                       tokenizer='image_dvae/micro/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .98), weight_decay=.05, lr_per_2048=1.5e-3, warmup_epochs=10, clip=3., schedule='cosine')
+    defaults = dict(optimiser='AdamW', betas=(.9, .98), weight_decay=.05, lr_per_2048=1.5e-3,
+                    warmup_epochs=10, clip=3., schedule='cosine')
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  patch: int = 16,                            # side of a patch in pixels
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,
-                 layer_scale: float | None = .1,             # start of the scale of each branch; 1e-5 for ViT-L
+                 layer_scale: float | None = .1,           # start of the scale of each branch; 1e-5 for ViT-L
                  drop_path: float = .1,                      # of the last block, in training
-                 init: float = .02, bias_init: float = 0.,   # deviation of weights and bias table at the start; narrow nets want more
-                 tokenizer: Any = 'image_dvae/base/image/0', # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
-                 words: int | None = None,                   # of the head; default: the tokenizer's (None: no tokenizer, no loss)
+                 # deviation of weights and bias table at the start; narrow nets want more
+                 init: float = .02, bias_init: float = 0.,
+                 # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
+                 tokenizer: Any = 'image_dvae/base/image/0',
+                 # of the head; default: the tokenizer's (None: no tokenizer, no loss)
+                 words: int | None = None,
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Block(75 / 196, law='at most')):
         super().__init__()
         self.patch, self.channels, self.strategy = patch, channels, strategy
         self.colours = Colours(channels, mean, std)
         self.tokenizer: Any = find_tokenizer(tokenizer)
-        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words, channels)
-        if words is None: raise ValueError("BEiT without a tokenizer needs words=, the size of the dictionary that its head names")
+        if self.tokenizer is not None:
+            words = check_tokenizer(self.tokenizer, words, channels)
+        if words is None:
+            raise ValueError("BEiT without a tokenizer needs words=, the size of the dictionary that its "
+                             "head names")
         self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
-        self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path, layer_scale, init, bias_init)
+        self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path,
+                                 layer_scale, init, bias_init)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
         self.head = nn.Linear(dim, words)
         nn.init.trunc_normal_(self.head.weight, std=.02)
@@ -72,21 +83,26 @@ class BEiT(Recipe):
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.patch,
+                                                                                          ORDER)})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Hide blocks, encode all places, name the words of the hidden ones."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
-        h = self.encode(u, mask, generator=generator)                           # how: one vector at every hidden patch
-        pred = self.head(rows(h, mask))                                         # predict: on hidden patches only
-        target = rows(self.ids(u), mask)                                        # what: words of the clean picture
+        h = self.encode(u, mask, generator=generator)                  # how: one vector at every hidden patch
+        pred = self.head(rows(h, mask))                                      # predict: on hidden patches only
+        target = rows(self.ids(u), mask)                                    # what: words of the clean picture
         e = F.cross_entropy(pred, target, reduction='none')
         right = (pred.argmax(-1) == target).float()
-        return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u, logs={'named rightly': mean(right).detach()})
+        return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u,
+                   logs={'named rightly': mean(right).detach()})
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
         "Encode all places, `[B, h, w, dim]`."
         x = self.encoder.embed(self.colours(unpatchify(u.x, self.patch, ORDER)))
         return self.encoder.maps(replace(x, mask, self.mask_token), watch, generator)
@@ -94,7 +110,8 @@ class BEiT(Recipe):
     def ids(self, u: Units) -> Tensor:
         "The word of each patch, `[B, h, w]`: the frozen tokenizer reads the same picture, at its own size."
         if self.tokenizer is None:
-            raise ValueError("this BEiT has no tokenizer, so patches have no words; give tokenizer=, a stage or a module with ids(image)")
+            raise ValueError("this BEiT has no tokenizer, so patches have no words; give tokenizer=, a stage "
+                             "or a module with ids(image)")
         return read_words(self.tokenizer, unpatchify(u.x, self.patch, ORDER), u.shape)
 
     def logits(self, batch: dict, mask: Any = None) -> Tensor:       # mask None: nothing hidden
@@ -103,9 +120,11 @@ class BEiT(Recipe):
         return self.head(self.encode(u, draw(self.strategy, u, u.none() if mask is None else mask)))
 
     def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with hidden patches painted by the tokenizer from the words that were named; visible patches stay."
+        """The batch with hidden patches painted by the tokenizer from the words that were named; visible
+        patches stay."""
         u, t = out.units, self.tokenizer
-        bare = u.but(x=u.x.masked_fill(out.mask[..., None], .5))     # the tokenizer sees round corners: nothing hidden may speak
+        # the tokenizer sees round corners: nothing hidden may speak
+        bare = u.but(x=u.x.masked_fill(out.mask[..., None], .5))
         words = place(self.ids(bare), out.scored, out.pred.argmax(-1))
         image = t.decode(words)
         if image.shape[-2:] != (size := tuple(n * self.patch for n in u.shape)):
@@ -117,12 +136,14 @@ class BEiT(Recipe):
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         watch: list[Tensor] = []
-        with torch.no_grad(): self.encode(u, mask, watch)
+        with torch.no_grad():
+            self.encode(u, mask, watch)
         unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
         return torch.stack(watch), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The whole picture through the encoder: mean over patches `[B, dim]` (as fine-tuning takes them), or `[B, N, dim]`."
+        """The whole picture through the encoder: mean over patches `[B, dim]` (as fine-tuning takes them), or
+        `[B, N, dim]`."""
         u = self.units(batch)
         h = self.encode(u, u.none()).flatten(1, 2)
         return h.mean(1) if pool else h

@@ -39,11 +39,12 @@ class CrossAttention(nn.Module):
 
     def forward(self, q: Tensor,                       # `[B, Q, D]`
                 k: Tensor, v: Tensor,                  # `[B, K, D]`
-                bias: Tensor | None = None,            # float, added to the logits: broadcasts to `[B, heads, Q, K]`
+                bias: Tensor | None = None,     # float, added to the logits: broadcasts to `[B, heads, Q, K]`
                 watch: list[Tensor] | None = None,     # a list that receives the weights
                 ) -> Tensor:                           # `[B, Q, D]`
         "Look."
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, x in ((self.q, q), (self.k, k), (self.v, v)))
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f,
+                   x in ((self.q, q), (self.k, k), (self.v, v)))
         if watch is not None:
             logits = q @ k.mT * q.shape[-1] ** -.5
             watch.append((logits if bias is None else logits + bias).softmax(-1).detach())
@@ -56,31 +57,38 @@ class Regress(transformer.Block):
         self.attn: Any = CrossAttention(dim, heads)
         self.norm_k, self.norm_v = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
 
-    def forward(self, q: Tensor, kept: Tensor, pos_q: Tensor, pos_kept: Tensor, bias: Tensor | None = None,      # type: ignore[override]
+    def forward(self,
+                # type: ignore[override]
+                q: Tensor, kept: Tensor, pos_q: Tensor, pos_kept: Tensor, bias: Tensor | None = None,
                 watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
         "The queries after one block, `[B, Q, D]`."
         v = torch.cat([kept, q], 1)
         k = v + torch.cat([pos_kept, pos_q], 1)
-        x = q + self._branch(self.attn(self.norm1(q + pos_q), self.norm_k(k), self.norm_v(v), bias, watch), self.gamma_1, generator)
+        x = q + self._branch(self.attn(self.norm1(q + pos_q), self.norm_k(k), self.norm_v(v), bias, watch),
+                             self.gamma_1, generator)
         x = self.norm2(x)
         return x + self._branch(self.mlp(x), self.gamma_2, generator)
 
 class Regressor(nn.Module):
     "From the representations of visible patches to those of hidden ones."
-    def __init__(self, dim: int, depth: int, heads: int, eps: float, layer_scale: float | None, drop_path: float):
+    def __init__(self, dim: int, depth: int, heads: int, eps: float, layer_scale: float | None,
+                 drop_path: float):
         super().__init__()
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.blocks = nn.ModuleList(Regress(dim, heads, eps, layer_scale, drop_path * i / max(depth - 1, 1)) for i in range(depth))
+        self.blocks = nn.ModuleList(Regress(dim, heads, eps, layer_scale, drop_path * i / max(depth - 1, 1))
+                                    for i in range(depth))
         self.norm = nn.LayerNorm(dim, eps)
 
     def forward(self, kept: Tensor,                 # `[B, n, D]`, without the class token
                 pos_kept: Tensor, pos: Tensor,      # `[B, n, D]` and, of the hidden places, `[B, m, D]`
                 pad: Tensor | None = None,          # bool `[B, n + m]`, True = padding
-                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:    # `[B, m, D]`
+                # `[B, m, D]`
+                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
         "Predict representations."
         bias = attention_bias(pad, None)
         q = self.mask_token.expand(len(pos), pos.shape[1], -1)
-        for block in self.blocks: q = block(q, kept, pos, pos_kept, None if bias is None else bias[0], watch, generator)
+        for block in self.blocks:
+            q = block(q, kept, pos, pos_kept, None if bias is None else bias[0], watch, generator)
         return self.norm(q)
 
 # %% ../../../nbs/recipes/image/cae.ipynb #32b07279
@@ -88,99 +96,135 @@ ORDER = 'colour row column'      # of the pixels in a patch: that of a convoluti
 
 def spread_of(x: Tensor,         # `[n, D]`, a row for each hidden patch
               mask: Tensor,      # bool `[B, *shape]`
-              ) -> Tensor:       # 0: each place has one representation for all pictures; 1: pictures share nothing; NaN: one picture only
+              # 0: each place has one representation for all pictures; 1: pictures share nothing; NaN: one
+              # picture only
+              ) -> Tensor:
     "How much representations differ between pictures at the same place, as a share of their size."
     at = mask.flatten(1).nonzero()[:, 1]
     n = torch.bincount(at, minlength=mask[0].numel()).to(x)
     middle = x.new_zeros(len(n), x.shape[1]).index_add(0, at, x) / n.clamp_min(1)[:, None]
-    weight = torch.where(n > 1, n / (n - 1).clamp_min(1), 0.)[at]           # unbiased; a place that one picture hides says nothing
-    apart, size = ((y.square().mean(-1) * w).sum() for y, w in ((x - middle[at], weight), (x, (weight > 0).to(x))))
+    # unbiased; a place that one picture hides says nothing
+    weight = torch.where(n > 1, n / (n - 1).clamp_min(1), 0.)[at]
+    apart, size = ((y.square().mean(-1) * w).sum() for y,
+                   w in ((x - middle[at], weight), (x, (weight > 0).to(x))))
     return (apart / size).sqrt()
 
 class CAE(Recipe):
-    "Context autoencoder: encode what is visible, regress the representation of the rest, decode tokens from that (Chen et al. 2022)."
+    """Context autoencoder: encode what is visible, regress the representation of the rest, decode tokens from
+    that (Chen et al. 2022)."""
     card = Card(
         title='Context Autoencoder for Self-Supervised Representation Learning', year=2022, modality='image',
         where='blocks, exactly half of the patches', how='dropped before the first block',
-        what="tokens of the hidden patches, and the encoder's own representation of them", use='probe or fine-tune the encoder',
-        headline='ImageNet-1k, ViT-B, 1600 epochs: linear 70.3, attentive 77.2, fine-tuned 83.9 (README)', link='https://arxiv.org/abs/2202.03026')
+        what="tokens of the hidden patches, and the encoder's own representation of them",
+        use='probe or fine-tune the encoder',
+        headline='ImageNet-1k, ViT-B, 1600 epochs: linear 70.3, attentive 77.2, fine-tuned 83.9 (README)',
+        link='https://arxiv.org/abs/2202.03026')
     sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, regressor_depth=2, decoder_depth=2, drop_path=0., layer_scale=1.,
+        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, regressor_depth=2, decoder_depth=2,
+                      drop_path=0., layer_scale=1.,
                       tokenizer='image_dvae/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, regressor_depth=2, decoder_depth=2, drop_path=0., layer_scale=1.,
+        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, regressor_depth=2, decoder_depth=2,
+                      drop_path=0., layer_scale=1.,
                       tokenizer='image_dvae/micro/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_2048=1.5e-3, warmup_epochs=10, clip=3., schedule='cosine')
+    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_2048=1.5e-3,
+                    warmup_epochs=10, clip=3., schedule='cosine')
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
+    def __init__(self,
+                 # pixels, square or (height, width); other sizes work too
+                 image: int | tuple[int, int] = 224,
                  patch: int = 16,                            # side of a patch in pixels
                  channels: int = 3,
-                 dim: int = 768, depth: int = 12, heads: int = 12,        # encoder; regressor and decoder are as wide
+                 # encoder; regressor and decoder are as wide
+                 dim: int = 768, depth: int = 12, heads: int = 12,
                  regressor_depth: int = 4, decoder_depth: int = 4,
                  layer_scale: float | None = .1,             # start of the scale of each branch
                  drop_path: float = .1,                      # of the last blocks of the three, in training
                  align: float = 2.,                          # weight of the alignment
-                 target: Literal['tokens', 'pixels'] = 'tokens',          # 'pixels': plain ones, where no tokenizer is at hand
-                 tokenizer: Any = 'image_dvae/base/image/0', # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
-                 words: int | None = None,                   # of the head; default: the tokenizer's (None: no tokenizer, no loss)
+                 # 'pixels': plain ones, where no tokenizer is at hand
+                 target: Literal['tokens', 'pixels'] = 'tokens',
+                 # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
+                 tokenizer: Any = 'image_dvae/base/image/0',
+                 # of the head; default: the tokenizer's (None: no tokenizer, no loss)
+                 words: int | None = None,
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Block(.5)):
         super().__init__()
-        if target not in ('tokens', 'pixels'): raise ValueError(f"target={str(target)[:40]!r}: choose 'tokens' or 'pixels'")
+        if target not in ('tokens', 'pixels'):
+            raise ValueError(f"target={str(target)[:40]!r}: choose 'tokens' or 'pixels'")
         values = patch * patch * channels
         self.patch, self.channels, self.align, self.strategy = patch, channels, align, strategy
         self.colours = Colours(channels, mean, std)
         self.pixels = target == 'pixels'
         self.tokenizer: Any = None if self.pixels else find_tokenizer(tokenizer)
-        if self.tokenizer is not None: words = check_tokenizer(self.tokenizer, words, channels)
+        if self.tokenizer is not None:
+            words = check_tokenizer(self.tokenizer, words, channels)
         if words is None and not self.pixels:
-            raise ValueError("CAE without a tokenizer needs words=, the size of the dictionary that its head names, or target='pixels'")
+            raise ValueError("CAE without a tokenizer needs words=, the size of the dictionary that its head "
+                             "names, or target='pixels'")
         self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
         out = values if words is None or self.pixels else words
-        self.encoder = ViT(sides(image, patch), values, dim, depth, heads, eps, False, layer_scale, drop_path, row_first=True)
+        self.encoder = ViT(sides(image, patch), values, dim, depth, heads, eps, False, layer_scale, drop_path,
+                           row_first=True)
         self.regressor = Regressor(dim, regressor_depth, heads, eps, layer_scale, drop_path)
-        self.decoder = Transformer(dim, decoder_depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale, drop_path=drop_path)
+        self.decoder = Transformer(dim, decoder_depth, heads, eps=eps, key_bias=False,
+                                   layer_scale=layer_scale, drop_path=drop_path)
         self.head = nn.Linear(dim, out)
-        for part in (self.regressor, self.decoder, self.head): part.apply(init_xavier)
-        for token in (self.encoder.cls_token, self.regressor.mask_token): nn.init.trunc_normal_(token, std=.02)
+        for part in (self.regressor, self.decoder, self.head):
+            part.apply(init_xavier)
+        for token in (self.encoder.cls_token, self.regressor.mask_token):
+            nn.init.trunc_normal_(token, std=.02)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.patch,
+                                                                                          ORDER)})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Hide, describe what is visible, guess the description of the rest, name its tokens from that guess."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
         luck = child(generator)
-        h = self.encode(u, mask, generator=luck)                                # how: the encoder never gets what is hidden
+        h = self.encode(u, mask, generator=luck)                  # how: the encoder never gets what is hidden
         z = self.regress(h, mask, generator=luck)                               # predict: representations
-        pred = self.head(self.held(self.decode(z, mask, generator=luck), mask)) # ... and, from these alone, tokens
-        with torch.no_grad(): a = self.encode(u, ~mask, generator=luck)[:, 1:]  # what: the encoder on the hidden patches alone
+        # ... and, from these alone, tokens
+        pred = self.head(self.held(self.decode(z, mask, generator=luck), mask))
+        with torch.no_grad():
+            a = self.encode(u, ~mask, generator=luck)[:, 1:]  # what: the encoder on the hidden patches alone
         z, a, target = self.held(z, mask), self.held(a, mask), self.target(u, mask)
         e = self.distance(pred, target)
-        terms = {'pixels' if self.pixels else 'tokens': mean(e), 'alignment': self.align * mean((z - a).square())}
+        terms = {'pixels' if self.pixels else 'tokens': mean(e),
+                 'alignment': self.align * mean((z - a).square())}
         return Out(terms, mask, pred, target, spread(e, mask), u, extra={'predicted': z, 'aligned': a},
                    logs={'spread': spread_of(a, mask)})
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
         "Encode the visible patches, `[B, 1 + visible, dim]`."
         x, index, pad = keep(u.x.flatten(1, 2), ~mask)
         x = self.encoder.embed(self.colours(x, ORDER), index, u.shape)
         return self.encoder(x, index=index, grid=u.shape, pad=pad, watch=watch, generator=generator)
 
-    def regress(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
-        "Representations of the hidden patches, `[B, hidden, dim]`, from those of the visible ones; the class token stays outside."
+    def regress(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
+                generator: torch.Generator | None = None) -> Tensor:
+        """Representations of the hidden patches, `[B, hidden, dim]`, from those of the visible ones; the
+        class token stays outside."""
         (pos_kept, pad_kept), (pos, pad) = self.positions(~mask), self.positions(mask)
-        both = torch.cat([pad_kept, pad], 1) if pad_kept is not None and pad is not None else None     # ragged on one side is so on both
+        # ragged on one side is so on both
+        both = torch.cat([pad_kept, pad], 1) if pad_kept is not None and pad is not None else None
         return self.regressor(h[:, 1:], pos_kept, pos, both, watch, generator)
 
-    def decode(self, z: Tensor, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
-        "Decoder over predicted representations and their places, `[B, hidden, dim]`: no visible patch, no class token."
+    def decode(self, z: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
+        """Decoder over predicted representations and their places, `[B, hidden, dim]`: no visible patch, no
+        class token."""
         pos, pad = self.positions(mask)
         return self.decoder(z + pos, pad, watch=watch, generator=generator)
 
@@ -209,27 +253,37 @@ class CAE(Recipe):
         "The token of each patch, `[B, h, w]`; the tokenizer reads the same picture at its own scale."
         t = self.tokenizer
         if t is None:
-            raise ValueError("this CAE has no tokenizer, so patches have no words; give tokenizer=, a stage or a module with ids(image)")
+            raise ValueError("this CAE has no tokenizer, so patches have no words; give tokenizer=, a stage "
+                             "or a module with ids(image)")
         if t.words != self.head.out_features:
-            raise ValueError(f"the tokenizer has a codebook of {t.words} words and the head names {self.head.out_features}; "
+            raise ValueError(f"the tokenizer has a codebook of {t.words} words and the head names "
+                             f"{self.head.out_features}; "
                              "create the recipe with this tokenizer=")
         return read_words(t, unpatchify(u.x, self.patch, ORDER), u.shape)
 
     def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with predictions pasted over its hidden patches, in 0..1: pixels, or predicted tokens as the tokenizer draws them."
+        """The batch with predictions pasted over its hidden patches, in 0..1: pixels, or predicted tokens as
+        the tokenizer draws them."""
         u, t, mask = out.units, self.tokenizer, out.mask
-        if self.pixels: return u.put(batch, place(u.x, mask, self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()))
+        if self.pixels:
+            return u.put(batch, place(u.x, mask, self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()))
         with torch.no_grad():
-            bare = u.but(x=u.x.masked_fill(mask[..., None], .5))        # the tokenizer sees round corners: nothing hidden may speak
+            # the tokenizer sees round corners: nothing hidden may speak
+            bare = u.but(x=u.x.masked_fill(mask[..., None], .5))
             image = t.decode(place(self.ids(bare), mask, out.pred.argmax(-1)))
-            if t.stride != self.patch: image = F.interpolate(image, tuple(n * self.patch for n in u.shape), mode='bicubic').clamp(0, 1)
+            if t.stride != self.patch:
+                image = F.interpolate(image, tuple(n * self.patch for n in u.shape),
+                                      mode='bicubic').clamp(0, 1)
         return u.put(batch, place(u.x, mask, rows(patchify(image, self.patch, ORDER), mask)))
 
     def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
-                  part: Literal['encoder', 'regressor', 'decoder'] = 'encoder',   # among visible; from hidden to all; among hidden
-                  ) -> tuple[Tensor, Tensor, Tensor]:    # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+                  # among visible; from hidden to all; among hidden
+                  part: Literal['encoder', 'regressor', 'decoder'] = 'encoder',
+                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+                  ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom; units are flat indices of patches."
-        if part not in ('encoder', 'regressor', 'decoder'): raise ValueError(f"part={part!r}: choose 'encoder', 'regressor' or 'decoder'")
+        if part not in ('encoder', 'regressor', 'decoder'):
+            raise ValueError(f"part={part!r}: choose 'encoder', 'regressor' or 'decoder'")
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         seen: dict[str, list[Tensor]] = dict(encoder=[], regressor=[], decoder=[])
@@ -244,7 +298,8 @@ class CAE(Recipe):
         return torch.stack(seen[part]), queries, keys
 
     def features(self, batch: dict, pool: bool | Literal['class'] = True) -> Tensor:
-        "The whole picture through the encoder: mean over patches `[B, dim]`, or `[B, N, dim]`; 'class': the class token `[B, dim]`."
+        """The whole picture through the encoder: mean over patches `[B, dim]`, or `[B, N, dim]`; 'class': the
+        class token `[B, dim]`."""
         u = self.units(batch)
         h = self.encode(u, u.none())
         if pool == 'class': return h[:, 0]

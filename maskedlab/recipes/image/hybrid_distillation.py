@@ -34,12 +34,14 @@ def relations(block: Block,               # of a transformer
               x: Tensor,                  # `[B, n, D]`, what goes into it
               at: Tensor | None = None,   # int `[B, m]`, which tokens; default: all
               pad: Tensor | None = None,  # bool `[B, m]`, True = padding: nobody relates to it
-              ) -> Tensor:                # log of the relations, `[2, B, heads, m, m]`: by queries and keys, by values
+              ) -> Tensor:       # log of the relations, `[2, B, heads, m, m]`: by queries and keys, by values
     "How tokens relate in each head."
-    if at is not None: x = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))     # gathering x gathers q, k and v
+    if at is not None:
+        x = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))     # gathering x gathers q, k and v
     q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.heads, -1)).permute(2, 0, 3, 1, 4)
     likeness = torch.stack([q @ k.mT, v @ v.mT]) * q.shape[-1] ** -.5
-    if pad is not None: likeness = likeness.masked_fill(pad[:, None, None], -torch.inf)
+    if pad is not None:
+        likeness = likeness.masked_fill(pad[:, None, None], -torch.inf)
     return likeness.log_softmax(-1)
 
 def divergence(teacher: Tensor, student: Tensor,      # logs of relations, `[..., m, m]`
@@ -50,7 +52,7 @@ def divergence(teacher: Tensor, student: Tensor,      # logs of relations, `[...
 
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #89e1568e
 def redundancy(x: Tensor,               # patch tokens `[B, n, D]`
-               gone: Tensor,            # bool `[B, n]`, True = dropped already, or padding: counts for nothing
+               gone: Tensor,           # bool `[B, n]`, True = dropped already, or padding: counts for nothing
                ) -> Tensor:             # `[B, n]`, -1..1
     "How like the others each token is."
     x = F.normalize(x.detach(), dim=-1).masked_fill(gone[..., None], 0)
@@ -65,7 +67,8 @@ def leave(x: Tensor,                 # `[B, 1 + n, D]`, the class token first
           ) -> tuple[Tensor, Tensor, Tensor | None]:     # the same three of those that stay
     "Drop tokens; the class token stays."
     stay = ~gone.gather(1, at[:, 1:] - 1)
-    if pad is not None: stay = stay & ~pad[:, 1:]
+    if pad is not None:
+        stay = stay & ~pad[:, 1:]
     tokens, index, pad = keep(x[:, 1:], stay)
     at = torch.cat([at[:, :1], at[:, 1:].gather(1, index)], 1)
     return torch.cat([x[:, :1], tokens], 1), at, None if pad is None else F.pad(pad, (1, 0))
@@ -74,108 +77,147 @@ def spot(values: Tensor,             # `[B, n]`, one for each patch token
          at: Tensor, pad: Tensor | None,     # as above
          count: int, default: float) -> Tensor:      # `[B, count]`
     "Values at their places, a default elsewhere."
-    at = at[:, 1:] if pad is None else at[:, 1:].masked_fill(pad[:, 1:], 0)      # padding is written to place 0 and cut off
+    # padding is written to place 0 and cut off
+    at = at[:, 1:] if pad is None else at[:, 1:].masked_fill(pad[:, 1:], 0)
     return values.new_full((len(values), 1 + count), default).scatter(1, at, values)[:, 1:]
 
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #debd6983
 ORDER = 'row column colour'      # of the pixels in a patch
 
 class HybridDistillation(Recipe):
-    "Features of a teacher that tells classes apart, relations of one that was masked; redundant tokens go on the way (Shi et al. 2024)."
+    """Features of a teacher that tells classes apart, relations of one that was masked; redundant tokens go
+    on the way (Shi et al. 2024)."""
     card = Card(
-        title='Hybrid Distillation: Connecting Masked Autoencoders with Contrastive Learners', year=2024, modality='image',
-        where='no random mask: the student drops the tokens that are most alike, 50 % in two steps', how='dropped between blocks',
+        title='Hybrid Distillation: Connecting Masked Autoencoders with Contrastive Learners', year=2024,
+        modality='image',
+        where='no random mask: the student drops the tokens that are most alike, 50 % in two steps',
+        how='dropped between blocks',
         what='relations of tokens of a masked autoencoder, features of a supervised or contrastive network',
         use='fine-tune or probe the student',
-        headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote them',
+        headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote '
+                 'them',
         link='https://arxiv.org/abs/2306.15876',
-        reading='how redundancy is measured, where and how much is dropped, which blocks are compared, how the features are scaled '
+        reading='how redundancy is measured, where and how much is dropped, which blocks are compared, how '
+                'the features are scaled '
                 'and their loss (smooth L1): the repository of the authors holds no code')
     sizes = {
         'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=(.1307,), std=(.3081,),
                        masked='mae/digits/digits/0', teacher='vit_teacher/digits/digits/0'),
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, masked='mae/micro/image/0', teacher='vit_teacher/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, masked='mae/tiny/image/0', teacher='vit_teacher/tiny/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, masked='mae/small/image/0', teacher='vit_teacher/small/image/0'),
+        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, masked='mae/micro/image/0',
+                      teacher='vit_teacher/micro/image/0'),
+        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, masked='mae/tiny/image/0',
+                      teacher='vit_teacher/tiny/image/0'),
+        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, masked='mae/small/image/0',
+                      teacher='vit_teacher/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, schedule='cosine')   # not found in the sources
+    # not found in the sources
+    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4,
+                    schedule='cosine')
     declared = ('the student chooses what it drops, after its first blocks have seen it',)
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
+    def __init__(self,
+                 # pixels, square or (height, width); other sizes work too
+                 image: int | tuple[int, int] = 224,
                  patch: int = 16,                            # side of a patch in pixels
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,        # of the student
                  alpha: float = 1., beta: float = 1.,        # weights of relations and of features
-                 masked: Any = 'mae/base/image/0',           # M, teacher of relations: a stage, or a recipe with a ViT encoder
-                 teacher: Any = 'vit_teacher/base/image/0',  # C, teacher of features: a stage, a name of `TEACHERS`, or with `look`
-                 first: float = .3,                          # share of the tokens that goes at the first step, at most
-                 compare: Literal['before the last', 'last', 'all'] = 'before the last',   # blocks whose relations are compared
+                 # M, teacher of relations: a stage, or a recipe with a ViT encoder
+                 masked: Any = 'mae/base/image/0',
+                 # C, teacher of features: a stage, a name of `TEACHERS`, or with `look`
+                 teacher: Any = 'vit_teacher/base/image/0',
+                 first: float = .3,                 # share of the tokens that goes at the first step, at most
+                 # blocks whose relations are compared
+                 compare: Literal['before the last', 'last', 'all'] = 'before the last',
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
-                 strategy: Callable[..., Tensor] = Guided('redundancy', .5, law='floor hidden', draws='hidden', lottery=False)):
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 strategy: Callable[..., Tensor] = Guided('redundancy', .5, law='floor hidden',
+                                                          draws='hidden', lottery=False)):
         super().__init__()
-        if not 0 <= first <= 1: raise ValueError(f"first={first}: give the share of tokens that goes at the first step, from 0 to 1")
+        if not 0 <= first <= 1:
+            raise ValueError(f"first={first}: give the share of tokens that goes at the first step, from 0 "
+                             "to 1")
         self.patch, self.channels, self.alpha, self.beta, self.first, self.strategy = patch, channels, alpha, beta, first, strategy
         self.colours = Colours(channels, mean, std)
         self.encoder = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps)
         self.encoder.norm.requires_grad_(False)              # stands behind all that is compared
         self.masked: Any = find_teacher(masked)              # M
         self.teacher: Any = find_teacher(teacher)            # C
-        for t in (self.masked, self.teacher): check_teacher(t, self.encoder.grid, channels)
+        for t in (self.masked, self.teacher):
+            check_teacher(t, self.encoder.grid, channels)
         self.steps = depth // 3, 2 * depth // 3              # blocks before each dropping
-        known = {'before the last': range(max(depth - 3, 0), max(depth - 1, 1)), 'last': [depth - 1], 'all': range(depth)}
-        if compare not in known: raise ValueError(f"compare={str(compare)[:40]!r}: choose one of {', '.join(map(repr, known))}")
+        known = {'before the last': range(max(depth - 3, 0), max(depth - 1, 1)), 'last': [depth - 1],
+                 'all': range(depth)}
+        if compare not in known:
+            raise ValueError(f"compare={str(compare)[:40]!r}: choose one of {', '.join(map(repr, known))}")
         self.compared = list(known[compare])
         theirs = self.masked.depth, self.masked.heads
         if theirs != (depth, heads):
-            raise ValueError(f"relations are compared head by head: the masked teacher has {theirs[0]} blocks of {theirs[1]} heads, "
+            raise ValueError(f"relations are compared head by head: the masked teacher has {theirs[0]} "
+                             f"blocks of {theirs[1]} heads, "
                              f"the student {depth} of {heads}; give both the same")
         self.head = nn.Linear(dim, self.teacher.dim).apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.patch,
+                                                                                          ORDER)})
 
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
-        "Encode and drop what is redundant on the way; compare relations with M, and the features at the end with C."
+        """Encode and drop what is redundant on the way; compare relations with M, and the features at the end
+        with C."""
         u = self.units(batch) if units is None else units
-        pick = self.chooser(u, mask, generator, progress)                         # where: between blocks, by whom
-        blocks, h, at, pad = self.encode(u, pick)                                 # how: dropped, and encoded on
+        pick = self.chooser(u, mask, generator, progress)                     # where: between blocks, by whom
+        blocks, h, at, pad = self.encode(u, pick)                               # how: dropped, and encoded on
         real = torch.ones_like(at, dtype=torch.bool) if pad is None else ~pad
         left = spot(torch.ones_like(at[:, 1:]), at, pad, u.count, 0).bool().view(u.valid.shape)
-        terms = {'relations': self.alpha * self.relate(u, blocks)} if self.alpha else {}       # what, first: who is like whom
+        # what, first: who is like whom
+        terms = {'relations': self.alpha * self.relate(u, blocks)} if self.alpha else {}
         pred, target = self.head(h), self.aim(u, at)                              # what, second: features
         e = F.smooth_l1_loss(pred, target, reduction='none').mean(-1)
-        if self.beta or not terms: terms['features'] = self.beta * mean(e[real])
+        if self.beta or not terms:
+            terms['features'] = self.beta * mean(e[real])
         patch = real.clone()
-        patch[:, 0] = False                                                       # the class token counts, and is no patch
+        patch[:, 0] = False                                          # the class token counts, and is no patch
         gone = u.valid & ~left
         return Out(terms, gone, pred[patch], target[patch], spread(e[patch], left), u, kept=gone)
 
-    def chooser(self, u: Units, mask: Any, generator: torch.Generator | None, progress: float) -> Callable[[Tensor], Tensor]:
-        "Asked at each step: redundancy `[B, N]` (infinite: gone already) in; bool `[B, N]` out, what is gone from then on."
+    def chooser(self, u: Units, mask: Any, generator: torch.Generator | None,
+                progress: float) -> Callable[[Tensor], Tensor]:
+        """Asked at each step: redundancy `[B, N]` (infinite: gone already) in; bool `[B, N]` out, what is
+        gone from then on."""
         chosen: Any = self.strategy if mask is None else mask
         own = getattr(chosen, 'by', '') == 'redundancy'
         given = None if own else draw(self.strategy, u, mask, generator, progress=progress).flatten(1)
-        k = count('floor hidden', torch.full((len(u),), self.first, dtype=torch.float64, device=u.device), u.free.flatten(1).sum(1))
-        if own: k = torch.minimum(k, chosen.counts(u)[1])
+        k = count('floor hidden', torch.full((len(u),), self.first, dtype=torch.float64, device=u.device),
+                  u.free.flatten(1).sum(1))
+        if own:
+            k = torch.minimum(k, chosen.counts(u)[1])
         gone: list[Tensor] = []
         def pick(score: Tensor) -> Tensor:
-            if not gone:                                                          # the first step: the most redundant of those that may go
+            if not gone:                             # the first step: the most redundant of those that may go
                 rank = score.argsort(dim=1, descending=True, stable=True).argsort(1)
                 gone.append(first_k(rank.to(score), k, u.free.flatten(1) if given is None else given))
-            elif given is not None: gone.append(given)
-            else: gone.append(gone[0] | draw(self.strategy, u, mask, generator, progress=progress, redundancy=score).flatten(1))
+            elif given is not None:
+                gone.append(given)
+            else:
+                gone.append(gone[0] | draw(self.strategy, u, mask, generator, progress=progress,
+                                           redundancy=score).flatten(1))
             return gone[-1]
         return pick
 
     def encode(self, u: Units, pick: Callable[[Tensor], Tensor] | None = None,      # None: all tokens stay
-               watch: list[Tensor] | None = None,      # receives the attention of each block, among the tokens that it has
+               # receives the attention of each block, among the tokens that it has
+               watch: list[Tensor] | None = None,
                ) -> tuple[list[tuple[Tensor, Tensor, Tensor | None]], Tensor, Tensor, Tensor | None]:
-        "For each block what goes into it (tokens `[B, 1 + n, dim]`, places, padding), and the same three after the last."
+        """For each block what goes into it (tokens `[B, 1 + n, dim]`, places, padding), and the same three
+        after the last."""
         x = self.encoder.front(self.encoder.embed(self.colours(u.x, ORDER)))
         at, pad = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]), None
         blocks = []
@@ -183,50 +225,62 @@ class HybridDistillation(Recipe):
             for step in self.steps:
                 if step != i or pick is None: continue
                 away = torch.zeros_like(at[:, 1:], dtype=torch.bool) if pad is None else pad[:, 1:]
-                x, at, pad = leave(x, at, pad, pick(spot(redundancy(x[:, 1:], away), at, pad, u.count, torch.inf)))
+                x, at, pad = leave(x, at, pad, pick(spot(redundancy(x[:, 1:], away), at, pad, u.count,
+                                                         torch.inf)))
             blocks.append((x, at, pad))
             bias = attention_bias(pad, None)
             x = block(x, None if bias is None else bias[0], watch)
         return blocks, x, at, pad
 
     def relate(self, u: Units, blocks: list) -> Tensor:
-        "How far the relations are from those of M: mean over pictures, heads and tokens, summed over the compared blocks and both kinds."
+        """How far the relations are from those of M: mean over pictures, heads and tokens, summed over the
+        compared blocks and both kinds."""
         image = shown(unpatchify(u.x, self.patch, ORDER), self.masked, u.shape)
-        with torch.no_grad(): inputs = self.masked.inputs(image, self.compared[-1])
+        with torch.no_grad():
+            inputs = self.masked.inputs(image, self.compared[-1])
         total = u.x.new_zeros(())
         for i in self.compared:
             x, at, pad = blocks[i]
-            with torch.no_grad(): wanted = relations(self.masked.blocks[i], inputs[i], at, pad)
-            far = divergence(wanted, relations(self.encoder.blocks[i], x, pad=pad)).sum(0).mean(1)      # `[B, 1 + n]`
+            with torch.no_grad():
+                wanted = relations(self.masked.blocks[i], inputs[i], at, pad)
+            # `[B, 1 + n]`
+            far = divergence(wanted, relations(self.encoder.blocks[i], x, pad=pad)).sum(0).mean(1)
             total = total + mean(far if pad is None else far[~pad])
         return total
 
     @torch.no_grad()
     def aim(self, u: Units, at: Tensor) -> Tensor:       # `[B, 1 + n, C's dim]`
         "The last features of C at these places, whitened."
-        last = whiten(self.teacher.look(shown(unpatchify(u.x, self.patch, ORDER), self.teacher, u.shape))[0][-1])
+        last = whiten(self.teacher.look(shown(unpatchify(u.x, self.patch, ORDER), self.teacher,
+                                              u.shape))[0][-1])
         return last.gather(1, at[..., None].expand(-1, -1, last.shape[-1]))
 
     def attention(self, batch: dict, mask: Any = None,          # None: nothing dropped
-                  ) -> tuple[Tensor, Tensor, Tensor]:           # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+                  ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom in the student. A dropped token keeps the row of the last block that it was in."
         u = self.units(batch)
         seen: list[Tensor] = []
-        with torch.no_grad(): blocks, _, _, _ = self.encode(u, None if mask is None else self.chooser(u, mask, None, 1.), seen)
-        N, layers = 1 + u.count, [torch.eye(1 + u.count, device=u.device).expand(len(u), seen[0].shape[1], -1, -1)]
+        with torch.no_grad():
+            blocks, _, _, _ = self.encode(u, None if mask is None else self.chooser(u, mask, None, 1.), seen)
+        N, layers = 1 + u.count, [torch.eye(1 + u.count, device=u.device).expand(len(u), seen[0].shape[1], -1,
+                                                                                 -1)]
         for w, (_, at, pad) in zip(seen, blocks):
-            at = at if pad is None else at.masked_fill(pad, N)                     # padding goes to a row and a column that are cut off
+            # padding goes to a row and a column that are cut off
+            at = at if pad is None else at.masked_fill(pad, N)
             wide = F.pad(torch.zeros_like(layers[0]), (0, 1, 0, 1))
             to = lambda a, shape: a.expand(shape)
             columns = w.new_zeros(*w.shape[:3], N + 1).scatter(3, to(at[:, None, None], w.shape), w)
             rows = to(at[:, None, :, None], columns.shape)
-            held = torch.zeros(len(u), N + 1, dtype=torch.bool, device=u.device).scatter(1, at, True)[:, None, :N, None]
+            held = torch.zeros(len(u), N + 1, dtype=torch.bool,
+                               device=u.device).scatter(1, at, True)[:, None, :N, None]
             layers.append(torch.where(held, wide.scatter(2, rows, columns)[:, :, :N, :N], layers[-1]))
         unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
         return torch.stack(layers[1:]), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The whole picture through the student, nothing dropped: mean over patches `[B, dim]`, or `[B, N, dim]`."
+        """The whole picture through the student, nothing dropped: mean over patches `[B, dim]`, or `[B, N,
+        dim]`."""
         _, h, _, _ = self.encode(self.units(batch))
         h = self.encoder.norm(h)[:, 1:]
         return h.mean(1) if pool else h
@@ -240,7 +294,8 @@ def head_distance(weights: Tensor,               # `[..., N, N]`, rows sum to 1,
                   grid: tuple[int, ...],
                   ) -> Tensor:                   # `[...]`, in patches
     "How far a head looks: the mean over queries of distance weighted by attention."
-    place = torch.cartesian_prod(*(torch.arange(float(n), device=weights.device) for n in grid)).view(-1, len(grid))
+    place = torch.cartesian_prod(*(torch.arange(float(n), device=weights.device) for n in grid)).view(-1,
+                                                                                                      len(grid))
     return (weights * torch.cdist(place, place)).sum(-1).mean(-1)
 
 def nmi(weights: Tensor,       # `[..., N, N]`, rows sum to 1

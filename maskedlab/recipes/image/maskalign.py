@@ -31,77 +31,102 @@ __all__ = ['ORDER', 'MaskAlign']
 ORDER = 'row column colour'      # of the pixels in a patch
 
 class MaskAlign(Recipe):
-    "The student sees a part, the teacher the whole; their features agree at what both see (Xue et al. 2023, section 3)."
+    """The student sees a part, the teacher the whole; their features agree at what both see (Xue et al.
+
+    2023, section 3)."""
     card = Card(
-        title='Stare at What You See: Masked Image Modeling without Reconstruction', year=2023, modality='image',
+        title='Stare at What You See: Masked Image Modeling without Reconstruction', year=2023,
+        modality='image',
         where="70 %; patches that a teacher attends to tend to stay", how='dropped before the first block',
-        what="a teacher's features of the visible patches, at several levels; no reconstruction", use='fine-tune or probe the student',
-        headline='ImageNet-1k fine-tuned, 200 epochs: ViT-B 85.4, ViT-L 86.5 from CLIP-B/16; ViT-L 87.4 from CLIP-L/14 (model card)',
+        what="a teacher's features of the visible patches, at several levels; no reconstruction",
+        use='fine-tune or probe the student',
+        headline='ImageNet-1k fine-tuned, 200 epochs: ViT-B 85.4, ViT-L 86.5 from CLIP-B/16; ViT-L 87.4 from '
+                 'CLIP-L/14 (model card)',
         link='https://arxiv.org/abs/2211.08887')
     sizes = {
-        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, top=3, drop_path=0., mean=(.1307,), std=(.3081,),
+        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, top=3, drop_path=0.,
+                       mean=(.1307,), std=(.3081,),
                        teacher='vit_teacher/digits/digits/0'),
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, top=3, drop_path=0., teacher='vit_teacher/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, top=3, drop_path=0., teacher='vit_teacher/tiny/image/0'),
+        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, top=3, drop_path=0.,
+                      teacher='vit_teacher/micro/image/0'),
+        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, top=3, drop_path=0.,
+                      teacher='vit_teacher/tiny/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, teacher='vit_teacher/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, min_lr=1e-5, batch=1024, epochs=200,
+    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, min_lr=1e-5,
+                    batch=1024, epochs=200,
                     warmup_epochs=20, schedule='cosine')
     declared = ('which patches are hidden is chosen by the teacher, who sees them all',)
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
+    def __init__(self,
+                 # pixels, square or (height, width); other sizes work too
+                 image: int | tuple[int, int] = 224,
                  patch: int = 16,                            # side of a patch in pixels
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,        # of the student
-                 top: int = 5,                               # how many of the teacher's last levels are compared
+                 top: int = 5,                            # how many of the teacher's last levels are compared
                  drop_path: float = .1,                      # of the student's last block, in training
-                 teacher: Any = 'vit_teacher/base/image/0',  # a stage, a name of `parts.teachers.TEACHERS`, or a module with `look`
+                 # a stage, a name of `parts.teachers.TEACHERS`, or a module with `look`
+                 teacher: Any = 'vit_teacher/base/image/0',
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Guided('importance', .7)):
         super().__init__()
         self.patch, self.channels, self.strategy = patch, channels, strategy
         self.colours = Colours(channels, mean, std)
-        self.encoder = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps, drop_path=drop_path)
-        self.encoder.norm.requires_grad_(False)              # stands behind all levels, so nothing would move it here
+        self.encoder = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps,
+                           drop_path=drop_path)
+        self.encoder.norm.requires_grad_(False)      # stands behind all levels, so nothing would move it here
         self.teacher: Any = find_teacher(teacher)
         check_teacher(self.teacher, self.encoder.grid, channels)
         if not 1 <= top: raise ValueError(f"top={top}: compare one of the teacher's levels or more")
         levels = self.teacher.depth
         self.top = min(top, levels)
-        self.align = nn.Parameter(torch.eye(depth) + .01 if levels == depth else torch.full((levels, depth), 1 / depth))   # W
-        self.heads = nn.ModuleList(nn.Linear(dim, self.teacher.dim) for _ in range(self.top)).apply(init_xavier)
+        # W
+        self.align = nn.Parameter(torch.eye(depth) + .01 if levels == depth
+                                  else torch.full((levels, depth), 1 / depth))
+        self.heads = nn.ModuleList(nn.Linear(dim, self.teacher.dim)
+                                   for _ in range(self.top)).apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.patch,
+                                                                                          ORDER)})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "The teacher looks at all, the student at a part; compare what both have seen."
         u = self.units(batch) if units is None else units
-        levels, importance = self.look(u)                                                # the teacher, whole picture
+        levels, importance = self.look(u)                                         # the teacher, whole picture
         mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)     # where
-        h, index, pad = self.encode(u, mask, child(generator))                           # how: hidden patches are not there
+        h, index, pad = self.encode(u, mask, child(generator))             # how: hidden patches are not there
         pred = self.predict(h)                                                           # predict
-        target = whiten(torch.stack(levels[-self.top:], 2)).gather(1, index[..., None, None].expand_as(pred))      # what
-        e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))            # each level weighs the same
+        # what
+        target = whiten(torch.stack(levels[-self.top:], 2)).gather(1, index[..., None, None].expand_as(pred))
+        e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))     # each level weighs the same
         real = torch.ones_like(index, dtype=torch.bool) if pad is None else ~F.pad(pad, (1, 0))
         visible = real.clone()
-        visible[:, 0] = False                                                            # the class token counts, and is no patch
-        return Out({'features': mean(e[real])}, mask, pred[visible], target[visible], spread(e[visible], ~mask & u.valid), u)
+        visible[:, 0] = False                                        # the class token counts, and is no patch
+        return Out({'features': mean(e[real])}, mask, pred[visible], target[visible],
+                   spread(e[visible], ~mask & u.valid), u)
 
     @torch.no_grad()
-    def look(self, u: Units) -> tuple[list[Tensor], Tensor]:     # for each level `[B, 1 + N, teacher's dim]`; importance `[B, N]`
+    # for each level `[B, 1 + N, teacher's dim]`; importance `[B, N]`
+    def look(self, u: Units) -> tuple[list[Tensor], Tensor]:
         "What the teacher shows of whole pictures."
         return self.teacher.look(shown(unpatchify(u.x, self.patch, ORDER), self.teacher, u.shape))
 
     def encode(self, u: Units, mask: Tensor, generator: torch.Generator | None = None,
-               ) -> tuple[list[Tensor], Tensor, Tensor | None]:   # `[B, 1 + n, dim]` after each block, their places, padding `[B, n]`
+               # `[B, 1 + n, dim]` after each block, their places, padding `[B, n]`
+               ) -> tuple[list[Tensor], Tensor, Tensor | None]:
         "The student's levels, of visible patches; place 0 is the class token's."
         x, index, pad = keep(u.x.flatten(1, 2), ~mask)
-        h = states(self.encoder, self.encoder.embed(self.colours(x, ORDER), index, u.shape), pad, generator=generator)
+        h = states(self.encoder, self.encoder.embed(self.colours(x, ORDER), index, u.shape), pad,
+                   generator=generator)
         return h, F.pad(index + 1, (1, 0)), pad
 
     def predict(self, h: list[Tensor]) -> Tensor:                 # `[B, 1 + n, top, teacher's dim]`
@@ -110,13 +135,15 @@ class MaskAlign(Recipe):
         return torch.stack([head(m) for head, m in zip(self.heads, mixed)], 2)
 
     def attention(self, batch: dict, mask: Any = None,           # None: nothing hidden
-                  ) -> tuple[Tensor, Tensor, Tensor]:            # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+                  ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom in the student; units are flat indices of patches."
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         x, index, pad = keep(u.x.flatten(1, 2), ~mask)
         seen: list[Tensor] = []
-        with torch.no_grad(): self.encoder(self.encoder.embed(self.colours(x, ORDER), index, u.shape), pad, watch=seen)
+        with torch.no_grad():
+            self.encoder(self.encoder.embed(self.colours(x, ORDER), index, u.shape), pad, watch=seen)
         unit = F.pad(index if pad is None else index.masked_fill(pad, -1), (1, 0), value=-1)
         return torch.stack(seen), unit, unit
 

@@ -28,7 +28,8 @@ __all__ = ['ORDER', 'REFUSALS', 'REDUCTIONS', 'Tokens', 'Convnet', 'body', 'toge
 
 # %% ../../../nbs/recipes/image/mfm.ipynb #3a4755b3
 ORDER = 'row column colour'      # of the pixels in a patch
-REFUSALS = AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError      # how a network of timm says no to a wish
+# how a network of timm says no to a wish
+REFUSALS = AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError
 
 class Tokens(nn.Module):
     "A vision transformer that sees all patches, as a map of features."
@@ -54,17 +55,21 @@ class Convnet(nn.Module):
     "A convnet of timm, or any network of it that gives maps."
     def __init__(self, name: str,
                  channels: int,
-                 stride: int | None = None,       # pixels of a cell of its map: 8, 16 or 32 for ResNets; default: its own
-                 image: int | tuple[int, int] = 224):     # pixels of the pictures; some networks are made for one size
+                 # pixels of a cell of its map: 8, 16 or 32 for ResNets; default: its own
+                 stride: int | None = None,
+                 # pixels of the pictures; some networks are made for one size
+                 image: int | tuple[int, int] = 224):
         super().__init__()
         timm, asked = having(name), {} if stride is None else {'output_stride': stride}
-        self.name, self.channels, size = name, channels, (image, image) if isinstance(image, int) else tuple(image)
+        self.name, self.channels, size = name, channels, (image,
+                                                          image) if isinstance(image, int) else tuple(image)
         self.fitting: dict[tuple[int, ...], bool] = {}       # sizes of pictures that were asked about
         ends: tuple[dict[str, Any], ...] = dict(num_classes=0, global_pool=''), dict(features_only=True)
         sizes: tuple[dict[str, Any], ...] = dict(img_size=size), {}
         for end, sized in product(ends, sizes):
             self.make = partial(timm.create_model, name, in_chans=channels, **end, **sized, **asked)
-            found = self.trial(size, 1 if sized else 2)      # one cell tells no map from a row; a network for one size has no other
+            # one cell tells no map from a row; a network for one size has no other
+            found = self.trial(size, 1 if sized else 2)
             if found: break
         else:
             what = f"{name[:50]} gives no maps{f' of stride {stride}' if stride else ''} of pictures of {size[0]} x {size[1]} pixels"
@@ -80,7 +85,8 @@ class Convnet(nn.Module):
     def trial(self, size: tuple[int, ...],
               least: int = 1,                  # cells of the map on each side, however small the pictures
               ) -> tuple[int, int] | None:
-        "Stride and width of its map of pictures of this size, found without numbers; None where it gives none."
+        """Stride and width of its map of pictures of this size, found without numbers; None where it gives
+        none."""
         try:
             with torch.device('meta'):
                 net: Any = self.make().eval()
@@ -88,16 +94,20 @@ class Convnet(nn.Module):
                 stride = info[-1]['reduction'] if isinstance(info, list) else info.reduction()[-1]
                 cells = tuple(max(n // stride, least) for n in size)
                 shape = _last(net, torch.zeros(1, self.channels, *(n * stride for n in cells))).shape
-        except REFUSALS: return None
+        except REFUSALS:
+            return None
         return (stride, shape[1]) if shape[2:] == cells else None
 
     @torch.compiler.disable
     def check(self, size: tuple[int, ...]) -> None:
         "One sentence where pictures of this size have no map of the width that the head expects."
-        if size not in self.fitting: self.fitting[size] = self.trial(size) == (self.stride, self.dim)
+        if size not in self.fitting:
+            self.fitting[size] = self.trial(size) == (self.stride, self.dim)
         if not self.fitting[size]:
-            raise ValueError(f"{self.name[:50]} as it was created takes no pictures of {size[0]} x {size[1]} pixels; "
-                             f"create the recipe with image={size[0] if size[0] == size[1] else size}, or take a ResNet")
+            raise ValueError(f"{self.name[:50]} as it was created takes no pictures of {size[0]} x {size[1]} "
+                             "pixels; "
+                             f"create the recipe with image={size[0] if size[0] == size[1] else size}, or "
+                             "take a ResNet")
 
 def _last(net: Any, image: Tensor) -> Tensor:
     "The last map, `[B, dim, h, w]`, however a network of timm lays it out."
@@ -114,13 +124,15 @@ def body(encoder: Any,                # a name or network of timm, or anything w
     if all(hasattr(encoder, a) for a in ('maps', 'stride', 'dim')): return encoder
     if isinstance(encoder, str):
         timm = having(encoder)
-        with torch.device('meta'): plain = uncut(timm.create_model(encoder)) is None
+        with torch.device('meta'):
+            plain = uncut(timm.create_model(encoder)) is None
         if not plain: return Convnet(encoder, channels, stride, image)
     net: Any = as_encoder(encoder, channels)
     return Tokens(net, net.patch)
 
 # %% ../../../nbs/recipes/image/mfm.ipynb #f2aafec2
-REDUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {    # of errors `[n]`, the sample of each, and how many samples there are
+# of errors `[n]`, the sample of each, and how many samples there are
+REDUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     'batch': lambda e, which, n: mean(e),
     'sample': lambda e, which, n: (e / which.bincount(minlength=n).clamp_min(1)[which]).sum() / n,
 }
@@ -130,9 +142,12 @@ def together(batch: dict, image: Tensor) -> dict:
     return {**batch, 'image': image, 'put': torch.ones(len(image), dtype=torch.bool, device=image.device)}
 
 class MFM(Recipe):
-    "Masked frequency modeling: a filtered picture in, its missing frequencies as the target (Xie et al. 2023, section 3)."
+    """Masked frequency modeling: a filtered picture in, its missing frequencies as the target (Xie et al.
+
+    2023, section 3)."""
     card = Card(
-        title='Masked Frequency Modeling for Self-Supervised Visual Pre-Training', year=2023, modality='image',
+        title='Masked Frequency Modeling for Self-Supervised Visual Pre-Training', year=2023,
+        modality='image',
         where='a disc of low frequencies, or all outside of it', how='taken out of the picture by a filter',
         what='the hidden frequencies (modulus of the error)', use='fine-tune a transformer or a convnet',
         headline='ImageNet-1k fine-tuned, 300 epochs: ViT-B 83.1, ResNet-50 80.1 (README tables)',
@@ -143,42 +158,59 @@ class MFM(Recipe):
         'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, strategy=Disc(5)),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_512=3e-4, min_lr_per_512=2.5e-6, batch=2048, epochs=300,
+    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_512=3e-4,
+                    min_lr_per_512=2.5e-6, batch=2048, epochs=300,
                     warmup_epochs=20, clip=3., schedule='cosine')
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too, for most networks
+    def __init__(self,
+                 # pixels, square or (height, width); other sizes work too, for most networks
+                 image: int | tuple[int, int] = 224,
                  patch: int = 16,                            # side of a patch in pixels
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  eps: float = 1e-6,                          # of all LayerNorms
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,   # of the colours; default ImageNet's
-                 strategy: Callable[..., Tensor] = Disc(16), # of bins of the spectrum; the paper takes Disc(16, p=.3) for ResNet-50
-                 encoder: Any = None,                        # a network of timm by name (ViT, ResNet, ...); brings its own patch and width
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 # of bins of the spectrum; the paper takes Disc(16, p=.3) for ResNet-50
+                 strategy: Callable[..., Tensor] = Disc(16),
+                 # a network of timm by name (ViT, ResNet, ...); brings its own patch and width
+                 encoder: Any = None,
                  stride: int | None = None,                  # of a convnet: pixels of a cell of its last map
-                 corruption: str = 'mask',                   # or a sister task, a key of `DEGRADE`, scored on all bins
-                 reduction: str = 'batch',                   # mean over the bins of the 'batch', or of each 'sample' first
-                 weight: float = 0.):                        # exponent of a weight: an error over the largest of its picture
+                 corruption: str = 'mask',          # or a sister task, a key of `DEGRADE`, scored on all bins
+                 reduction: str = 'batch',      # mean over the bins of the 'batch', or of each 'sample' first
+                 weight: float = 0.):         # exponent of a weight: an error over the largest of its picture
         super().__init__()
-        for name, given, known in (('corruption', corruption, ('mask', *DEGRADE)), ('reduction', reduction, REDUCTIONS)):
-            if given not in known: raise ValueError(f"{name}={str(given)[:40]!r}: choose {' or '.join(map(repr, known))}")
-        if encoder is not None: net: Any = body(encoder, channels, stride, image)
-        else: net = Tokens(ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps, learned=True), patch)
+        for name, given, known in (('corruption', corruption, ('mask', *DEGRADE)),
+                                   ('reduction', reduction, REDUCTIONS)):
+            if given not in known:
+                raise ValueError(f"{name}={str(given)[:40]!r}: choose {' or '.join(map(repr, known))}")
+        if encoder is not None:
+            net: Any = body(encoder, channels, stride, image)
+        else:
+            net = Tokens(ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps,
+                             learned=True), patch)
         self.encoder, self.channels, self.strategy, self.reduction, self.weight = net, channels, strategy, reduction, weight
         self.degrade = DEGRADE.get(corruption)
         self.colours = Colours(channels, mean, std)
         self.head = nn.Conv2d(net.dim, net.stride ** 2 * channels, 1)
-        if not isinstance(net, Tokens): self.__dict__['attention'] = None      # a convnet has none
+        if not isinstance(net, Tokens):
+            self.__dict__['attention'] = None      # a convnet has none
 
     def units(self, batch: dict) -> Units:
         "Bins of the spectrum of pixels in 0..1, `[B, H, W, C, 2]`, real and imaginary part."
-        made = isinstance(batch, dict) and 'put' in batch       # bins put together may leave 0..1; pictures from outside may not
+        # bins put together may leave 0..1; pictures from outside may not
+        made = isinstance(batch, dict) and 'put' in batch
         image = check_image(batch, self.channels, self.encoder.stride, slack=1.5 if made else .01)
-        if isinstance(self.encoder, Convnet): self.encoder.check(tuple(image.shape[2:]))
-        return Units('spectrum', image.shape[2:], x=spectrum(image), put=lambda batch, x: together(batch, picture(x)))
+        if isinstance(self.encoder, Convnet):
+            self.encoder.check(tuple(image.shape[2:]))
+        return Units('spectrum', image.shape[2:], x=spectrum(image),
+                     put=lambda batch, x: together(batch, picture(x)))
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
-        "Filter, encode all of the filtered picture, predict a picture, compare its spectrum where something was hidden."
+        """Filter, encode all of the filtered picture, predict a picture, compare its spectrum where something
+        was hidden."""
         u = self.units(batch) if units is None else units
         mask, image = self.hide(u, mask, generator, progress)               # where, how
         y = self.predict(self.encoder.maps(self.colours(image)))            # predict
@@ -186,14 +218,19 @@ class MFM(Recipe):
         bins, goal = spectrum(y), self.target(u)                            # what
         pred, target = rows(bins, scored), rows(goal, scored)
         e = modulus(pred - target)
-        loss = REDUCTIONS[self.reduction]((e * self.weights(bins, goal, scored)).mean(-1), scored.nonzero()[:, 0], len(u))
-        return Out({'frequencies': loss}, mask, pred, target, spread(e.mean(-1), scored), u, seen={**batch, 'image': image})
+        loss = REDUCTIONS[self.reduction]((e * self.weights(bins, goal, scored)).mean(-1),
+                                          scored.nonzero()[:, 0], len(u))
+        return Out({'frequencies': loss}, mask, pred, target, spread(e.mean(-1), scored), u,
+                   seen={**batch, 'image': image})
 
-    def hide(self, u: Units, mask: Any, generator: torch.Generator | None, progress: float) -> tuple[Tensor | None, Tensor]:
+    def hide(self, u: Units, mask: Any, generator: torch.Generator | None,
+             progress: float) -> tuple[Tensor | None, Tensor]:
         """The mask, and what the network sees, in 0..1.
 
-        Twins go together: whoever hides the bin (u, v) hides (-u, -v), too. The sister tasks hide no bin, and look at no mask."""
-        if self.degrade is not None: return None, self.degrade(picture(u.x).clamp(0, 1), child(generator, u.device))
+        Twins go together: whoever hides the bin (u, v) hides (-u, -v), too. The sister tasks hide no bin, and
+        look at no mask."""
+        if self.degrade is not None:
+            return None, self.degrade(picture(u.x).clamp(0, 1), child(generator, u.device))
         mask = paired(draw(self.strategy, u, mask, generator, progress=progress))
         return mask, self.keep(u, mask)
 
@@ -210,29 +247,35 @@ class MFM(Recipe):
         return F.pixel_shuffle(self.head(maps), self.encoder.stride)
 
     def target(self, u: Units) -> Tensor:
-        "The spectrum of the clean, normalised picture, `[B, H, W, C, 2]`: that of the picture scaled, its middle moved."
+        """The spectrum of the clean, normalised picture, `[B, H, W, C, 2]`: that of the picture scaled, its
+        middle moved."""
         (H, W), std = u.shape, self.colours.std
         t = u.x / std[:, None]
         t[:, H // 2, W // 2, :, 0] -= self.colours.mean / std * (H * W) ** .5
         return t
 
-    def weights(self, bins: Tensor, goal: Tensor, scored: Tensor) -> Tensor | float:      # of scored bins, `[n, C]`
-        "How much each error counts: 1; or its share of the largest of its picture and colour, kept bins included, to a power (an option)."
+    # of scored bins, `[n, C]`
+    def weights(self, bins: Tensor, goal: Tensor, scored: Tensor) -> Tensor | float:
+        """How much each error counts: 1; or its share of the largest of its picture and colour, kept bins
+        included, to a power (an option)."""
         if not self.weight: return 1.
         each = (bins - goal).detach().norm(dim=-1)
         return rows((each / each.amax((1, 2), keepdim=True).clamp_min(1e-12)) ** self.weight, scored)
 
     def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with kept bins of its own and predicted ones in place of the hidden; values may leave 0..1 a little."
+        """The batch with kept bins of its own and predicted ones in place of the hidden; values may leave
+        0..1 a little."""
         bins = place(self.target(out.units), out.scored, out.pred.detach())
         return together(batch, self.colours.undo(picture(bins)))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        "Weights `[layers, B, heads, Q, K]` over the patches of the filtered picture; no token is a unit, so all units are -1."
+        """Weights `[layers, B, heads, Q, K]` over the patches of the filtered picture; no token is a unit, so
+        all units are -1."""
         u = self.units(batch)
         mask = paired(draw(self.strategy, u, u.none() if mask is None else mask))
         watch: list[Tensor] = []
-        with torch.no_grad(): self.encoder.maps(self.colours(self.keep(u, mask)), watch)
+        with torch.no_grad():
+            self.encoder.maps(self.colours(self.keep(u, mask)), watch)
         unit = torch.full((len(u), watch[0].shape[-1]), -1, device=u.device)
         return torch.stack(watch), unit, unit
 

@@ -42,10 +42,14 @@ def unpack(data: bytes, shape: Sequence[int]) -> Tensor:        # int64 `[*shape
     "The inverse of `pack`."
     found, carry = [], 0
     for byte in zlib.decompress(data):
-        if byte == 255: carry += 255
-        else: found.append(carry + byte); carry = 0
+        if byte == 255:
+            carry += 255
+        else:
+            found.append(carry + byte)
+            carry = 0
     if len(found) != math.prod(shape):
-        raise ValueError(f"the bytes hold {len(found)} words, {tuple(shape)} needs {math.prod(shape)}; give the shape that was packed")
+        raise ValueError(f"the bytes hold {len(found)} words, {tuple(shape)} needs {math.prod(shape)}; give "
+                         "the shape that was packed")
     return torch.tensor(found).view(*shape)
 
 def storage(image: Tensor,          # `[B, C, H, W]` in 0..1
@@ -60,8 +64,10 @@ def storage(image: Tensor,          # `[B, C, H, W]` in 0..1
             Image.fromarray(x.squeeze(-1).numpy()).save(file, kind, **how)
             sizes.append(len(file.getvalue()))
         return sum(sizes) / len(sizes)
-    return {'raw pixels': image[0].numel(), 'PNG': coded('png', optimize=True), 'JPEG, quality 75': coded('jpeg', quality=75),
-            f'words, log2({words}) bits each': ids[0].numel() * math.log2(words) / 8, 'words, packed': len(pack(ids)) / len(ids)}
+    return {'raw pixels': image[0].numel(), 'PNG': coded('png', optimize=True),
+            'JPEG, quality 75': coded('jpeg', quality=75),
+            f'words, log2({words}) bits each': ids[0].numel() * math.log2(words) / 8,
+            'words, packed': len(pack(ids)) / len(ids)}
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #3131906c
 def color_adapt(code: Tensor,                   # `[B, h, w, D]`, vectors of words
@@ -81,24 +87,36 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
 class SeiTPP(Recipe):
     "Masked token modelling over stored words (Lee et al. 2024, section 3)."
     card = Card(
-        title='SeiT++: Masked Token Modeling Improves Storage-efficient Training', year=2024, modality='image',
-        where='random units of 2 x 2 words, one rate a batch, at least 40 %', how='40 % dropped, the other masked ones a learned vector',
+        title='SeiT++: Masked Token Modeling Improves Storage-efficient Training', year=2024,
+        modality='image',
+        where='random units of 2 x 2 words, one rate a batch, at least 40 %',
+        how='40 % dropped, the other masked ones a learned vector',
         what='the four words of each masked unit', use='fine-tune on words',
-        headline='ImageNet-1k: 74.0 % from words alone, supervised, to 77.8 %, with 1.4 GB in place of 140 GB (notes on the paper)',
+        headline='ImageNet-1k: 74.0 % from words alone, supervised, to 77.8 %, with 1.4 GB in place of 140 '
+                 'GB (notes on the paper)',
         link='https://arxiv.org/abs/2312.10105',
-        reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit in place of their ViT-VQGAN; '
-                'no dropout in the decoder; the shipped weights read the words of new crops at every step, not of stored ones')
+        reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit '
+                'in place of their ViT-VQGAN; '
+                'no dropout in the decoder; the shipped weights read the words of new crops at every step, '
+                'not of stored ones')
     sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2, decoder_heads=4,
+        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
+                      decoder_heads=4,
                       tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2, decoder_heads=6,
+        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
+                      decoder_heads=6,
                       tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4, decoder_heads=8),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4, decoder_heads=16)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, batch=4096, epochs=400, warmup_epochs=40,
+        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
+                      decoder_heads=8),
+        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4,
+                      decoder_heads=16)}
+    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, batch=4096,
+                    epochs=400, warmup_epochs=40,
                     schedule='cosine')
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
+    def __init__(self,
+                 # pixels, square or (height, width); other sizes work too
+                 image: int | tuple[int, int] = 224,
                  patch: int = 16,                            # side of a unit in pixels: two words
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,                        # encoder
@@ -108,22 +126,30 @@ class SeiTPP(Recipe):
                  drop: float = .4,                           # share of the units that leave the sequence
                  dropout: float = .1,                        # of the words' vectors, in training
                  smoothing: float = 0.,                      # of the labels
-                 colour: float = 0.,                         # chance that half of a batch goes through ColorAdapt, in training
-                 tokenizer: Any = 'image_dvae/base/image/0', # a stage, or a module with `ids`, `decode`, `words`, `stride` and `codebook`
-                 adapt: Any = 'token_adapt/base/image/0',    # a stage, or a module with `moved`; None: words are not augmented
+                 colour: float = 0.,        # chance that half of a batch goes through ColorAdapt, in training
+                 # a stage, or a module with `ids`, `decode`, `words`, `stride` and `codebook`
+                 tokenizer: Any = 'image_dvae/base/image/0',
+                 # a stage, or a module with `moved`; None: words are not augmented
+                 adapt: Any = 'token_adapt/base/image/0',
                  eps: float = 1e-6,
                  strategy: Callable[..., Tensor] = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
         super().__init__()
-        if not 0 <= drop < 1: raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1; the paper's is .4")
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1; the paper's "
+                             "is .4")
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.adapt: Any = find_tokenizer(adapt)
-        self.words = self.config['words'] = check_tokenizer(self.tokenizer, words, channels)    # a checkpoint says it: see BEiT
+        # a checkpoint says it: see BEiT
+        self.words = self.config['words'] = check_tokenizer(self.tokenizer, words, channels)
         if self.adapt is not None and self.adapt.words != self.words:
-            raise ValueError(f"TokenAdapt was trained on {self.adapt.words} words, the tokenizer has {self.words}; give adapt= of the same "
+            raise ValueError(f"TokenAdapt was trained on {self.adapt.words} words, the tokenizer has "
+                             f"{self.words}; give adapt= of the same "
                              "tokenizer, or adapt=None")
-        theirs, ours = getattr(getattr(self.adapt, 'tokenizer', None), 'key', ''), getattr(self.tokenizer, 'key', '')
+        theirs, ours = getattr(getattr(self.adapt, 'tokenizer', None), 'key',
+                               ''), getattr(self.tokenizer, 'key', '')
         if theirs and ours and theirs != ours:
-            raise ValueError(f"TokenAdapt stands on the tokenizer {theirs}, and this one is {ours}: the same numbers are other words; "
+            raise ValueError(f"TokenAdapt stands on the tokenizer {theirs}, and this one is {ours}: the same "
+                             "numbers are other words; "
                              "give adapt= of the same tokenizer, or adapt=None")
         if patch != 2 * self.tokenizer.stride:
             raise ValueError(f"a unit of {patch} pixels is not two words of {self.tokenizer.stride}; "
@@ -140,12 +166,16 @@ class SeiTPP(Recipe):
         self.decoder = Transformer(decoder_dim, decoder_depth, decoder_heads, eps=eps)
         self.head, self.head_norm = nn.Linear(decoder_dim, 4 * code), nn.LayerNorm(code, eps)
         self.head_bias = nn.Parameter(torch.zeros(self.words))
-        for part in (self.decoder_embed, self.decoder, self.head): part.apply(init_xavier)
-        for p in (self.mask_token, self.decoder_pos_embed): nn.init.normal_(p, std=.02)
-        nn.init.normal_(self.table.weight, std=code ** -.5)      # ours: products with a normed vector then begin at 1
+        for part in (self.decoder_embed, self.decoder, self.head):
+            part.apply(init_xavier)
+        for p in (self.mask_token, self.decoder_pos_embed):
+            nn.init.normal_(p, std=.02)
+        # ours: products with a normed vector then begin at 1
+        nn.init.normal_(self.table.weight, std=code ** -.5)
 
     def units(self, batch: dict) -> Units:
-        "Blocks of 2 x 2 words, `[B, h, w, 4]`; pictures go through the tokenizer, stored words are taken as they are."
+        """Blocks of 2 x 2 words, `[B, h, w, 4]`; pictures go through the tokenizer, stored words are taken as
+        they are."""
         ids = self.stored(batch) if isinstance(batch, dict) and 'ids' in batch else self.tokenizer.ids(
             check_image(batch, self.channels, self.patch, 'unit'))
         x = blocks(ids)
@@ -158,43 +188,53 @@ class SeiTPP(Recipe):
             got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}" if torch.is_tensor(ids) else type(ids).__name__
             raise TypeError(f"ids must be whole numbers [B, h, w], a map of words for each picture, got {got}")
         if not ids.numel() or ids.shape[1] % 2 or ids.shape[2] % 2:
-            raise ValueError(f"ids of shape {list(ids.shape)} do not divide into units of 2 x 2 words; give even sides")
+            raise ValueError(f"ids of shape {list(ids.shape)} do not divide into units of 2 x 2 words; give "
+                             "even sides")
         low, high = (int(v) for v in ids.aminmax())
         if low < 0 or high >= self.words:
-            raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {self.words - 1}; give the tokenizer that "
+            raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {self.words - 1}; "
+                             "give the tokenizer that "
                              "wrote them")
         return ids.long()
 
     def put(self, batch: dict, x: Tensor) -> dict:
-        "A batch that holds these words; without a picture in it, the numbers drawn over their cells (maps of errors and masks want it)."
+        """A batch that holds these words; without a picture in it, the numbers drawn over their cells (maps
+        of errors and masks want it)."""
         ids, s = unblock(x), self.tokenizer.stride
-        drawn = ids.float()[:, None].expand(-1, self.channels, -1, -1).repeat_interleave(s, 2).repeat_interleave(s, 3)
+        drawn = ids.float()[:, None].expand(-1, self.channels, -1,
+                                            -1).repeat_interleave(s, 2).repeat_interleave(s, 3)
         return {'image': drawn, **batch, 'ids': ids}
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Mask units, drop some of them, encode, put the class token in every hole, name the words."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)          # where
         luck = child(generator)
-        if self.training: u = self.augmented(u, luck)
-        dropped = self.dropped(mask, luck)                                         # how: of the masked, some leave, ...
-        h = self.encode(u, mask, dropped, luck)                                    # ... the others become a vector
-        y = self.decode(h, mask, dropped)                                          # predict: the class token fills each hole
+        if self.training:
+            u = self.augmented(u, luck)
+        dropped = self.dropped(mask, luck)                               # how: of the masked, some leave, ...
+        h = self.encode(u, mask, dropped, luck)                               # ... the others become a vector
+        y = self.decode(h, mask, dropped)                           # predict: the class token fills each hole
         pred, target = self.name(rows(y, mask)), rows(u.x, mask)                   # what: four words a unit
-        e = F.cross_entropy(pred.flatten(0, 1), target.flatten(), reduction='none', label_smoothing=self.smoothing).view(-1, 4).mean(1)
-        return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u, seen=self.seen(batch, u, mask), extra={'dropped': dropped})
+        e = F.cross_entropy(pred.flatten(0, 1), target.flatten(), reduction='none',
+                            label_smoothing=self.smoothing).view(-1, 4).mean(1)
+        return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u, seen=self.seen(batch, u, mask),
+                   extra={'dropped': dropped})
 
     def dropped(self, mask: Tensor, generator: torch.Generator | None) -> Tensor:
         "A fixed number of the masked units, any of them alike; all of them where a mask has fewer."
         noise, n = rand(mask.flatten(1).shape, generator, mask.device), math.ceil(self.drop * mask[0].numel())
         return first_k(noise, torch.full((len(mask),), n, device=mask.device), mask.flatten(1)).view_as(mask)
 
-    def encode(self, u: Units, mask: Tensor, dropped: Tensor, generator: torch.Generator | None = None, watch: list[Tensor] | None = None,
+    def encode(self, u: Units, mask: Tensor, dropped: Tensor, generator: torch.Generator | None = None,
+               watch: list[Tensor] | None = None,
                ) -> Tensor:                     # `[B, 1 + units - dropped, dim]`
         "Visible units, and a learned vector for each masked one that stays."
         e = self.table_norm(self.table(u.x))
-        if self.training: e = dropout(e, self.dropout, generator)
+        if self.training:
+            e = dropout(e, self.dropout, generator)
         x = replace(self.encoder.patch_embed(e.flatten(3)), mask, self.mask_token).flatten(1, 2)
         x = x + fit_positions(self.encoder.pos_embed, self.encoder.grid, u.shape)[:, 1:]
         x, index, pad = keep(x, ~dropped)
@@ -205,7 +245,8 @@ class SeiTPP(Recipe):
         h = self.decoder_embed(h)
         filler = h[:, :1]
         z = replace(restore(h[:, 1:], ~dropped, filler), mask, filler)
-        z = torch.cat([filler, z], 1) + fit_positions(self.decoder_pos_embed, self.encoder.grid, tuple(mask.shape[1:]))
+        z = torch.cat([filler, z], 1) + fit_positions(self.decoder_pos_embed, self.encoder.grid,
+                                                      tuple(mask.shape[1:]))
         return self.decoder(z, watch=watch)[:, 1:]
 
     def name(self, y: Tensor) -> Tensor:         # `[n, decoder_dim]` to `[n, 4, words]`
@@ -214,13 +255,16 @@ class SeiTPP(Recipe):
         return F.linear(z, self.table.weight.detach(), self.head_bias)
 
     def augmented(self, u: Units, generator: torch.Generator | None = None) -> Units:
-        "One half of the batch cropped, the other moved by TokenAdapt; half of it recoloured where asked for. Always words again."
+        """One half of the batch cropped, the other moved by TokenAdapt; half of it recoloured where asked
+        for. Always words again."""
         ids, book, half = unblock(u.x), self.tokenizer.codebook, len(u) // 2
         if self.adapt is not None:
             crops = movements(half, generator, degrees=0, offset=0, shear=0, flip=False, device=u.device)
             turns = movements(len(u) - half, generator, flip=self.adapt.flip, device=u.device)
             parts = [self.adapt.moved(ids[half:], turns)]
-            if half: parts.insert(0, snap(move(book[ids[:half]].permute(0, 3, 1, 2), crops, mode='bicubic').permute(0, 2, 3, 1), book))
+            if half:
+                parts.insert(0, snap(move(book[ids[:half]].permute(0, 3, 1, 2), crops,
+                                          mode='bicubic').permute(0, 2, 3, 1), book))
             ids = torch.cat(parts)
         if half and self.colour and float(rand((), generator)) < self.colour:
             ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
@@ -234,22 +278,29 @@ class SeiTPP(Recipe):
         return {**batch, 'image': self.tokenizer.decode(unblock(u.x)).masked_fill(holes, torch.nan)}
 
     def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with predicted words in its holes, and the picture that the tokenizer paints from all words: no pixel is kept."
+        """The batch with predicted words in its holes, and the picture that the tokenizer paints from all
+        words: no pixel is kept."""
         ids = unblock(place(out.units.x, out.mask, out.pred.argmax(-1)))
         return {**batch, 'ids': ids, 'image': self.tokenizer.decode(ids)}
 
     def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
                   part: str = 'encoder',                 # or 'decoder', which sees every unit
-                  ) -> tuple[Tensor, Tensor, Tensor]:    # weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)
+                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)
+                  ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom."
-        if part not in ('encoder', 'decoder'): raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
+        if part not in ('encoder', 'decoder'):
+            raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []; painted: list[Tensor] = []
+        seen: list[Tensor] = []
+        painted: list[Tensor] = []
         dropped = self.dropped(mask, torch.Generator().manual_seed(0))
-        with torch.no_grad(): self.decode(self.encode(u, mask, dropped, watch=seen), mask, dropped, painted)
+        with torch.no_grad():
+            self.decode(self.encode(u, mask, dropped, watch=seen), mask, dropped, painted)
         index = torch.arange(u.count, device=u.device).expand(len(u), -1)
-        if part == 'encoder': _, index, pad = keep(index[..., None], ~dropped); index = index if pad is None else index.masked_fill(pad, -1)
+        if part == 'encoder':
+            _, index, pad = keep(index[..., None], ~dropped)
+            index = index if pad is None else index.masked_fill(pad, -1)
         unit = F.pad(index, (1, 0), value=-1)
         return torch.stack(seen if part == 'encoder' else painted), unit, unit
 

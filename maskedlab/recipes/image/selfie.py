@@ -25,7 +25,9 @@ __all__ = ['ORDER', 'Bottleneck', 'PatchNet', 'shift', 'Selfie', 'undecidable']
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #fa32bd68
 class Bottleneck(nn.Module):
-    "Norm, ReLU and convolution three times (1x1, 3x3, 1x1), plus what came in (He et al. 2016, pre-activation)."
+    """Norm, ReLU and convolution three times (1x1, 3x3, 1x1), plus what came in (He et al.
+
+    2016, pre-activation)."""
     def __init__(self, inside: int, outside: int, stride: int = 1):
         super().__init__()
         middle = outside // 4
@@ -33,7 +35,8 @@ class Bottleneck(nn.Module):
         self.conv1 = nn.Conv2d(inside, middle, 1, bias=False)
         self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, bias=False)
         self.conv3 = nn.Conv2d(middle, outside, 1, bias=False)
-        self.skip = nn.Conv2d(inside, outside, 1, stride, bias=False) if stride > 1 or inside != outside else None
+        self.skip = nn.Conv2d(inside, outside, 1, stride,
+                              bias=False) if stride > 1 or inside != outside else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(x))
@@ -43,24 +46,31 @@ class Bottleneck(nn.Module):
 
 class PatchNet(nn.Module):
     "The first stages of a pre-activation ResNet."
-    def __init__(self, channels: int, widths: Sequence[int], stages: Sequence[int],   # channels and blocks of each stage
-                 stem: Literal['small', 'large'] = 'small'):    # 3x3, stride 1; or 7x7, stride 2, and max-pooling by 2
+    def __init__(self,
+                 # channels and blocks of each stage
+                 channels: int, widths: Sequence[int], stages: Sequence[int],
+                 # 3x3, stride 1; or 7x7, stride 2, and max-pooling by 2
+                 stem: Literal['small', 'large'] = 'small'):
         super().__init__()
-        if stem not in ('small', 'large'): raise ValueError(f"stem={str(stem)[:40]!r}: choose 'small' or 'large'")
+        if stem not in ('small', 'large'):
+            raise ValueError(f"stem={str(stem)[:40]!r}: choose 'small' or 'large'")
         first, large = widths[0] // 4, stem == 'large'
-        self.stem = nn.Conv2d(channels, first, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
+        self.stem = nn.Conv2d(channels, first, 7 if large else 3, 2 if large else 1, 3 if large else 1,
+                              bias=False)
         self.shrink = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         ends = [(a, b, i) for i, (a, b) in enumerate(zip((first, *widths), widths))]
         self.blocks = nn.ModuleList(Bottleneck(b if k else a, b, 2 if i and not k else 1)
                                     for (a, b, i), n in zip(ends, stages, strict=True) for k in range(n))
         self.norm = nn.BatchNorm2d(widths[-1])
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
     def forward(self, image: Tensor) -> Tensor:     # `[B, C, H, W]` to `[B, dim, h, w]`
         "A map of features."
         x = self.shrink(self.stem(image))
-        for block in self.blocks: x = block(x)
+        for block in self.blocks:
+            x = block(x)
         return F.relu(self.norm(x))
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #e5f1b08a
@@ -83,41 +93,56 @@ class Selfie(Recipe):
     card = Card(
         title='Selfie: Self-supervised Pretraining for Image Embedding', year=2019, modality='image',
         where='random patches, a quarter', how='dropped before they are pooled',
-        what="which of the picture's own hidden patches belongs in a place: what comes back is a rearrangement of true patches",
+        what="which of the picture's own hidden patches belongs in a place: what comes back is a "
+             "rearrangement of true patches",
         use='fine-tune the convnet on whole pictures, with a new fourth stage',
-        headline='ImageNet 224, ResNet-50, 5 % of the labels: 46.7 against 35.6 without pre-training (abstract)',
+        headline='ImageNet 224, ResNet-50, 5 % of the labels: 46.7 against 35.6 without pre-training '
+                 '(abstract)',
         link='https://arxiv.org/abs/1906.02940',
-        reading='share of hidden patches, pooling and padding are those of a public re-implementation; the norm and ReLU that end the '
+        reading='share of hidden patches, pooling and padding are those of a public re-implementation; the '
+                'norm and ReLU that end the '
                 'patch network are ours: no code of the authors was found')
     sizes = {
-        'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small', positions='each'),
-        'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small', positions='each'),
+        'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small',
+                      positions='each'),
+        'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small',
+                      positions='each'),
         'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
         'base':  dict(image=224, patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6))}
-    defaults = dict(optimiser='SGD', momentum=.9, nesterov=True, weight_decay=1e-4, lr=.4, batch=128, epochs=200, warmup_steps=1000,
+    defaults = dict(optimiser='SGD', momentum=.9, nesterov=True, weight_decay=1e-4, lr=.4, batch=128,
+                    epochs=200, warmup_steps=1000,
                     schedule='cosine')
-    declared = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the places (Out.pred) must not',)
+    declared = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
+                'places (Out.pred) must not',)
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, square or (height, width); other sizes work too
+    def __init__(self,
+                 # pixels, square or (height, width); other sizes work too
+                 image: int | tuple[int, int] = 224,
                  patch: int = 32,                            # side of a patch in pixels
                  channels: int = 3,
-                 dim: int = 1024,                            # last stage of P, and the vectors that are compared
+                 dim: int = 1024,                         # last stage of P, and the vectors that are compared
                  depth: int = 3, heads: int = 32,            # of the attention pooling
                  stages: Sequence[int] = (3, 4, 6),          # blocks of P's three stages
                  stem: Literal['small', 'large'] = 'large',  # 'small' for patches below 32 pixels
-                 mlp_ratio: float = .625,                    # hidden layer of the pooling, in widths: 640 of 1024
-                 positions: Literal['row column', 'each'] = 'row column',    # a code for each row and column, or for each place
-                 context_positions: bool = False,            # do visible patches carry their code into the pooling?
-                 pad: int | None = None,                     # pixels by which the grid moves in training; default: half a patch
+                 mlp_ratio: float = .625,                # hidden layer of the pooling, in widths: 640 of 1024
+                 # a code for each row and column, or for each place
+                 positions: Literal['row column', 'each'] = 'row column',
+                 context_positions: bool = False,      # do visible patches carry their code into the pooling?
+                 pad: int | None = None,   # pixels by which the grid moves in training; default: half a patch
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,  # of the colours; default ImageNet's
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Random(.25, law='floor hidden')):
         super().__init__()
-        if dim % 16: raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple of 16")
-        if positions not in ('row column', 'each'): raise ValueError(f"positions={str(positions)[:40]!r}: choose 'row column' or 'each'")
+        if dim % 16:
+            raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple "
+                             "of 16")
+        if positions not in ('row column', 'each'):
+            raise ValueError(f"positions={str(positions)[:40]!r}: choose 'row column' or 'each'")
         self.grid, self.patch, self.channels, self.strategy = sides(image, patch), patch, channels, strategy
         if self.grid[0] * self.grid[1] < 8:
-            raise ValueError(f"image={image} and patch={patch} make {self.grid[0]} x {self.grid[1]} patches; of fewer than 8 a quarter is "
+            raise ValueError(f"image={image} and patch={patch} make {self.grid[0]} x {self.grid[1]} patches; "
+                             "of fewer than 8 a quarter is "
                              "one, and one answer is no choice: take a smaller patch=")
         self.stages = tuple(stages)
         self.pad, self.context_positions = patch // 2 if pad is None else pad, context_positions
@@ -133,18 +158,23 @@ class Selfie(Recipe):
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.patch,
+                                                                                          ORDER)})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Hide, embed each patch alone, pool what is visible, ask each hidden place for its patch."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
         luck = child(generator)
-        if self.training: u = self.moved(u, luck)
-        h = self.embed(u)                                                       # P, on context and answers alike
-        v = self.pool(h, mask)[:, None, None] + self.code(u.shape)              # how: hidden patches are not pooled; predict
-        logits, index = self.quiz(v, h, mask)                                   # what: which hidden patch lies here
+        if self.training:
+            u = self.moved(u, luck)
+        h = self.embed(u)                                                    # P, on context and answers alike
+        # how: hidden patches are not pooled; predict
+        v = self.pool(h, mask)[:, None, None] + self.code(u.shape)
+        logits, index = self.quiz(v, h, mask)                             # what: which hidden patch lies here
         right = self.right(mask)
         e = F.cross_entropy(logits, right, reduction='none')
         return Out({'choice': mean(e)}, mask, rows(v, mask), rows(h, mask).detach(), spread(e, mask), u,
@@ -153,7 +183,8 @@ class Selfie(Recipe):
 
     def moved(self, u: Units, generator: torch.Generator | None) -> Units:
         "The same pictures under a grid that fell elsewhere."
-        return u.but(x=patchify(shift(unpatchify(u.x, self.patch, ORDER), self.pad, generator), self.patch, ORDER))
+        return u.but(x=patchify(shift(unpatchify(u.x, self.patch, ORDER), self.pad, generator), self.patch,
+                                ORDER))
 
     def embed(self, u: Units) -> Tensor:
         "Each patch through P alone, averaged over its places: `[B, h, w, dim]`."
@@ -165,7 +196,8 @@ class Selfie(Recipe):
         parts: list[Tensor] = list(self.places)
         if tuple(grid) != self.grid:
             fit = lambda p: [n if p.shape[i] > 1 else 1 for i, n in enumerate(grid)]
-            parts = [F.interpolate(p.permute(2, 0, 1)[None], fit(p), mode='bilinear')[0].permute(1, 2, 0) for p in parts]
+            parts = [F.interpolate(p.permute(2, 0, 1)[None], fit(p), mode='bilinear')[0].permute(1, 2, 0)
+                     for p in parts]
         return sum(parts[1:], parts[0])
 
     def pool(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
@@ -173,55 +205,69 @@ class Selfie(Recipe):
         x, _, pad = keep((h + self.code(h.shape[1:3]) if self.context_positions else h).flatten(1, 2), ~mask)
         x = torch.cat([self.u0.expand(len(x), -1, -1).to(x.dtype), x], 1)
         bias = attention_bias(None if pad is None else F.pad(pad, (1, 0)), None)
-        for block in self.pooling: x = block(x, None if bias is None else bias[0], watch)
+        for block in self.pooling:
+            x = block(x, None if bias is None else bias[0], watch)
         return x[:, 0]
 
     def quiz(self, v: Tensor, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        "For each hidden place a row of products with the picture's hidden patches, and which units these are, `[n, choices]`."
+        """For each hidden place a row of products with the picture's hidden patches, and which units these
+        are, `[n, choices]`."""
         answers, index, pad = keep(h.flatten(1, 2), mask)
-        of = mask.flatten(1).nonzero()[:, 0]                                    # the picture of each hidden place
+        of = mask.flatten(1).nonzero()[:, 0]                                # the picture of each hidden place
         logits = torch.einsum('nd,nkd->nk', rows(v, mask), answers[of])
-        if pad is not None: logits = logits.masked_fill(pad[of], -torch.inf)    # pictures may hide different numbers
-        return F.pad(logits, (0, 1), value=-torch.inf), index[of]               # one more that nobody can choose: never an empty row
+        if pad is not None:
+            logits = logits.masked_fill(pad[of], -torch.inf)    # pictures may hide different numbers
+        # one more that nobody can choose: never an empty row
+        return F.pad(logits, (0, 1), value=-torch.inf), index[of]
 
     def right(self, mask: Tensor) -> Tensor:
         "The right choice of each hidden place: it is the how-manieth hidden one of its picture."
         return rows(mask.flatten(1).cumsum(1) - 1, mask)
 
     def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with the chosen patches pasted into its holes: true patches, perhaps in the wrong place, and perhaps one of them twice."
+        """The batch with the chosen patches pasted into its holes: true patches, perhaps in the wrong place,
+        and perhaps one of them twice."""
         u = out.units
         if not len(out.pred): return u.put(batch, u.x)
         chosen = out.extra['index'].gather(1, out.extra['logits'].argmax(-1, keepdim=True))
         of = out.mask.flatten(1).nonzero()[:, 0]
         return u.put(batch, place(u.x, out.mask, u.x.flatten(1, 2)[of, chosen[:, 0]].detach()))
 
-    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:   # mask None: nothing hidden
-        "Who looks at whom in the pooling: weights `[layers, B, heads, Q, K]`, query and key units (-1: the vector u)."
+    # mask None: nothing hidden
+    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Who looks at whom in the pooling: weights `[layers, B, heads, Q, K]`, query and key units (-1: the
+        vector u)."""
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         seen: list[Tensor] = []
-        with torch.no_grad(): self.pool(self.embed(u), mask, seen)
+        with torch.no_grad():
+            self.pool(self.embed(u), mask, seen)
         index = torch.arange(u.count, device=u.device).expand(len(u), -1)
         _, index, pad = keep(index[..., None], ~mask)
         unit = F.pad(index if pad is None else index.masked_fill(pad, -1), (1, 0), value=-1)
         return torch.stack(seen), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "P's convolutions over the whole picture, and the fourth stage where it was grown: mean `[B, D]`, or the map `[B, N, D]`."
+        """P's convolutions over the whole picture, and the fourth stage where it was grown: mean `[B, D]`, or
+        the map `[B, N, D]`."""
         x = self.patches(self.colours(check_image(batch, self.channels, 1)))
         x = (x if self.fourth is None else self.fourth(x)).flatten(2).mT
         return x.mean(1) if pool else x
 
     def before_finetuning(self) -> None:
         "The fourth stage joins, where it has not."
-        if self.fourth is None: self.grow()
+        if self.fourth is None:
+            self.grow()
 
-    def grow(self, blocks: int | None = None,       # default: as many as the first stage has, which is ResNet-50's rule
+    def grow(self,
+             # default: as many as the first stage has, which is ResNet-50's rule
+             blocks: int | None = None,
              ) -> Selfie:
-        "Add a fourth stage, twice as wide and half as fine, with random weights: what is fine-tuned in the paper."
+        """Add a fourth stage, twice as wide and half as fine, with random weights: what is fine-tuned in the
+        paper."""
         dim, blocks = self.patches.norm.num_features, self.stages[0] if blocks is None else blocks
-        self.fourth = nn.Sequential(*(Bottleneck(2 * dim if k else dim, 2 * dim, 1 if k else 2) for k in range(blocks)),
+        self.fourth = nn.Sequential(*(Bottleneck(2 * dim if k else dim, 2 * dim, 1 if k else 2)
+                                      for k in range(blocks)),
                                     nn.BatchNorm2d(2 * dim), nn.ReLU()).to(self.u0)
         return self
 

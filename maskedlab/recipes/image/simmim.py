@@ -26,28 +26,32 @@ __all__ = ['ORDER', 'SimMIM']
 ORDER = 'colour row column'      # of the pixels in a cell: what PixelShuffle reads
 
 class SimMIM(Recipe):
-    "Masked image modeling with large random cells, a mask token, a one-layer head and an L1 loss (Xie et al. 2022, section 3)."
+    """Masked image modeling with large random cells, a mask token, a one-layer head and an L1 loss (Xie et
+    al. 2022, section 3)."""
     card = Card(
         title='SimMIM: A Simple Framework for Masked Image Modeling', year=2022, modality='image',
         where='random cells of 32 pixels, 60 %', how='embeddings replaced by one learned vector',
         what='plain pixels of the hidden cells (L1)',
-        use='fine-tune', headline='ImageNet-1k fine-tuned: ViT-B 83.8, Swin-B 84.0, Swin-L 85.4 (README tables)',
+        use='fine-tune', headline='ImageNet-1k fine-tuned: ViT-B 83.8, Swin-B 84.0, Swin-L 85.4 (README '
+                                  'tables)',
         link='https://arxiv.org/abs/2111.09886')
     sizes = {
         'micro': dict(image=64, token=8, cell=16, dim=128, depth=4, heads=4, drop_path=0.),
         'tiny':  dict(image=64, token=8, cell=16, dim=192, depth=6, heads=6, drop_path=0.),
         'small': dict(image=224, token=16, cell=32, dim=384, depth=12, heads=6),
         'base':  dict(image=224, token=16, cell=32, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_512=1e-4, warmup_epochs=10, clip=5., schedule='multistep')
+    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_512=1e-4, warmup_epochs=10,
+                    clip=5., schedule='multistep')
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  token: int = 16,                            # side of a token in pixels
-                 cell: int = 32,                             # side of a mask cell in pixels, a multiple of the encoder's last stride
+                 cell: int = 32,      # side of a mask cell in pixels, a multiple of the encoder's last stride
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  drop_path: float = .1,                      # of the last block, in training
                  eps: float = 1e-6,
-                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,   # of the colours; default ImageNet's
+                 # of the colours; default ImageNet's
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Random(.6, law='ceil hidden')):
         super().__init__()
         grid = sides(image, token)
@@ -66,15 +70,19 @@ class SimMIM(Recipe):
         "Cells, `[B, h, w, cell*cell*channels]`, pixels in 0..1."
         image = check_image(batch, self.channels, self.cell, 'cell')
         x = patchify(image, self.cell, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': unpatchify(x, self.cell, ORDER)})
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
+                                                                      'image': unpatchify(x, self.cell,
+                                                                                          ORDER)})
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Hide cells, encode all tokens, predict pixels, compare where it was hidden."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)    # where
         x = self.encoder.embed(self.pixels(u))
-        x = replace(x, repeat_to(mask, x.shape[1:3]), self.mask_token)       # how: one vector at every hidden token
+        # how: one vector at every hidden token
+        x = replace(x, repeat_to(mask, x.shape[1:3]), self.mask_token)
         y = self.predict(self.encoder.maps(x, generator=generator))          # predict
         pred, target = rows(y, mask), rows(self.colours(u.x, ORDER), mask)   # what
         e = (pred - target).abs().mean(-1)
@@ -95,7 +103,8 @@ class SimMIM(Recipe):
         return out.units.put(batch, place(out.units.x, out.mask, pred))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        "Weights `[layers, B, heads, 1+N, 1+N]` over tokens; each token names the cell that it lies in, -1 for the class token."
+        """Weights `[layers, B, heads, 1+N, 1+N]` over tokens; each token names the cell that it lies in, -1
+        for the class token."""
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         watch: list[Tensor] = []

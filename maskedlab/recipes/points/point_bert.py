@@ -29,21 +29,26 @@ __all__ = ['Student', 'mix', 'contrast', 'PointBERT']
 # %% ../../../nbs/recipes/points/point_bert.ipynb #0bb58fe0
 class Student(nn.Module):
     "Embedding of groups, class token, Transformer with positions at every block, and two heads."
-    def __init__(self, embed: nn.Module, width: int, words: int, dim: int, depth: int, heads: int, drop_path: float, contrast: int):
+    def __init__(self, embed: nn.Module, width: int, words: int, dim: int, depth: int, heads: int,
+                 drop_path: float, contrast: int):
         super().__init__()
         self.embed, self.reduce = copy.deepcopy(embed).requires_grad_(True), nn.Linear(width, dim)
-        self.cls_token, self.cls_pos, self.mask_token = (nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(3))
+        self.cls_token, self.cls_pos, self.mask_token = (nn.Parameter(torch.zeros(1, 1, dim))
+                                                         for _ in range(3))
         self.position = centre_net(dim)
         self.encoder = Transformer(dim, depth, heads, eps=1e-5, key_bias=None, drop_path=drop_path)
         self.words = nn.Linear(dim, words)
         self.contrast = nn.Sequential(nn.Linear(dim, contrast), nn.GELU(), nn.Linear(contrast, contrast))
-        for part in (self.reduce, self.position, self.encoder, self.words, self.contrast): part.apply(init_normal)
-        for p in (self.cls_token, self.cls_pos, self.mask_token): nn.init.trunc_normal_(p, std=.02)
+        for part in (self.reduce, self.position, self.encoder, self.words, self.contrast):
+            part.apply(init_normal)
+        for p in (self.cls_token, self.cls_pos, self.mask_token):
+            nn.init.trunc_normal_(p, std=.02)
 
     def forward(self, x: Tensor,        # `[B, G, k, 3]`, relative to the centres
                 pos: Tensor,            # `[B, G, 3]`
                 mask: Tensor,           # bool `[B, G]`
-                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:     # `[B, 1 + G, dim]`
+                # `[B, 1 + G, dim]`
+                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
         "Encode; a hidden group is its place and nothing else, and is not embedded."
         embedded = self.reduce(self.embed(rows(x, ~mask)))
         t = place(embedded.new_zeros(*mask.shape, embedded.shape[-1]), ~mask, embedded)
@@ -51,7 +56,8 @@ class Student(nn.Module):
         p = torch.cat([self.cls_pos.expand(len(t), -1, -1), self.position(pos)], 1)
         return self.encoder(t, pos=p, watch=watch, generator=generator)
 
-    def query(self, h: Tensor) -> Tensor: return F.normalize(self.contrast(h[:, 0]), dim=-1)
+    def query(self, h: Tensor) -> Tensor:
+        return F.normalize(self.contrast(h[:, 0]), dim=-1)
 
 # %% ../../../nbs/recipes/points/point_bert.ipynb #635e9b54
 def mix(own: Tensor,               # bool `[B, G]`: keeps its own group
@@ -75,62 +81,80 @@ def contrast(query: Tensor,        # `[B, D]`, norm 1
 class PointBERT(Recipe):
     "Name the words of hidden groups; tell mixed clouds by their parts (Yu et al. 2022, section 3)."
     card = Card(
-        title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling', year=2022, modality='points',
-        where='a ball of groups, 25 to 45 %', how='a learned vector, with the true position', what='the word of each hidden group (dVAE)',
-        use='fine-tune or probe the encoder', headline='ModelNet40 93.8 with 8k points, ScanObjectNN 83.07 on the hardest split (README)',
+        title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling', year=2022,
+        modality='points',
+        where='a ball of groups, 25 to 45 %', how='a learned vector, with the true position',
+        what='the word of each hidden group (dVAE)',
+        use='fine-tune or probe the encoder', headline='ModelNet40 93.8 with 8k points, ScanObjectNN 83.07 '
+                                                       'on the hardest split (README)',
         link='https://arxiv.org/abs/2111.14819')
     sizes = {
-        'micro': dict(groups=32, dim=64, depth=4, heads=4, contrast_dim=64, queue=512, drop_path=0., tokenizer='point_dvae/micro/points/0'),
-        'tiny':  dict(groups=32, dim=192, depth=6, heads=6, contrast_dim=128, queue=1024, tokenizer='point_dvae/tiny/points/0'),
-        'small': dict(groups=64, dim=256, depth=8, heads=8, contrast_dim=256, queue=4096, tokenizer='point_dvae/small/points/0'),
-        'base':  dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}       # the paper's one size
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=5e-4, batch=128, epochs=300, warmup_epochs=3,
+        'micro': dict(groups=32, dim=64, depth=4, heads=4, contrast_dim=64, queue=512, drop_path=0.,
+                      tokenizer='point_dvae/micro/points/0'),
+        'tiny':  dict(groups=32, dim=192, depth=6, heads=6, contrast_dim=128, queue=1024,
+                      tokenizer='point_dvae/tiny/points/0'),
+        'small': dict(groups=64, dim=256, depth=8, heads=8, contrast_dim=256, queue=4096,
+                      tokenizer='point_dvae/small/points/0'),
+        # the paper's one size
+        'base':  dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}
+    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=5e-4, batch=128, epochs=300,
+                    warmup_epochs=3,
                     schedule='cosine')
     declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
     def __init__(self, groups: int = 64, size: int = 32,          # groups of a cloud, points of a group
                  dim: int = 384, depth: int = 12, heads: int = 6, drop_path: float = .1,
-                 contrast_dim: int = 512, queue: int = 16384,     # width of the contrast, and how many earlier clouds it remembers
+                 # width of the contrast, and how many earlier clouds it remembers
+                 contrast_dim: int = 512, queue: int = 16384,
                  temperature: float = .07, momentum: float = .999,
                  mixing: bool = True,                             # the mixed pass and the contrast
                  skip: float = 0.,
-                 tokenizer: Any = 'point_dvae/base/points/0',     # a stage, or a module with `ids(units)`, `embed` and `codebook`
+                 # a stage, or a module with `ids(units)`, `embed` and `codebook`
+                 tokenizer: Any = 'point_dvae/base/points/0',
                  strategy: Callable[..., Tensor] = Ball(Uniform(.25, .45))):
         super().__init__()
         self.groups, self.size, self.skip, self.strategy = groups, size, skip, strategy
         self.temperature, self.momentum, self.mixing = temperature, momentum, mixing
         self.tokenizer = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
         t: Any = self.tokenizer
-        self.student = Student(t.embed, t.embed.dim, len(t.codebook), dim, depth, heads, drop_path, contrast_dim)
+        self.student = Student(t.embed, t.embed.dim, len(t.codebook), dim, depth, heads, drop_path,
+                               contrast_dim)
         self.follower = copy.deepcopy(self.student).requires_grad_(False) if mixing else None
-        if not mixing: self.student.contrast.requires_grad_(False)
-        self.queue: Tensor; self.place: Tensor
+        if not mixing:
+            self.student.contrast.requires_grad_(False)
+        self.queue: Tensor
+        self.place: Tensor
         self.register_buffer('queue', F.normalize(torch.randn(queue if mixing else 0, contrast_dim), dim=1))
         self.register_buffer('place', torch.zeros((), dtype=torch.long))
 
     def units(self, batch: Any) -> Units:
-        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric with `pos` is taken too."
+        """Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric with `pos` is
+        taken too."""
         return groups(dense(batch), self.groups, self.size, self.skip)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Name the words of hidden groups; in training also those of a mixed cloud, and whose cloud it is."
         u: Any = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)        # where
         luck = child(generator)
-        with torch.no_grad(): ids = self.tokenizer.ids(u)                        # what: words of the clean cloud
+        with torch.no_grad():
+            ids = self.tokenizer.ids(u)                        # what: words of the clean cloud
         h = self.student(u.x, u.pos, mask, generator=luck)                       # how: a vector and a place
         pred, target = self.student.words(rows(h[:, 1:], mask)), rows(ids, mask)
         e = F.cross_entropy(pred, target, reduction='none')
         terms = {'words': mean(e)}
         extra: dict[str, Any] = {}
-        if self.training and self.mixing: terms |= self.mixed(u, ids, luck, progress, extra)
+        if self.training and self.mixing:
+            terms |= self.mixed(u, ids, luck, progress, extra)
         known = getattr(u, 'index', None) is not None
         return Out(terms, mask, pred, target, spread(e, mask), u, extra=extra,
                    seen={**dense(batch), 'points_valid': seen_points(u, mask)} if known else None,
                    logs={'overlap': overlap(u, mask)} if known else {})
 
-    def mixed(self, u: Any, ids: Tensor, luck: torch.Generator, progress: float, extra: dict) -> dict[str, Tensor]:
+    def mixed(self, u: Any, ids: Tensor, luck: torch.Generator, progress: float,
+              extra: dict) -> dict[str, Tensor]:
         "The terms of point patch mixing: words and contrast."
         lam = torch.rand(len(u), generator=luck, device=luck.device).to(u.device)
         own = torch.rand(ids.shape, generator=luck, device=luck.device).to(u.device) < lam[:, None]
@@ -139,42 +163,51 @@ class PointBERT(Recipe):
         h = self.student(x, pos, mask, generator=luck)
         e = F.cross_entropy(self.student.words(rows(h[:, 1:], mask)), rows(ids, mask), reduction='none')
         follower: Any = self.follower
-        with torch.no_grad(): extra['keys'] = follower.query(follower(u.x, u.pos, other, generator=luck))
+        with torch.no_grad():
+            extra['keys'] = follower.query(follower(u.x, u.pos, other, generator=luck))
         return {'mixed words': mean(e),
-                'contrast': contrast(self.student.query(h), extra['keys'], self.queue.clone(), lam, self.temperature)}
+                'contrast': contrast(self.student.query(h), extra['keys'], self.queue.clone(), lam,
+                                     self.temperature)}
 
     @torch.no_grad()
     def after_step(self, out: Out, progress: float) -> None:
-        "The follower moves by a thousandth (its parameters; batch norms keep their own statistics); the keys enter the queue."
+        """The follower moves by a thousandth (its parameters; batch norms keep their own statistics); the
+        keys enter the queue."""
         keys = out.extra.get('keys')
         if self.follower is None or keys is None: return
-        for p, q in zip(self.follower.parameters(), self.student.parameters()): p.lerp_(q, 1 - self.momentum)
+        for p, q in zip(self.follower.parameters(), self.student.parameters()):
+            p.lerp_(q, 1 - self.momentum)
         keys = keys[-len(self.queue):]
         at = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[at] = keys.to(self.queue.dtype)
         self.place.copy_((self.place + len(keys)) % len(self.queue))
 
     def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no group, stay."
+        """The batch with hidden groups drawn by the tokenizer from the predicted words; points on view, and
+        those in no group, stay."""
         u, t = out.units, self.tokenizer
         with torch.no_grad():
-            bare = u.but(x=u.x.masked_fill(out.mask[..., None, None], 0))      # words hear their neighbours: nothing hidden may speak
+            # words hear their neighbours: nothing hidden may speak
+            bare = u.but(x=u.x.masked_fill(out.mask[..., None, None], 0))
             words = t.ids(bare)
             words = place(words, out.mask, out.pred.argmax(-1))
             fine = t.draw(t.codebook[words], u)[1]
         return u.put(dense(batch), place(u.x, out.mask, rows(fine, out.mask)))
 
-    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:   # mask None: nothing hidden
+    # mask None: nothing hidden
+    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
         u: Any = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         seen: list[Tensor] = []
-        with torch.no_grad(): self.student(u.x, u.pos, mask, seen)
+        with torch.no_grad():
+            self.student(u.x, u.pos, mask, seen)
         unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
         return torch.stack(seen), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The whole cloud: class token and largest value over the groups, `[B, 2 * dim]` (as fine-tuning takes them); or `[B, G, dim]`."
+        """The whole cloud: class token and largest value over the groups, `[B, 2 * dim]` (as fine-tuning
+        takes them); or `[B, G, dim]`."""
         u: Any = self.units(batch)
         h = self.student(u.x, u.pos, u.none())
         return torch.cat([h[:, 0], h[:, 1:].amax(1)], 1) if pool else h[:, 1:]

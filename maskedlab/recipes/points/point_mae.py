@@ -24,18 +24,25 @@ __all__ = ['PointMAE']
 
 # %% ../../../nbs/recipes/points/point_mae.ipynb #7975156b
 class PointMAE(Recipe):
-    "Masked autoencoder of point clouds: encode visible groups, predict the points of the hidden ones (Pang et al. 2022, section 3)."
+    """Masked autoencoder of point clouds: encode visible groups, predict the points of the hidden ones (Pang
+    et al. 2022, section 3)."""
     card = Card(
         title='Masked Autoencoders for Point Cloud Self-supervised Learning', year=2022, modality='points',
-        where='random groups of points, 60 %', how='dropped before the first block', what='the points of each hidden group, as a set',
+        where='random groups of points, 60 %', how='dropped before the first block',
+        what='the points of each hidden group, as a set',
         use='fine-tune or probe the encoder',
-        headline='ScanObjectNN PB-T50-RS 85.18, ModelNet40 93.80 with 1k points (README)', link='https://arxiv.org/abs/2203.06604')
+        headline='ScanObjectNN PB-T50-RS 85.18, ModelNet40 93.80 with 1k points (README)',
+        link='https://arxiv.org/abs/2203.06604')
     sizes = {
-        'micro': dict(groups=32, dim=80, depth=4, heads=4, decoder_depth=2, decoder_heads=4, pointnet=(32, 64, 128), drop_path=0.),
-        'tiny':  dict(groups=32, dim=192, depth=6, heads=6, decoder_depth=2, decoder_heads=6, pointnet=(64, 128, 256), drop_path=0.),
+        'micro': dict(groups=32, dim=80, depth=4, heads=4, decoder_depth=2, decoder_heads=4,
+                      pointnet=(32, 64, 128), drop_path=0.),
+        'tiny':  dict(groups=32, dim=192, depth=6, heads=6, decoder_depth=2, decoder_heads=6,
+                      pointnet=(64, 128, 256), drop_path=0.),
         'small': dict(groups=64, dim=256, depth=8, heads=8, decoder_depth=4, decoder_heads=8),
-        'base':  dict(groups=64, dim=384, depth=12, heads=6, decoder_depth=4, decoder_heads=6)}      # the paper's one size
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=1e-3, batch=128, epochs=300, warmup_epochs=10,
+        # the paper's one size
+        'base':  dict(groups=64, dim=384, depth=12, heads=6, decoder_depth=4, decoder_heads=6)}
+    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=1e-3, batch=128, epochs=300,
+                    warmup_epochs=10,
                     schedule='cosine')
     declared = ('the centres of hidden groups are given to the decoder, by design', SHARED)
 
@@ -45,7 +52,7 @@ class PointMAE(Recipe):
                  decoder_depth: int = 4, decoder_heads: int = 6, # the decoder is as wide as the encoder
                  pointnet: Sequence[int] = (128, 256, 512),      # widths in the embedding of a group
                  drop_path: float = .1,                          # of the last block, in encoder and decoder
-                 skip: float = 0.,                               # 1e-3: centres as the released CUDA kernel chooses them
+                 skip: float = 0.,                    # 1e-3: centres as the released CUDA kernel chooses them
                  strategy: Callable[..., Tensor] = Random(.6, law='floor hidden')):
         super().__init__()
         self.groups, self.size, self.skip, self.strategy = groups, size, skip, strategy
@@ -53,23 +60,27 @@ class PointMAE(Recipe):
         self.position, self.decoder_position = centre_net(dim), centre_net(dim)
         self.encoder = Transformer(dim, depth, heads, eps=1e-5, key_bias=None, drop_path=drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.decoder = Transformer(dim, decoder_depth, decoder_heads, eps=1e-5, key_bias=None, drop_path=drop_path)
+        self.decoder = Transformer(dim, decoder_depth, decoder_heads, eps=1e-5, key_bias=None,
+                                   drop_path=drop_path)
         self.head = nn.Linear(dim, 3 * size)
-        for part in (self.embed, self.position, self.encoder): part.apply(init_normal)
+        for part in (self.embed, self.position, self.encoder):
+            part.apply(init_normal)
         self.decoder.apply(init_xavier)
         nn.init.trunc_normal_(self.mask_token, std=.02)
 
     def units(self, batch: Any) -> Units:
-        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric with `pos` is taken too."
+        """Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric with `pos` is
+        taken too."""
         return groups(dense(batch), self.groups, self.size, self.skip)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Hide, encode what is visible, decode all, compare sets where it was hidden."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)        # where
         luck = child(generator)                                                  # of stochastic depth
-        h = self.encode(u, mask, generator=luck)                                 # how: the encoder never gets what is hidden
+        h = self.encode(u, mask, generator=luck)                  # how: the encoder never gets what is hidden
         y = self.decode(h, u, mask, generator=luck)                              # predict
         pred, target = self.head(rows(y, mask)).unflatten(-1, (self.size, 3)), rows(u.x, mask)      # what
         e = chamfer(pred, target)
@@ -78,42 +89,52 @@ class PointMAE(Recipe):
                    seen={**dense(batch), 'points_valid': seen_points(u, mask)} if known else None,
                    logs={'overlap': overlap(u, mask)} if known else {})
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
         "Embed and encode the visible groups, `[B, visible, dim]`."
         embedded = self.embed(rows(u.x, ~mask))
         x = place(embedded.new_zeros(*mask.shape, embedded.shape[-1]), ~mask, embedded)
         x, _, pad = keep(x, ~mask)
-        return self.encoder(x, pad=pad, pos=keep(self.position(u.pos), ~mask)[0], watch=watch, generator=generator)
+        return self.encoder(x, pad=pad, pos=keep(self.position(u.pos), ~mask)[0], watch=watch,
+                            generator=generator)
 
     def decode(self, h: Tensor, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
                generator: torch.Generator | None = None) -> Tensor:
         "Mask tokens where something is hidden, the decoder's own positions, decoder: `[B, G, dim]`."
-        return self.decoder(restore(h, ~mask, self.mask_token), pos=self.decoder_position(u.pos), watch=watch, generator=generator)
+        return self.decoder(restore(h, ~mask, self.mask_token), pos=self.decoder_position(u.pos), watch=watch,
+                            generator=generator)
 
     def fill(self, batch: dict, out: Out) -> dict:
         """The batch with predicted points in place of the hidden ones; points on view, and those in no group, stay.
 
-        The batch also holds its grouping. A prediction is a set: all of it is `out.pred + rows(u.pos, out.mask)[:, None]`."""
+        The batch also holds its grouping. A prediction is a set: all of it is `out.pred + rows(u.pos,
+        out.mask)[:, None]`."""
         u = out.units
         return u.put(dense(batch), place(u.x, out.mask, out.pred.detach()))
 
     def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
                   part: str = 'encoder',                 # or 'decoder', which has a token for each group
-                  ) -> tuple[Tensor, Tensor, Tensor]:    # weights `[layers, B, heads, Q, K]`, query and key units (-1: no group)
+                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no group)
+                  ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom; units are numbers of groups."
-        if part not in ('encoder', 'decoder'): raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
+        if part not in ('encoder', 'decoder'):
+            raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []; painted: list[Tensor] = []
-        with torch.no_grad(): self.decode(self.encode(u, mask, seen), u, mask, painted)
+        seen: list[Tensor] = []
+        painted: list[Tensor] = []
+        with torch.no_grad():
+            self.decode(self.encode(u, mask, seen), u, mask, painted)
         unit = torch.arange(u.count, device=u.device).expand(len(u), -1)
         if part == 'encoder':
             _, unit, pad = keep(unit[..., None], ~mask)
-            if pad is not None: unit = unit.masked_fill(pad, -1)
+            if pad is not None:
+                unit = unit.masked_fill(pad, -1)
         return torch.stack(seen if part == 'encoder' else painted), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The whole cloud through the encoder: mean and largest value over the groups, `[B, 2 * dim]`; or `[B, G, dim]`."
+        """The whole cloud through the encoder: mean and largest value over the groups, `[B, 2 * dim]`; or
+        `[B, G, dim]`."""
         u = self.units(batch)
         h = self.encode(u, u.none())
         return torch.cat([h.mean(1), h.amax(1)], 1) if pool else h

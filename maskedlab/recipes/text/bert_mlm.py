@@ -25,11 +25,12 @@ __all__ = ['around', 'Boundary', 'BertMLM']
 def around(mask: Tensor,      # bool `[B, L]`, chosen pieces
            valid: Tensor,     # bool `[B, L]`
            most: int,         # pieces of a run that are asked for
-           ) -> tuple[Tensor, ...]:      # row, piece, the piece before its run, the one behind it, place in the run; `[n]` each
+           # row, piece, the piece before its run, the one behind it, place in the run; `[n]` each
+           ) -> tuple[Tensor, ...]:
     "Chosen pieces of runs with a real piece on both sides."
     L = mask.shape[1]
     at = torch.arange(L, device=mask.device).expand(mask.shape)
-    before = at.masked_fill(mask, -1).cummax(1).values                          # the last piece that is not chosen
+    before = at.masked_fill(mask, -1).cummax(1).values                     # the last piece that is not chosen
     behind = at.masked_fill(mask, L).flip(1).cummin(1).values.flip(1)           # the next one
     real = torch.cat([valid, torch.zeros_like(valid[:, :1])], 1).gather(1, behind)
     row, piece = (mask & (before >= 0) & real & (at - before <= most)).nonzero(as_tuple=True)
@@ -37,40 +38,53 @@ def around(mask: Tensor,      # bool `[B, L]`, chosen pieces
 
 class Boundary(nn.Module):
     "Predicts a hidden piece from the pieces around its run (Joshi et al. 2020, section 3.2)."
-    def __init__(self, dim: int, width: int, vocab: int, most: int = 15, place: int = 200, eps: float = 1e-12):
+    def __init__(self, dim: int, width: int, vocab: int, most: int = 15, place: int = 200,
+                 eps: float = 1e-12):
         super().__init__()
         self.most, self.place = most, nn.Embedding(most, place)
-        self.first, self.norm, self.head = nn.Linear(2 * dim + place, dim), nn.LayerNorm(dim, eps), TiedHead(dim, width, vocab, eps)
+        self.first, self.norm, self.head = nn.Linear(2 * dim + place,
+                                                     dim), nn.LayerNorm(dim, eps), TiedHead(dim, width, vocab,
+                                                                                            eps)
         nn.init.normal_(self.place.weight, std=.02)
 
-    def forward(self, h: Tensor, ids: Tensor, mask: Tensor, valid: Tensor, table: Tensor) -> Tensor:    # errors `[n]`
+    # errors `[n]`
+    def forward(self, h: Tensor, ids: Tensor, mask: Tensor, valid: Tensor, table: Tensor) -> Tensor:
         row, piece, before, behind, nth = around(mask, valid, self.most)
         x = torch.cat([h[row, before], h[row, behind], self.place(nth)], 1)
-        return F.cross_entropy(self.head(self.norm(F.gelu(self.first(x))), table), ids[row, piece], reduction='none')
+        return F.cross_entropy(self.head(self.norm(F.gelu(self.first(x))), table), ids[row, piece],
+                               reduction='none')
 
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #60d34379
 class BertMLM(Recipe):
     "Predict hidden pieces of a text from both sides (Devlin et al. 2018, section 3.1)."
     card = Card(
-        title='BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding', year=2018, modality='text',
-        where='15 % of the pieces, words or runs of words', how='80 % [MASK], 10 % itself, 10 % any piece', what='the piece itself',
-        use='fine-tune', headline='GLUE 80.5, SQuAD 1.1 test F1 93.2 (paper, large)', link='https://arxiv.org/abs/1810.04805')
+        title='BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding', year=2018,
+        modality='text',
+        where='15 % of the pieces, words or runs of words', how='80 % [MASK], 10 % itself, 10 % any piece',
+        what='the piece itself',
+        use='fine-tune', headline='GLUE 80.5, SQuAD 1.1 test F1 93.2 (paper, large)',
+        link='https://arxiv.org/abs/1810.04805')
     sizes = {
         'micro': dict(vocab=3000, dim=96, depth=3, heads=4, length=128, position='alibi', std=.1),
         'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, length=128, position='alibi', std=.1),
-        'small': dict(vocab=30522, dim=512, depth=4, heads=8, length=512, mask_id=103, special=(0, 101, 102, 103)),
-        'base':  dict(vocab=30522, dim=768, depth=12, heads=12, length=512, mask_id=103, special=(0, 101, 102, 103))}
+        'small': dict(vocab=30522, dim=512, depth=4, heads=8, length=512, mask_id=103,
+                      special=(0, 101, 102, 103)),
+        'base':  dict(vocab=30522, dim=768, depth=12, heads=12, length=512, mask_id=103,
+                      special=(0, 101, 102, 103))}
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.01, lr=1e-4, schedule='linear')
 
     def __init__(self, vocab: int = 3000,                 # pieces; ids are 0 to vocab - 1
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  length: int = 512,                       # rows of the table of positions
-                 position: str = 'learned',               # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
-                 shares: Sequence[float] = (.8, .1, .1),  # of chosen pieces: become [MASK], stay, become any piece
-                 fate: str = 'token',                     # one draw for each 'token', or for each 'run' (SpanBERT)
+                 # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
+                 position: str = 'learned',
+                 # of chosen pieces: become [MASK], stay, become any piece
+                 shares: Sequence[float] = (.8, .1, .1),
+                 fate: str = 'token',                # one draw for each 'token', or for each 'run' (SpanBERT)
                  boundary: bool = False,                  # SpanBERT's boundary objective, weight 1
                  mask_id: int = 4,                        # the piece [MASK]
-                 special: Sequence[int] = (0, 2, 3, 4),   # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 special: Sequence[int] = (0, 2, 3, 4),
                  hidden: int | None = None,               # of the mlp; default: 4 dim
                  eps: float = 1e-12, std: float = .02,
                  strategy: Callable[..., Tensor] = Tokens(.15)):
@@ -78,7 +92,8 @@ class BertMLM(Recipe):
         if fate not in ('token', 'run'): raise ValueError(f"fate={fate!r}: choose 'token' or 'run'")
         if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
         self.vocab, self.shares, self.fate, self.mask_id, self.strategy = vocab, check_shares(shares), fate, mask_id, strategy
-        self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, hidden=hidden, eps=eps, std=std)
+        self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, hidden=hidden, eps=eps,
+                                   std=std)
         self.head = TiedHead(dim, dim, vocab, eps, std)
         self.boundary = Boundary(dim, dim, vocab, eps=eps) if boundary else None
         self.special: Tensor
@@ -88,18 +103,21 @@ class BertMLM(Recipe):
         "Pieces; special ones are not free."
         return text_units(batch, self.vocab, self.encoder.longest, self.special)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, replace them, encode, predict what stood there."
         u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)                                      # where
+        mask = draw(self.strategy, u, mask, generator, progress=progress)                              # where
         g = child(generator, u.device)
-        ids, kept = mask_keep_random(u.x, mask, self.mask_id, self.vocab, self.shares, self.fate, generator=g)      # how
+        # how
+        ids, kept = mask_keep_random(u.x, mask, self.mask_id, self.vocab, self.shares, self.fate, generator=g)
         h = self.encoder(ids, u.valid)
-        pred, target = self.head(rows(h, mask), self.encoder.word.weight), rows(u.x, mask)                     # predict, what
+        pred, target = self.head(rows(h, mask), self.encoder.word.weight), rows(u.x, mask)     # predict, what
         e = F.cross_entropy(pred.float(), target, reduction='none')
         terms = {'pieces': mean(e)}
-        if self.boundary is not None: terms['boundary'] = mean(self.boundary(h, u.x, mask, u.valid, self.encoder.word.weight))
+        if self.boundary is not None:
+            terms['boundary'] = mean(self.boundary(h, u.x, mask, u.valid, self.encoder.word.weight))
         return Out(terms, mask, pred, target, spread(e, mask), u, kept=kept, seen={**batch, 'ids': ids})
 
     def fill(self, batch: dict, out: Out) -> dict:
@@ -112,12 +130,14 @@ class BertMLM(Recipe):
         return self.head(self.encoder(ids, valid), self.encoder.word.weight)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        "Weights `[layers, B, heads, L, L]` where chosen pieces are [MASK]; each token is a piece, -1 where it is padding."
+        """Weights `[layers, B, heads, L, L]` where chosen pieces are [MASK]; each token is a piece, -1 where
+        it is padding."""
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         return self.encoder.watched(u.x.masked_fill(mask, self.mask_id), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The whole text through the encoder: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros at padding."
+        """The whole text through the encoder: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros
+        at padding."""
         ids, valid = check_text(batch, self.vocab, self.encoder.longest)
         return self.encoder.pooled(ids, valid) if pool else self.encoder(ids, valid)

@@ -23,20 +23,29 @@ __all__ = ['Electra']
 
 # %% ../../../nbs/recipes/text/electra.ipynb #603ad65c
 class Electra(Recipe):
-    "A generator proposes pieces for hidden places, a discriminator finds what was replaced (Clark et al. 2020, section 2)."
+    """A generator proposes pieces for hidden places, a discriminator finds what was replaced (Clark et al.
+
+    2020, section 2)."""
     card = Card(
-        title='ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators', year=2020, modality='text',
-        where='15 % of the pieces', how="replaced by a small generator's draws", what='was it replaced? asked of every piece',
-        use='fine-tune the discriminator', headline='GLUE dev, small 79.9 (BERT 75.1), base 85.1 (82.2) (paper, as quoted by PaddleNLP)',
+        title='ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators', year=2020,
+        modality='text',
+        where='15 % of the pieces', how="replaced by a small generator's draws",
+        what='was it replaced? asked of every piece',
+        use='fine-tune the discriminator', headline='GLUE dev, small 79.9 (BERT 75.1), base 85.1 (82.2) '
+                                                    '(paper, as quoted by PaddleNLP)',
         link='https://arxiv.org/abs/2003.10555')
     sizes = {
-        'micro': dict(vocab=3000, dim=96, depth=3, heads=4, width=96, generator_dim=32, generator_heads=4, length=128,
+        'micro': dict(vocab=3000, dim=96, depth=3, heads=4, width=96, generator_dim=32, generator_heads=4,
+                      length=128,
                       position='alibi', std=.1),
-        'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, width=128, generator_dim=48, generator_heads=4, length=128,
+        'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, width=128, generator_dim=48, generator_heads=4,
+                      length=128,
                       position='alibi', std=.1),
-        'small': dict(vocab=30522, dim=256, depth=12, heads=4, width=128, generator_dim=64, generator_heads=1, mask_id=103,
+        'small': dict(vocab=30522, dim=256, depth=12, heads=4, width=128, generator_dim=64, generator_heads=1,
+                      mask_id=103,
                       special=(0, 101, 102, 103)),
-        'base':  dict(vocab=30522, dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, mask_id=103,
+        'base':  dict(vocab=30522, dim=768, depth=12, heads=12, width=768, generator_dim=256,
+                      generator_heads=4, mask_id=103,
                       special=(0, 101, 102, 103))}
     defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.01, lr=5e-4, schedule='linear')
 
@@ -45,21 +54,26 @@ class Electra(Recipe):
                  depth: int = 12,                             # of both networks
                  heads: int | None = None,                    # default: one for 64 channels
                  width: int = 128,                            # of the shared embeddings
-                 generator_dim: int | None = None,            # default: a quarter of dim (the paper: a quarter, of base a third)
+                 # default: a quarter of dim (the paper: a quarter, of base a third)
+                 generator_dim: int | None = None,
                  generator_heads: int | None = None,          # default: one for 64 channels
                  length: int = 512,                           # rows of the table of positions
-                 position: str = 'learned',                   # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
+                 # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
+                 position: str = 'learned',
                  weight: float = 50.,                         # of the discriminator's loss
                  temperature: float = 1.,                     # of the draw
-                 mask_share: float = 1.,                      # of chosen pieces that the generator sees as [MASK]; .85 in the released code
+                 # of chosen pieces that the generator sees as [MASK]; .85 in the released code
+                 mask_share: float = 1.,
                  mask_id: int = 4,                            # the piece [MASK]
-                 special: Sequence[int] = (0, 2, 3, 4),       # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 special: Sequence[int] = (0, 2, 3, 4),
                  eps: float = 1e-12, std: float = .02,
                  strategy: Callable[..., Tensor] = Slots(.15)):
         super().__init__()
         if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
         if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: give a number above 0, such as 1; near 0 the best guess is taken")
+            raise ValueError(f"temperature={temperature}: give a number above 0, such as 1; near 0 the best "
+                             "guess is taken")
         if not 0 <= mask_share <= 1: raise ValueError(f"mask_share={mask_share}: give a share from 0 to 1")
         self.vocab, self.weight, self.temperature, self.mask_share = vocab, weight, temperature, mask_share
         self.mask_id, self.strategy = mask_id, strategy
@@ -67,8 +81,10 @@ class Electra(Recipe):
         generator_dim = generator_dim or dim // 4
         heads, generator_heads = heads or max(1, dim // 64), generator_heads or max(1, generator_dim // 64)
         self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, width, eps=eps, std=std)
-        self.generator = TextEncoder(vocab, generator_dim, depth, generator_heads, length, position, width, eps=eps, std=std)
-        for shared in ('word', 'place', 'segment', 'norm'): setattr(self.generator, shared, getattr(self.encoder, shared))
+        self.generator = TextEncoder(vocab, generator_dim, depth, generator_heads, length, position, width,
+                                     eps=eps, std=std)
+        for shared in ('word', 'place', 'segment', 'norm'):
+            setattr(self.generator, shared, getattr(self.encoder, shared))
         self.generator_head = TiedHead(generator_dim, width, vocab, eps, std)
         self.dense, self.verdict = nn.Linear(dim, dim), nn.Linear(dim, 1)
         for linear in (self.dense, self.verdict):
@@ -81,17 +97,18 @@ class Electra(Recipe):
         "Pieces; special ones are not free."
         return text_units(batch, self.vocab, self.encoder.longest, self.special)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
+                generator: torch.Generator | None = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, let the generator draw others, judge every piece."
         u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)                                # where
+        mask = draw(self.strategy, u, mask, generator, progress=progress)                              # where
         g = child(generator, u.device)
         proposed = self.propose(u, mask, g)
         likely = F.cross_entropy(proposed, rows(u.x, mask), reduction='none')
-        fake = place(u.x, mask, self.sample(proposed, g))                                                # how: drawn pieces
-        judged = self.judge(fake, u.valid)                                                               # predict
-        pred, target = rows(judged, u.valid), rows(fake != u.x, u.valid).to(judged)                      # what: was it replaced?
+        fake = place(u.x, mask, self.sample(proposed, g))                                  # how: drawn pieces
+        judged = self.judge(fake, u.valid)                                                           # predict
+        pred, target = rows(judged, u.valid), rows(fake != u.x, u.valid).to(judged)   # what: was it replaced?
         e = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
         terms = {'generator': mean(likely), 'discriminator': self.weight * mean(e)}
         return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake},
@@ -127,14 +144,17 @@ class Electra(Recipe):
         return self.generator_head(self.generator(ids, valid), self.encoder.word.weight)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        "The discriminator's weights `[layers, B, heads, L, L]` with the generator's best guesses in chosen places; -1 where it is padding."
+        """The discriminator's weights `[layers, B, heads, L, L]` with the generator's best guesses in chosen
+        places; -1 where it is padding."""
         u = self.units(batch)
         mask = draw(self.strategy, u, u.none() if mask is None else mask)
         with torch.no_grad():
-            guess = self.generator_head(rows(self.generator(u.x.masked_fill(mask, self.mask_id), u.valid), mask), self.encoder.word.weight)
+            guess = self.generator_head(rows(self.generator(u.x.masked_fill(mask, self.mask_id), u.valid),
+                                             mask), self.encoder.word.weight)
         return self.encoder.watched(place(u.x, mask, guess.argmax(-1)), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The discriminator on the whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros at padding."
+        """The discriminator on the whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros
+        at padding."""
         ids, valid = check_text(batch, self.vocab, self.encoder.longest)
         return self.encoder.pooled(ids, valid) if pool else self.encoder(ids, valid)

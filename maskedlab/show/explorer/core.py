@@ -40,7 +40,7 @@ class State:
     index: int = 0                              # which of the set
     strategy: str = 'random'                    # its key in the menu
     fields: dict[str, Any] = field(default_factory=dict)   # its sliders
-    painted: list[int] | None = None            # flat indices of the units hidden by hand; None: the strategy draws
+    painted: list[int] | None = None      # flat indices of the units hidden by hand; None: the strategy draws
     seed: int = 0
     paste: bool = True                          # pasted together, or predicted only
     statistics: str = 'true'                    # where a recipe's fill asks for it: 'true' or 'visible'
@@ -54,20 +54,27 @@ SMALL = 5_000_000       # parameters up to which one thread is quickest
 
 @contextmanager
 def watching(recipe: Recipe) -> Iterator[None]:
-    "Evaluation mode, no gradients, one thread for small networks; everything as before afterwards, the global generator too."
+    """Evaluation mode, no gradients, one thread for small networks; everything as before afterwards, the
+    global generator too."""
     threads, small = torch.get_num_threads(), sum(p.numel() for p in recipe.parameters()) <= SMALL
-    if small: torch.set_num_threads(1)
+    if small:
+        torch.set_num_threads(1)
     try:
-        with evaluating(recipe), torch.no_grad(), torch.random.fork_rng(devices=[]): yield
+        with evaluating(recipe), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
     finally:
-        if small: torch.set_num_threads(threads)
+        if small:
+            torch.set_num_threads(threads)
 
 # %% ../../../nbs/show/explorer/00_core.ipynb #ab484fa6
 def choices_of(function: Callable, name: str, known: Sequence[str]) -> list[str]:
-    "The values that a keyword of a function takes: those of its Literal, else `known` where the function has that keyword, else none."
+    """The values that a keyword of a function takes: those of its Literal, else `known` where the function
+    has that keyword, else none."""
     if function is None or name not in inspect.signature(function).parameters: return []
-    try: hint = get_type_hints(function).get(name)
-    except NameError: hint = None                # a type that its module does not hold
+    try:
+        hint = get_type_hints(function).get(name)
+    except NameError:
+        hint = None                # a type that its module does not hold
     return list(get_args(hint) if get_origin(hint) is Literal else known)
 
 def look_at(weights: Tensor,      # `[layers, B, heads, Q, K]`
@@ -76,7 +83,8 @@ def look_at(weights: Tensor,      # `[layers, B, heads, Q, K]`
             unit: int,            # flat index
             count: int,           # units of a sample
             layer: int = -1, head: int = -1,            # -1: the mean
-            ) -> tuple[Tensor | None, float]:           # `[count]`, NaN where a unit has no key; and the share that goes to no unit
+            # `[count]`, NaN where a unit has no key; and the share that goes to no unit
+            ) -> tuple[Tensor | None, float]:
     "Where the first sample's unit looks; None where it is absent."
     mine = query_unit[0] == unit
     if not bool(mine.any()): return None, 0.
@@ -95,7 +103,8 @@ class Shown:
     "An answer: drawings, the mask, numbers and sentences."
     pictures: dict[str, Any]             # name -> a drawing of the view
     mask: Tensor                         # bool `[*shape]`
-    hidden: int; total: int              # units
+    hidden: int
+    total: int              # units
     scores: dict[str, float]             # name -> the view's measure on what is hidden; NaN where nothing is
     notes: dict[str, str]                # name of a drawing, or '' for the page -> a sentence about it
     scale: float                         # the largest error of the map
@@ -104,15 +113,19 @@ class Shown:
     scene: Scene                         # what it was made from
 
     @property
-    def out(self) -> Out: return self.scene.out
+    def out(self) -> Out:
+        return self.scene.out
 
 def scene_of(recipe: Recipe, batch: dict, out: Out, paste: bool = True, statistics: str = 'true') -> Scene:
     "What a forward of one sample gave, as a view takes it; call it without gradients."
     u = out.units
     mask = u.none() if out.mask is None else out.mask.reshape(len(u), -1, *u.shape).any(1)
-    error = torch.full(u.valid.shape, torch.nan) if out.error is None else out.error.float().reshape(len(u), -1, *u.shape).nanmean(1)
+    error = torch.full(u.valid.shape, torch.nan) if out.error is None else out.error.float().reshape(len(u),
+                                                                                                     -1,
+                                                                                                     *u.shape).nanmean(1)
     how = {'statistics': statistics} if choices_of(recipe.fill, 'statistics', ('true',)) else {}
-    return Scene(recipe, batch, out, u, mask, error, recipe.fill(batch, out, **how) if recipe.fill else None, paste)
+    return Scene(recipe, batch, out, u, mask, error, recipe.fill(batch, out, **how) if recipe.fill else None,
+                 paste)
 
 @dataclass(frozen=True)
 class Choice:
@@ -127,28 +140,33 @@ class Explore:
     def __init__(self, recipe: Any = 'mae',             # a name, class, instance or 'file.py:Class'
                  batch: dict | None = None,             # the reader's own samples; default: embedded ones
                  strategy: Callable[..., Tensor] | None = None,   # default: the recipe's own
-                 mask: Any = None,                      # bool `[*shape]` or `[1, *shape]`: a painted mask; or a strategy
+                 mask: Any = None,           # bool `[*shape]` or `[1, *shape]`: a painted mask; or a strategy
                  seed: int = 0,
                  index: int = 0,                        # which sample is shown first
                  set: str | None = None,                # an entry of the menu of samples
                  paste: bool = True, statistics: str = 'true'):
-        if callable(mask) and not torch.is_tensor(mask): strategy, mask = mask, None
+        if callable(mask) and not torch.is_tensor(mask):
+            strategy, mask = mask, None
         self._made: dict[str, Choice] = {}
         self._files: dict[str, tuple[str, bytes]] = {}       # name -> key of the view that opened it, data
         self._cache: dict[Any, Any] = {}
-        self._last: tuple[State, Shown] | None = None       # what the page shows now, which inpainting is asked for
+        # what the page shows now, which inpainting is asked for
+        self._last: tuple[State, Shown] | None = None
         self.own, self.given, self.asked = batch, strategy, recipe
         self.key = recipe if isinstance(recipe, str) else getattr(recipe, '__name__', type(recipe).__name__)
         self.view = view_of(self.recipe(self.key))
         start = self.start(self.key)
-        self.state = replace(start, seed=seed, index=index, set=set or start.set, paste=paste, statistics=statistics)
+        self.state = replace(start, seed=seed, index=index, set=set or start.set, paste=paste,
+                             statistics=statistics)
         u = self.units(self.state)
         if mask is not None:
-            m = draw(hide, u, mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask, torch.Generator())
+            m = draw(hide, u, mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask,
+                     torch.Generator())
             self.state = replace(self.state, painted=m[0].flatten().nonzero()[:, 0].tolist())
-        if strategy is not None:                            # what is wrong with it shows here, where a recipe lends it its signals
+        if strategy is not None:       # what is wrong with it shows here, where a recipe lends it its signals
             r = self.recipe(self.key)
-            with watching(r): r(self.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(seed))
+            with watching(r):
+                r(self.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(seed))
 
     # ---- what there is to choose from
 
@@ -165,19 +183,25 @@ class Explore:
 
     def choice(self, key: str) -> Choice:
         "A recipe, made once."
-        if key not in self._made: self._made[key] = self._make(self.asked if key == self.key else key)
+        if key not in self._made:
+            self._made[key] = self._make(self.asked if key == self.key else key)
         return self._made[key]
 
-    def recipe(self, key: str) -> Recipe: return self.choice(key).recipe
+    def recipe(self, key: str) -> Recipe:
+        return self.choice(key).recipe
 
     def _make(self, which: Any) -> Choice:
         if isinstance(which, Recipe): return Choice(which, 'recipe', 'Your own network.')
         code = repr(which) if isinstance(which, str) else which.__name__
-        try: return Choice(create_recipe(which, pretrained=True), code, 'A small network, trained for minutes.')
-        except (ValueError, NotImplementedError): pass
+        try:
+            return Choice(create_recipe(which, pretrained=True), code,
+                          'A small network, trained for minutes.')
+        except (ValueError, NotImplementedError):
+            pass
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return Choice(create_recipe(which), code, 'Untrained: no trained weights ship with this method, so what it returns is noise.')
+            return Choice(create_recipe(which), code, 'Untrained: no trained weights ship with this method, '
+                                                      'so what it returns is noise.')
 
     def sets(self, key: str | None = None) -> list[str]:
         "The menu of samples of a recipe; default: of the one that was asked for."
@@ -189,14 +213,17 @@ class Explore:
         "The batch behind an entry of the menu of samples, and what each sample shows."
         r, v = self.recipe(key), self.view_of(key)
         known = self.sets(key)
-        if set not in known: raise ValueError(f"there are no samples {set[:40]!r}; choose one of {', '.join(known)[:130]}")
+        if set not in known:
+            raise ValueError(f"there are no samples {set[:40]!r}; choose one of {', '.join(known)[:130]}")
         if set == 'Your batch':
             batch = self.own
             first = next((x for x in (batch or {}).values() if torch.is_tensor(x)), ())
             names = [f'sample {i}' for i in range(len(first))]
-        elif set in self._files: batch, names = v.open(self._files[set][1], set, r), [set]
+        elif set in self._files:
+            batch, names = v.open(self._files[set][1], set, r), [set]
         else:
-            if (set, key) not in self._cache: self._cache[set, key] = v.load(set, r)
+            if (set, key) not in self._cache:
+                self._cache[set, key] = v.load(set, r)
             batch, names = self._cache[set, key]
         return v.fit(batch, r), names
 
@@ -205,32 +232,41 @@ class Explore:
         at = ('sample', s.recipe, s.set, s.index)
         if at not in self._cache:
             batch, names = self.samples(s.recipe, s.set)
-            if not 0 <= s.index < len(names): raise ValueError(f"there is no sample {s.index}; {s.set} has {len(names)}")
+            if not 0 <= s.index < len(names):
+                raise ValueError(f"there is no sample {s.index}; {s.set} has {len(names)}")
             self._cache[at] = {k: v[s.index:s.index + 1] for k, v in batch.items()}
         return self._cache[at]
 
     def units(self, s: State) -> Units:
         "What can be hidden in the sample that is shown."
         at = ('units', s.recipe, s.set, s.index)
-        if at not in self._cache: self._cache[at] = self.recipe(s.recipe).units(self.batch(s))
+        if at not in self._cache:
+            self._cache[at] = self.recipe(s.recipe).units(self.batch(s))
         return self._cache[at]
 
     def strategies(self, key: str) -> dict[str, Any]:
-        "Strategies that suit this recipe: key -> strategy. One of them has the values of the recipe's own, or stands beside it."
+        """Strategies that suit this recipe: key -> strategy.
+
+        One of them has the values of the recipe's own, or stands beside it."""
         at = ('strategies', key)
         if at in self._cache: return self._cache[at]
         own = getattr(self.recipe(key), 'strategy', None)
         u, leave_out = self.units(State(key, self.sets(key)[0])), self.view_of(key).leave_out
-        fixed = any(callable(c['value']) for c in controls(own))      # a rate that is drawn has no slider: a plain strategy beside it has
+        # a rate that is drawn has no slider: a plain strategy beside it has
+        fixed = any(callable(c['value']) for c in controls(own))
         found: dict[str, Any] = {}
         for name, cls in list_strategies().items():
             if name in leave_out: continue
             s = own if type(own) is cls and not fixed else cls()
-            try: hide(s, u, torch.Generator().manual_seed(0))
-            except (ValueError, TypeError, RuntimeError): continue      # it needs another layout, or a signal that is not there
+            try:
+                hide(s, u, torch.Generator().manual_seed(0))
+            except (ValueError, TypeError, RuntimeError):
+                continue      # it needs another layout, or a signal that is not there
             found[name] = s
-        if own is not None and not any(s is own for s in found.values()): found = {'own': own, **found}
-        if self.given is not None: found = {'given': self.given, **found}
+        if own is not None and not any(s is own for s in found.values()):
+            found = {'own': own, **found}
+        if self.given is not None:
+            found = {'given': self.given, **found}
         self._cache[at] = found
         return found
 
@@ -238,30 +274,38 @@ class Explore:
         "What a recipe's page begins with."
         known = self.strategies(key)
         own = getattr(self.recipe(key), 'strategy', None)
-        chosen = 'given' if 'given' in known else next((k for k, s in known.items() if s is own), next(iter(known), ''))
+        chosen = 'given' if 'given' in known else next((k for k, s in known.items() if s is own),
+                                                       next(iter(known), ''))
         return State(key, self.sets(key)[0], strategy=chosen, fields=_fields(known.get(chosen)))
 
     def spec(self, key: str) -> dict[str, Any]:
         "All that the page needs to build its controls, in plain values."
         c, v = self.choice(key), self.view_of(key)
         r, card, m = c.recipe, c.recipe.card, v.measure
-        try: statistics = choices_of(r.fill, 'statistics', ('true', 'visible')) if self._matters(key) else []
-        except ValueError: statistics = []
+        try:
+            statistics = choices_of(r.fill, 'statistics', ('true', 'visible')) if self._matters(key) else []
+        except ValueError:
+            statistics = []
         return dict(
             recipes=[dict(key=k, kind=kind) for k, kind in self.menu().items()],
-            recipe=key, title=f'{card.title} ({card.year})', link=card.link, note=c.note, parameters=sum(p.numel() for p in r.parameters()),
-            answers=[['Where', card.where], ['How', card.how], ['What', card.what]], one=v.one, many=v.many, menu=v.menu, stage=v.stage,
-            titles=v.titles, scored=['network', *v.slow.values(), *v.baselines.values()], measure=asdict(m), paste=list(v.paste),
+            recipe=key, title=f'{card.title} ({card.year})', link=card.link, note=c.note,
+            parameters=sum(p.numel() for p in r.parameters()),
+            answers=[['Where', card.where], ['How', card.how], ['What', card.what]], one=v.one, many=v.many,
+            menu=v.menu, stage=v.stage,
+            titles=v.titles, scored=['network', *v.slow.values(), *v.baselines.values()], measure=asdict(m),
+            paste=list(v.paste),
             brushes=list(v.brushes), open=v.open_with, keys=v.keys, fixed=v.fixed, slow=list(v.slow),
             hints={k: words for k, words in v.hints.items() if k != 'original' or r.attention},
             sets=self.sets(key), kind=type(v).__name__, statistics=statistics, fill=r.fill is not None,
             attention=r.attention is not None and 'attention' in v.titles,
             parts=choices_of(r.attention, 'part', ('encoder', 'decoder')),
-            strategies=[dict(key=k, label=_label(k, s), about=_about(s), controls=[c for c in controls(s) if not callable(c['value'])])
+            strategies=[dict(key=k, label=_label(k, s), about=_about(s),
+                             controls=[c for c in controls(s) if not callable(c['value'])])
                         for k, s in self.strategies(key).items()], start=asdict(self.start(key)))
 
     def _matters(self, key: str) -> bool:
-        "Do the true and the visible statistics give different pictures? They do where a target is normalised."
+        """Do the true and the visible statistics give different pictures? They do where a target is
+        normalised."""
         r, v = self.recipe(key), self.view_of(key)
         if not choices_of(r.fill, 'statistics', ('true',)): return False
         b = self.batch(State(key, self.sets(key)[0]))
@@ -275,10 +319,12 @@ class Explore:
         "The strategy that a state describes; ValueError or TypeError for a value out of its range."
         if s.painted is not None:
             u = self.units(s)
-            few = 2 * len(s.painted) <= u.count                 # the shorter list makes the shorter line of code
-            return Painted(s.painted, u.shape) if few else ~Painted(set(range(u.count)) - set(s.painted), u.shape)
+            few = 2 * len(s.painted) <= u.count              # the shorter list makes the shorter line of code
+            return Painted(s.painted, u.shape) if few else ~Painted(set(range(u.count)) - set(s.painted),
+                                                                    u.shape)
         known = self.strategies(s.recipe)
-        if s.strategy not in known: raise ValueError(f"there is no strategy {s.strategy[:40]!r}; choose one of {', '.join(known)}")
+        if s.strategy not in known:
+            raise ValueError(f"there is no strategy {s.strategy[:40]!r}; choose one of {', '.join(known)}")
         base = known[s.strategy]
         return replace(base, **s.fields) if s.fields else base
 
@@ -290,35 +336,49 @@ class Explore:
             scene = scene_of(r, b, out, s.paste, s.statistics)
             u, mask = scene.units, scene.mask
             pictures, scores, notes = v.draw(scene), {}, {}
-            if scene.filled is None: notes['returned'] = f'This method does not predict {v.thing}s: it has nothing to show here.'
-            else: scores['network'] = v.close(scene.filled, scene)
+            if scene.filled is None:
+                notes['returned'] = f'This method does not predict {v.thing}s: it has nothing to show here.'
+            else:
+                scores['network'] = v.close(scene.filled, scene)
             for name, words in v.baselines.items():
                 guess = v.guess(name, scene)
-                if guess is None: notes[name] = 'This guess has no answer to what the method is asked.'
-                else: pictures[name], scores[words] = v.guessed(guess, scene), v.close(guess, scene)
-            if 'attention' not in v.titles: pass                # its tokens are no units, so there is nothing to click
-            elif r.attention is None: notes['attention'] = 'This method has no attention to look at.'
+                if guess is None:
+                    notes[name] = 'This guess has no answer to what the method is asked.'
+                else:
+                    pictures[name], scores[words] = v.guessed(guess, scene), v.close(guess, scene)
+            if 'attention' not in v.titles:
+                pass                # its tokens are no units, so there is nothing to click
+            elif r.attention is None:
+                notes['attention'] = 'This method has no attention to look at.'
             elif s.look is not None:
                 picture, words = self._attention(s, scene)
-                if picture is not None: pictures['attention'] = picture
+                if picture is not None:
+                    pictures['attention'] = picture
                 notes['attention'] = words
         hidden, total = int(mask[0].sum()), int(u.valid[0].sum())
-        if out.mask is None: notes[''] = 'This system hides nothing.'
+        if out.mask is None:
+            notes[''] = 'This system hides nothing.'
         elif not hidden and not bool(out.scored.any()):
             notes[''] = f'Nothing is hidden, so there is nothing to predict. Hide a {v.one} or raise the ratio.'
-        elif not hidden: notes[''] = f'Nothing is hidden: this method asks about visible {v.many}, and now about all of them.'
-        elif hidden == total: notes[''] = f'Everything is hidden: the network has seen nothing of this {v.thing} and can only guess.'
-        else: notes[''] = v.remark(scene)
+        elif not hidden:
+            notes[''] = f'Nothing is hidden: this method asks about visible {v.many}, and now about all of them.'
+        elif hidden == total:
+            notes[''] = f'Everything is hidden: the network has seen nothing of this {v.thing} and can only guess.'
+        else:
+            notes[''] = v.remark(scene)
         status = f'{hidden} of {total} {v.many} hidden ({hidden / max(total, 1):.0%}).'
         known = {name: x for name, x in scores.items() if x == x}
         told = ', '.join(f'{name} {v.measure.say(x)}' for name, x in known.items())
-        if hidden and 'network' in known: status += f" {v.measure.name}: {told}."
-        shown = Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, scene.top, float(out.loss.detach()), status, scene)
+        if hidden and 'network' in known:
+            status += f" {v.measure.name}: {told}."
+        shown = Shown(pictures, mask[0].cpu(), hidden, total, scores, notes, scene.top,
+                      float(out.loss.detach()), status, scene)
         self._last = s, shown
         return shown
 
     def slower(self, s: State) -> tuple[dict[str, Any], dict[str, float], str]:
-        "Drawings and scores of baselines that take longer than a small network, so they are asked for apart; and who is closest, in words."
+        """Drawings and scores of baselines that take longer than a small network, so they are asked for
+        apart; and who is closest, in words."""
         d, v = self._last[1] if self._last and self._last[0] == s else self.draw(s), self.view_of(s.recipe)
         drawn, scores = {}, {}
         with watching(self.recipe(s.recipe)):
@@ -329,12 +389,14 @@ class Explore:
 
     def _attention(self, s: State, scene: Scene) -> tuple[Any, str]:
         unit, v, r, u = int(s.look or 0), self.view_of(s.recipe), scene.recipe, scene.units
-        if not 0 <= unit < u.count or not u.valid.flatten(1)[0, unit]: return None, f'Click a {v.one} in the original.'
+        if not 0 <= unit < u.count or not u.valid.flatten(1)[0, unit]:
+            return None, f'Click a {v.one} in the original.'
         parts = choices_of(r.attention, 'part', ('encoder', 'decoder'))
         part = s.part if s.part in parts else next(iter(parts), None)
         weights, query, key = r.attention(scene.batch, scene.mask, **({} if part is None else {'part': part}))
         layers, heads = weights.shape[0], weights.shape[2]
-        seen, elsewhere = look_at(weights, query, key, unit, u.count, min(s.layer, layers - 1), min(s.head, heads - 1))
+        seen, elsewhere = look_at(weights, query, key, unit, u.count, min(s.layer, layers - 1),
+                                  min(s.head, heads - 1))
         name = v.place(u, unit, scene.batch)
         if seen is None and not bool(scene.mask.flatten(1)[0, unit]):
             return None, f"{name} is on view, and this {part or 'network'} asks for hidden {v.many} only: click one of those."
@@ -344,8 +406,10 @@ class Explore:
         picture = v.looks(scene, unit, seen / seen.nan_to_num(0.).max().clamp_min(1e-12))
         absent = int((seen.isnan() & u.valid.flatten(1)[0]).sum())
         words = [f'{name}: brightest where it looks most.']
-        if elsewhere > .005: words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
-        if absent: words.append(f'{absent} {v.many} are absent here.')
+        if elsewhere > .005:
+            words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
+        if absent:
+            words.append(f'{absent} {v.many} are absent here.')
         return picture, ' '.join(words)
 
     def depth(self, s: State) -> tuple[int, int]:
@@ -354,7 +418,9 @@ class Explore:
         if at not in self._cache:
             r = self.recipe(s.recipe)
             parts = choices_of(r.attention, 'part', ('encoder', 'decoder'))
-            with watching(r): weights = r.attention(self.batch(s), None, **({'part': s.part or parts[0]} if parts else {}))[0]
+            with watching(r):
+                weights = r.attention(self.batch(s), None,
+                                      **({'part': s.part or parts[0]} if parts else {}))[0]
             self._cache[at] = (weights.shape[0], weights.shape[2])
         return self._cache[at]
 
@@ -363,18 +429,25 @@ class Explore:
     def code(self, s: State) -> str:
         "One line that recreates what is shown."
         r, v, words = self.recipe(s.recipe), self.view_of(s.recipe), [self.choice(s.recipe).code]
-        if s.set in self._files: words.append(f'batch={v.open_code(s.set, self._files[s.set][1], r)}')
-        elif s.set == 'Your batch': words.append('batch=batch')
+        if s.set in self._files:
+            words.append(f'batch={v.open_code(s.set, self._files[s.set][1], r)}')
+        elif s.set == 'Your batch':
+            words.append('batch=batch')
         else:
             name, options = v.options(s.set, r)
             words.append(f"batch=ml.sample({name!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())})")
-        if s.index: words.append(f'index={s.index}')
+        if s.index:
+            words.append(f'index={s.index}')
         strategy = self.strategy(s)
-        text = spelled(strategy) if isinstance(strategy, Strategy) else getattr(strategy, '__name__', 'strategy')
+        text = spelled(strategy) if isinstance(strategy,
+                                               Strategy) else getattr(strategy, '__name__', 'strategy')
         words.append(f'strategy={text}')
-        if s.seed: words.append(f'seed={s.seed}')
-        if not s.paste: words.append('paste=False')
-        if s.statistics != 'true': words.append(f'statistics={s.statistics!r}')
+        if s.seed:
+            words.append(f'seed={s.seed}')
+        if not s.paste:
+            words.append('paste=False')
+        if s.statistics != 'true':
+            words.append(f'statistics={s.statistics!r}')
         return f"import maskedlab as ml; ml.Explorer({', '.join(words)})"
 
     def picture(self, s: State) -> Any:
@@ -383,26 +456,33 @@ class Explore:
         d, v = self.draw(s), self.view_of(s.recipe)
         drawn, scores, words = self.slower(s)
         drawn, scores = {**d.pictures, **drawn}, {**d.scores, **scores}
-        beneath = {k: v.measure.say(scores[n]) for k, n in {'returned': 'network', **v.baselines, **v.slow}.items() if n in scores}
+        beneath = {k: v.measure.say(scores[n]) for k,
+                   n in {'returned': 'network', **v.baselines, **v.slow}.items() if n in scores}
         strategy = 'painted by hand' if s.painted is not None else repr(self.strategy(s))
         return sheet([(title, drawn[k], beneath.get(k, '')) for k, title in v.titles.items() if k in drawn],
                      [f'{s.recipe}, {strategy}, seed {s.seed}', d.status, words], v.columns, v.side, v.still)
 
     # ---- messages of the page
 
-    def answer(self, message: dict[str, Any], buffers: Sequence[Any] = ()) -> tuple[dict[str, Any], list[bytes]]:
+    def answer(self, message: dict[str, Any], buffers: Sequence[Any] = ()) -> tuple[dict[str, Any],
+                                                                                    list[bytes]]:
         "The reply to a message: never an exception, since a page must stay usable."
         to = {k: message.get(k) for k in ('view', 'seq')}
         try:
-            doors = dict(open=self._on_open, draw=self._on_draw, slower=self._on_slower, thumbs=self._on_thumbs, file=self._on_file,
+            doors = dict(open=self._on_open, draw=self._on_draw, slower=self._on_slower,
+                         thumbs=self._on_thumbs, file=self._on_file,
                          save=self._on_save)
             kind = message.get('kind')
-            if kind not in doors: raise ValueError(f"the page asked for {str(kind)[:30]!r}; it may: {', '.join(doors)}")
+            if kind not in doors:
+                raise ValueError(f"the page asked for {str(kind)[:30]!r}; it may: {', '.join(doors)}")
             reply, data = doors[kind](message, buffers)
-        except (ValueError, TypeError, FileNotFoundError) as error: reply, data = dict(kind='trouble', words=_sentence(error)), []
-        except Exception as error:                      # anything else is a fault of ours, or of the reader's own recipe: name it, go on
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            reply, data = dict(kind='trouble', words=_sentence(error)), []
+        # anything else is a fault of ours, or of the reader's own recipe: name it, go on
+        except Exception as error:
             logging.getLogger('maskedlab').exception('the explorer could not answer %s', message.get('kind'))
-            reply, data = dict(kind='trouble', words=f'Something went wrong: {type(error).__name__}: {_sentence(error)[:140]}'), []
+            reply, data = dict(kind='trouble', words=f'Something went wrong: {type(error).__name__}: '
+                                                     f'{_sentence(error)[:140]}'), []
         return {**reply, **to}, data
 
     def _state(self, message: dict[str, Any]) -> State:
@@ -417,7 +497,8 @@ class Explore:
         key = message.get('recipe') or self.state.recipe
         fresh = message.get('recipe') is None
         start = self.state if fresh else replace(self.start(key), seed=self.state.seed)
-        if self.state.set in self.sets(key): start = replace(start, set=self.state.set, index=self.state.index)      # the same sample
+        if self.state.set in self.sets(key):
+            start = replace(start, set=self.state.set, index=self.state.index)      # the same sample
         return dict(kind='spec', spec=self.spec(key), state=asdict(start)), []
 
     def _on_draw(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
@@ -430,18 +511,24 @@ class Explore:
         spoken = {k: f'{title}. {under.get(k, "")}' for k, title in v.titles.items()}
         spoken |= dict(original=f"{v.titles['original']}. Arrows move, Space shows where a {v.one} looks.",
                        seen=f"{v.titles['seen']}: {counts}. Arrows move, Space hides or shows, r resets.",
-                       error=f"{v.titles['error']} of each {v.one} that is asked for, from 0 to {d.scale:.2g}.")
+                       error=f"{v.titles['error']} of each {v.one} that is asked for, from 0 to "
+                             f"{d.scale:.2g}.")
         meta, data = self._wire(v, d.pictures)
-        return dict(kind='drawn', pictures=meta, shape=list(u.shape), paintable=v.paintable(u), hidden=d.hidden, total=d.total,
-                    elsewhere=d.out.error is not None and bool((d.out.scored[0] & ~d.mask).any()),      # where nothing is hidden
-                    scores=_plain(d.scores), under=under, spoken=spoken, notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
-                    verdict='' if v.slow else verdict(d.scores, m), code=self.code(s), layers=layers, heads=heads, state=dict(vars(s))
+        return dict(kind='drawn', pictures=meta, shape=list(u.shape), paintable=v.paintable(u),
+                    hidden=d.hidden, total=d.total,
+                    # where nothing is hidden
+                    elsewhere=d.out.error is not None and bool((d.out.scored[0] & ~d.mask).any()),
+                    scores=_plain(d.scores), under=under, spoken=spoken, notes=d.notes, scale=d.scale,
+                    loss=d.loss, status=d.status,
+                    verdict='' if v.slow else verdict(d.scores, m), code=self.code(s), layers=layers,
+                    heads=heads, state=dict(vars(s))
                     ), [_raw(d.mask), _raw(u.free[0]), *data]
 
     def _wire(self, v: Any, drawings: dict[str, Any]) -> tuple[list[dict], list[bytes]]:
         "Drawings as they travel: what each is, and all their bytes in a row."
         sent = {k: v.wire(p) for k, p in drawings.items()}
-        return [dict(name=k, buffers=len(data), **meta) for k, (meta, data) in sent.items()], [b for _, data in sent.values() for b in data]
+        return [dict(name=k, buffers=len(data), **meta) for k,
+                (meta, data) in sent.items()], [b for _, data in sent.values() for b in data]
 
     def _on_slower(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
         s = self._state(message)
@@ -455,21 +542,25 @@ class Explore:
         key = message['recipe']
         (batch, names), v = self.samples(key, message['set']), self.view_of(key)
         meta, data = self._wire(v, {str(i): v.thumb(batch, i) for i in range(min(len(names), 24))})
-        return dict(kind='thumbs', set=message['set'], names=names[:24], sets=self.sets(key), pictures=meta), data
+        return dict(kind='thumbs', set=message['set'], names=names[:24], sets=self.sets(key),
+                    pictures=meta), data
 
     def _on_file(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
         key, name = message['recipe'], str(message['name'])[:80]
         parts, part, v = int(message.get('parts', 1)), int(message.get('part', 0)), self.view_of(key)
         loading = self._cache.setdefault('loading', {})
-        if part == 0: loading['data'] = b''
+        if part == 0:
+            loading['data'] = b''
         loading['data'] += bytes(buffers[0]) if buffers else b''
         if part + 1 < parts: return dict(kind='more'), []
         data = loading.pop('data')
         r = self.recipe(key)
-        with watching(r): r.units(v.fit(v.open(data, name, r), r))          # says what is wrong with it
+        with watching(r):
+            r.units(v.fit(v.open(data, name, r), r))          # says what is wrong with it
         self._files[name] = v.key, data
         self._last = None
-        for k in [k for k in self._cache if isinstance(k, tuple) and name in k]: del self._cache[k]
+        for k in [k for k in self._cache if isinstance(k, tuple) and name in k]:
+            del self._cache[k]
         return dict(kind='filed', set=name, sets=self.sets(key)), []
 
     def _on_save(self, message: dict, buffers: Sequence) -> tuple[dict, list[bytes]]:
@@ -482,7 +573,8 @@ def spelled(strategy: Strategy) -> str:
     "A strategy's repr with the names written out, so that it runs after `import maskedlab as ml`."
     text = repr(strategy)
     calls = [n.func for n in ast.walk(ast.parse(text, mode='eval')) if isinstance(n, ast.Call)]
-    for name in {f.id for f in calls if isinstance(f, ast.Name)}: text = re.sub(rf'\b{name}\(', f'ml.masks.{name}(', text)
+    for name in {f.id for f in calls if isinstance(f, ast.Name)}:
+        text = re.sub(rf'\b{name}\(', f'ml.masks.{name}(', text)
     return text
 
 DECIBELS = Measure('', 'PSNR', ' dB', 25)
@@ -497,27 +589,33 @@ def verdict(scores: dict[str, float], measure: Measure = DECIBELS) -> str:
         words.append(f'{far} than {other}' if far else f'as close as {other}')
     return f"Here the network is {' and '.join(words)}." if words else ''
 
-def _raw(t: Tensor) -> bytes: return t.byte().cpu().contiguous().numpy().tobytes()
+def _raw(t: Tensor) -> bytes:
+    return t.byte().cpu().contiguous().numpy().tobytes()
 
 def _under(measure: Measure, names: dict[str, str], scores: dict[str, float]) -> dict[str, str]:
     "Drawings and their scores in words, where they have one."
-    return {k: f'{measure.name} {measure.say(scores[n])}' for k, n in names.items() if n in scores and scores[n] == scores[n]}
+    return {k: f'{measure.name} {measure.say(scores[n])}' for k, n in names.items() if n in scores
+            and scores[n] == scores[n]}
 
 def _plain(scores: dict[str, float]) -> dict[str, float | None]:
     return {k: None if x != x else x for k, x in scores.items()}        # JSON has no NaN
 
 def _sentence(error: BaseException) -> str:
     text = ' '.join(str(error).split()) or type(error).__name__
-    return text[:1].upper() + text[1:220] if text.split()[0].isalpha() else text[:220]      # a file's name stays as it is
+    # a file's name stays as it is
+    return text[:1].upper() + text[1:220] if text.split()[0].isalpha() else text[:220]
 
-def _fields(strategy: Any) -> dict[str, Any]: return {c['name']: c['value'] for c in controls(strategy) if not callable(c['value'])}
+def _fields(strategy: Any) -> dict[str, Any]:
+    return {c['name']: c['value'] for c in controls(strategy) if not callable(c['value'])}
 
 def _label(key: str, strategy: Any) -> str:
     if key not in ('own', 'given'): return type(strategy).__name__
-    name = repr(strategy) if isinstance(strategy, Strategy) else getattr(strategy, '__name__', type(strategy).__name__)
+    name = repr(strategy) if isinstance(strategy, Strategy) else getattr(strategy, '__name__',
+                                                                         type(strategy).__name__)
     return f"{'Yours' if key == 'given' else 'Its own'}: {name[:40]}"
 
 def _about(strategy: Any) -> str:
     "The first sentence of a strategy's description, without its source."
-    text = ' '.join((inspect.getdoc(strategy if inspect.isfunction(strategy) else type(strategy)) or '').split())
+    text = ' '.join((inspect.getdoc(strategy if inspect.isfunction(strategy) else type(strategy))
+                     or '').split())
     return text.split(' (')[0].split('. ')[0].rstrip('.') + '.' if text else ''

@@ -31,7 +31,8 @@ __all__ = ['Explorer', 'page', 'serve']
 # %% ../../../nbs/show/explorer/01_widget.ipynb #36c77147
 @cache
 def _widget() -> type:
-    "The widget's class; made when first needed, since importing widgets takes longer than importing the package."
+    """The widget's class; made when first needed, since importing widgets takes longer than importing the
+    package."""
     import anywidget
     static = resources.files('maskedlab') / 'show' / 'static'
 
@@ -44,22 +45,27 @@ def _widget() -> type:
             self.explore = explore
             self.on_msg(self._answer)
 
-        def _answer(self, _: Any, message: Any, buffers: Any) -> None: self.send(*self.explore.answer(message, buffers))
+        def _answer(self, _: Any, message: Any, buffers: Any) -> None:
+            self.send(*self.explore.answer(message, buffers))
 
     return ExplorerWidget
 
 def _colab() -> None:
     "Colab shows widgets of others only after it was asked to."
-    if find_spec('google') and find_spec('google.colab'): import_module('google.colab.output').enable_custom_widget_manager()
+    if find_spec('google') and find_spec('google.colab'):
+        import_module('google.colab.output').enable_custom_widget_manager()
 
 # %% ../../../nbs/show/explorer/01_widget.ipynb #01226056
 class Explorer:
-    "A page on which one hides parts of a sample and sees what a method makes of it. Show it as the last line of a cell."
+    """A page on which one hides parts of a sample and sees what a method makes of it.
+
+    Show it as the last line of a cell."""
 
     def __init__(self, recipe: Any = 'mae',             # a name, class, instance or 'file.py:Class'
-                 batch: dict | None = None,             # your own samples, as `ml.sample` gives them; default: embedded ones
+                 # your own samples, as `ml.sample` gives them; default: embedded ones
+                 batch: dict | None = None,
                  strategy: Callable[..., Tensor] | None = None,   # default: the recipe's own
-                 mask: Any = None,                      # bool `[*shape]` or `[1, *shape]`: begin with a painted mask
+                 mask: Any = None,               # bool `[*shape]` or `[1, *shape]`: begin with a painted mask
                  seed: int = 0,
                  index: int = 0,                        # the sample that is shown first
                  paste: bool = True,                    # predictions pasted into the picture, or alone
@@ -86,7 +92,8 @@ class Explorer:
         data = io.BytesIO()
         self.picture().convert('P', palette=1, colors=256).save(data, 'PNG', optimize=True)
         bundle: dict[str, Any] = {'text/plain': repr(self), 'image/png': data.getvalue()}
-        try: shown = self.widget._repr_mimebundle_()
+        try:
+            shown = self.widget._repr_mimebundle_()
         except ImportError:
             bundle['text/plain'] += '\nInstall anywidget to move the sliders: pip install anywidget'
             return bundle, {}
@@ -96,44 +103,57 @@ class Explorer:
 # %% ../../../nbs/show/explorer/01_widget.ipynb #e7e6c15a
 def page(recipe: str = 'mae') -> dict[str, Any]:
     "The notebook of one cell behind `serve`."
-    cell: dict[str, Any] = dict(cell_type='code', id='explorer', execution_count=None, metadata={}, outputs=[],
+    cell: dict[str, Any] = dict(cell_type='code', id='explorer', execution_count=None, metadata={},
+                                outputs=[],
                 source=f'import maskedlab as ml\nml.Explorer({recipe!r})')
     kernel = dict(display_name='Python 3', language='python', name='python3')
-    return dict(cells=[cell], metadata=dict(kernelspec=kernel, title='maskedlab'), nbformat=4, nbformat_minor=5)
+    return dict(cells=[cell], metadata=dict(kernelspec=kernel, title='maskedlab'), nbformat=4,
+                nbformat_minor=5)
 
-def _stop(*_: Any) -> None: raise KeyboardInterrupt     # being ended from outside is as good as Ctrl+C: the server goes too
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt     # being ended from outside is as good as Ctrl+C: the server goes too
 
 def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
           port: int = 8866,         # on 127.0.0.1; 0: any free one
           open_browser: bool = True,
           ) -> int:                 # the exit code of the server
     "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."
-    if not isinstance(recipe, str): raise TypeError(f"a page needs a recipe's name or 'file.py:Class', got {type(recipe).__name__}")
+    if not isinstance(recipe, str):
+        raise TypeError(f"a page needs a recipe's name or 'file.py:Class', got {type(recipe).__name__}")
     if not 0 <= port < 65536: raise ValueError(f"port {port}: give a number from 0 to 65535")
     for package in ('voila', 'anywidget'):
         if not find_spec(package): raise ValueError(f"the page needs {package}: pip install 'maskedlab[lab]'")
     file, colon, cls = recipe.rpartition(':')
-    if file.endswith('.py'): recipe = f'{Path(file).resolve()}{colon}{cls}'
-    Explore(recipe)                                                 # says what is wrong with the name, before a server starts
+    if file.endswith('.py'):
+        recipe = f'{Path(file).resolve()}{colon}{cls}'
+    Explore(recipe)                                 # says what is wrong with the name, before a server starts
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try: s.bind(('127.0.0.1', port))
-        except OSError: raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any free one") from None
+        try:
+            s.bind(('127.0.0.1', port))
+        except OSError:
+            raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any free one") from None
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'
         notebook.write_text(json.dumps(page(recipe)), encoding='utf-8')
-        command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.log_level=ERROR',
+        command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1',
+                   '--Voila.log_level=ERROR',
                    '--VoilaConfiguration.show_tracebacks=True',
                    *([] if open_browser else ['--no-browser'])]
         print(f'The explorer is at http://127.0.0.1:{port}/ (Ctrl+C ends it)', flush=True)
-        home = str(Path(str(resources.files('maskedlab'))).parent)      # the page's kernel must find this very package
+        # the page's kernel must find this very package
+        home = str(Path(str(resources.files('maskedlab'))).parent)
         paths = [home, *filter(None, [os.environ.get('PYTHONPATH')])]
         server = subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)})
-        before = signal.signal(signal.SIGTERM, _stop) if threading.current_thread() is threading.main_thread() else None
-        try: return server.wait()
-        except KeyboardInterrupt: return 0
+        before = signal.signal(signal.SIGTERM,
+                               _stop) if threading.current_thread() is threading.main_thread() else None
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
         finally:
-            if before is not None: signal.signal(signal.SIGTERM, before)
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
             server.terminate()
             server.wait()

@@ -34,7 +34,8 @@ def cividis(x: Tensor,     # any shape, 0..1; NaN: nothing is known here
     at = x.float().nan_to_num(0.).clamp(0, 1) * (len(stops) - 1)
     low = at.floor().long().clamp(max=len(stops) - 2)
     rgb = torch.lerp(stops[low], stops[low + 1], (at - low)[..., None])
-    return torch.where(x.isnan()[..., None], 0., torch.cat([rgb.round(), torch.full_like(rgb[..., :1], 255.)], -1)).byte()
+    return torch.where(x.isnan()[..., None], 0., torch.cat([rgb.round(), torch.full_like(rgb[..., :1], 255.)],
+                                                           -1)).byte()
 
 def tinted(picture: Tensor,   # uint8 `[H, W, 4]`
            x: Tensor,         # `[H, W]`, 0..1; NaN: see-through
@@ -51,20 +52,24 @@ def without(rgba: Tensor,      # uint8 `[H, W, 4]`
     return torch.where(holes[..., None], 0, rgba).byte()
 
 # %% ../../../nbs/show/views/00_base.ipynb #45189ed6
-INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96, 106), (255, 255, 255), (233, 237, 242), (150, 160, 171)
+INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96, 106), (255, 255,
+                                                               255), (233, 237, 242), (150, 160, 171)
 
 def font(size: int) -> Any:
     "Pillow's own letters."
     from PIL import ImageFont
-    try: return ImageFont.load_default(size)
-    except TypeError: return ImageFont.load_default()
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()
 
 def hatch(pen: Any, box: Sequence[int], step: int = 7) -> None:     # left, top, right, bottom
     "Slanted lines inside a box of a drawing: hidden is told by more than a colour."
     left, top, right, bottom = box
     for x in range(left - (bottom - top), right, step):
         a, b = max(x, left), min(x + bottom - top, right)
-        if a < b: pen.line([(a, bottom - (a - x)), (b, bottom - (b - x))], fill=LINES, width=1)
+        if a < b:
+            pen.line([(a, bottom - (a - x)), (b, bottom - (b - x))], fill=LINES, width=1)
 
 def panel(rgba: Tensor,        # uint8 `[H, W, 4]`; see-through: hidden, or nothing to show
           side: int = 192,     # pixels of the longer side
@@ -75,8 +80,10 @@ def panel(rgba: Tensor,        # uint8 `[H, W, 4]`; see-through: hidden, or noth
     h, w = rgba.shape[:2]
     size = (max(1, round(w * side / max(h, w))), max(1, round(h * side / max(h, w))))
     paper = Image.new('RGB', size, HOLE)
-    if hatched: hatch(ImageDraw.Draw(paper), (0, 0, *size))
-    paper.paste(big := Image.fromarray(rgba.cpu().numpy(), 'RGBA').resize(size, Image.Resampling.NEAREST), (0, 0), big)
+    if hatched:
+        hatch(ImageDraw.Draw(paper), (0, 0, *size))
+    paper.paste(big := Image.fromarray(rgba.cpu().numpy(), 'RGBA').resize(size, Image.Resampling.NEAREST),
+                (0, 0), big)
     return paper
 
 # %% ../../../nbs/show/views/00_base.ipynb #0646aef7
@@ -111,7 +118,8 @@ class Measure:
     top: float                   # the value of the longest bar, at least
     low: bool = False            # is a small number a good one?
     digits: int = 1
-    more: str = 'closer'; less: str = 'further off'
+    more: str = 'closer'
+    less: str = 'further off'
     apart: str | None = None     # behind a difference; default: the unit
 
     def words(self, d: float) -> str:
@@ -126,12 +134,14 @@ class Measure:
 def from_file(data: bytes, name: str,           # what a page sent, and how its reader calls it
               read: Callable[[Path], dict],     # opens a file
               ) -> dict:
-    "A batch from a file that exists in memory only; ValueError with the reader's name for it and not the folder that it passed through."
+    """A batch from a file that exists in memory only; ValueError with the reader's name for it and not the
+    folder that it passed through."""
     name = Path(name.replace('\\', '/')).name[-40:] or 'file'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
-        try: return read(path)
+        try:
+            return read(path)
         except (ValueError, OSError) as error:
             _, found, rest = str(error).rpartition(name)
             raise ValueError(f'{name}{rest}' if found else str(error)) from None
@@ -139,7 +149,7 @@ def from_file(data: bytes, name: str,           # what a page sent, and how its 
 class View:
     "What all views share: the defaults. A view has the names below and the methods of `PictureView`."
     key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
-    stage = 'picture'                    # who shows its drawings in explorer.js: 'picture', 'spectrum', 'chips' or 'cloud'
+    stage = 'picture'       # who shows its drawings in explorer.js: 'picture', 'spectrum', 'chips' or 'cloud'
     menu = 'Picture'                     # heading of the menu of samples
     measure: Measure
     leave_out: tuple[str, ...] = ('painted',)        # strategies without a place in the menu
@@ -147,7 +157,7 @@ class View:
     titles: dict[str, str] = {}          # name of a drawing -> its heading, in the order of the page
     baselines: dict[str, str] = {}       # name of a drawing -> the baseline in words; quick ones
     slow: dict[str, str] = {}            # the same, for one that is asked for when the page has come to rest
-    paste: tuple[str, ...] = ()          # names of 'among what is visible' and 'alone', where that makes a difference
+    paste: tuple[str, ...] = ()  # names of 'among what is visible' and 'alone', where that makes a difference
     brushes: tuple[int, ...] = (1,)
     open_with: dict[str, Any] = {}       # how one's own sample is opened: see `PictureView`
     hints: dict[str, str] = {}           # a line under a drawing
@@ -178,27 +188,34 @@ class View:
         return ''
 
 # %% ../../../nbs/show/views/00_base.ipynb #e36ddf46
-def _digit(label: int) -> str: return f'a handwritten {label}'
+def _digit(label: int) -> str:
+    return f'a handwritten {label}'
 
 def _photo(label: int) -> str:
     from maskedlab.data.samples import photo_credits
     return photo_credits()[label]['title']
 
 class PictureView(View):
-    "Draws, opens and scores pictures: batches with the key 'image', `[B, C, H, W]` in 0..1. A drawing is uint8 `[H, W, 4]`."
+    """Draws, opens and scores pictures: batches with the key 'image', `[B, C, H, W]` in 0..1.
+
+    A drawing is uint8 `[H, W, 4]`."""
     key, one, many, thing = 'image', 'patch', 'patches', 'picture'
     leave_out: tuple[str, ...] = ('painted', 'tube')      # painting has a brush, tubes need time
-    measure = Measure('PSNR on hidden pixels in decibels; longer is closer to the original.', 'PSNR', ' dB', 25)
-    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error',
+    measure = Measure('PSNR on hidden pixels in decibels; longer is closer to the original.', 'PSNR', ' dB',
+                      25)
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns',
+                  error='Error',
                   mean='Mean of the visible', inpainting='Inpainting', attention='Attention')
     baselines: dict[str, str] = {'mean': 'the mean of the visible'}
     slow: dict[str, str] = {'inpainting': 'inpainting'}
     paste: tuple[str, ...] = ('pasted together', 'predicted only')
     brushes: tuple[int, ...] = (1, 2, 3)
-    open_with = dict(accept='image/*', label='Open your own picture …', most=64)        # or `write`: a label for a field of text
+    # or `write`: a label for a field of text
+    open_with = dict(accept='image/*', label='Open your own picture …', most=64)
     hints = dict(original='Click a patch to see where it looks.', seen='Drag here to hide or show patches.')
     keys = 'Tab into a picture; arrows move; in the second picture Space hides or shows, r resets; in the first Space looks.'
-    sets: dict[str, tuple[str, dict[str, Any], Callable[[int], str]]] = {     # label -> (sample, its options, what a picture shows)
+    # label -> (sample, its options, what a picture shows)
+    sets: dict[str, tuple[str, dict[str, Any], Callable[[int], str]]] = {
         'Held-out photographs': ('image', dict(n=8, split='test'), _photo),
         'Training photographs': ('image', dict(n=12, split='train'), _photo),
         'Handwritten digits': ('digits', dict(n=12, split='test'), _digit)}
@@ -206,7 +223,8 @@ class PictureView(View):
     def size(self, recipe: Any) -> tuple[int, int]:
         "Height and width of the pictures that a recipe was made for; 64 where it does not say."
         default = inspect.signature(type(recipe).__init__).parameters.get('image')
-        side = recipe.config.get('image', 64 if default is None or default.default is default.empty else default.default)
+        side = recipe.config.get('image', 64 if default is None or default.default is default.empty
+                                 else default.default)
         return tuple(side) if isinstance(side, tuple | list) else (side, side)
 
     def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
@@ -225,13 +243,17 @@ class PictureView(View):
     def fit(self, batch: dict, recipe: Any) -> dict:
         "The batch with as many colours as the recipe takes: grey is repeated, colours are averaged."
         image, channels = batch[self.key], getattr(recipe, 'channels', 3)
-        if not torch.is_tensor(image) or image.ndim != 4 or image.shape[1] == channels or 1 not in (channels, image.shape[1]): return batch
-        return {**batch, self.key: image.mean(1, keepdim=True) if channels == 1 else image.repeat(1, channels, 1, 1)}
+        if not torch.is_tensor(image) or image.ndim != 4 or image.shape[1] == channels or 1 not in (channels,
+                                                                                                    image.shape[1]):
+            return batch
+        return {**batch, self.key: image.mean(1, keepdim=True) if channels == 1
+                else image.repeat(1, channels, 1, 1)}
 
     def open(self, data: bytes, name: str, recipe: Any) -> dict:
         "The reader's own file, cut to the recipe's size; ValueError says in words what is wrong with it."
         from maskedlab.data.own import load_image
-        return from_file(data, name, lambda path: load_image(path, size=self.size(recipe), channels=getattr(recipe, 'channels', 3)))
+        return from_file(data, name, lambda path: load_image(path, size=self.size(recipe),
+                                                             channels=getattr(recipe, 'channels', 3)))
 
     def open_code(self, name: str, data: bytes, recipe: Any) -> str:
         "The code that opens the same file from the working folder."
@@ -242,7 +264,8 @@ class PictureView(View):
         x = batch[self.key][0].detach().cpu()
         x = x.expand(3, -1, -1) if len(x) == 1 else x[:3]
         alpha = x.isnan().any(0, keepdim=True).logical_not()
-        return (torch.cat([x.nan_to_num(0.).clamp(0, 1), alpha]) * 255).round().byte().permute(1, 2, 0).contiguous()
+        return (torch.cat([x.nan_to_num(0.).clamp(0, 1), alpha]) * 255).round().byte().permute(1, 2,
+                                                                                               0).contiguous()
 
     def spread(self, u: Units, values: Tensor) -> Tensor:
         "A number for each unit, `[B, *shape]`, as a number for each pixel of the first picture, `[H, W]`."
@@ -263,7 +286,8 @@ class PictureView(View):
 
     # ---- the doors of every view
 
-    def paintable(self, u: Units) -> bool: return u.kind == 'grid' and len(u.shape) == 2
+    def paintable(self, u: Units) -> bool:
+        return u.kind == 'grid' and len(u.shape) == 2
 
     def holes(self, s: Scene) -> Tensor:
         "Hidden pixels, bool `[H, W]`."
@@ -272,12 +296,15 @@ class PictureView(View):
     def draw(self, s: Scene) -> dict[str, Tensor]:
         "Original, seen and error; returned, where there is something."
         holes, original = self.holes(s), self.paint(s.batch)
-        drawn = {'original': original, 'seen': without(original, holes) if s.out.seen is None else self.paint(s.out.seen),
+        drawn = {'original': original, 'seen': without(original, holes) if s.out.seen is None
+                 else self.paint(s.out.seen),
                  'error': cividis(self.spread(s.units, s.height))}
-        if s.filled is not None: drawn['returned'] = self.paint(s.filled) if s.paste else without(self.paint(s.filled), ~holes)
+        if s.filled is not None:
+            drawn['returned'] = self.paint(s.filled) if s.paste else without(self.paint(s.filled), ~holes)
         return drawn
 
-    def looks(self, s: Scene, unit: int, weights: Tensor) -> Tensor:       # weights `[N]`, 0..1, NaN where there is no key
+    # weights `[N]`, 0..1, NaN where there is no key
+    def looks(self, s: Scene, unit: int, weights: Tensor) -> Tensor:
         "Where a unit looks."
         return tinted(self.paint(s.batch), self.spread(s.units, weights.view(1, *s.units.shape)))
 
@@ -311,7 +338,7 @@ def raw(t: Tensor) -> bytes:     # uint8
     return t.byte().cpu().contiguous().numpy().tobytes()
 
 # %% ../../../nbs/show/views/00_base.ipynb #851d7ca8
-VIEWS: dict[str, Any] = {      # modality, or what a recipe names as its `view` -> a view, or where its class is
+VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` -> a view, or where its class is
     'image': PictureView(),
     'spectrum': 'maskedlab.show.views.spectra:SpectrumView',
     'text': 'maskedlab.show.views.words:TextView',
@@ -322,7 +349,8 @@ def view_of(recipe: Any) -> Any:     # a recipe or its class
     "The view of a recipe's data, or the one that it names; ValueError where nobody has written one yet."
     kind = getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
     if kind not in VIEWS:
-        raise ValueError(f"{recipe.card.title[:60]!r} works on {kind}, and only {', '.join(VIEWS)} can be drawn yet")
+        raise ValueError(f"{recipe.card.title[:60]!r} works on {kind}, and only {', '.join(VIEWS)} can be "
+                         "drawn yet")
     view = VIEWS[kind]
     if not isinstance(view, str): return view
     module, name = view.split(':')

@@ -49,16 +49,20 @@ class CloudView(View):
     key, one, many, thing = 'points', 'group', 'groups', 'cloud'
     stage, menu = 'cloud', 'Cloud'
     leave_out = ('painted', 'tube', 'grid', 'checkerboard', 'span')
-    measure = Measure('Chamfer distance of hidden groups in thousandths; shorter is closer.', 'Chamfer distance', ' thousandths', 20,
+    measure = Measure('Chamfer distance of hidden groups in thousandths; shorter is closer.',
+                      'Chamfer distance', ' thousandths', 20,
                       low=True)
-    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error', centre='The centre alone',
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns',
+                  error='Error', centre='The centre alone',
                   copied='The nearest visible group', attention='Attention')
     baselines = {'centre': 'the centre alone', 'copied': 'the nearest visible group'}
     paste = ('with the visible', 'predicted only')
     open_with = dict(accept='.xyz,.txt,.csv,.ply,.off,.obj', label='Open your own cloud …', most=64)
     hints = dict(original='Drag to turn. Click a group to see where it looks.',
-                 seen='Orange squares are hidden. Click a group to hide or show it.', returned='Blue points were predicted.')
-    keys = ('Tab into a cloud; arrows move to the next group; Shift and arrows turn, + and - come nearer and go away; '
+                 seen='Orange squares are hidden. Click a group to hide or show it.',
+                 returned='Blue points were predicted.')
+    keys = ('Tab into a cloud; arrows move to the next group; Shift and arrows turn, + and - come nearer and '
+            'go away; '
             'in the second cloud Space hides or shows, r resets; in the first Space looks.')
     side = 220
     sets: dict[str, Any] = {'Held-out furniture': ('points', dict(n=12, split='test')),
@@ -78,7 +82,8 @@ class CloudView(View):
         def read(path: Path) -> dict:
             batch = load_points(path)
             n = batch['points'].shape[1]
-            if n > MOST: raise ValueError(f"{path.name} has {n} points, and at most {MOST} are drawn; give fewer")
+            if n > MOST:
+                raise ValueError(f"{path.name} has {n} points, and at most {MOST} are drawn; give fewer")
             return batch
         return from_file(data, name, read)
 
@@ -86,7 +91,8 @@ class CloudView(View):
         "The code that opens the same file from the working folder."
         return f'ml.load_points({name!r})'
 
-    def paintable(self, u: Units) -> bool: return u.kind == 'set' and len(u.shape) == 1 and u.pos is not None
+    def paintable(self, u: Units) -> bool:
+        return u.kind == 'set' and len(u.shape) == 1 and u.pos is not None
 
     # ---- what belongs to whom
 
@@ -123,7 +129,8 @@ class CloudView(View):
                  'seen': drawing(x, (~seen).int(), unit, centres=s.units.pos[0])}
         error = s.height[0][unit]
         drawn['error'] = drawing(x, torch.where(error.isnan(), 4, 3), unit, error)
-        if s.filled is not None: drawn['returned'] = self.among(s, self.sets_of(s))
+        if s.filled is not None:
+            drawn['returned'] = self.among(s, self.sets_of(s))
         return drawn
 
     def among(self, s: Scene, sets: Tensor) -> dict[str, Tensor]:
@@ -152,16 +159,19 @@ class CloudView(View):
         at, k = rows(u.pos, mask)[:, None], u.x.shape[2]
         local = at.new_zeros(len(at), k, 3)
         open_ = (~mask & u.valid)[0]
-        if name == 'copied' and len(at) and bool(open_.any()): local = u.x[0][open_][torch.cdist(at[:, 0], u.pos[0][open_]).argmin(1)]
+        if name == 'copied' and len(at) and bool(open_.any()):
+            local = u.x[0][open_][torch.cdist(at[:, 0], u.pos[0][open_]).argmin(1)]
         return {'sets': local + at}
 
-    def guessed(self, filled: dict, s: Scene) -> dict[str, Tensor]: return self.among(s, filled['sets'])
+    def guessed(self, filled: dict, s: Scene) -> dict[str, Tensor]:
+        return self.among(s, filled['sets'])
 
     def close(self, filled: dict, s: Scene) -> float:
         "Mean Chamfer distance of the hidden groups, times 1,000."
         if not bool(s.mask.any()): return float('nan')
         sets = filled['sets'] if 'sets' in filled else self.sets_of(s)
-        return 1000 * float(chamfer(sets - rows(s.units.pos, s.mask)[:, None], rows(s.units.x, s.mask)).mean())
+        return 1000 * float(chamfer(sets - rows(s.units.pos, s.mask)[:, None],
+                                    rows(s.units.x, s.mask)).mean())
 
     # ---- how it travels, and on paper
 
@@ -180,15 +190,17 @@ class CloudView(View):
         "A cloud as a Pillow image, seen from the page's first point of view."
         role, value = d['role'].long(), d['value'].float() / 255
         ink = torch.where((role == 3)[:, None], cividis(value)[:, :3], torch.tensor(_INKS)[role])
-        return dots(d['points'], d['frame'], ink, torch.full_like(value, side / 150), side, role == 1, .45 * (role != 3))
+        return dots(d['points'], d['frame'], ink, torch.full_like(value, side / 150), side, role == 1,
+                    .45 * (role != 3))
 
 MOST = 20_000       # points of a file
 
 def project(x: Tensor,                        # `[n, 3]`, z up
             yaw: float = .9, pitch: float = .3,
-            ) -> tuple[Tensor, Tensor]:       # `[n, 2]` right and down, about -1..1; depth `[n]`, larger is nearer
+            ) -> tuple[Tensor, Tensor]:  # `[n, 2]` right and down, about -1..1; depth `[n]`, larger is nearer
     "A cloud as it is seen by an eye that looks at its middle, with a little perspective."
-    c, s, t, u = (f(torch.tensor(a)) for f, a in ((torch.cos, yaw), (torch.sin, yaw), (torch.sin, pitch), (torch.cos, pitch)))
+    c, s, t, u = (f(torch.tensor(a)) for f, a in ((torch.cos, yaw), (torch.sin, yaw), (torch.sin, pitch),
+                                                  (torch.cos, pitch)))
     across, away = c * x[:, 0] + s * x[:, 1], -s * x[:, 0] + c * x[:, 1]
     depth = -away * u - t * x[:, 2]
     near = 3.2 / (3.2 - depth)
@@ -205,7 +217,8 @@ def dots(x: Tensor,                           # `[n, 3]`, z up
          **view: float) -> Any:               # of `project`
     "Points as a Pillow image."
     from PIL import Image, ImageDraw
-    paper = Image.new('RGB', (2 * side, 2 * side), _PAPER)      # drawn at twice the size, so that edges become smooth
+    # drawn at twice the size, so that edges become smooth
+    paper = Image.new('RGB', (2 * side, 2 * side), _PAPER)
     pen = ImageDraw.Draw(paper)
     xy, depth = project(x - frame[:3], **view)
     near = ((depth + 1) / 2).clamp(0, 1)[:, None]

@@ -31,28 +31,36 @@ class SpectrumView(PictureView):
     "Draws pictures whose units are frequencies; samples and files are those of pictures."
     one, many, stage = 'frequency', 'frequencies', 'spectrum'
     leave_out = ('painted', 'tube', 'span')
-    measure = Measure('PSNR of the whole picture in decibels, since a hidden frequency is missing everywhere; longer is closer.',
+    measure = Measure('PSNR of the whole picture in decibels, since a hidden frequency is missing '
+                      'everywhere; longer is closer.',
                       'PSNR', ' dB', 25)
-    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error, root scale',
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns',
+                  error='Error, root scale',
                   filtered='The same, as a picture', without='Hidden ones left out')
     baselines = {'without': 'leaving hidden frequencies out'}
     slow: dict[str, str] = {}
     paste: tuple[str, ...] = ()
     brushes = (1, 3, 7)
-    hints = dict(seen='The middle is the slowest wave, the mean. Drag to hide or show frequencies; each takes its twin along.',
+    hints = dict(seen='The middle is the slowest wave, the mean. Drag to hide or show frequencies; each '
+                      'takes its twin along.',
                  returned='Kept frequencies of the original; hidden ones predicted.')
     keys = 'Tab into the second picture; arrows move, Space hides or shows a frequency and its twin, r resets.'
     columns = 3
 
-    def paintable(self, u: Units) -> bool: return u.kind == 'spectrum'
+    def paintable(self, u: Units) -> bool:
+        return u.kind == 'spectrum'
 
     def draw(self, s: Scene) -> dict[str, Tensor]:
-        "Original, its spectrum with holes, the filtered picture and the error; returned, where there is something."
+        """Original, its spectrum with holes, the filtered picture and the error; returned, where there is
+        something."""
         seen, bins = s.out.seen or s.batch, s.units.x if s.out.mask is not None or s.out.seen is None else spectrum(s.out.seen[self.key])
         shown = magnitudes(bins[0])
-        shown[..., 3] = torch.where(s.mask[0].cpu(), 0, 255)        # see-through, the colour stays: the page may show it again
-        drawn = {'original': self.paint(s.batch), 'seen': shown, 'error': cividis(s.height[0].sqrt().cpu()), 'filtered': self.paint(seen)}
-        if s.filled is not None: drawn['returned'] = self.paint(s.filled)
+        # see-through, the colour stays: the page may show it again
+        shown[..., 3] = torch.where(s.mask[0].cpu(), 0, 255)
+        drawn = {'original': self.paint(s.batch), 'seen': shown, 'error': cividis(s.height[0].sqrt().cpu()),
+                 'filtered': self.paint(seen)}
+        if s.filled is not None:
+            drawn['returned'] = self.paint(s.filled)
         return drawn
 
     def without(self, s: Scene) -> dict:
@@ -63,7 +71,8 @@ class SpectrumView(PictureView):
         grey = s.mask[:, u.shape[0] // 2, u.shape[1] // 2].view(-1, 1, 1, 1) * .5
         return {**s.batch, self.key: (picture(x) + grey).clamp(0, 1)}
 
-    def guess(self, name: str, s: Scene) -> dict | None: return getattr(self, name)(s)
+    def guess(self, name: str, s: Scene) -> dict | None:
+        return getattr(self, name)(s)
 
     def close(self, filled: dict, s: Scene) -> float:
         "PSNR of the first picture, in decibels; NaN where nothing is hidden."
@@ -72,7 +81,8 @@ class SpectrumView(PictureView):
         return float(psnr(image, s.batch[self.key][:1], torch.ones_like(image[:, 0], dtype=torch.bool))[0])
 
     def place(self, u: Units, unit: int, batch: dict) -> str:
-        down, right = (int(i) - n // 2 for i, n in zip(torch.unravel_index(torch.tensor(unit), u.shape), u.shape, strict=True))
+        down, right = (int(i) - n // 2 for i, n in zip(torch.unravel_index(torch.tensor(unit), u.shape),
+                                                       u.shape, strict=True))
         return f'Frequency {down} down, {right} to the right'
 
     def remark(self, s: Scene) -> str:

@@ -20,7 +20,8 @@ __all__ = ['counts', 'between', 'pieces', 'TextView']
 
 # %% ../../../nbs/show/views/01_words.ipynb #fa32169f
 @cache
-def counts(vocab: int) -> tuple[Tensor, Tensor]:     # float32 [vocab], [vocab, vocab]: how often each piece, and each behind each
+# float32 [vocab], [vocab, vocab]: how often each piece, and each behind each
+def counts(vocab: int) -> tuple[Tensor, Tensor]:
     "Pieces and pairs of the training prose, special ones left out."
     from maskedlab.data.samples import sample
     batch = sample('text', n=None)
@@ -39,8 +40,10 @@ def between(ids: Tensor,        # int64 `[L]`
     out = ids.clone()
     for i in hidden.nonzero()[:, 0].tolist():
         score = (one + 1e-3).log()
-        if i and not hidden[i - 1]: score = score + ((two[ids[i - 1]] + .01 * one / one.sum()) / (one + 1)).log()
-        if i + 1 < len(ids) and not hidden[i + 1]: score = score + ((two[:, ids[i + 1]] + 1e-4) / (one + 1)).log()
+        if i and not hidden[i - 1]:
+            score = score + ((two[ids[i - 1]] + .01 * one / one.sum()) / (one + 1)).log()
+        if i + 1 < len(ids) and not hidden[i + 1]:
+            score = score + ((two[:, ids[i + 1]] + 1e-4) / (one + 1)).log()
         out[i] = score.argmax()
     return out
 
@@ -57,24 +60,31 @@ def pieces(recipe: Any) -> tuple[dict[int, str], set[int]]:
     "Each id's piece as a recipe's tokenizer has it, and the special ids; looked up once for a recipe."
     if recipe not in _PIECES:
         known = _knows(recipe)
-        _PIECES[recipe] = {i: piece for piece, i in known.get_vocab().items()}, set(known.get_added_tokens_decoder())
+        _PIECES[recipe] = {i: piece for piece,
+                           i in known.get_vocab().items()}, set(known.get_added_tokens_decoder())
     return _PIECES[recipe]
 
-_LINES = {'right': (11, 87, 176), 'wrong': (194, 90, 0), 'swapped': (194, 90, 0), 'kept': FAINT}      # on paper
+_LINES = {'right': (11, 87, 176), 'wrong': (194, 90, 0), 'swapped': (194, 90, 0), 'kept': FAINT}    # on paper
 
 class TextView(View):
-    "Draws, opens and scores text: batches with the key 'ids', int64 `[B, L]`. A drawing is a dict of chips, see `chip`."
+    """Draws, opens and scores text: batches with the key 'ids', int64 `[B, L]`.
+
+    A drawing is a dict of chips, see `chip`."""
     key, one, many, thing = 'ids', 'piece', 'pieces', 'text'
     stage, menu, fixed = 'chips', 'Text', False
     leave_out = ('painted', 'tube', 'grid', 'checkerboard')
-    measure = Measure('Hidden pieces brought back exactly, or pieces judged rightly, in per cent; longer is better.', 'Right', ' %', 100,
+    measure = Measure('Hidden pieces brought back exactly, or pieces judged rightly, in per cent; longer is '
+                      'better.', 'Right', ' %', 100,
                       digits=0, more='better', less='worse', apart=' points')
-    titles = dict(original='Original', seen='What the network sees', returned='What it returns', error='Error', attention='Attention',
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns',
+                  error='Error', attention='Attention',
                   commonest='The commonest piece everywhere', neighbours='By its two neighbours')
     baselines = {'commonest': 'the commonest piece', 'neighbours': 'counting neighbours'}
-    open_with = dict(write='Your own text', button='Use this text', placeholder='Write or paste a sentence in English …',
+    open_with = dict(write='Your own text', button='Use this text',
+                     placeholder='Write or paste a sentence in English …',
                      accept='.txt,text/plain', label='Open a text file …', most=1)
-    hints = dict(original='Click a piece to see where it looks.', seen='Click a piece to hide or show it; drag for several.')
+    hints = dict(original='Click a piece to see where it looks.', seen='Click a piece to hide or show it; '
+                                                                       'drag for several.')
     keys = 'Tab into a text; arrows move; in the second text Space hides or shows a piece, r resets; in the first Space looks.'
     side, columns = 780, 1
     sets: dict[str, Any] = {'Wikipedia, held-out articles': ('text', dict(n=8, split='test', length=64)),
@@ -99,11 +109,14 @@ class TextView(View):
     def open(self, data: bytes, name: str, recipe: Any) -> dict:
         "The reader's own text; ValueError says in words what is wrong with it."
         from maskedlab.data.text import encode
-        try: text = data.decode('utf-8')
-        except UnicodeDecodeError: raise ValueError(f"{name[-40:]} is no text in UTF-8; save it as such") from None
+        try:
+            text = data.decode('utf-8')
+        except UnicodeDecodeError:
+            raise ValueError(f"{name[-40:]} is no text in UTF-8; save it as such") from None
         if not text.strip(): raise ValueError("There is no text yet: write or paste a sentence first.")
         longest = min(getattr(getattr(recipe, 'encoder', None), 'longest', None) or 128, 128)
-        return encode(' '.join(text.split()), tokenizer=getattr(recipe, 'tokenizer', None), length=longest, cut=True)
+        return encode(' '.join(text.split()), tokenizer=getattr(recipe, 'tokenizer', None), length=longest,
+                      cut=True)
 
     def open_code(self, name: str, data: bytes, recipe: Any) -> str:
         "The code that reads the same text."
@@ -112,7 +125,8 @@ class TextView(View):
     def place(self, u: Units, unit: int, batch: dict) -> str:
         return f'Piece {unit}'
 
-    def paintable(self, u: Units) -> bool: return u.kind == 'sequence' and len(u.shape) == 1
+    def paintable(self, u: Units) -> bool:
+        return u.kind == 'sequence' and len(u.shape) == 1
 
     # ---- chips
 
@@ -124,7 +138,8 @@ class TextView(View):
         made = []
         for i, piece in enumerate(ids.tolist()):
             if not valid[i]: continue
-            chip = dict(unit=i, text=say(piece), glued=names.get(was[i], '').startswith('##'), was=say(was[i]), value=None, note='',
+            chip = dict(unit=i, text=say(piece), glued=names.get(was[i], '').startswith('##'),
+                        was=say(was[i]), value=None, note='',
                         role='special' if was[i] in special else role(i))
             made.append(chip | {k: f(i) for k, f in more.items()})
         return dict(chips=made)
@@ -140,21 +155,29 @@ class TextView(View):
         names, special = pieces(s.recipe)
         seen = ids if s.out.seen is None else s.out.seen['ids'][0]
         swapped, blank = (seen != ids).tolist(), [i in special for i in seen.tolist()]
-        covered = lambda i: hidden[i] and (s.out.seen is None or swapped[i] and blank[i])      # nothing of the piece is left
+        # nothing of the piece is left
+        covered = lambda i: hidden[i] and (s.out.seen is None or swapped[i] and blank[i])
         role = lambda i: 'hidden' if covered(i) else 'swapped' if swapped[i] else 'kept' if hidden[i] else 'plain'
         note = lambda i: {'swapped': 'swapped', 'kept': 'kept'}.get(role(i), '')
-        drawn = {'original': self.chips(s, ids, lambda i: 'plain'), 'seen': self.chips(s, seen, role, note=note)}
+        drawn = {'original': self.chips(s, ids, lambda i: 'plain'),
+                 'seen': self.chips(s, seen, role, note=note)}
         for c in drawn['seen']['chips']:
-            if c['role'] == 'hidden': c['text'] = ''
-        if any(swapped[i] and not blank[i] for i in range(len(ids))): drawn['seen']['words'] = 'Orange frames: another piece was put there.'
+            if c['role'] == 'hidden':
+                c['text'] = ''
+        if any(swapped[i] and not blank[i] for i in range(len(ids))):
+            drawn['seen']['words'] = 'Orange frames: another piece was put there.'
         drawn['error'] = self.valued(s, s.height[0].tolist())
         odds = self.judged(s)
         if odds is not None:
             sure = lambda i: f'{100 * odds[i]:.0f} %' if i in odds else ''
-            drawn['returned'] = self.chips(s, seen, lambda i: 'swapped' if swapped[i] else 'plain', value=odds.get, note=sure)
+            drawn['returned'] = self.chips(s, seen, lambda i: 'swapped' if swapped[i] else 'plain',
+                                           value=odds.get, note=sure)
             drawn['returned']['words'] = \
-                'How likely each piece was replaced, by its verdict: dark is hardly, yellow is surely. Orange frames: truly replaced.'
-        elif s.filled is not None: drawn['returned'] = self.guesses(s)
+                """How likely each piece was replaced, by its verdict: dark is hardly, yellow is surely.
+
+                Orange frames: truly replaced."""
+        elif s.filled is not None:
+            drawn['returned'] = self.guesses(s)
         return drawn
 
     def valued(self, s: Scene, numbers: list[float]) -> dict[str, Any]:
@@ -164,18 +187,23 @@ class TextView(View):
         return self.chips(s, s.batch['ids'][0], role, value=value)
 
     def guesses(self, s: Scene) -> dict[str, Any]:
-        "The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each hidden place."
+        """The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each
+        hidden place."""
         ids, filled, hidden = s.batch['ids'][0], s.filled['ids'][0], s.mask[0].tolist()
         names, _ = pieces(s.recipe)
         same = (filled == ids).tolist()
         role = lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain'
         pred = s.out.pred
-        if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return self.chips(s, filled, role)
+        if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2:
+            return self.chips(s, filled, role)
         top = pred.float().softmax(-1).topk(min(5, pred.shape[1]))
-        likely = {i: [[names.get(k, str(k)).removeprefix('##'), round(p, 4)] for k, p in zip(ks, ps, strict=True)]
-                  for i, ks, ps in zip(s.out.scored[0].nonzero()[:, 0].tolist(), top.indices.tolist(), top.values.tolist(), strict=True)}
+        likely = {i: [[names.get(k, str(k)).removeprefix('##'), round(p, 4)] for k,
+                      p in zip(ks, ps, strict=True)]
+                  for i, ks, ps in zip(s.out.scored[0].nonzero()[:, 0].tolist(), top.indices.tolist(),
+                                       top.values.tolist(), strict=True)}
         return self.chips(s, filled, role, guesses=lambda i: likely.get(i) if hidden[i] else None,
-                          note=lambda i: f'{100 * likely[i][0][1]:.0f} %' if hidden[i] and i in likely else '')
+                          note=lambda i: f'{100 * likely[i][0][1]:.0f} %' if hidden[i] and i in likely
+                          else '')
 
     def looks(self, s: Scene, unit: int, weights: Tensor) -> dict[str, Any]:
         "Where a piece looks; the page adds arcs."
@@ -192,12 +220,16 @@ class TextView(View):
     def guess(self, name: str, s: Scene) -> dict | None:
         ids, hidden, vocab = s.batch['ids'][0], s.mask[0], self._counted(s.recipe)
         if not vocab or self.judged(s) is not None: return None
-        filled = ids.masked_fill(hidden, int(counts(vocab)[0].argmax())) if name == 'commonest' else between(ids, hidden, vocab)
+        filled = ids.masked_fill(hidden,
+                                 int(counts(vocab)[0].argmax())) if name == 'commonest' else between(ids,
+                                                                                                     hidden,
+                                                                                                     vocab)
         return {**s.batch, 'ids': filled[None]}
 
     def guessed(self, filled: dict, s: Scene) -> dict[str, Any]:
         same, hidden = (filled['ids'] == s.batch['ids'])[0].tolist(), s.mask[0].tolist()
-        return self.chips(s, filled['ids'][0], lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain')
+        return self.chips(s, filled['ids'][0], lambda i: ('right' if same[i] else 'wrong') if hidden[i]
+                          else 'plain')
 
     def close(self, filled: dict, s: Scene) -> float:
         "Per cent of the hidden pieces that came back; of a verdict, its balanced accuracy."
@@ -214,14 +246,17 @@ class TextView(View):
         found = sum(odds.get(i, 0) > .5 for i in fake.nonzero()[:, 0].tolist())
         false = sum(p > .5 for i, p in odds.items() if not fake[i])
         true = int((~fake & s.out.scored[0]).sum())
-        return (f'Of {int(fake.sum())} replaced pieces the network finds {found}; it suspects {false} of {true} true ones. '
+        return (f'Of {int(fake.sum())} replaced pieces the network finds {found}; it suspects {false} of '
+                f'{true} true ones. '
                 'The mark is the mean of both shares, 50 % is chance.')
 
     # ---- how it travels, and on paper
 
-    def wire(self, drawing: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]: return drawing, []
+    def wire(self, drawing: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        return drawing, []
 
-    def thumb(self, batch: dict, i: int) -> dict[str, Any]: return dict(text=self.text(batch, i)[:80])
+    def thumb(self, batch: dict, i: int) -> dict[str, Any]:
+        return dict(text=self.text(batch, i)[:80])
 
     def still(self, drawing: dict[str, Any], side: int, hatched: bool = True) -> Any:
         "Chips as a Pillow image."
@@ -231,21 +266,27 @@ class TextView(View):
         tall = 40 if any(c['note'] for c in drawing['chips']) else 26
         x, y, at = 0, 4, []
         for c in drawing['chips']:
-            w = int(max(pen.textlength(c['text'], letters), pen.textlength(c['note'], small), pen.textlength(c['was'], letters))) + 12
+            w = int(max(pen.textlength(c['text'], letters), pen.textlength(c['note'], small),
+                        pen.textlength(c['was'], letters))) + 12
             gap = 0 if not x else 1 if c['glued'] else 6
-            if x + gap + w > side: x, y, gap = 0, y + tall + 8, 0
+            if x + gap + w > side:
+                x, y, gap = 0, y + tall + 8, 0
             at.append((x + gap, y, w))
             x += gap + w
         paper = Image.new('RGB', (side, y + tall + 6), 'white')
         pen = ImageDraw.Draw(paper)
         for c, (x, y, w) in zip(drawing['chips'], at, strict=True):
-            box, ink, paint = (x, y, x + w, y + tall), INK, {'hidden': HOLE, 'right': (219, 233, 251)}.get(c['role'], (255, 255, 255))
+            box, ink, paint = (x, y, x + w, y + tall), INK, {'hidden': HOLE,
+                                                             'right': (219, 233, 251)}.get(c['role'],
+                                                                                           (255, 255, 255))
             if c['value'] is not None:
                 r, g, b, _ = cividis(torch.tensor(c['value'])).tolist()
                 paint, ink = (r, g, b), (255, 255, 255) if .299 * r + .587 * g + .114 * b < 120 else INK
-            elif c['role'] in ('special', 'faint'): ink = FAINT
+            elif c['role'] in ('special', 'faint'):
+                ink = FAINT
             pen.rectangle(box, fill=paint)
-            if c['role'] == 'hidden': hatch(pen, box)
+            if c['role'] == 'hidden':
+                hatch(pen, box)
             line = _LINES.get(c['role'])
             pen.rectangle(box, outline=line or (208, 215, 222), width=2 if line else 1)
             pen.text((x + 6, y + 4), c['text'], fill=ink, font=letters)
