@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
         m = importlib.import_module(f'bench.{name}')
         text = (m.__doc__ or '').splitlines()[0]
         c = commands.add_parser(name, help=text, description=text)
-        c.add_argument('--rounds', type=int, default=11, help='interleaved rounds; 9 and more give an '
-                                                              'interval of 95 %%')
+        c.add_argument('--rounds', type=int, default=11,
+                       help='interleaved rounds; 9 and more give an interval of 95 %%')
         c.add_argument('--threads', type=int, help="default: torch's")
         c.add_argument('--save', action='store_true', help='write bench/results/ and bench/README.md')
         m.arguments(c)

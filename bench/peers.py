@@ -76,8 +76,9 @@ class Block(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, 1e-6), nn.LayerNorm(dim, 1e-6)
-        self.attn, self.mlp = Attention(dim, heads), nn.ModuleDict(dict(fc1=nn.Linear(dim, 4 * dim),
-                                                                        fc2=nn.Linear(4 * dim, dim)))
+        self.attn, self.mlp = Attention(dim,
+                                        heads), nn.ModuleDict(dict(fc1=nn.Linear(dim, 4 * dim),
+                                                                   fc2=nn.Linear(4 * dim, dim)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -93,9 +94,8 @@ class Original(nn.Module):
         d, w = shape.dim, shape.decoder_dim
         self.ratio = shape.ratio
         self.patch_embed = nn.ModuleDict(dict(proj=nn.Conv2d(3, d, 16, 16)))
-        self.cls_token, self.mask_token = nn.Parameter(torch.randn(1, 1,
-                                                                   d) * .02), nn.Parameter(torch.randn(1, 1,
-                                                                                                       w) * .02)
+        self.cls_token, self.mask_token = nn.Parameter(torch.randn(1, 1, d) * .02), nn.Parameter(
+            torch.randn(1, 1, w) * .02)
         self.pos_embed = nn.Parameter(torch.randn(1, 197, d) * .5, requires_grad=False)
         self.decoder_pos_embed = nn.Parameter(torch.randn(1, 197, w) * .5, requires_grad=False)
         self.blocks = nn.ModuleList(Block(d, shape.heads) for _ in range(shape.depth))
@@ -197,8 +197,8 @@ PEERS: dict[str, Peer] = {
                                'from transformers import ViTMAEForPreTraining'),
     'transformers, eager': Peer(partial(transformers, attention='eager'), loss_of, ('transformers',),
                                 'from transformers import ViTMAEForPreTraining'),
-    'lightly': Peer(Lightly, call, ('lightly', 'timm'), 'import lightly.models.modules, '
-                                                        'timm.models.vision_transformer'),
+    'lightly': Peer(Lightly, call, ('lightly', 'timm'),
+                    'import lightly.models.modules, timm.models.vision_transformer'),
     "the original's way": Peer(Original, call),
 }
 OURS = 'maskedlab'

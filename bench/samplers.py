@@ -74,9 +74,8 @@ def cases():
     flat = layout((196,), batch=256)
     lengths = torch.randint(98, 197, (256, 1), generator=g)
     ragged = layout((196,), valid=torch.arange(196) < lengths)
-    ragged_grid = layout((14, 14), valid=ones(256, 14, 14,
-                                              dtype=torch.bool) & (torch.arange(14)[:, None] < lengths[:, :,
-                                                                                                       None] // 14))
+    ragged_grid = layout((14, 14), valid=ones(256, 14, 14, dtype=torch.bool) & (
+        torch.arange(14)[:, None] < lengths[:, :, None] // 14))
     ends = torch.randint(750, 1501, (32, 1), generator=g)
     speech = layout((1500,), valid=torch.arange(1500) < ends)
     attend = speech.valid.long()
@@ -93,8 +92,8 @@ def cases():
         ('  beside a loop that paints by slices', draw(Block(n=98), patches),
          lambda: block_loop(256, 14, 14, 98, True, by_slice), None),
         ('Block, 256 x 14 x 14, ragged, exactly half', draw(Block(.5), ragged_grid), None, None),
-        ('Span, 32 x 1500', draw(Span(), frames), lambda: _compute_mask_indices((32, 1500), .65, 10,
-                                                                                min_masks=2), 2),
+        ('Span, 32 x 1500', draw(Span(), frames),
+         lambda: _compute_mask_indices((32, 1500), .65, 10, min_masks=2), 2),
         ('Span, 32 x 1500, ragged', draw(Span(), speech),
          lambda: _compute_mask_indices((32, 1500), .65, 10, attend, min_masks=2), None),
         ('Span, 32 x 1500, ragged, equal counts', draw(Span(equal=True), speech), None, None),

@@ -17,8 +17,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument('--size', choices=list(SHAPES), help='default: all three')
     p.add_argument('--batch', type=int, help='pictures a step; default: that of the size')
     p.add_argument('--optimiser', choices=list(WORK), default='adamw')
-    p.add_argument('--memory', type=int, default=3, metavar='RUNS', help='processes in which memory is '
-                                                                         'measured; 0: none')
+    p.add_argument('--memory', type=int, default=3, metavar='RUNS',
+                   help='processes in which memory is measured; 0: none')
 
 
 def memory(name: str, shape: Shape, optimiser: str, runs: int) -> float:

@@ -25,8 +25,8 @@ ROWS, LENGTH = 32, 128
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument('--vocab', type=int, action='append', help='pieces of the network; default: 3000 (the '
-                                                              'data have as many) and 30522')
+    p.add_argument('--vocab', type=int, action='append',
+                   help='pieces of the network; default: 3000 (the data have as many) and 30522')
     p.add_argument('--only', choices=['step', 'masks'], help='one of the two tables')
 
 
@@ -72,8 +72,8 @@ def step(net: Any, loss: Callable[[dict[str, Tensor]], Tensor],
 def losses(net: Any, unpadded: bool, hidden: bool) -> Callable[[dict[str, Tensor]], Tensor]:
     "Ours, with each of its two savings on or off."
     def loss(b: dict[str, Tensor]) -> Tensor:
-        h = net.encoder(b['seen'], b['valid']) if unpadded else net.encoder._encode(b['seen'], ~b['valid'],
-                                                                                    None)
+        h = net.encoder(b['seen'], b['valid']) if unpadded else net.encoder._encode(
+            b['seen'], ~b['valid'], None)
         table = net.encoder.word.weight
         pred = net.head(rows(h, b['mask']), table) if hidden else rows(net.head(h, table), b['mask'])
         return F.cross_entropy(pred, rows(b['ids'], b['mask']))
@@ -139,8 +139,8 @@ def masks_table(n: int, ten: int = 10) -> Table:
               'with it': lambda: collate.torch_mask_tokens(b['ids'].clone(), special_tokens_mask=special)}
     kit = {'Tokens, exact counts': draw(Tokens()), 'Bernoulli, counts by chance': draw(Bernoulli()),
            'Slots, exact counts': draw(Slots()),
-           'WholeWords': draw(WholeWords()), 'WordSpans, exact counts, one fate a run': draw(WordSpans(),
-                                                                                             'run')}
+           'WholeWords': draw(WholeWords()),
+           'WordSpans, exact counts, one fate a run': draw(WordSpans(), 'run')}
     t = timed({k: lambda f=f: [f() for _ in range(ten)] for k, f in {**kit, **theirs}.items()}, n, warm=5)
     t = {k: [seconds / ten for seconds in v] for k, v in t.items()}
     out = Table(

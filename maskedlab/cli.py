@@ -181,8 +181,8 @@ def parser() -> argparse.ArgumentParser:
     c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict",
             recipe=True)
     c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
-    c.add_argument('--arms', nargs='+', default=[], metavar='ARM', help='these beside the main contrast; '
-                                                                        'added to a result that is there')
+    c.add_argument('--arms', nargs='+', default=[], metavar='ARM',
+                   help='these beside the main contrast; added to a result that is there')
     c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted '
                                  'run goes on')
     c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
@@ -193,8 +193,8 @@ def parser() -> argparse.ArgumentParser:
 
     c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
                                  'fine-tuning, cost of a step')
-    c.add_argument('recipes', nargs='+', metavar='RECIPE', help="names of `maskedlab list`; the first one's "
-                                                                "step is the measure of cost")
+    c.add_argument('recipes', nargs='+', metavar='RECIPE',
+                   help="names of `maskedlab list`; the first one's step is the measure of cost")
     c.add_argument('--seeds', type=int, default=3)
     c.add_argument('--jobs', type=int, default=1, help='processes at once')
     c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
@@ -223,8 +223,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--steps', type=int, help='optimiser steps; default 1000')
     c.add_argument('--epochs', type=float, help='instead of --steps: how often each picture is seen')
     c.add_argument('--batch', type=int, default=64, help='samples of a step, over all processes and rounds')
-    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS', help='rounds that a step is split '
-                                                                               'into, where memory is short')
+    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS',
+                   help='rounds that a step is split into, where memory is short')
     c.add_argument('--lr', type=float, help='highest learning rate; default 1e-3')
     c.add_argument('--lr-base', type=float, help='instead of --lr: the rate for a batch of 256')
     c.add_argument('--weight-decay', type=float)
@@ -236,8 +236,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--compile', action='store_true', help='torch.compile')
     c.add_argument('--workers', type=int, default=0, help='processes that read ahead')
     c.add_argument('--seed', type=int, default=0)
-    c.add_argument('--save-every', type=int, metavar='STEPS', help='default: a tenth of all steps, at most '
-                                                                   '1000')
+    c.add_argument('--save-every', type=int, metavar='STEPS',
+                   help='default: a tenth of all steps, at most 1000')
     c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
     c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
     c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')

@@ -57,10 +57,10 @@ SETTINGS: dict[str, Setting] = {
                       'where networks run; auto: the GPU where CUDA has one, else the CPU'),
     'seed': Setting('42', _seed, 'a whole number from 0', 'where every random draw without a generator of '
                                                           'its own starts'),
-    'cache': Setting('~/.cache/maskedlab', _folder, 'a folder', 'where trained stages and derived data are '
-                                                                'kept'),
-    'budget': Setting('full', _one_of('full', 'test'), 'full or test', 'how long runs take; test: as short '
-                                                                       'as the checks allow'),
+    'cache': Setting('~/.cache/maskedlab', _folder, 'a folder',
+                     'where trained stages and derived data are kept'),
+    'budget': Setting('full', _one_of('full', 'test'), 'full or test',
+                      'how long runs take; test: as short as the checks allow'),
     'precision': Setting('auto', _one_of('auto', 'float32', 'bfloat16'), 'auto, float32 or bfloat16',
                          'of training; auto: bfloat16 on a GPU that has it, else float32'),
 }

@@ -24,9 +24,8 @@ class Codes(nn.Module):
         return ((grey - .4) * 5 * self.words).long().clamp(0, self.words - 1)
 
     def decode(self, ids):
-        return (ids[:, None] / self.words).repeat_interleave(self.stride,
-                                                             2).repeat_interleave(self.stride,
-                                                                                  3).expand(-1, 3, -1, -1)
+        return (ids[:, None] / self.words).repeat_interleave(self.stride, 2).repeat_interleave(
+            self.stride, 3).expand(-1, 3, -1, -1)
 
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, regressor_depth=2, decoder_depth=1, drop_path=0.)
@@ -324,8 +323,8 @@ def test_fill_of_tokens_does_not_read_what_is_hidden(batch):
 
 def test_attention_names_units(r, batch):
     w, q, k = r.attention(batch, ragged())
-    assert w.shape == (2, 3, 4, 16, 16) and q[0].tolist() == [-1,
-                                                              *range(8, 16)] + [-1] * 7 and torch.equal(q, k)
+    assert w.shape == (2, 3, 4, 16, 16) and q[0].tolist() == [-1, *range(8, 16)] + [-1] * 7 and torch.equal(
+        q, k)
     w, q, k = r.attention(batch, ragged(), part='regressor')
     assert w.shape == (2, 3, 4, 16, 31) and q[0].tolist() == [*range(8)] + [-1] * 8
     assert k[0].tolist() == [*range(8, 16)] + [-1] * 7 + [*range(8)] + [-1] * 8
@@ -420,8 +419,8 @@ def test_the_published_layout_refuses_heads_that_it_cannot_tell(tmp_path):
         make(**wide).save_pretrained(tmp_path / 'six', layout='original')
     assert len(str(said.value)) <= 200 and not (tmp_path / 'six').exists()
     r = make(**dict(wide, heads=12))
-    assert ml.load_pretrained(r.save_pretrained(tmp_path / 'twelve',
-                                                layout='original') / 'cae.pth').config['heads'] == 12
+    assert ml.load_pretrained(r.save_pretrained(tmp_path / 'twelve', layout='original') / 'cae.pth').config[
+        'heads'] == 12
 
 
 def test_tokens_need_a_tokenizer_or_words():
@@ -448,7 +447,7 @@ def test_the_explorer_shows_where_the_regressor_looks():
     s = replace(e.state, painted=[1, 2, 5])
     assert e.spec(s.recipe)['parts'] == ['encoder', 'regressor', 'decoder']
     see = lambda look, part: e.draw(replace(s, look=look, part=part))
-    assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2,
-                                                                              'regressor').notes['attention']
+    assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2, 'regressor').notes[
+        'attention']
     assert 'regressor has patch 2' in see(2, 'encoder').notes['attention']
     assert 'on view' in see(8, 'regressor').notes['attention']

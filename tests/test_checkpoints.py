@@ -182,8 +182,8 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     p = again.eval()(r.colours(batch['image']), noise=noise)
     assert_close((p.loss, p.logits), (o.loss, o.logits), rtol=0, atol=1e-6)
     same(r, ml.load_pretrained(folder), batch)
-    image = transformers.ViTImageProcessorPil if hasattr(transformers,
-                                                         'ViTImageProcessorPil') else transformers.ViTImageProcessor
+    image = transformers.ViTImageProcessorPil if hasattr(
+        transformers, 'ViTImageProcessorPil') else transformers.ViTImageProcessor
     assert_close(torch.tensor(image.from_pretrained(folder).image_std), r.colours.std)
 
     # names as they stand in version 5 in memory, and an encoder saved by itself
@@ -261,7 +261,8 @@ def test_every_key_is_accounted_for(tmp_path, drop, add):
     with pytest.raises(ValueError) as e:
         ml.load_pretrained(tmp_path / 'mae_full.pth', **HEADS)
     said = ' '.join([str(e.value), *e.value.__notes__])
-    assert ('missing' in said) == bool(drop) and ('unexpected' in said) == bool(add) and len(str(e.value)) <= 200
+    assert ('missing' in said) == bool(drop) and ('unexpected' in said) == bool(add) and len(
+        str(e.value)) <= 200
     for k in filter(None, (drop, add)):
         assert k.split('.', 1)[1].split('.')[-1] in said
 
@@ -402,8 +403,8 @@ def test_simmims_published_layout(tmp_path, batch):
     saved = torch.load(folder / 'simmim.pth', weights_only=True)['model']
     table = 'encoder.rel_pos_bias.relative_position_bias_table'
     assert {'encoder.mask_token', 'encoder.patch_embed.proj.weight', table, 'decoder.0.bias'} <= set(saved)
-    assert saved['encoder.mask_token'].shape == (1, 1, 32) and saved['decoder.0.weight'].shape == (48, 32, 1,
-                                                                                                   1)
+    assert saved['encoder.mask_token'].shape == (1, 1,
+                                                 32) and saved['decoder.0.weight'].shape == (48, 32, 1, 1)
     saved['encoder.rel_pos_bias.relative_position_index'] = torch.zeros(65, 65).long()
     torch.save({'model': saved}, folder / 'simmim.pth')
     same(r, ml.load_pretrained(folder, cell=8), batch)

@@ -232,7 +232,8 @@ def test_folder_reports_by_name(folder):
     assert len(str(said[0].message)) <= 200
     assert [Path(n).as_posix() for n in mine.names] == ['left/good.png', 'right/good.png']
     why = {Path(k).name: v for k, v in mine.skipped.items()}
-    assert 'truncated' in why['cut.jpg'] and 'not a picture' in why['notes.jpg'] and 'empty' in why['nothing.png']
+    assert 'truncated' in why['cut.jpg'] and 'not a picture' in why['notes.jpg'] and 'empty' in why[
+        'nothing.png']
     assert mine.classes == ['left', 'right'] and [mine[i]['label'].item() for i in range(2)] == [0, 1]
     b = next(batches(mine, 6, size=24))
     assert b['image'].shape == (6, 3, 24, 24) and b['label'].tolist().count(0) == 3
@@ -363,8 +364,8 @@ def test_hugging_face_datasets():
     ds = hf.Dataset.from_dict({'id': [0, 1, 2, 3], 'scan': ims, 'kind': [0, 1, 0, 1]}, features=features)
     for d in (ds, ds.cast_column('scan', hf.Image(decode=False)), ds.with_format('torch')):
         mine = images(d, progress=False)
-        assert mine.classes == ['even', 'odd'] and mine[3]['image'].shape == (3, 10,
-                                                                              15) and mine[3]['label'] == 1
+        assert mine.classes == ['even', 'odd'] and mine[3]['image'].shape == (3, 10, 15) and mine[3][
+            'label'] == 1
         assert (mine[3]['image'] * 255).round().unique().tolist() == [60]
     says(ValueError, lambda: images(ds.remove_columns('scan')), 'no Image column', 'kind (ClassLabel)')
     says(TypeError, lambda: images(hf.DatasetDict(train=ds)), "'train'")
@@ -392,5 +393,5 @@ def test_data_imports_no_other_room():
         nodes = list(ast.walk(ast.parse(f.read_text(encoding='utf-8'))))
         names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
         names += [n.module or '' for n in nodes if isinstance(n, ast.ImportFrom)]
-        assert all(n.startswith('maskedlab.data') for n in names if n.startswith('maskedlab')), (f.name,
-                                                                                                 names)
+        assert all(n.startswith('maskedlab.data') for n in names
+                   if n.startswith('maskedlab')), (f.name, names)

@@ -47,8 +47,8 @@ def train(folder: Path, case: str) -> ml.Trainer:
     history = t.fit(background=False)
     if t.rank == 0:
         save_file({k: v.clone() for k, v in t.recipe.state_dict().items()}, folder / f'{case} weights')
-    (folder / f'{case} {t.rank}.json').write_text(json.dumps(dict(world=t.world, seen=seen,
-                                                                  loss=[h['loss'] for h in history])))
+    (folder / f'{case} {t.rank}.json').write_text(
+        json.dumps(dict(world=t.world, seen=seen, loss=[h['loss'] for h in history])))
     return t
 
 

@@ -94,9 +94,8 @@ def test_an_alarm_that_is_true():
     """One block of 21 of 6 x 9 units fits into the last corner so rarely that 2,000 draws may miss what
     20,000 show."""
     c = coverage_map(Block(.4, law='single'), layout((6, 9)), 20000)
-    assert c.rate[-1, -1] < c.rate.mean() / 10 and [a[:40]
-                                                    for a in c.alarms] == ['1 of 54 units is hidden never or '
-                                                                           'nearly ']
+    assert c.rate[-1, -1] < c.rate.mean() / 10 and [a[:40] for a in c.alarms] == [
+        '1 of 54 units is hidden never or nearly ']
 
 
 CONSTANT = [Random(0.), Random(1.), Painted([1, 2]), Checkerboard(shift=False), Random(Linear(0., 1.)),
@@ -105,8 +104,8 @@ CONSTANT = [Random(0.), Random(1.), Painted([1, 2]), Checkerboard(shift=False), 
 
 @pytest.mark.parametrize('strategy', CONSTANT)
 def test_constant_masks_are_no_fault(strategy):
-    assert coverage_map(strategy, layout((4, 5)), 200).alarms == () and count_law(strategy, layout((4, 5)),
-                                                                                  200).alarms == ()
+    assert coverage_map(strategy, layout((4, 5)),
+                        200).alarms == () and count_law(strategy, layout((4, 5)), 200).alarms == ()
 
 
 # ------------------------------------------------------------------ planted faults

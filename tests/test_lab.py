@@ -95,8 +95,8 @@ def fake_pip(monkeypatch, *logs):
 
 
 def test_a_broken_download_is_tried_again(venv, monkeypatch, capsys):
-    calls = fake_pip(monkeypatch, 'ReadTimeoutError: Read timed out.', 'Retrying (Retry(total=4)) No '
-                                                                       'matching distribution found', '')
+    calls = fake_pip(monkeypatch, 'ReadTimeoutError: Read timed out.',
+                     'Retrying (Retry(total=4)) No matching distribution found', '')
     lab.pip('torch')
     assert len(calls) == 3 and 'what has arrived is kept' in capsys.readouterr().out
 
@@ -162,7 +162,8 @@ def test_torch_and_torchvision_come_together_and_stay(dry, venv, capsys):
     # before anything else
     assert re.match('Installing into .* GB to download .* minutes .* GB on disk', capsys.readouterr().out)
     assert [s for s in said if 'torch' in s.split()[0]] == ['torch>=2.11 torchvision']
-    assert '-e .[lab]' in said[-1] and '-c constraints.txt' in said[-1] and (venv / 'torch.txt').read_text() == 'torch==2.14.1\n'
+    assert '-e .[lab]' in said[-1] and '-c constraints.txt' in said[-1] and (
+        venv / 'torch.txt').read_text() == 'torch==2.14.1\n'
     n = len(said)
     lab.install('lab', options())
     assert len(said) == n, 'a finished installation is not begun again'
@@ -195,7 +196,8 @@ def test_an_interrupted_installation_leaves_no_marker(dry, venv, monkeypatch):
     state['fail'] = '-e .[lab]'
     with pytest.raises(lab.Trouble):
         lab.install('lab', options())
-    assert '-c constraints.txt' in said[-2] and 'constraints.txt' not in said[-1], 'first with the known versions, then without'
+    assert '-c constraints.txt' in said[-2] and 'constraints.txt' not in said[
+        -1], 'first with the known versions, then without'
     assert not list(venv.glob('maskedlab-*.txt'))
     state['fail'] = None
     lab.install('lab', options())
@@ -231,8 +233,8 @@ def test_the_cpu_build_is_offered_where_no_gpu_is(dry, monkeypatch, capsys):
 
 
 def test_versions():
-    assert [lab.version(t) for t in ('2.14.1+cpu', '2.11.0', '2.9.0a0+git')] == [(2, 14, 1), (2, 11, 0),
-                                                                                 (2, 9, 0)]
+    assert [lab.version(t) for t in ('2.14.1+cpu', '2.11.0',
+                                     '2.9.0a0+git')] == [(2, 14, 1), (2, 11, 0), (2, 9, 0)]
 
 
 # ------------------------------------------------------------------------------------------------------------

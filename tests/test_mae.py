@@ -40,8 +40,8 @@ def batch():
 
 # 1. the count
 
-@pytest.mark.parametrize('grid, ratio, kept', [((14, 14), .75, 49), ((7, 7), .75, 12), ((8, 8), .75, 16),
-                                               ((10, 10), .9, 9)])
+@pytest.mark.parametrize('grid, ratio, kept',
+                         [((14, 14), .75, 49), ((7, 7), .75, 12), ((8, 8), .75, 16), ((10, 10), .9, 9)])
 def test_the_floor_is_on_the_kept_side(grid, ratio, kept):
     u = ml.layout(grid, batch=50)
     mask = Random(ratio, law='floor kept')(u, generator=g())
@@ -78,8 +78,8 @@ def test_gradient_with_respect_to_hidden_pixels_is_exactly_zero(r, batch):
 def test_encoder_sees_visible_patches_only_and_decoder_all(r, batch):
     seen = {}
     for name in ('encoder', 'decoder'):
-        getattr(r, name).blocks[0].register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name,
-                                                                                                         args[0].shape[1]))
+        getattr(r, name).blocks[0].register_forward_pre_hook(
+            lambda m, args, name=name: seen.__setitem__(name, args[0].shape[1]))
     r(batch, generator=g())
     assert seen == dict(encoder=1 + 4, decoder=1 + 16)
 
@@ -140,12 +140,10 @@ def test_positions_are_fixed_and_the_column_comes_first(r, batch):
     table = sincos((4, 5), 16, prefix=1)[0]
     assert (table[0] == 0).all()
     grid = table[1:].view(4, 5, 16)
-    assert torch.equal(grid[:, :, :8], grid[:1, :, :8].expand(4, 5, 8)) and torch.equal(grid[:, :, 8:],
-                                                                                        grid[:, :1,
-                                                                                             8:].expand(4, 5,
-                                                                                                        8))
-    assert_close(grid[0, 1, :8], torch.cat([f(torch.tensor([1., .1, .01, .001]))
-                                            for f in (torch.sin, torch.cos)]))
+    assert torch.equal(grid[:, :, :8], grid[:1, :, :8].expand(4, 5, 8)) and torch.equal(
+        grid[:, :, 8:], grid[:, :1, 8:].expand(4, 5, 8))
+    assert_close(grid[0, 1, :8],
+                 torch.cat([f(torch.tensor([1., .1, .01, .001])) for f in (torch.sin, torch.cos)]))
 
 
 # 7. order of the kept patches

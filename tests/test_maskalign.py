@@ -54,8 +54,8 @@ def batch():
 
 # 1. the count
 
-@pytest.mark.parametrize('grid, ratio, kept', [((14, 14), .7, 58), ((8, 8), .7, 19), ((14, 14), .5, 98),
-                                               ((14, 14), .9, 19)])
+@pytest.mark.parametrize('grid, ratio, kept',
+                         [((14, 14), .7, 58), ((8, 8), .7, 19), ((14, 14), .5, 98), ((14, 14), .9, 19)])
 def test_int_of_what_is_kept(grid, ratio, kept):
     u = ml.layout(grid, batch=20)
     mask = Guided('importance', ratio)(u, generator=g(), importance=torch.rand(20, *grid, generator=g(1))
@@ -66,8 +66,8 @@ def test_int_of_what_is_kept(grid, ratio, kept):
 def test_base_has_the_papers_counts():
     with torch.device('meta'):
         base = MaskAlign(**{**MaskAlign.sizes['base'], 'teacher': ViTTeacher()})
-    assert base.encoder.grid == (14, 14) and base.top == 5 and base.align.shape == (12,
-                                                                                    12) and base.strategy.ratio == .7
+    assert base.encoder.grid == (14, 14) and base.top == 5 and base.align.shape == (
+        12, 12) and base.strategy.ratio == .7
 
 
 # 2. who stays
@@ -243,8 +243,8 @@ def test_class_token_counts_as_one_token(r, batch):
     out = r(batch, generator=g())
     h, places, _ = r.encode(out.units, out.mask)
     pred = r.predict(h)
-    target = whiten(torch.stack(r.look(out.units)[0][-2:], 2)).gather(1,
-                                                                      places[..., None, None].expand_as(pred))
+    target = whiten(torch.stack(r.look(out.units)[0][-2:],
+                                2)).gather(1, places[..., None, None].expand_as(pred))
     e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))
     assert_close(out.loss, e.mean())
     assert_close(out.error[~out.mask], e[:, 1:].flatten())
@@ -291,8 +291,8 @@ packages = pytest.mark.skipif(not all(map(importlib.util.find_spec,
 
 @packages
 def test_the_network_in_a_package_knows_pictures():
-    cat = torch.from_numpy(pytest.importorskip('skimage.data').chelsea()).permute(2, 0, 1)[None, :, :,
-                                                                                           75:375] / 255
+    cat = torch.from_numpy(pytest.importorskip('skimage.data').chelsea()).permute(2, 0, 1)[
+        None, :, :, 75:375] / 255
     net = as_teacher('efficientnet_lite0').eval().net
     with torch.no_grad():
         logits = net((F.interpolate(cat, 224, mode='bilinear', antialias=True) * 255 - 127) / 128)
@@ -305,8 +305,8 @@ def test_the_network_in_a_package(batch, tmp_path):
     r = make(teacher='efficientnet_lite0')
     net, u = r.teacher.net, r.units(batch)
     (level,), importance = r.look(u)
-    assert level.shape == (3, 17, 1280) and importance.shape == (3,
-                                                                 16) and (importance > 0).all() and r.align.shape == (1, 3)
+    assert level.shape == (3, 17, 1280) and importance.shape == (3, 16) and (
+        importance > 0).all() and r.align.shape == (1, 3)
     # a cell is 32 pixels wide
     big = F.interpolate(batch['image'], (128, 128), mode='bicubic', antialias=True).clamp(0, 1)
     with torch.no_grad():

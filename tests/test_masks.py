@@ -168,7 +168,8 @@ def test_ratio_none_and_all(name):
     if 'ratio' not in [c['name'] for c in controls(ROOM[name])]:
         pytest.skip('has no ratio')
     u = layout(shape_for(ROOM[name]), batch=3)
-    assert not ROOM[name](ratio=0.)(u).any() and ROOM[name](ratio=1.)(u).all() and ROOM[name](ratio=1)(u).all()
+    assert not ROOM[name](ratio=0.)(u).any() and ROOM[name](ratio=1.)(u).all() and ROOM[name](ratio=1)(
+        u).all()
 
 
 @each
@@ -277,8 +278,8 @@ def test_block_follows_the_card(H, W, n, area, exact, draws):
     a, b = (m.flatten(1).sum(1).double() for m in (ours, ref))
     assert abs(a.mean() - b.mean()) < 5 * max(b.std().item(), .01) / math.sqrt(draws) + 1e-9
     assert abs((a == n).double().mean() - (b == n).double().mean()) < .08
-    edges = lambda m: (m[:, 1:] ^ m[:, :-1]).flatten(1).sum(1).double() + (m[:, :, 1:] ^ m[:, :,
-                                                                                           :-1]).flatten(1).sum(1)
+    edges = lambda m: (m[:, 1:] ^ m[:, :-1]).flatten(1).sum(1).double() + (
+        m[:, :, 1:] ^ m[:, :, :-1]).flatten(1).sum(1)
     assert abs(edges(ours).mean() - edges(ref).mean()) < 5 * edges(ref).std() / math.sqrt(draws)
 
 
@@ -350,8 +351,8 @@ def test_span_never_crashes_on_short_clips_and_can_be_equal():
 def test_distinct(n, more, seed):
     places = torch.tensor([n + more, n, n + more // 2])
     m = distinct(torch.tensor([n, n, n // 2]), places, n + more + 2, seeded(seed))
-    assert m.sum(1).tolist() == [n, n, n // 2] and not (m & (torch.arange(m.shape[1]) >= places[:,
-                                                                                                None])).any()
+    assert m.sum(1).tolist() == [n, n, n // 2] and not (
+        m & (torch.arange(m.shape[1]) >= places[:, None])).any()
 
 
 # ------------------------------------------------------------------ patterns, combinations, schedules
@@ -380,8 +381,8 @@ def test_union_and_inverse():
     u, a, b = layout((6, 6), batch=400), Random(.3), Block(.2)
     g = seeded(4)
     assert torch.equal((a | b)(u, generator=seeded(4)), a(u, generator=g) | b(u, generator=g))
-    assert (~a).exact and not (a | b).exact and ~~a == a and isinstance(a | b, Union) and isinstance(~a,
-                                                                                                     Inverse)
+    assert (~a).exact and not (a | b).exact and ~~a == a and isinstance(a | b, Union) and isinstance(
+        ~a, Inverse)
     half = lambda u: torch.arange(6).lt(3).expand(u.free.shape)
     for s in (a | half, half | a):
         m = s(u, generator=seeded())

@@ -167,10 +167,11 @@ def test_reduction_over_the_batch_or_each_sample(batch):
         out = r(batch, mask=mask)
         found[reduction] = float(out.loss.detach())
         each = [out.error[i][mask[i]] for i in range(3)]
-        want = torch.cat(each).mean() if reduction == 'batch' else torch.stack([e.mean()
-                                                                                for e in each]).mean()
+        want = torch.cat(each).mean() if reduction == 'batch' else torch.stack(
+            [e.mean() for e in each]).mean()
         assert_close(out.loss.detach(), want)
-        d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(r.colours(batch['image'])))
+        d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(
+            r.colours(batch['image'])))
         theirs = (d * mask[..., None]).sum() / mask.sum() / 3           # as the released code writes it
         if reduction == 'batch':
             assert_close(out.loss, theirs, rtol=1e-4, atol=1e-5)
@@ -194,7 +195,8 @@ def test_a_weight_is_a_share_of_the_largest_error_of_the_whole_spectrum(weight, 
     torch.manual_seed(0)
     r = MFM(**SMALL, weight=weight).eval()
     out = r(batch, mask=strategy)
-    d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(r.colours(batch['image'])))
+    d = modulus(spectrum(r.predict(r.encoder.maps(r.colours(out.seen['image'])))) - spectrum(
+        r.colours(batch['image'])))
     share = d ** weight / (d ** weight).amax((1, 2), keepdim=True)      # of kept bins, too
     assert_close(out.loss, ((share * d) * out.mask[..., None]).sum() / out.mask.sum() / 3, rtol=1e-3,
                  atol=1e-6)
@@ -260,8 +262,8 @@ def test_the_head_fits_the_map(name, dim, image):
     luck = torch.get_rng_state()
     with torch.device('meta'):
         r = MFM(encoder=name, image=image)
-        assert r.predict(r.encoder.maps(torch.rand(2, 3, image, image))).shape == (2, 3, image,
-                                                                                   image) and r.encoder.dim == dim
+        assert r.predict(r.encoder.maps(torch.rand(2, 3, image, image))).shape == (
+            2, 3, image, image) and r.encoder.dim == dim
     # trials do not move the random numbers of the first weights
     assert torch.equal(torch.get_rng_state(), luck)
 
@@ -323,8 +325,8 @@ def test_blur_shrinks_fast_waves_and_leaves_slow_ones():
 def test_a_small_picture_is_not_smoothed_on_its_way_and_is_clamped_twice():
     x = torch.rand(2, 3, 45, 33, generator=g())
     small = torch.nn.functional.interpolate(x, (5, 4), mode='bicubic').clamp(0, 1)
-    assert torch.equal(DEGRADE['down'](x), torch.nn.functional.interpolate(small, (45, 33),
-                                                                           mode='bicubic').clamp(0, 1))
+    assert torch.equal(DEGRADE['down'](x),
+                       torch.nn.functional.interpolate(small, (45, 33), mode='bicubic').clamp(0, 1))
 
 
 def test_kernels_of_the_released_mixture():
@@ -430,9 +432,10 @@ def test_attention_and_other_sizes(r, batch):
 def test_sizes_of_the_paper():
     with torch.device('meta'):
         base, resnet = MFM(**MFM.sizes['base']), MFM(encoder='resnet50', strategy=Disc(p=.3))
-    assert sum(p.numel() for p in base.head.parameters()) == 590_592 and sum(p.numel()
-                                                                             for p in resnet.head.parameters()) == 6_294_528
-    assert base.no_weight_decay() == {'encoder.net.pos_embed'} and 'encoder.net.pos_embed' in dict(base.named_parameters())
+    assert sum(p.numel() for p in base.head.parameters()) == 590_592 and sum(
+        p.numel() for p in resnet.head.parameters()) == 6_294_528
+    assert base.no_weight_decay() == {'encoder.net.pos_embed'} and 'encoder.net.pos_embed' in dict(
+        base.named_parameters())
 
 
 @pytest.mark.parametrize('make, words', [
@@ -443,11 +446,11 @@ def test_sizes_of_the_paper():
     (lambda r, b: Disc('9'), "radius='9'"), (lambda r, b: Disc(70)(ml.layout((64, 64))), 'ends 45.3'),
     (lambda r, b: MFM(corruption='fog'), "choose 'mask' or 'down'"),
     (lambda r, b: MFM(reduction='sum'), "'batch' or 'sample'"),
-    (lambda r, b: MFM(encoder='resnet5'), 'did you mean'), (lambda r, b: MFM(encoder='resnet18', stride=5),
-                                                            'stride 5'),
+    (lambda r, b: MFM(encoder='resnet5'), 'did you mean'),
+    (lambda r, b: MFM(encoder='resnet18', stride=5), 'stride 5'),
     (lambda r, b: MFM(encoder=3), 'name of timm'), (lambda r, b: MFM(image=30, patch=8), 'divide'),
-    (lambda r, b: r(dict(image=b['image'] * 255)), '0..1'), (lambda r, b: r(dict(image=b['image'][..., :30])),
-                                                             'multiple'),
+    (lambda r, b: r(dict(image=b['image'] * 255)), '0..1'),
+    (lambda r, b: r(dict(image=b['image'][..., :30])), 'multiple'),
     (lambda r, b: r(b, mask=torch.zeros(3, 4, 4).bool()), '[3, 32, 32]'),
     (lambda r, b: r(b, mask=torch.zeros(3, 32, 32)), 'bool')])
 def test_bad_input_is_one_sentence(r, batch, make, words):

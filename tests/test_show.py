@@ -95,7 +95,8 @@ def test_messages_are_plain_and_carry_their_number(core):
     (dict(fields={'shape': 1}), 'shape')])
 def test_bad_input_is_one_sentence_and_the_next_request_works(core, change, words):
     reply, data = ask(core, 'draw', replace(core.state, **change))
-    assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200 and data == []
+    assert reply['kind'] == 'trouble' and words in reply['words'] and len(
+        reply['words']) <= 200 and data == []
     core.state = core.start('mae')
     assert ask(core, 'draw')[0]['kind'] == 'drawn'
 
@@ -142,7 +143,8 @@ def test_method_without_doors_and_of_other_data():
 
     d = Explore(Silent)
     shown = d.draw(replace(d.state, look=3))
-    assert 'returned' not in shown.pictures and 'does not predict' in shown.notes['returned'] and 'no attention' in shown.notes['attention']
+    assert 'returned' not in shown.pictures and 'does not predict' in shown.notes[
+        'returned'] and 'no attention' in shown.notes['attention']
 
     class Smells(Recipe):
         card = Card('Smells', 2018, 'smell', '', '', '', '', '', '')
@@ -266,7 +268,8 @@ def test_explorer_carries_a_picture_and_a_widget():
     e = ml.Explorer('mae')
     data, _ = e._repr_mimebundle_()
     assert data['image/png'][:4] == b'\x89PNG' and len(data['image/png']) < 150_000
-    assert '48 of 64 patches hidden' in data['text/plain'] and 'application/vnd.jupyter.widget-view+json' in data
+    assert '48 of 64 patches hidden' in data[
+        'text/plain'] and 'application/vnd.jupyter.widget-view+json' in data
     sent = []
     e.widget.send = lambda content, buffers: sent.append((content, buffers))
     e.widget._handle_custom_msg(dict(kind='draw', seq=1, view='x', state=asdict(e.core.state)), [])

@@ -39,8 +39,8 @@ def pixels(mask):
 
 # 1. the count
 
-@pytest.mark.parametrize('grid, ratio, hidden', [((6, 6), .6, 22), ((7, 7), .6, 30), ((10, 10), .55, 56),
-                                                 ((4, 4), .6, 10)])
+@pytest.mark.parametrize('grid, ratio, hidden',
+                         [((6, 6), .6, 22), ((7, 7), .6, 30), ((10, 10), .55, 56), ((4, 4), .6, 10)])
 def test_the_ceiling_is_on_the_hidden_side(grid, ratio, hidden):
     mask = Random(ratio, law='ceil hidden')(ml.layout(grid, batch=20), generator=g())
     assert (mask.flatten(1).sum(1) == hidden).all()
@@ -194,7 +194,7 @@ def test_attention_names_the_cell_of_each_token(r, batch):
 def test_sizes_of_the_paper():
     with torch.device('meta'):
         base = SimMIM(**SimMIM.sizes['base'])
-    assert sum(p.numel()
-               for p in base.head.parameters()) == 590_592 and len(base.encoder.rel_pos_bias.table) == 732
+    assert sum(p.numel() for p in base.head.parameters()) == 590_592 and len(
+        base.encoder.rel_pos_bias.table) == 732
     with pytest.raises(ValueError, match='multiple'):
         SimMIM(image=48, token=16, cell=24)

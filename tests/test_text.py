@@ -96,8 +96,8 @@ def test_transformers_gives_the_same_logits_both_ways(tmp_path, padded):
     theirs.save_pretrained(tmp_path / 'a')
     ours = ml.load_pretrained(tmp_path / 'a').eval()
     ids = torch.randint(5, 300, (6, 30))
-    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30,
-                                                                                                       dtype=torch.bool)
+    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(
+        6, 30, dtype=torch.bool)
     with torch.no_grad():
         a = theirs(input_ids=ids, attention_mask=valid.long()).logits
         assert (a - ours.logits(dict(ids=ids, valid=valid)))[valid].abs().max() < 1e-4
@@ -159,7 +159,8 @@ def test_electra_judges_every_real_piece_and_learns_from_both_losses():
     assert torch.equal(fake[~out.mask], b['ids'][~out.mask])
     assert torch.equal(out.target.bool(), (fake != b['ids'])[b['valid']])
     history = ml.fit(r, 'text', steps=30, batch=16, lr=1e-3, seed=0)
-    assert history[-1]['generator'] < history[0]['generator'] and history[-1]['discriminator'] < history[0]['discriminator']
+    assert history[-1]['generator'] < history[0]['generator'] and history[-1]['discriminator'] < history[0][
+        'discriminator']
 
 
 def test_electra_draws_with_replacement_fewer():
@@ -204,8 +205,8 @@ def test_two_folders_of_transformers_fill_one_electra(tmp_path, padded):
     pairs = [(judge, author), (ElectraForPreTraining.from_pretrained(tmp_path / 'd2').eval(),
                                ElectraForMaskedLM.from_pretrained(tmp_path / 'g2').eval())]
     ids = torch.randint(5, 300, (6, 30))
-    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(6, 30,
-                                                                                                       dtype=torch.bool)
+    valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(
+        6, 30, dtype=torch.bool)
     b, theirs = dict(ids=ids, valid=valid), dict(input_ids=ids, attention_mask=valid.long())
     with torch.no_grad():
         for d, g in pairs:

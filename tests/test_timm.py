@@ -85,9 +85,8 @@ def test_ragged_masks(r):
         assert_close(both.error[i], alone.error[0], rtol=0, atol=1e-5, equal_nan=True)
     both.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in r.parameters())
-    assert r(b, mask=torch.ones(3, 4, 4).bool()).loss.isfinite() and r(b,
-                                                                       mask=torch.zeros(3, 4,
-                                                                                        4).bool()).loss == 0
+    assert r(b, mask=torch.ones(3, 4, 4).bool()).loss.isfinite() and r(
+        b, mask=torch.zeros(3, 4, 4).bool()).loss == 0
 
 
 def test_no_leak(r):

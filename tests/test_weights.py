@@ -25,8 +25,8 @@ def test_held_out_scores_are_the_ones_written_down(folder):
     assert found.keys() == told.keys()
     for kind, scores in told.items():
         near = {k: pytest.approx(v, rel=2e-3, abs=.02) for k, v in scores.items()}
-        assert {k: found[kind][k] for k in near if k in found[kind]} == {k: near[k] for k in near
-                                                                         if k in found[kind]}
+        assert {k: found[kind][k] for k in near
+                if k in found[kind]} == {k: near[k] for k in near if k in found[kind]}
         assert {'network'} <= found[kind].keys()
     assert found['loss']['network'] < found['loss']['untrained']
 
@@ -45,7 +45,8 @@ def test_provenance_names_the_command_and_its_versions(folder):
 
 @pytest.mark.parametrize('folder', STAGES, ids=lambda p: p.name)
 def test_a_stage_names_its_command(folder):
-    assert json.loads((folder / 'stage.json').read_text())['command'].startswith('python -m maskedlab.train.make_stage ')
+    assert json.loads((folder / 'stage.json').read_text())['command'].startswith(
+        'python -m maskedlab.train.make_stage ')
 
 
 def test_weights_are_small():

@@ -44,8 +44,8 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
             box = page.locator('.mlx-look .mlx-stage').bounding_box()
             assert box is not None
             # an eye of the cat
-            page.locator('.mlx-look .mlx-stage').click(position=dict(x=box['width'] * .3,
-                                                                     y=box['height'] * .44))
+            page.locator('.mlx-look .mlx-stage').click(
+                position=dict(x=box['width'] * .3, y=box['height'] * .44))
             page.wait_for_timeout(500)
             if page.locator('.mlx-attention option, select[aria-label="Part of the network"] option').count() > 1:
                 page.get_by_label('Part of the network').select_option('decoder')

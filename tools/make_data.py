@@ -43,8 +43,8 @@ PHOTOS = [
      'Portrait of the astronaut Eileen Collins', 'NASA', PD, 'https://flic.kr/p/r9qvLn'),
     ('raccoon', 'train', 'scipy/misc/face.dat',
      '9d8b0b4d081313e2b485748c770472e5a95ed1738146883d84c7030493e82886',
-     'Raccoon (Procyon lotor)', 'public-domain-image.com', PD, 'http://www.public-domain-image.com '
-                                                               '(raccoon-procyon-lotor.jpg)'),
+     'Raccoon (Procyon lotor)', 'public-domain-image.com', PD,
+     'http://www.public-domain-image.com (raccoon-procyon-lotor.jpg)'),
     ('dahlia', 'train', 'sklearn/datasets/images/flower.jpg',
      'a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638',
      'Flower', 'vultilion (Flickr)', BY, 'https://www.flickr.com/photos/vultilion/6056698931/'),
@@ -70,8 +70,8 @@ PHOTOS = [
      'http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/'),
     ('stairs', 'train', 'scipy/misc/ascent.dat',
      'e8a84939484463ab8051aedc5b40aa262ab33a91d6458a6cd13c6a1cad5a023d',
-     'Stairs (accent to the top)', 'public-domain-image.com', PD, 'http://www.public-domain-image.com '
-                                                                  '(accent-to-the-top.jpg)'),
+     'Stairs (accent to the top)', 'public-domain-image.com', PD,
+     'http://www.public-domain-image.com (accent-to-the-top.jpg)'),
     ('coins', 'train', 'skimage/data/coins.png',
      'f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba',
      'Greek coins from Pompeii', 'Brooklyn Museum', 'no known copyright restrictions',

@@ -172,8 +172,8 @@ def main() -> int:
     held = io.BytesIO()
     np.savez_compressed(held, points=packed(np.stack(clouds)))
     about = dict(classes=names, step=STEP, models=rows)
-    files = {'points.npz': held.getvalue(), 'points.json': (json.dumps(about, ensure_ascii=False)
-                                                            + '\n').encode(),
+    files = {'points.npz': held.getvalue(),
+             'points.json': (json.dumps(about, ensure_ascii=False) + '\n').encode(),
              'CREDITS-points.md': credits(models).encode()}
     print(collections.Counter((names[r['label']], r['split']) for r in rows))
     different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]

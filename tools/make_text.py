@@ -78,8 +78,8 @@ def articles(dump: bytes) -> list[dict]:
     pages = re.findall(r'<page>(.*?)</page>', bz2.decompress(dump).decode('utf-8'), flags=re.S)
     out = []
     for page in pages:
-        title, text = re.search(r'<title>(.*?)</title>', page)[1], re.search(r'<text[^>]*>(.*?)</text>', page,
-                                                                             re.S)
+        title, text = re.search(r'<title>(.*?)</title>',
+                                page)[1], re.search(r'<text[^>]*>(.*?)</text>', page, re.S)
         revision = re.search(r'<revision>\s*<id>(\d+)</id>', page)
         if text is None or '#redirect' in text[1][:40].lower() or ':' in title: continue
         kept, size = [], 0

@@ -93,7 +93,8 @@ def comparison() -> str:
 
     from maskedlab.instruments.compare import compare_table
 
-    return compare_table(json.loads((ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
+    return compare_table(json.loads(
+        (ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
 
 
 TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims,
@@ -118,7 +119,8 @@ def readme() -> str:
         raise ValueError('index.ipynb has pictures among its outputs; link a file under docs/ instead')
     text = re.sub(r'<!-- (\w+) -->', lambda m: TABLES[m[1]](), text)
     text = text.replace('../', '')  # links of the notebook in nbs/, seen from the root
-    return '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that notebook. -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+    return '<!-- Made from nbs/index.ipynb by tools/readme.py: edit that notebook. -->\n\n' + re.sub(
+        r'\n{3,}', '\n\n', text).strip() + '\n'
 
 
 def _as_nbformat(nb):
@@ -137,7 +139,8 @@ def _as_nbformat(nb):
 
 def repository() -> str:
     """The one address of the project, from pyproject.toml."""
-    return tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['urls']['Repository']
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['urls'][
+        'Repository']
 
 
 def carriers() -> list[Path]:
@@ -169,8 +172,8 @@ def main() -> int:
     file, text = ROOT / 'README.md', readme()
     if options.check:
         same = file.exists() and file.read_text(encoding='utf-8') == text
-        print('README.md agrees with nbs/index.ipynb' if same else 'README.md differs from nbs/index.ipynb: '
-                                                                   'run python tools/readme.py')
+        print('README.md agrees with nbs/index.ipynb' if same
+              else 'README.md differs from nbs/index.ipynb: run python tools/readme.py')
         return int(not same)
     file.write_text(text, encoding='utf-8', newline='\n')
     return 0

@@ -100,8 +100,8 @@ def noise(image: Tensor, generator: torch.Generator | None = None,
 
 def _luma(image: Tensor) -> Tensor:
     "Grey, `[B, 1, H, W]`: how bright the eye sees three colours; the mean of any other number."
-    return torch.einsum('bchw,c->bhw', image, image.new_tensor([.299, .587, .114]))[:,
-                                                                                    None] if image.shape[1] == 3 else image.mean(1, True)
+    return torch.einsum('bchw,c->bhw', image, image.new_tensor([.299, .587, .114]))[:, None] if image.shape[
+        1] == 3 else image.mean(1, True)
 
 # %% ../../nbs/corruptions/02_degrade.ipynb #ded32f75
 DEGRADE: dict[str, Callable[..., Tensor]] = {

@@ -27,11 +27,10 @@ def keep(x: Tensor,        # `[B, N, D]`
     index.scatter_(1, place.masked_fill(~visible, n), torch.arange(N, device=x.device).expand(B, N))
     index = index[:, :n]
     # one flat index_select moves less memory than a gather with an index as wide as the tokens
-    tokens = x.flatten(0, 1).index_select(0, (index
-                                              + torch.arange(B,
-                                                             device=x.device)[:, None] * N).flatten()).view(B,
-                                                                                                            n,
-                                                                                                            D)
+    tokens = x.flatten(0, 1).index_select(0,
+                                          (index
+                                           + torch.arange(B, device=x.device)[:, None] * N).flatten()).view(
+                                               B, n, D)
     pad = torch.arange(n, device=x.device) >= counts[:, None]
     if not bool(pad.any()): return tokens, index, None
     return tokens.masked_fill(pad[..., None], 0), index.masked_fill(pad, 0), pad

@@ -22,8 +22,8 @@ __all__ = ['NORMALISE', 'SEAMS', 'LEND', 'ORDER', 'REASONS', 'PATIENTS', 'EXERCI
 def _patches(seed: int = 0) -> tuple[Tensor, Tensor]:
     "Patches of unlike brightness and contrast, `[3, 10, 48]` in 0..1, and which are hidden."
     g = torch.Generator().manual_seed(seed)
-    level, contrast = torch.rand(3, 10, 1, generator=g) * .5 + .25, torch.rand(3, 10, 1,
-                                                                               generator=g) * .2 + .05
+    level, contrast = torch.rand(3, 10, 1, generator=g) * .5 + .25, torch.rand(
+        3, 10, 1, generator=g) * .2 + .05
     x = (level + contrast * torch.randn(3, 10, 48, generator=g)).clamp(0, 1)
     return x, torch.rand(3, 10, generator=g).argsort(1) < 7
 
@@ -108,8 +108,8 @@ def _judge_seams(f: Any) -> None:
         return got
     noise = torch.rand(8, 3, 32, 32, generator=g)
     ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
-    tiles = torch.rand(4, 3, 4, 4, generator=g).repeat_interleave(8, 2).repeat_interleave(8,
-                                                                                          3) + .01 * noise[:4]
+    tiles = torch.rand(4, 3, 4, 4, generator=g).repeat_interleave(8, 2).repeat_interleave(8, 3) + .01 * noise[
+        :4]
     n, t = of(noise, 8), of(tiles, 8)
     if abs(t * _seams(tiles, 8) - 1) < .1:
         raise Hint(f"Tiles have large jumps at their borders, and your number for them is {t:.2f}: the "
@@ -184,8 +184,8 @@ def _judge_lend(f: Any) -> None:
     swapped = f(pred.clone(), torch.where(mask[..., None], other, x), mask.clone())
     if not torch.allclose(swapped, got, atol=1e-6):
         true = pred * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
-        how = "each hidden patch's own mean and deviation" if torch.allclose(got[mask], true[mask],
-                                                                             atol=.05) else 'the whole picture'
+        how = "each hidden patch's own mean and deviation" if torch.allclose(
+            got[mask], true[mask], atol=.05) else 'the whole picture'
         raise Hint(f"When I changed what is hidden, your answer moved: you use {how}, and with it a part of "
                    "the answer.")
     alone = f(pred[:1].clone(), x[:1].clone(), mask[:1].clone())

@@ -409,8 +409,8 @@ def _judge_on_view(f: Any) -> None:
                    'groups.')
     all_h, all_s = set(index[mask].flatten().tolist()), set(index[~mask].flatten().tolist())
     mixed = index[mask].flatten()
-    if near(len(all_h & all_s) / len(all_h)) or near(float(torch.isin(mixed,
-                                                                      index[~mask].flatten()).float().mean())):
+    if near(len(all_h & all_s) / len(all_h)) or near(
+        float(torch.isin(mixed, index[~mask].flatten()).float().mean())):
         raise Hint('Point 5 of one cloud is not point 5 of the next: look at each cloud by itself.')
     groups = [[bool(set(j.tolist()) & s) for j in i[m]] for i, m, s in zip(index, mask, seen)]
     if near(sum(map(sum, groups)) / sum(map(len, groups))):

@@ -53,7 +53,8 @@ def large(x: Tensor,                 # `[C, h, w]`
 # %% ../../nbs/course/08_targets.ipynb #423f3bfb
 def comparison() -> dict[str, Any]:
     "The result of `maskedlab compare` that ships with the kit: see `maskedlab.instruments.compare`."
-    return json.loads((resources.files('maskedlab') / 'data' / 'files' / 'comparison.json').read_text(encoding='utf-8'))
+    return json.loads((resources.files('maskedlab') / 'data' / 'files' / 'comparison.json').read_text(
+        encoding='utf-8'))
 
 def scores(result: dict[str, Any],      # from `comparison`
            column: str,                 # such as 'linear' or 'tuned 40'
@@ -247,8 +248,8 @@ def _judge_whiten(f: Any) -> None:
     if near((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)):
         raise Hint('Nearly. Divide by the deviation that averages over all D channels, not D - 1: '
                    'std(unbiased=False), or F.layer_norm.')
-    if near((x - x.mean((0, 1))) / x.std((0, 1), unbiased=False)) or near((x - x.mean((0, 1))) / x.std((0,
-                                                                                                        1))):
+    if near((x - x.mean((0, 1))) / x.std((0, 1),
+                                         unbiased=False)) or near((x - x.mean((0, 1))) / x.std((0, 1))):
         raise Hint('You normalise each channel over all tokens. Whitening here is token by token: over the '
                    'last axis.')
     if near((x - x.mean()) / x.std()) or near((x - x.mean()) / x.std(unbiased=False)):

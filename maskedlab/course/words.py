@@ -30,7 +30,8 @@ def chips(ids: Tensor,                                # int64 `[L]`; padding is 
     for i, piece in enumerate(ids.tolist()):
         if piece == PAD: continue
         name = tokenizer().id_to_token(piece)
-        role = 'hidden' if piece == MASK else 'swapped' if framed is not None and framed[i] else 'faint' if name[:1] == '[' else 'plain'
+        role = 'hidden' if piece == MASK else 'swapped' if framed is not None and framed[
+            i] else 'faint' if name[:1] == '[' else 'plain'
         number = None if value is None or value[i] != value[i] else float(value[i])
         drawn.append(dict(text='   ' if piece == MASK else name.removeprefix('##'),
                           glued=name.startswith('##'), was='',
@@ -40,8 +41,8 @@ def chips(ids: Tensor,                                # int64 `[L]`; padding is 
 # %% ../../nbs/course/06_words.ipynb #a06c4919
 def _text(rows: int, length: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
     "Rows of uneven length: valid, and free (real, and neither the first nor the last piece)."
-    n = 3 + torch.randperm(length - 3,
-                           generator=torch.Generator().manual_seed(seed))[torch.arange(rows) % (length - 3)]
+    n = 3 + torch.randperm(length - 3, generator=torch.Generator().manual_seed(seed))[
+        torch.arange(rows) % (length - 3)]
     place = torch.arange(length)
     return place < n[:, None], (place > 0) & (place < n[:, None] - 1)
 

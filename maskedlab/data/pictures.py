@@ -28,8 +28,8 @@ class Pictures(Dataset):
                  classes: Sequence[str] = (),           # what the labels stand for, where that is known
                  skipped: dict[str, str] | None = None, # what was left out, and why
                  ):
-        self.read, self.names, self.classes, self.skipped = read, list(names), list(classes), dict(skipped
-                                                                                                   or {})
+        self.read, self.names, self.classes, self.skipped = read, list(names), list(classes), dict(
+            skipped or {})
 
     def __len__(self) -> int:
         return len(self.names)

@@ -49,7 +49,8 @@ def point_credits() -> list[dict[str, Any]]:    # one dict a model
 
 def points_source() -> str:
     "What `clouds` gives: 'furniture', the embedded models, or 'parametric' where their file is missing."
-    return 'furniture' if (_FILES / 'points.npz').is_file() and (_FILES / 'points.json').is_file() else 'parametric'
+    return 'furniture' if (_FILES / 'points.npz').is_file() and (
+        _FILES / 'points.json').is_file() else 'parametric'
 
 @cache
 def _clouds() -> Tensor:    # float32 [820, 1024, 3]
@@ -153,9 +154,8 @@ def clouds(n: int | None = 8,                           # how many; None: all of
     which = turns(n, len(held), generator)
     x = held[which]
     if generator is not None and points < x.shape[1]:
-        x = x.gather(1, torch.rand(x.shape[:2], generator=generator).argsort(1)[:, :points, None].expand(-1,
-                                                                                                         -1,
-                                                                                                         3))
+        x = x.gather(1, torch.rand(x.shape[:2],
+                                   generator=generator).argsort(1)[:, :points, None].expand(-1, -1, 3))
     if points < x.shape[1]:
         x = x[:, :points]
     x = to_sphere(x) if points < held.shape[1] else x
@@ -296,8 +296,8 @@ def read_points(path: str | Path,      # .xyz, .txt, .csv, .ply, .off or .obj
     try:
         corners, triangles = reader(path.read_bytes())
     except Exception as e:      # a broken file can raise nearly anything in a parser
-        why = str(e) if type(e) is ValueError and str(e).startswith(('does ',
-                                                                     'says ')) else 'cannot be read as points'
+        why = str(e) if type(e) is ValueError and str(e).startswith(
+            ('does ', 'says ')) else 'cannot be read as points'
         raise ValueError(f"{_brief(path)} {why}; is it a whole {path.suffix.lower()} file?") from None
     if corners.ndim != 2 or corners.shape[1] != 3 or not len(corners):
         raise ValueError(f"{_brief(path)} holds no points of three numbers; is it a whole "

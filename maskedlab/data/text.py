@@ -195,8 +195,8 @@ def load_text(paths: Sequence[str | Path] | str | Path,       # files with text 
             if room < 1: raise ValueError(f"length={length} leaves no room for text; give a larger one")
             for i, w in pack([inside], room):
                 if i:
-                    rows.append(([*before, *i, *after], [*[-1] * len(before), *(k - w[0] for k in w),
-                                                         *[-1] * len(after)]))
+                    rows.append(([*before, *i, *after],
+                                 [*[-1] * len(before), *(k - w[0] for k in w), *[-1] * len(after)]))
     if not rows:
         raise ValueError(f"the files hold no text ({', '.join(f.name for f in files)[:80] or 'none was given'}); give others")
     return lay(rows, length, _pad(tokenizer))

@@ -42,9 +42,8 @@ def to_original(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
     "Ours to the original layout."
     w = state['encoder.patch_embed.weight']
     side = math.isqrt(w.shape[1] // channels)
-    return rename({**state, 'encoder.patch_embed.weight': w.view(-1, side, side, channels).permute(0, 3, 1,
-                                                                                                   2)},
-                  ORIGINAL)
+    return rename({**state, 'encoder.patch_embed.weight': w.view(-1, side, side,
+                                                                 channels).permute(0, 3, 1, 2)}, ORIGINAL)
 
 # %% ../../nbs/formats/mae.ipynb #5520885a
 TO_V4 = [(r'^(cls_token)', r'vit.embeddings.\1'), (r'^pos_embed', 'vit.embeddings.position_embeddings'),
@@ -187,8 +186,8 @@ def _digits(v: Tensor) -> list[float]:
 def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The file of the original code; its name says what it predicts."
     _plain(recipe)
-    return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth': {'model': to_original(state,
-                                                                                              recipe.channels)}}
+    return {'mae_full.pth' if recipe.norm_pix
+            else 'mae_visualize.pth': {'model': to_original(state, recipe.channels)}}
 
 def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
     "The folder of transformers' ViTMAEForPreTraining."

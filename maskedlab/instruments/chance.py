@@ -99,9 +99,8 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
     if out:
         alarms.append(f"{out:,} of {mask[..., 0].numel():,} masks hide units that may not be hidden, such as "
                       "padding: use & u.free")
-    if calls * repeats * B >= 64 and (mask
-                                      == mask[:1]).all() and _listens(strategy) and not _constant(strategy, u,
-                                                                                                  mask[0] & free, free):
+    if calls * repeats * B >= 64 and (mask == mask[:1]).all() and _listens(strategy) and not _constant(
+        strategy, u, mask[0] & free, free):
         alarms.append("every mask is the same: it does not listen to the generator")
     return Draws(mask, free, tuple(alarms))
 

@@ -162,7 +162,8 @@ def _where(which: Tensor) -> str:
     for a, name in enumerate(('row', 'column') if which.ndim == 2
                              else [f'index along axis {a}' for a in range(which.ndim)]):
         full = which.transpose(0, a).flatten(1).all(1) if which.ndim > 1 else which
-        if 0 < full.sum() < len(full) and int(full.sum()) * which.numel() // len(full) == n and n > 1 and full.sum() <= 3:
+        if 0 < full.sum() < len(full) and int(full.sum()) * which.numel() // len(
+            full) == n and n > 1 and full.sum() <= 3:
             return f"{name} {', '.join(map(str, full.nonzero()[:, 0].tolist()))} ({n} of {which.numel()} units) is"
     return f"{n} of {which.numel()} units " + ('is' if n == 1 else 'are')
 
@@ -227,8 +228,8 @@ def _scatter(k: Tensor, n: Tensor, degree: Tensor, edges: Tensor) -> Tensor:
     two, three, four = (torch.stack([(k - i).clamp_min(0) / (n - i).clamp_min(1) for i in range(j)]).prod(0)
                         for j in (2, 3, 4))
     share_one = (degree * (degree - 1)).sum(1)      # ordered pairs of edges that meet in a unit
-    return (edges * two + share_one * three
-            + (edges * (edges - 1) - share_one) * four - (edges * two).square()).clamp_min(0)
+    return (edges * two + share_one * three + (edges * (edges - 1) - share_one) * four - (
+        edges * two).square()).clamp_min(0)
 
 def _rows(d: Draws) -> list[str]:
     "Are two samples of one batch as alike as two samples of different batches?"

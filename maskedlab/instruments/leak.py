@@ -157,9 +157,10 @@ def _note(report: Leak, site: str, a: Out, b: Out, judged: Tensor) -> None:
         moved = spread((a.pred - b.pred).abs().flatten(1).amax(1) if a.pred.ndim > 1
                        else (a.pred - b.pred).abs(), a.scored)
         moved = moved.masked_fill(~judged, torch.nan)
-        report.where = moved if report.where is None or report.where.shape != moved.shape else torch.fmax(report.where, moved)
+        report.where = moved if report.where is None or report.where.shape != moved.shape else torch.fmax(
+            report.where, moved)
 
 def _same(a: Units, b: Units, which: Tensor) -> bool:
-    pairs = ((a.x[k], b.x[k], a.split(which)[k]) for k in a.x) if isinstance(a.x,
-                                                                             dict) else [(a.x, b.x, which)]
+    pairs = ((a.x[k], b.x[k], a.split(which)[k])
+             for k in a.x) if isinstance(a.x, dict) else [(a.x, b.x, which)]
     return all(torch.equal(rows(x, w), rows(y, w)) for x, y, w in pairs)

@@ -62,8 +62,8 @@ def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and no
     fits = (h < H) & (w < W) & (np.arange(down.shape[1]) < tries[:, None])
     top, left = (down * (H + 1 - h)).astype(np.intp), (right * (W + 1 - w)).astype(np.intp)
     above, before = _edges(H, W)
-    block = (above.take(top + h, 1) ^ above.take(top, 1)) & (before.take(left + w, 1) ^ before.take(left,
-                                                                                                    1)) & open_[..., None]
+    block = (above.take(top + h, 1) ^ above.take(top, 1)) & (
+        before.take(left + w, 1) ^ before.take(left, 1)) & open_[..., None]
     new = np.add.reduce(np.bitwise_count(block), 0, np.float32)
     fits &= (new > 0) & (new <= room[:, None])
     # the first True of each sample, in flat places

@@ -36,8 +36,8 @@ class _Keep(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         c, n = self.classes(u)
-        kept = (rand((len(u),), generator, u.device) * n).long() if self.shift else torch.zeros(len(u),
-                                                                                                dtype=torch.long, device=u.device)
+        kept = (rand((len(u),), generator, u.device) * n).long() if self.shift else torch.zeros(
+            len(u), dtype=torch.long, device=u.device)
         return c != kept.view(-1, *[1] * len(u.shape))
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:

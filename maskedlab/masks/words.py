@@ -36,9 +36,8 @@ def lots(luck: Tensor,    # `[B, N]` in [0, 1)
     N = free.shape[1]
     few = N <= 512                             # then 21 bits or more are left in 32, which are faster than 64
     top, dtype = 2 ** (31 - N.bit_length() if few else 24), torch.int32 if few else torch.int64
-    return (luck * top).to(dtype).masked_fill_(~free,
-                                               top).mul_(N).add_(torch.arange(N, dtype=dtype,
-                                                                              device=free.device))
+    return (luck * top).to(dtype).masked_fill_(~free, top).mul_(N).add_(
+        torch.arange(N, dtype=dtype, device=free.device))
 
 def ordered(lots: Tensor) -> Tensor:
     "Each row from small to large."
@@ -122,16 +121,15 @@ class Slots(Strategy):
         # the how-manieth free unit
         draw = (rand((len(u), u.count), generator, u.device).double() * free.sum(1)[:, None]).long()
         hit = torch.zeros_like(free, dtype=torch.uint8).scatter_reduce_(
-            1, draw.clamp(max=u.count - 1), (torch.arange(u.count,
-                                                          device=u.device) < k[:, None]).to(torch.uint8),
-            'amax').bool()
+            1, draw.clamp(max=u.count - 1),
+            (torch.arange(u.count, device=u.device) < k[:, None]).to(torch.uint8), 'amax').bool()
         return (free & hit.gather(1, (free.cumsum(1) - 1).clamp_min(0))).view(u.free.shape)
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
         rate = rates(self.ratio, len(u), generator, progress, u.device)
         slots = ((rate + .005) * u.count).floor()
-        k = torch.minimum(slots, (rate * u.valid.flatten(1).sum(1)).round()).clamp_min(1).masked_fill(rate
-                                                                                                      == 0, 0)
+        k = torch.minimum(slots, (rate * u.valid.flatten(1).sum(1)).round()).clamp_min(1).masked_fill(
+            rate == 0, 0)
         return torch.minimum(k.long(), u.free.flatten(1).sum(1))
 
     @property

@@ -36,8 +36,8 @@ def unpatchify(patches: Tensor,   # `[B, h, w, P]`
     B, h, w, P = patches.shape
     grid = (B, P // size ** 2, h, size, w, size)                      # B C h p w q, as in `patchify`
     axes = ORDERS[order]
-    return patches.reshape([grid[a] for a in axes]).permute([axes.index(a) for a in range(6)]).reshape(B, -1,
-                                                                                                       h * size, w * size)
+    return patches.reshape([grid[a] for a in axes]).permute([axes.index(a) for a in range(6)]).reshape(
+        B, -1, h * size, w * size)
 
 # %% ../../nbs/parts/01_patches.ipynb #b930ba9b
 def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1

@@ -162,9 +162,8 @@ class TiedHead(nn.Module):
     "Linear, GELU, norm, then products with the table of embeddings (Devlin et al. 2018, released code)."
     def __init__(self, dim: int, width: int, vocab: int, eps: float = 1e-12, std: float = .02):
         super().__init__()
-        self.dense, self.norm, self.bias = nn.Linear(dim,
-                                                     width), nn.LayerNorm(width,
-                                                                          eps), nn.Parameter(torch.zeros(vocab))
+        self.dense, self.norm, self.bias = nn.Linear(dim, width), nn.LayerNorm(width, eps), nn.Parameter(
+            torch.zeros(vocab))
         nn.init.normal_(self.dense.weight, std=std)
         nn.init.zeros_(self.dense.bias)
 

@@ -139,8 +139,8 @@ class TimmViT(nn.Module):
         embed, grid = self.net.patch_embed, tuple(patches.shape[1:3]) if grid is None else grid
         # a convolution whose windows do not overlap is a linear layer on each patch, so it needs no whole
         # picture
-        kernel = embed.proj.weight if self.order == 'colour row column' else embed.proj.weight.permute(0, 2,
-                                                                                                       3, 1)
+        kernel = embed.proj.weight if self.order == 'colour row column' else embed.proj.weight.permute(
+            0, 2, 3, 1)
         x = embed.norm(F.linear(patches.flatten(1, -2), kernel.flatten(1), embed.proj.bias))
         pos = self.positions(grid)
         if pos is None: return x

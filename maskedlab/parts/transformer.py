@@ -37,8 +37,8 @@ class Attention(nn.Module):
         if self.key_bias is not False:
             qkv = self.qkv(x)
         else:
-            qkv = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias),
-                                                          self.v_bias]))
+            qkv = F.linear(x, self.qkv.weight,
+                           torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
         q, k, v = qkv.view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         blind = None
         if bias is not None:

@@ -33,8 +33,8 @@ def watched(trainer: Trainer, view: Any,
     """A few samples: held-out ones where the data are the kit's, else the first of the run's own; None where
     there are none."""
     recipe, own = trainer.recipe, trainer.data
-    name = own if isinstance(own,
-                             str) else recipe.card.modality.split()[0] if trainer.source is None else None
+    name = own if isinstance(own, str) else recipe.card.modality.split()[
+        0] if trainer.source is None else None
     held = [k for k, (known, options, *_) in view.sets.items() if known == name and options.get('split')
             == 'test']
     if held:
@@ -92,8 +92,8 @@ def loss_line(values: list[float],          # the losses, one a step
             'stroke-opacity=".3"/>'
             f'<polyline points="{line}" fill="none" stroke="#1f77b4" stroke-width="1.5"/>'
             + text(x0 - 6, y0 + 10, f'{high:.4g}', 'end') + text(x0 - 6, y0 + h, f'{low:.4g}', 'end')
-            + text(x0, height - 12, '0', 'middle') + text(x0 + w, height - 12, str(max(len(values) - 1, 0)),
-                                                          'end')
+            + text(x0, height - 12, '0', 'middle')
+            + text(x0 + w, height - 12, str(max(len(values) - 1, 0)), 'end')
             + text(x0 + w / 2, height - 12, 'step', 'middle') + text(x0 - 6, y0 + h / 2, 'loss', 'end')
             + '</svg>')
 
@@ -116,14 +116,14 @@ class LiveView:
         except (ValueError, AttributeError) as error:
             self.trouble = error      # a kind of data that nobody can draw yet: the curve alone
         self.bar = w.IntProgress(value=trainer.step, max=trainer.steps, layout=w.Layout(width='320px'))
-        self.button = w.Button(description='Stop', icon='stop', tooltip='End between two steps, with a '
-                                                                        'checkpoint if the run has a folder')
+        self.button = w.Button(description='Stop', icon='stop',
+                               tooltip='End between two steps, with a checkpoint if the run has a folder')
         self.button.on_click(self._clicked)
         self.words = w.HTML('beginning ...')
         self.picture = w.Image(format='png', layout=w.Layout(width='auto', height='auto', max_width='100%'))
         self.curve = w.HTML(loss_line([]))
-        both = w.Box([self.picture, self.curve], layout=w.Layout(flex_flow='row wrap',
-                                                                 align_items='flex-start'))
+        both = w.Box([self.picture, self.curve],
+                     layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))
         self.box = w.VBox([w.HBox([self.bar, self.button]), self.words, both])
 
     def show(self) -> None:
@@ -141,8 +141,9 @@ class LiveView:
         self.last = now
         try:
             self._numbers()
-            if self.batch is not None and (final or now - self.last_picture > max(self.picture_every,
-                                                                                  20 * self.cost)):
+            if self.batch is not None and (final
+                                           or now - self.last_picture > max(self.picture_every,
+                                                                            20 * self.cost)):
                 self._pictures(now)
         except Exception as error:
             self.trouble = error

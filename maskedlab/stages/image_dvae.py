@@ -89,9 +89,8 @@ class ImageDVAE(Recipe):
         "Cells, `[B, h, w, stride*stride*channels]`, pixels in 0..1."
         order = 'row column colour'
         x = patchify(check_image(batch, self.channels, self.stride, 'word'), self.stride, order)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
-                                                                      'image': unpatchify(x, self.stride,
-                                                                                          order)})
+        return Units('grid', x.shape[1:3], x=x,
+                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.stride, order)})
 
     def logits(self, image: Tensor) -> Tensor:      # `[B, C, H, W]` in 0..1 to `[B, h, w, words]`
         "How well each word fits each cell."

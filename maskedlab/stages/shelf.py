@@ -46,7 +46,8 @@ def find_stage(key: str) -> Path | None:
     for folder in (WEIGHTS / f'{name}-{size}', cache_folder(key)):
         staged = _json(folder / 'stage.json')
         about = staged or _json(folder / 'provenance.json')        # weights of a recipe serve too
-        same = expected is not None and about.get('key') == key and _json(folder / 'config.json').get('config') == expected
+        same = expected is not None and about.get('key') == key and _json(folder / 'config.json').get(
+            'config') == expected
         if same and (not staged or staged.get('from') == made_from(key)): return folder
     return None
 
@@ -58,7 +59,8 @@ def made_from(key: str) -> dict[str, Any]:
     for value in (configuration(stage_class(name), size) or {}).values():
         if not (isinstance(value, str) and value.split('/')[0] in STAGES): continue
         below = find_stage(value)
-        found[value] = '' if below is None else sha256((below / 'model.safetensors').read_bytes()).hexdigest()[:16]
+        found[value] = '' if below is None else sha256(
+            (below / 'model.safetensors').read_bytes()).hexdigest()[:16]
     return found
 
 # as `config.json` holds them; None: there is no such size
@@ -93,7 +95,8 @@ def stage(key: str,         # 'name/size/data/seed'
     if folder is not None: return Frozen(load_saved(folder, cls), key)
     if size not in cls.sizes:
         raise ValueError(f"the stage {name} has no size {size[:40]!r}; choose one of {', '.join(cls.sizes)}")
-    why = 'was trained with other arguments, data or stages' if cache_folder(key).exists() else 'has not been trained'
+    why = 'was trained with other arguments, data or stages' if cache_folder(
+        key).exists() else 'has not been trained'
     command = f'python -m maskedlab.train.make_stage {key}'
     warnings.warn(f"the stage {key} {why}, so it is random; {command} trains it", stacklevel=3)
     with torch.random.fork_rng(devices=[]):

@@ -32,8 +32,8 @@ class TokenAdapt(Recipe):
         modality='image',
         where='nothing is hidden', how='words become a map like pixels',
         what='the words of the moved picture, from the moved map',
-        use='augmentation of stored words in seitpp', headline='74.0 to 77.8 % on ImageNet-1k with all of '
-                                                               'SeiT++ (notes on the paper)',
+        use='augmentation of stored words in seitpp',
+        headline='74.0 to 77.8 % on ImageNet-1k with all of SeiT++ (notes on the paper)',
         link='https://arxiv.org/abs/2312.10105')
     sizes = {
         # mirrored digits are none
@@ -51,22 +51,18 @@ class TokenAdapt(Recipe):
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.words, self.flip = check_tokenizer(self.tokenizer), flip
         code = self.tokenizer.codebook.shape[1]
-        self.enter, self.first, self.up = nn.Linear(code,
-                                                    dim), Transformer(dim, depth,
-                                                                      heads), nn.ConvTranspose2d(dim, code, 2,
-                                                                                                 2)
-        self.down, self.second, self.head = nn.Conv2d(code, dim, 2,
-                                                      2), Transformer(dim, depth, heads), nn.Linear(dim,
-                                                                                                    self.words)
+        self.enter, self.first, self.up = nn.Linear(code, dim), Transformer(
+            dim, depth, heads), nn.ConvTranspose2d(dim, code, 2, 2)
+        self.down, self.second, self.head = nn.Conv2d(code, dim, 2, 2), Transformer(
+            dim, depth, heads), nn.Linear(dim, self.words)
         self.apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Cells of pixels, one for each word."
         t = self.tokenizer
         x = patchify(check_image(batch, t.channels, t.stride, 'word'), t.stride, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
-                                                                      'image': unpatchify(x, t.stride,
-                                                                                          ORDER)})
+        return Units('grid', x.shape[1:3], x=x,
+                     put=lambda batch, x: {**batch, 'image': unpatchify(x, t.stride, ORDER)})
 
     def space(self, code: Tensor) -> Tensor:      # `[B, h, w, code]` to `[B, code, 2h, 2w]`
         "The forward conversion."

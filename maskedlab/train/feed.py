@@ -126,9 +126,8 @@ def resize_matrix(start: Tensor,    # `[B]`, first pixel of each crop
     scale = (length / out)[:, None, None]
     pixel = torch.arange(n, device=start.device) + .5 - start[:, None, None]
     centre = (torch.arange(out, device=start.device)[None, :, None] + .5) * scale
-    w = (1 - (pixel - centre).abs() / scale.clamp_min(1)).clamp_min(0) * ((pixel > 0) & (pixel < length[:,
-                                                                                                        None,
-                                                                                                        None]))
+    w = (1 - (pixel - centre).abs() / scale.clamp_min(1)).clamp_min(0) * (
+        (pixel > 0) & (pixel < length[:, None, None]))
     return w / w.sum(-1, keepdim=True)
 
 @dataclass

@@ -113,8 +113,8 @@ class Share:
         view = torch.arange(views, device=u.device)[:, None]
         mine = (view * self.total + self.start + torch.arange(self.part, device=u.device)).flatten()
         # the other parts' units are not here; ours stand in for them, in the same layout
-        index = (view * self.part + (torch.arange(self.total,
-                                                  device=u.device) - self.start) % self.part).flatten()
+        index = (view * self.part
+                 + (torch.arange(self.total, device=u.device) - self.start) % self.part).flatten()
         whole = u.but(x=_rows(u.x, index, len(u)), valid=u.valid[index], free=u.free[index],
                       group=_rows(u.group, index, len(u)), pos=_rows(u.pos, index, len(u)))
         return hide(self.strategy, whole, g, **{k: _rows(v, index, len(u)) for k, v in signals.items()})[mine]

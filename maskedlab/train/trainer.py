@@ -193,17 +193,16 @@ class Trainer:
         self._open_data(data, augment, vary)
         self._count(steps, epochs)
         own = self.recipe.defaults
-        self.lr = _positive('lr_base', lr_base) * self.batch / 256 if lr_base is not None else _positive('lr',
-                                                                                                         1e-3
-                                                                                                         if lr is None else lr)
+        self.lr = _positive('lr_base', lr_base) * self.batch / 256 if lr_base is not None else _positive(
+            'lr', 1e-3 if lr is None else lr)
         if lr is not None and lr_base is not None:
             raise ValueError(f"lr={lr} and lr_base={lr_base} were both given; give one of them")
         self.weight_decay = own.get('weight_decay', .05) if weight_decay is None else weight_decay
         self.clip = own.get('clip') if clip is None else None if clip == math.inf else _positive('clip', clip)
         self.betas = tuple(own.get('betas', (.9, .95)) if betas is None else betas)
         self.warmup = self.steps // 20 if warmup is None else _whole('warmup', warmup, 0)
-        self.save_every = min(max(self.steps // 10, 1), 1000) if save_every is None else _whole('save_every',
-                                                                                                save_every)
+        self.save_every = min(max(self.steps // 10, 1),
+                              1000) if save_every is None else _whole('save_every', save_every)
         self.log_every = (10 if self.device.type == 'cuda'
                           else 1) if log_every is None else _whole('log_every', log_every)
         self.precision = _precision(precision, self.device)
@@ -411,7 +410,8 @@ class Trainer:
         now, (began, waited, first) = time.perf_counter(), self._clock
         seconds = max(now - began, 1e-9)
         if seconds > .5 or self.speed == 0.:
-            self.speed, self.waiting = (self.step - first) * self.batch / seconds, min((feed.seconds - waited) / seconds, 1.)
+            self.speed, self.waiting = (self.step - first) * self.batch / seconds, min(
+                (feed.seconds - waited) / seconds, 1.)
             self._clock = (now, feed.seconds, self.step)
         for step, values in zip(steps, found):
             bad = next((k for k, v in values.items() if not math.isfinite(v)), None)

@@ -145,7 +145,8 @@ def test_keys_alone(page):
         page.keyboard.press('Tab')
     settled(page, lambda: page.keyboard.press('Space'))
     assert 'Random' in page.locator('.mlx-code').input_value()
-    assert page.locator('.jp-Notebook .jp-Cell').count() == cells and page.locator('.jp-Notebook .jp-CodeCell').count() > 0
+    assert page.locator('.jp-Notebook .jp-Cell').count() == cells and page.locator(
+        '.jp-Notebook .jp-CodeCell').count() > 0
 
 
 def test_trouble_is_told_and_the_page_goes_on(page, tmp_path):

@@ -108,7 +108,8 @@ def test_keyboard_alone_paints_hides_and_resets(bare):
     assert (cell in state(core).painted) is not bool(before[cell])
     settled(page, lambda: page.keyboard.press('Space'))
     assert (cell in state(core).painted) is bool(before[cell])
-    assert 'Row 3, column 2' in page.locator('.mlx-hear').inner_text() or 'patches hidden' in page.locator('.mlx-hear').inner_text()
+    assert 'Row 3, column 2' in page.locator('.mlx-hear').inner_text() or 'patches hidden' in page.locator(
+        '.mlx-hear').inner_text()
     tab_to("e.textContent === 'Hide all'")
     settled(page, lambda: page.keyboard.press('Space'))
     assert len(state(core).painted) == 64
@@ -132,7 +133,8 @@ def test_attention_of_seen_and_hidden_patches(bare):
 
     settled(page, lambda: click(seen))
     assert np.array_equal(pixels(page, 'Attention'), core.draw(core.state).pictures['attention'].numpy())
-    assert page.get_by_label('Layer').locator('option').count() == 5 and page.get_by_label('Head').locator('option').count() == 5
+    assert page.get_by_label('Layer').locator('option').count() == 5 and page.get_by_label('Head').locator(
+        'option').count() == 5
     first = pixels(page, 'Attention').copy()
     settled(page, lambda: page.get_by_label('Layer').select_option('3'))
     assert not np.array_equal(first, pixels(page, 'Attention'))
@@ -249,7 +251,8 @@ def test_themes(bare, how):
     assert paper == ('rgb(255, 255, 255)' if light else 'rgb(20, 23, 27)')
     PICTURES.mkdir(parents=True, exist_ok=True)
     if not light:
-        page.locator('.mlx').screenshot(path=str(PICTURES / f"dark_{'system' if how.get('dark') else 'lab'}.png"))
+        page.locator('.mlx').screenshot(
+            path=str(PICTURES / f"dark_{'system' if how.get('dark') else 'lab'}.png"))
 
 
 def test_narrow_page_keeps_everything_inside(bare):

@@ -27,8 +27,8 @@ def spot(page, core, title, unit):
     box = stage(page, title).bounding_box()
     i = max((i for i in range(len(owner)) if owner[i] == unit), key=lambda i: float(depth[i]))
     reach = min(box['width'], box['height']) * .46 * float(d['frame'][3])
-    return box['x'] + box['width'] / 2 + float(at[i, 0]) * reach, box['y'] + box['height'] / 2 + float(at[i,
-                                                                                                          1]) * reach
+    return box['x'] + box['width'] / 2 + float(at[i, 0]) * reach, box['y'] + box['height'] / 2 + float(
+        at[i, 1]) * reach
 
 
 def foremost(core):
@@ -92,7 +92,8 @@ def test_keyboard_alone(bare):
     assert int((core.draw(core.state).mask != before).sum()) == 1
     settled(page, lambda: page.keyboard.press('Space'))
     assert torch.equal(core.draw(core.state).mask, before)
-    assert 'Group' in page.locator('.mlx-hear').inner_text() or 'hidden' in page.locator('.mlx-hear').inner_text()
+    assert 'Group' in page.locator('.mlx-hear').inner_text() or 'hidden' in page.locator(
+        '.mlx-hear').inner_text()
     settled(page, lambda: page.keyboard.press('r'))
     assert core.state.painted is None
     assert page.errors == []

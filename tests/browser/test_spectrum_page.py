@@ -72,7 +72,8 @@ def test_painting_takes_twins_along_and_is_seen_at_once(bare):
     ready(page)
     page.get_by_role('button', name='Brush of 7 by 7').click()
     settled(page, lambda: page.mouse.click(*at(page, 32, 32)))
-    assert core.draw(core.state).hidden == 49 and 'The mean is hidden' in page.locator('.mlx-status').inner_text()
+    assert core.draw(core.state).hidden == 49 and 'The mean is hidden' in page.locator(
+        '.mlx-status').inner_text()
     page.locator('.mlx').screenshot(path=str(PICTURES / 'spectrum_painted.png'))
     assert page.errors == []
 
@@ -87,9 +88,8 @@ def test_keyboard_alone(bare):
             break
     page.keyboard.press('ArrowRight')
     settled(page, lambda: page.keyboard.press('Space'))
-    assert core.draw(core.state).mask[0,
-                                      [1,
-                                       63]].all() and int((core.draw(core.state).mask != before).sum()) == 2
+    assert core.draw(core.state).mask[0, [1, 63]].all() and int(
+        (core.draw(core.state).mask != before).sum()) == 2
     page.keyboard.press('ArrowDown')
     assert 'Frequency -31 down, -31 to the right' in page.locator('.mlx-hear').inner_text()
     settled(page, lambda: page.keyboard.press('r'))
@@ -102,10 +102,11 @@ def test_from_pictures_to_spectra_and_back(bare):
     page = bare(core)
     settled(page, lambda: page.locator('.mlx-method').select_option('mfm'))
     assert stage(page, SEES).is_visible() and not page.locator('.mlx-is-attention').count()
-    assert core.draw(core.state).total == 4096 and 'frequencies hidden' in page.locator('.mlx-status').inner_text()
+    assert core.draw(core.state).total == 4096 and 'frequencies hidden' in page.locator(
+        '.mlx-status').inner_text()
     settled(page, lambda: page.locator('.mlx-method').select_option('mae'))
-    assert stage(page,
-                 'Attention').is_visible() and '48 of 64 patches' in page.locator('.mlx-status').inner_text()
+    assert stage(page, 'Attention').is_visible() and '48 of 64 patches' in page.locator(
+        '.mlx-status').inner_text()
     assert page.errors == []
 
 

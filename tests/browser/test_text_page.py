@@ -15,8 +15,8 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 def chips(page, title):
     "Unit, text and classes of every chip of a drawing."
-    return stage(page,
-                 title).locator('.mlx-chip').evaluate_all('''(all) => all.map((c) => [Number(c.dataset.unit),
+    return stage(page, title).locator('.mlx-chip').evaluate_all(
+        '''(all) => all.map((c) => [Number(c.dataset.unit),
         c.querySelector(".mlx-piece").textContent, [...c.classList].find((n) => n.startsWith("mlx-r-")).slice(6)])''')
 
 

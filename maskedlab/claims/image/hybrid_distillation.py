@@ -76,9 +76,8 @@ def measure(recipe: Any, seed: int) -> float:
     train, test = labelled('digits', labels=400, seed=seed)
     rows = []
     for batch in (train, test):
-        x = patchify(batch['image'], 4, ORDER).flatten(1, 2) if isinstance(recipe, str) else features(recipe,
-                                                                                                      batch,
-                                                                                                      pool=False)
+        x = patchify(batch['image'], 4, ORDER).flatten(1, 2) if isinstance(recipe, str) else features(
+            recipe, batch, pool=False)
         ink, label = dense(batch)
         rows += [x[ink].numpy(), label[ink].numpy()]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300))

@@ -68,8 +68,8 @@ def measure(recipe: Any, seed: int, labelled: int = 1000) -> float:
         i, j = (b['ids'][b['capital'] >= 0] for b in (train, test))
         count = lambda which: torch.bincount(which, minlength=tokenizer().get_vocab_size()).float()
         return float(average_precision_score(truth,
-                                             ((count(i[y == 1])
-                                               + float(y.float().mean())) / (count(i) + 1))[j]))
+                                             ((count(i[y == 1]) + float(y.float().mean())) / (count(i) + 1))[
+                                                 j]))
     x, u = (features(recipe, b, pool=False)[b['capital'] >= 0] for b in (train, test))
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300)).fit(x.numpy(), y.numpy())
     return float(average_precision_score(truth, linear.decision_function(u.numpy())))

@@ -162,9 +162,8 @@ class HybridDistillation(Recipe):
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
         x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
-                                                                      'image': unpatchify(x, self.patch,
-                                                                                          ORDER)})
+        return Units('grid', x.shape[1:3], x=x,
+                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
 
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
@@ -225,8 +224,8 @@ class HybridDistillation(Recipe):
             for step in self.steps:
                 if step != i or pick is None: continue
                 away = torch.zeros_like(at[:, 1:], dtype=torch.bool) if pad is None else pad[:, 1:]
-                x, at, pad = leave(x, at, pad, pick(spot(redundancy(x[:, 1:], away), at, pad, u.count,
-                                                         torch.inf)))
+                x, at, pad = leave(x, at, pad,
+                                   pick(spot(redundancy(x[:, 1:], away), at, pad, u.count, torch.inf)))
             blocks.append((x, at, pad))
             bias = attention_bias(pad, None)
             x = block(x, None if bias is None else bias[0], watch)
@@ -263,8 +262,8 @@ class HybridDistillation(Recipe):
         seen: list[Tensor] = []
         with torch.no_grad():
             blocks, _, _, _ = self.encode(u, None if mask is None else self.chooser(u, mask, None, 1.), seen)
-        N, layers = 1 + u.count, [torch.eye(1 + u.count, device=u.device).expand(len(u), seen[0].shape[1], -1,
-                                                                                 -1)]
+        N, layers = 1 + u.count, [torch.eye(1 + u.count,
+                                            device=u.device).expand(len(u), seen[0].shape[1], -1, -1)]
         for w, (_, at, pad) in zip(seen, blocks):
             # padding goes to a row and a column that are cut off
             at = at if pad is None else at.masked_fill(pad, N)
@@ -294,8 +293,8 @@ def head_distance(weights: Tensor,               # `[..., N, N]`, rows sum to 1,
                   grid: tuple[int, ...],
                   ) -> Tensor:                   # `[...]`, in patches
     "How far a head looks: the mean over queries of distance weighted by attention."
-    place = torch.cartesian_prod(*(torch.arange(float(n), device=weights.device) for n in grid)).view(-1,
-                                                                                                      len(grid))
+    place = torch.cartesian_prod(*(torch.arange(float(n), device=weights.device)
+                                   for n in grid)).view(-1, len(grid))
     return (weights * torch.cdist(place, place)).sum(-1).mean(-1)
 
 def nmi(weights: Tensor,       # `[..., N, N]`, rows sum to 1

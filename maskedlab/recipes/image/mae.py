@@ -92,9 +92,8 @@ class MAE(Recipe):
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
         image = check_image(batch, self.channels, self.patch)
         x = patchify(image, self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
-                                                                      'image': unpatchify(x, self.patch,
-                                                                                          ORDER)})
+        return Units('grid', x.shape[1:3], x=x,
+                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
                 generator: torch.Generator | None = None,

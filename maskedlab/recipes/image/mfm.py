@@ -61,8 +61,8 @@ class Convnet(nn.Module):
                  image: int | tuple[int, int] = 224):
         super().__init__()
         timm, asked = having(name), {} if stride is None else {'output_stride': stride}
-        self.name, self.channels, size = name, channels, (image,
-                                                          image) if isinstance(image, int) else tuple(image)
+        self.name, self.channels, size = name, channels, (image, image) if isinstance(image, int) else tuple(
+            image)
         self.fitting: dict[tuple[int, ...], bool] = {}       # sizes of pictures that were asked about
         ends: tuple[dict[str, Any], ...] = dict(num_classes=0, global_pool=''), dict(features_only=True)
         sizes: tuple[dict[str, Any], ...] = dict(img_size=size), {}

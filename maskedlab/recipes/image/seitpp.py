@@ -185,7 +185,8 @@ class SeiTPP(Recipe):
         "The words of a batch, or one sentence about what is wrong with them."
         ids = batch['ids']
         if not torch.is_tensor(ids) or ids.ndim != 3 or ids.is_floating_point() or ids.dtype == torch.bool:
-            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}" if torch.is_tensor(ids) else type(ids).__name__
+            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}" if torch.is_tensor(
+                ids) else type(ids).__name__
             raise TypeError(f"ids must be whole numbers [B, h, w], a map of words for each picture, got {got}")
         if not ids.numel() or ids.shape[1] % 2 or ids.shape[2] % 2:
             raise ValueError(f"ids of shape {list(ids.shape)} do not divide into units of 2 x 2 words; give "

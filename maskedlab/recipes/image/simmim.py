@@ -70,9 +70,8 @@ class SimMIM(Recipe):
         "Cells, `[B, h, w, cell*cell*channels]`, pixels in 0..1."
         image = check_image(batch, self.channels, self.cell, 'cell')
         x = patchify(image, self.cell, ORDER)
-        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch,
-                                                                      'image': unpatchify(x, self.cell,
-                                                                                          ORDER)})
+        return Units('grid', x.shape[1:3], x=x,
+                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.cell, ORDER)})
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
                 generator: torch.Generator | None = None,

@@ -42,9 +42,8 @@ class Boundary(nn.Module):
                  eps: float = 1e-12):
         super().__init__()
         self.most, self.place = most, nn.Embedding(most, place)
-        self.first, self.norm, self.head = nn.Linear(2 * dim + place,
-                                                     dim), nn.LayerNorm(dim, eps), TiedHead(dim, width, vocab,
-                                                                                            eps)
+        self.first, self.norm, self.head = nn.Linear(2 * dim + place, dim), nn.LayerNorm(dim, eps), TiedHead(
+            dim, width, vocab, eps)
         nn.init.normal_(self.place.weight, std=.02)
 
     # errors `[n]`
@@ -91,7 +90,8 @@ class BertMLM(Recipe):
         super().__init__()
         if fate not in ('token', 'run'): raise ValueError(f"fate={fate!r}: choose 'token' or 'run'")
         if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
-        self.vocab, self.shares, self.fate, self.mask_id, self.strategy = vocab, check_shares(shares), fate, mask_id, strategy
+        self.vocab, self.shares, self.fate, self.mask_id, self.strategy = vocab, check_shares(
+            shares), fate, mask_id, strategy
         self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, hidden=hidden, eps=eps,
                                    std=std)
         self.head = TiedHead(dim, dim, vocab, eps, std)

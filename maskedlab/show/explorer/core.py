@@ -120,9 +120,8 @@ def scene_of(recipe: Recipe, batch: dict, out: Out, paste: bool = True, statisti
     "What a forward of one sample gave, as a view takes it; call it without gradients."
     u = out.units
     mask = u.none() if out.mask is None else out.mask.reshape(len(u), -1, *u.shape).any(1)
-    error = torch.full(u.valid.shape, torch.nan) if out.error is None else out.error.float().reshape(len(u),
-                                                                                                     -1,
-                                                                                                     *u.shape).nanmean(1)
+    error = torch.full(u.valid.shape, torch.nan) if out.error is None else out.error.float().reshape(
+        len(u), -1, *u.shape).nanmean(1)
     how = {'statistics': statistics} if choices_of(recipe.fill, 'statistics', ('true',)) else {}
     return Scene(recipe, batch, out, u, mask, error, recipe.fill(batch, out, **how) if recipe.fill else None,
                  paste)
@@ -401,7 +400,8 @@ class Explore:
         if seen is None and not bool(scene.mask.flatten(1)[0, unit]):
             return None, f"{name} is on view, and this {part or 'network'} asks for hidden {v.many} only: click one of those."
         if seen is None:
-            offer = f" Its {parts[1]} has {v.one} {unit}: choose it below." if len(parts) > 1 and part == parts[0] else ''
+            offer = f" Its {parts[1]} has {v.one} {unit}: choose it below." if len(
+                parts) > 1 and part == parts[0] else ''
             return None, f"{name} is hidden, and this {part or 'network'} never gets hidden {v.many}: no attention to show.{offer}"
         picture = v.looks(scene, unit, seen / seen.nan_to_num(0.).max().clamp_min(1e-12))
         absent = int((seen.isnan() & u.valid.flatten(1)[0]).sum())
@@ -464,8 +464,8 @@ class Explore:
 
     # ---- messages of the page
 
-    def answer(self, message: dict[str, Any], buffers: Sequence[Any] = ()) -> tuple[dict[str, Any],
-                                                                                    list[bytes]]:
+    def answer(self, message: dict[str, Any],
+               buffers: Sequence[Any] = ()) -> tuple[dict[str, Any], list[bytes]]:
         "The reply to a message: never an exception, since a page must stay usable."
         to = {k: message.get(k) for k in ('view', 'seq')}
         try:
@@ -610,8 +610,8 @@ def _fields(strategy: Any) -> dict[str, Any]:
 
 def _label(key: str, strategy: Any) -> str:
     if key not in ('own', 'given'): return type(strategy).__name__
-    name = repr(strategy) if isinstance(strategy, Strategy) else getattr(strategy, '__name__',
-                                                                         type(strategy).__name__)
+    name = repr(strategy) if isinstance(strategy,
+                                        Strategy) else getattr(strategy, '__name__', type(strategy).__name__)
     return f"{'Yours' if key == 'given' else 'Its own'}: {name[:40]}"
 
 def _about(strategy: Any) -> str:

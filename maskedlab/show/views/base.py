@@ -34,8 +34,8 @@ def cividis(x: Tensor,     # any shape, 0..1; NaN: nothing is known here
     at = x.float().nan_to_num(0.).clamp(0, 1) * (len(stops) - 1)
     low = at.floor().long().clamp(max=len(stops) - 2)
     rgb = torch.lerp(stops[low], stops[low + 1], (at - low)[..., None])
-    return torch.where(x.isnan()[..., None], 0., torch.cat([rgb.round(), torch.full_like(rgb[..., :1], 255.)],
-                                                           -1)).byte()
+    return torch.where(x.isnan()[..., None], 0.,
+                       torch.cat([rgb.round(), torch.full_like(rgb[..., :1], 255.)], -1)).byte()
 
 def tinted(picture: Tensor,   # uint8 `[H, W, 4]`
            x: Tensor,         # `[H, W]`, 0..1; NaN: see-through
@@ -52,8 +52,8 @@ def without(rgba: Tensor,      # uint8 `[H, W, 4]`
     return torch.where(holes[..., None], 0, rgba).byte()
 
 # %% ../../../nbs/show/views/00_base.ipynb #45189ed6
-INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96, 106), (255, 255,
-                                                               255), (233, 237, 242), (150, 160, 171)
+INK, FAINT, PAPER, HOLE, LINES = (27, 31, 36), (87, 96,
+                                                106), (255, 255, 255), (233, 237, 242), (150, 160, 171)
 
 def font(size: int) -> Any:
     "Pillow's own letters."
@@ -243,8 +243,8 @@ class PictureView(View):
     def fit(self, batch: dict, recipe: Any) -> dict:
         "The batch with as many colours as the recipe takes: grey is repeated, colours are averaged."
         image, channels = batch[self.key], getattr(recipe, 'channels', 3)
-        if not torch.is_tensor(image) or image.ndim != 4 or image.shape[1] == channels or 1 not in (channels,
-                                                                                                    image.shape[1]):
+        if not torch.is_tensor(image) or image.ndim != 4 or image.shape[1] == channels or 1 not in (
+            channels, image.shape[1]):
             return batch
         return {**batch, self.key: image.mean(1, keepdim=True) if channels == 1
                 else image.repeat(1, channels, 1, 1)}
@@ -264,8 +264,8 @@ class PictureView(View):
         x = batch[self.key][0].detach().cpu()
         x = x.expand(3, -1, -1) if len(x) == 1 else x[:3]
         alpha = x.isnan().any(0, keepdim=True).logical_not()
-        return (torch.cat([x.nan_to_num(0.).clamp(0, 1), alpha]) * 255).round().byte().permute(1, 2,
-                                                                                               0).contiguous()
+        return (torch.cat([x.nan_to_num(0.).clamp(0, 1), alpha]) * 255).round().byte().permute(
+            1, 2, 0).contiguous()
 
     def spread(self, u: Units, values: Tensor) -> Tensor:
         "A number for each unit, `[B, *shape]`, as a number for each pixel of the first picture, `[H, W]`."

@@ -81,8 +81,8 @@ class SpectrumView(PictureView):
         return float(psnr(image, s.batch[self.key][:1], torch.ones_like(image[:, 0], dtype=torch.bool))[0])
 
     def place(self, u: Units, unit: int, batch: dict) -> str:
-        down, right = (int(i) - n // 2 for i, n in zip(torch.unravel_index(torch.tensor(unit), u.shape),
-                                                       u.shape, strict=True))
+        down, right = (int(i) - n // 2 for i,
+                       n in zip(torch.unravel_index(torch.tensor(unit), u.shape), u.shape, strict=True))
         return f'Frequency {down} down, {right} to the right'
 
     def remark(self, s: Scene) -> str:

@@ -83,8 +83,8 @@ class TextView(View):
     open_with = dict(write='Your own text', button='Use this text',
                      placeholder='Write or paste a sentence in English …',
                      accept='.txt,text/plain', label='Open a text file …', most=1)
-    hints = dict(original='Click a piece to see where it looks.', seen='Click a piece to hide or show it; '
-                                                                       'drag for several.')
+    hints = dict(original='Click a piece to see where it looks.',
+                 seen='Click a piece to hide or show it; drag for several.')
     keys = 'Tab into a text; arrows move; in the second text Space hides or shows a piece, r resets; in the first Space looks.'
     side, columns = 780, 1
     sets: dict[str, Any] = {'Wikipedia, held-out articles': ('text', dict(n=8, split='test', length=64)),
@@ -157,7 +157,8 @@ class TextView(View):
         swapped, blank = (seen != ids).tolist(), [i in special for i in seen.tolist()]
         # nothing of the piece is left
         covered = lambda i: hidden[i] and (s.out.seen is None or swapped[i] and blank[i])
-        role = lambda i: 'hidden' if covered(i) else 'swapped' if swapped[i] else 'kept' if hidden[i] else 'plain'
+        role = lambda i: 'hidden' if covered(i) else 'swapped' if swapped[i] else 'kept' if hidden[
+            i] else 'plain'
         note = lambda i: {'swapped': 'swapped', 'kept': 'kept'}.get(role(i), '')
         drawn = {'original': self.chips(s, ids, lambda i: 'plain'),
                  'seen': self.chips(s, seen, role, note=note)}
@@ -220,10 +221,8 @@ class TextView(View):
     def guess(self, name: str, s: Scene) -> dict | None:
         ids, hidden, vocab = s.batch['ids'][0], s.mask[0], self._counted(s.recipe)
         if not vocab or self.judged(s) is not None: return None
-        filled = ids.masked_fill(hidden,
-                                 int(counts(vocab)[0].argmax())) if name == 'commonest' else between(ids,
-                                                                                                     hidden,
-                                                                                                     vocab)
+        filled = ids.masked_fill(hidden, int(counts(vocab)[0].argmax())) if name == 'commonest' else between(
+            ids, hidden, vocab)
         return {**s.batch, 'ids': filled[None]}
 
     def guessed(self, filled: dict, s: Scene) -> dict[str, Any]:
@@ -276,9 +275,8 @@ class TextView(View):
         paper = Image.new('RGB', (side, y + tall + 6), 'white')
         pen = ImageDraw.Draw(paper)
         for c, (x, y, w) in zip(drawing['chips'], at, strict=True):
-            box, ink, paint = (x, y, x + w, y + tall), INK, {'hidden': HOLE,
-                                                             'right': (219, 233, 251)}.get(c['role'],
-                                                                                           (255, 255, 255))
+            box, ink, paint = (x, y, x + w, y + tall), INK, {'hidden': HOLE, 'right': (219, 233, 251)}.get(
+                c['role'], (255, 255, 255))
             if c['value'] is not None:
                 r, g, b, _ = cividis(torch.tensor(c['value'])).tolist()
                 paint, ink = (r, g, b), (255, 255, 255) if .299 * r + .587 * g + .114 * b < 120 else INK
