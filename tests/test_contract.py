@@ -8,6 +8,7 @@ import torch
 
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
+from maskedlab.contract.plan import Plan
 from maskedlab.contract.units import Units, mean, rows, spread
 from maskedlab.contract.recipe import Card, Out, Recipe, draw
 from maskedlab.train.loop import fit
@@ -46,7 +47,7 @@ def test_card_and_sizes(case):
     r, _ = case
     assert all(str(v).strip() for k, v in vars(r.card).items() if k != 'reading') and r.card.link.startswith('https://')
     if type(r).__module__.startswith('maskedlab.'):
-        assert {'micro', 'tiny', 'small', 'base'} <= set(r.sizes) and r.defaults
+        assert {'micro', 'tiny', 'small', 'base'} <= set(r.sizes) and isinstance(r.plan, Plan)
 
 
 @pytest.mark.quick

@@ -416,10 +416,11 @@ def test_a_sweep_of_radii_up_to_the_corner():
     assert eval(repr(Disc(70))) == Disc(70)
 
 
-def test_defaults_name_what_the_card_names():
-    told = dict(lr_per_512=3e-4, min_lr_per_512=2.5e-6, epochs=300, warmup_epochs=20, batch=2048, clip=3.,
-                betas=(.9, .95))
-    assert told.items() <= MFM.defaults.items()
+def test_plan_says_what_the_card_says():
+    plan = MFM.plan
+    assert (plan.lr, plan.per, plan.clip, plan.betas, plan.schedule) == (3e-4, 512, 3., (.9, .95), 'cosine')
+    assert_close(plan.floor * plan.lr, 2.5e-6)
+    assert_close(plan.warmup * 300, 20.)
 
 def test_attention_and_other_sizes(r, batch):
     w, q, k = r.attention(batch, LOW(r.units(batch)))

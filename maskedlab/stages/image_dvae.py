@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units
+from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
 from ..parts.discrete import gumbel_softmax, half_cosine, in_use, perplexity, uniform_kl
 from ..parts.patches import check_image, patchify, unpatchify
@@ -63,8 +64,7 @@ class ImageDVAE(Recipe):
         'fine':       dict(image=64, stride=4, words=256, code=64, width=64, blocks=1),              # 16 x 16
         'small':      dict(stride=8, words=1024, width=128),
         'base':       dict()}                                                                        # 14 x 14
-    defaults = dict(optimiser='AdamW', weight_decay=1e-4, lr=1e-3, batch=64, epochs=100, warmup_epochs=1,
-                    schedule='cosine')
+    plan = Plan(lr=1e-3, weight_decay=1e-4, warmup=.01)
 
     def __init__(self, image: int = 112,   # pixels of the pictures that it is trained on; it reads others too
                  channels: int = 3,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units
+from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
 from ..parts.discrete import gumbel_softmax, half_cosine, perplexity, uniform_kl
 from ..parts.groups import MiniPointNet, dense, gather, groups, knn
@@ -95,8 +96,7 @@ class PointDVAE(Recipe):
                       first=64, hidden=128, fine=128),
         'small': dict(groups=64, words=1024, code=128, width=128, edges=(128, 256), hidden=512, fine=256),
         'base':  dict(groups=64)}
-    defaults = dict(optimiser='AdamW', weight_decay=5e-4, lr=5e-4, batch=64, epochs=300, warmup_epochs=10,
-                    schedule='cosine')
+    plan = Plan(lr=5e-4, weight_decay=5e-4, warmup=1 / 30)
 
     def __init__(self, groups: int = 64, size: int = 32,                # groups of a cloud, points of a group
                  words: int = 8192, code: int = 256,                   # entries of the table, and their width

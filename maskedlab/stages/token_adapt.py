@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units
+from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
 from ..parts.discrete import check_tokenizer
 from ..parts.moves import move, movements
@@ -40,7 +41,7 @@ class TokenAdapt(Recipe):
         'finedigits': dict(image=28, dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),
         'fine':       dict(image=64, dim=128, heads=4, tokenizer='image_dvae/fine/image/0'),
         'base':       dict()}
-    defaults = dict(optimiser='AdamW', weight_decay=.05, lr=1e-3, batch=64, schedule='cosine')
+    plan = Plan(lr=1e-3)
 
     def __init__(self, image: int = 224,                # pixels of its training pictures; it moves others too
                  dim: int = 384, heads: int = 6, depth: int = 1,          # of the two Transformers

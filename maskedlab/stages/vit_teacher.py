@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units
+from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe
 from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ..parts.vit import ViT
@@ -39,7 +40,7 @@ class ViTTeacher(Recipe):
         'tiny':   dict(image=64, patch=8, dim=192, depth=6, heads=6, classes=16),
         'small':  dict(image=224, patch=16, dim=384, depth=12, heads=6, classes=16),
         'base':   dict()}
-    defaults = dict(optimiser='AdamW', weight_decay=.05, lr_per_512=5e-4, warmup_epochs=5, schedule='cosine')
+    plan = Plan(lr=5e-4, per=512, warmup=1 / 60)
 
     def __init__(self, image: int | tuple[int, int] = 224, patch: int = 16, channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,

@@ -192,14 +192,14 @@ class Trainer:
         self.image = picture_size(self.recipe) if image is None else image
         self._open_data(data, augment, vary)
         self._count(steps, epochs)
-        own = self.recipe.defaults
+        own = self.recipe.plan
         self.lr = _positive('lr_base', lr_base) * self.batch / 256 if lr_base is not None else _positive(
             'lr', 1e-3 if lr is None else lr)
         if lr is not None and lr_base is not None:
             raise ValueError(f"lr={lr} and lr_base={lr_base} were both given; give one of them")
-        self.weight_decay = own.get('weight_decay', .05) if weight_decay is None else weight_decay
-        self.clip = own.get('clip') if clip is None else None if clip == math.inf else _positive('clip', clip)
-        self.betas = tuple(own.get('betas', (.9, .95)) if betas is None else betas)
+        self.weight_decay = own.weight_decay if weight_decay is None else weight_decay
+        self.clip = own.clip if clip is None else None if clip == math.inf else _positive('clip', clip)
+        self.betas = tuple(own.betas or (.9, .95) if betas is None else betas)
         self.warmup = self.steps // 20 if warmup is None else _whole('warmup', warmup, 0)
         self.save_every = min(max(self.steps // 10, 1),
                               1000) if save_every is None else _whole('save_every', save_every)

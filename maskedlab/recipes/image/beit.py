@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...corruptions.replace import replace
 from ...masks.block import Block
 from ...contract.units import Units, mean, place, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw
 from ...parts.discrete import check_tokenizer, read_words
 from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
@@ -44,8 +45,7 @@ class BEiT(Recipe):
                       tokenizer='image_dvae/micro/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .98), weight_decay=.05, lr_per_2048=1.5e-3,
-                    warmup_epochs=10, clip=3., schedule='cosine')
+    plan = Plan(lr=1.5e-3, per=2048, betas=(.9, .98), floor=1 / 150, warmup=1 / 80, clip=3.)
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  patch: int = 16,                            # side of a patch in pixels

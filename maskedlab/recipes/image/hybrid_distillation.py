@@ -17,6 +17,7 @@ from ...corruptions.drop import keep
 from ...masks.guided import Guided
 from ...masks.strategies import count, first_k
 from ...contract.units import Units, mean, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw
 from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ...stages.teachers import check_teacher, shown
@@ -111,8 +112,7 @@ class HybridDistillation(Recipe):
                       teacher='vit_teacher/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
     # not found in the sources
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4,
-                    schedule='cosine')
+    plan = Plan(lr=1.5e-4, per=256)
     declared = ('the student chooses what it drops, after its first blocks have seen it',)
 
     def __init__(self,

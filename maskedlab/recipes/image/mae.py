@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...corruptions.drop import keep, restore
 from ...masks.strategies import Random
 from ...contract.units import Units, mean, place, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw
 from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ...parts.positions import fit_positions, sincos
@@ -51,8 +52,7 @@ class MAE(Recipe):
                       decoder_heads=8),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8,
                       decoder_heads=16)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, warmup_epochs=40,
-                    schedule='cosine')
+    plan = Plan(lr=1.5e-4, per=256, warmup=.05)
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too

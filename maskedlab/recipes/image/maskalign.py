@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...corruptions.drop import keep
 from ...masks.guided import Guided
 from ...contract.units import Units, mean, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ...stages.teachers import check_teacher, shown
@@ -53,9 +54,7 @@ class MaskAlign(Recipe):
                       teacher='vit_teacher/tiny/image/0'),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, teacher='vit_teacher/small/image/0'),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, min_lr=1e-5,
-                    batch=1024, epochs=200,
-                    warmup_epochs=20, schedule='cosine')
+    plan = Plan(lr=1.5e-4, per=256, floor=1 / 60, warmup=.1)
     declared = ('which patches are hidden is chosen by the teacher, who sees them all',)
 
     def __init__(self,

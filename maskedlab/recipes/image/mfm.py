@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...corruptions.degrade import DEGRADE
 from ...masks.disc import Disc, paired
 from ...contract.units import Units, mean, place, rows, spread, widen
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.patches import Colours, check_image, patchify, sides
 from ...parts.timm_vit import as_encoder, having, uncut
@@ -158,9 +159,7 @@ class MFM(Recipe):
         'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, strategy=Disc(5)),
         'small': dict(image=224, patch=16, dim=384, depth=12, heads=6),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_512=3e-4,
-                    min_lr_per_512=2.5e-6, batch=2048, epochs=300,
-                    warmup_epochs=20, clip=3., schedule='cosine')
+    plan = Plan(lr=3e-4, per=512, floor=1 / 120, warmup=1 / 15, clip=3.)
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too, for most networks

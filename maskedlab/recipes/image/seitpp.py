@@ -20,6 +20,7 @@ from ...corruptions.replace import replace
 from ...masks.schedules import Normal
 from ...masks.strategies import Random, first_k, rand
 from ...contract.units import Units, mean, place, repeat_to, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.discrete import check_tokenizer
 from ...parts.moves import move, movements, snap
@@ -110,9 +111,7 @@ class SeiTPP(Recipe):
                       decoder_heads=8),
         'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4,
                       decoder_heads=16)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .95), weight_decay=.05, lr_per_256=1.5e-4, batch=4096,
-                    epochs=400, warmup_epochs=40,
-                    schedule='cosine')
+    plan = Plan(lr=1.5e-4, per=256, warmup=.1)
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...corruptions.drop import keep
 from ...masks.strategies import Random
 from ...contract.units import Units, mean, place, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ...parts.text import PostNorm
@@ -109,9 +110,7 @@ class Selfie(Recipe):
                       positions='each'),
         'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
         'base':  dict(image=224, patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6))}
-    defaults = dict(optimiser='SGD', momentum=.9, nesterov=True, weight_decay=1e-4, lr=.4, batch=128,
-                    epochs=200, warmup_steps=1000,
-                    schedule='cosine')
+    plan = Plan(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-4, warmup=.01, small=.1)
     declared = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
                 'places (Out.pred) must not',)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...corruptions.replace import replace
 from ...masks.strategies import Random
 from ...contract.units import Units, mean, place, repeat_to, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw
 from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
 from ...parts.vit import BiasedViT
@@ -40,8 +41,8 @@ class SimMIM(Recipe):
         'tiny':  dict(image=64, token=8, cell=16, dim=192, depth=6, heads=6, drop_path=0.),
         'small': dict(image=224, token=16, cell=32, dim=384, depth=12, heads=6),
         'base':  dict(image=224, token=16, cell=32, dim=768, depth=12, heads=12)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr_per_512=1e-4, warmup_epochs=10,
-                    clip=5., schedule='multistep')
+    plan = Plan(lr=1e-4, per=512, betas=(.9, .999), schedule='multistep', milestones=(.875,), warmup=1 / 80,
+                clip=5.)
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  token: int = 16,                            # side of a token in pixels

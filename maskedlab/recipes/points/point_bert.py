@@ -18,6 +18,7 @@ from ...masks.ball import Ball
 from ...masks.schedules import Uniform
 from ...contract.strategy import hide
 from ...contract.units import Units, mean, place, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.groups import SHARED, centre_net, dense, groups, overlap, seen_points
 from ...parts.transformer import Transformer, init_normal
@@ -97,9 +98,7 @@ class PointBERT(Recipe):
                       tokenizer='point_dvae/small/points/0'),
         # the paper's one size
         'base':  dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=5e-4, batch=128, epochs=300,
-                    warmup_epochs=3,
-                    schedule='cosine')
+    plan = Plan(lr=5e-4, betas=(.9, .999), warmup=.01)
     declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
     def __init__(self, groups: int = 64, size: int = 32,          # groups of a cloud, points of a group

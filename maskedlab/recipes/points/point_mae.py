@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...corruptions.drop import keep, restore
 from ...masks.strategies import Random
 from ...contract.units import Units, mean, place, rows, spread
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.groups import SHARED, MiniPointNet, centre_net, dense, groups, overlap, seen_points
 from ...targets.sets import chamfer
@@ -41,9 +42,7 @@ class PointMAE(Recipe):
         'small': dict(groups=64, dim=256, depth=8, heads=8, decoder_depth=4, decoder_heads=8),
         # the paper's one size
         'base':  dict(groups=64, dim=384, depth=12, heads=6, decoder_depth=4, decoder_heads=6)}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.05, lr=1e-3, batch=128, epochs=300,
-                    warmup_epochs=10,
-                    schedule='cosine')
+    plan = Plan(lr=1e-3, betas=(.9, .999), floor=1e-3, warmup=1 / 30)
     declared = ('the centres of hidden groups are given to the decoder, by design', SHARED)
 
     def __init__(self, groups: int = 64,                         # G, groups of a cloud

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...corruptions.replace import check_shares, mask_keep_random
 from ...contract.units import Units, mean, place, rows, spread
 from ...masks.words import Tokens
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.text import TextEncoder, TiedHead, check_text, text_units
 
@@ -70,7 +71,7 @@ class BertMLM(Recipe):
                       special=(0, 101, 102, 103)),
         'base':  dict(vocab=30522, dim=768, depth=12, heads=12, length=512, mask_id=103,
                       special=(0, 101, 102, 103))}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.01, lr=1e-4, schedule='linear')
+    plan = Plan(lr=1e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
 
     def __init__(self, vocab: int = 3000,                 # pieces; ids are 0 to vocab - 1
                  dim: int = 768, depth: int = 12, heads: int = 12,

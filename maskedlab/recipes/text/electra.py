@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...masks.strategies import rand
 from ...contract.units import Units, mean, place, rows, spread
 from ...masks.words import Slots
+from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.text import TextEncoder, TiedHead, check_text, text_units
 
@@ -47,7 +48,7 @@ class Electra(Recipe):
         'base':  dict(vocab=30522, dim=768, depth=12, heads=12, width=768, generator_dim=256,
                       generator_heads=4, mask_id=103,
                       special=(0, 101, 102, 103))}
-    defaults = dict(optimiser='AdamW', betas=(.9, .999), weight_decay=.01, lr=5e-4, schedule='linear')
+    plan = Plan(lr=5e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
 
     def __init__(self, vocab: int = 3000,                     # pieces; ids are 0 to vocab - 1
                  dim: int | None = None,                      # default: four times the generator's, or 768
