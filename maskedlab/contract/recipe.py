@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .plan import Plan
 from .strategy import check, hide
 from .units import Units
 
@@ -107,7 +108,7 @@ class Recipe(nn.Module):
     "Base of all recipes: `units` and `forward` are theirs to write; the other doors have defaults."
     card: Card
     sizes: dict[str, dict[str, Any]] = {}   # 'micro', 'tiny', 'small', 'base' -> arguments of the constructor
-    defaults: dict[str, Any] = {}               # the card's optimiser, rate and schedule
+    plan: Plan = Plan()                     # how the paper trains it: optimiser, rate and schedule
     fill: Any = None           # fill(batch, out) -> batch: predictions in data space, visible units untouched
     # attention(batch, mask) -> weights [layers, B, heads, Q, K], units [B, Q] and [B, K]
     attention: Any = None
