@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 
 from .plan import Plan
 from .strategy import check, hide
-from .units import Units
+from .units import Units, known, layout
 
 # %% auto #0
-__all__ = ['Out', 'child', 'draw', 'Card', 'Recipe', 'evaluating']
+__all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'Recipe', 'pooled', 'evaluating']
 
 # %% ../../nbs/contract/04_recipe.ipynb #8d3eecfe
 @dataclass(eq=False)
@@ -67,6 +68,19 @@ def child(generator: torch.Generator | None,           # None: torch's global on
     seed = torch.randint(2 ** 62, (), generator=generator, device=source)
     return torch.Generator(device).manual_seed(int(seed))
 
+@lru_cache(256)
+def _promised(strategy: Callable[..., Tensor], shape: tuple[int, ...]) -> int | None:
+    low, high = strategy.counts(layout(shape))       # type: ignore[attr-defined]
+    return int(low) if int(low) == int(high) else None
+
+def each_of(strategy: Any, u: Units) -> int | None:
+    "How many units a strategy hides in every sample, where it is exact and all units are free; else None."
+    if not u.whole or not getattr(strategy, 'exact', False): return None
+    try:
+        return _promised(getattr(strategy, 'strategy', strategy), u.shape)
+    except TypeError:
+        return None                    # it cannot be looked up: counted each time
+
 def draw(strategy: Callable[..., Tensor],              # the recipe's own
          u: Units,
          mask: Any = None,             # the caller's: a bool tensor, a strategy or function of units, or None
@@ -86,7 +100,9 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
         raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden "
                          "(padding or special); "
                          "use mask & units.free")
-    return m & free
+    m = m & free
+    each = None if given or m.ndim > u.valid.ndim else each_of(mask or strategy, u)
+    return m if each is None else known(m, each)
 
 # %% ../../nbs/contract/04_recipe.ipynb #f0a06e14
 @dataclass(frozen=True)
@@ -145,6 +161,12 @@ class Recipe(nn.Module):
         "One reconstruction; changes no state."
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
+    def looked_at(self, batch: dict, mask: Any = None,     # None: nothing hidden
+                  ) -> tuple[Units, Tensor]:
+        "Units and mask of a look from outside, such as that of `attention`."
+        u = self.units(batch)
+        return u, draw(self.strategy, u, u.none() if mask is None else mask)
+
     def after_step(self, out: Out, progress: float) -> None:
         "After an optimiser step: EMA copies, queues and codebooks change here and nowhere else."
 
@@ -164,6 +186,14 @@ class Recipe(nn.Module):
         return save(self, folder, layout, dtype)
 
 # %% ../../nbs/contract/04_recipe.ipynb #b35d1a79
+def pooled(h: Tensor,               # `[B, prefix + N, D]`, tokens of whole samples
+           prefix: int = 0,         # of them are no units
+           pool: bool = True,
+           ) -> Tensor:             # `[B, D]`, the mean over the units; without pooling `[B, N, D]`
+    "Tokens as features."
+    h = h[:, prefix:]
+    return h.mean(1) if pool else h
+
 @contextmanager
 def evaluating(recipe: nn.Module) -> Iterator[None]:
     "Evaluation mode; afterwards each module has the mode that it had."

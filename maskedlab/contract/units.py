@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['widen', 'rows', 'place', 'spread', 'mean', 'repeat_to', 'Units', 'layout']
+__all__ = ['widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'mean', 'repeat_to', 'Units', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -32,29 +32,72 @@ def _over(which: Tensor, x: Tensor) -> Tensor:
                      f"{tuple(which.shape)}; "
                      "give one entry per unit, flattened or not")
 
+# %% ../../nbs/contract/00_units.ipynb #cb67673f
+def known(which: Tensor,    # bool `[B, *shape]`
+          each: int,        # True units of every sample
+          ) -> Tensor:      # the same tensor
+    "Say how many units of every sample are True, so that nobody has to count them."
+    if which.is_cpu and bool((which.flatten(1).sum(1) != each).any()):
+        counts = which.flatten(1).sum(1)
+        raise ValueError(f"a mask was said to have {each} units in every sample, and one has "
+                         f"{int(counts[counts != each][0])}: a strategy that calls itself exact is not")
+    if not which.is_inference():                # whose changes nobody counts
+        setattr(which, 'promise', (each, which._version))
+    return which
+
+def each_in(which: Tensor) -> int | None:
+    """How many units of every sample are True, where that is known; a mask that was changed since is a new
+    one."""
+    each, version = getattr(which, 'promise', (None, 0))
+    return each if each is not None and version == which._version else None
+
+def rest(mask: Tensor,      # bool, True = hidden
+         ) -> Tensor:       # bool, True = visible; a known count stays known
+    "What a mask leaves."
+    each = each_in(mask)
+    return ~mask if each is None else known(~mask, math.prod(mask.shape[1:]) - each)
+
+def index_of(which: Tensor) -> Tensor | None:       # int64 `[B, each]`, flat; None where counts may differ
+    "The True units of each sample in their order, where their number is known."
+    each = each_in(which)
+    if each is None: return None
+    if not hasattr(which, 'unit_index'):
+        flat = which.flatten(1)
+        order = flat.nonzero()[:, 1] if which.is_cpu else flat.byte().argsort(1, descending=True,
+                                                                              stable=True)[:, :each]
+        setattr(which, 'unit_index', order.reshape(len(flat), each))
+    return getattr(which, 'unit_index')
+
 # %% ../../nbs/contract/00_units.ipynb #2bf59a8d
 def rows(x: Tensor,      # content `[B, *shape, ...]`, or with `shape` flattened
          which: Tensor,  # bool `[B, *shape]`
          ) -> Tensor:    # `[n, ...]`, in the order of `which.nonzero()`
     "The content of the chosen units, one row each."
-    return x[_over(which, x)]
+    index = index_of(which)
+    if index is None: return x[_over(which, x)]
+    flat = x.flatten(1, _over(which, x).ndim - 1)
+    return flat[torch.arange(len(flat), device=x.device)[:, None], index].flatten(0, 1)
 
 def place(x: Tensor,      # content `[B, *shape, ...]`, or with `shape` flattened
           which: Tensor,  # bool `[B, *shape]`
           new: Tensor,    # `[n, ...]`, a row for each True of `which`
           ) -> Tensor:    # a copy of `x` with those rows in place
     "Put rows back where `which` says: the inverse of `rows`."
-    x = x.clone()
-    x[_over(which, x)] = new.to(x.dtype)
+    x, index = x.clone(), index_of(which)
+    if index is None:
+        x[_over(which, x)] = new.to(x.dtype)
+    else:
+        flat = x.flatten(1, _over(which, x).ndim - 1)      # a view of the copy
+        flat[torch.arange(len(x), device=x.device)[:, None],
+             index] = new.to(x.dtype).view(*index.shape, *flat.shape[2:])
     return x
 
 def spread(error: Tensor,  # `[n]`, an error for each True of `which`
            which: Tensor,  # bool `[B, *shape]`
            ) -> Tensor:    # `[B, *shape]`, detached, NaN where `which` is False
     "Rows of errors as a map over the units; NaN says that the loss does not look there."
-    out = torch.full(which.shape, torch.nan, dtype=error.dtype, device=error.device)
-    out[which] = error.detach()
-    return out
+    blank = torch.full(which.shape, torch.nan, dtype=error.dtype, device=error.device)
+    return place(blank, which, error.detach())
 
 def mean(error: Tensor,  # any number of errors, none included
          # a scalar; 0 for an empty set, so that a picture without holes gives a loss and not NaN
@@ -89,10 +132,12 @@ class Units:
     # several modalities on one flat axis: name -> (slice, shape)
     streams: dict[str, tuple[slice, tuple[int, ...]]] | None = None
     put: Any = None              # `put(batch, x) -> batch` in data space; None: no way back
+    whole: bool = False        # are all units real and free? Known where neither `valid` nor `free` was given
 
     def __post_init__(self):
         object.__setattr__(self, 'shape', tuple(int(s) for s in self.shape))
         if self.valid is None:
+            object.__setattr__(self, 'whole', self.free is None)
             if not torch.is_tensor(self.x):
                 raise ValueError("Units need valid=[B, *shape] where there is no single tensor of content")
             object.__setattr__(self, 'valid', torch.ones(self.x.shape[:1 + len(self.shape)], dtype=torch.bool,
@@ -124,7 +169,7 @@ class Units:
 
     def but(self, **changes) -> Units:
         "The same units with some fields exchanged."
-        return replace(self, **changes)
+        return replace(self, **{'whole': self.whole and not {'valid', 'free'} & set(changes), **changes})
 
     def swap(self, which: Tensor,                              # bool `[B, *shape]`
              # rows to put there; default: what the previous sample has there
@@ -164,6 +209,7 @@ def layout(shape: Sequence[int] | int,    # units of one sample, such as `(14, 1
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if not shape or any(int(s) != s or s < 1 for s in shape):
         raise ValueError(f"shape {shape} is no layout: give positive whole numbers, such as (14, 14)")
+    whole = valid is None and free is None
     if valid is None:
         batch = 1 if batch is None else batch
         if batch < 1: raise ValueError(f"batch={batch}: a layout needs at least one sample")
@@ -171,4 +217,5 @@ def layout(shape: Sequence[int] | int,    # units of one sample, such as `(14, 1
     elif valid.dtype != torch.bool or tuple(valid.shape[1:]) != shape or batch not in (None, len(valid)):
         raise ValueError(f"valid must be bool [{batch or 'batch'}, {', '.join(map(str, shape))}], got "
                          f"{valid.dtype} {tuple(valid.shape)}")
-    return Units(kind or ('sequence' if len(shape) == 1 else 'grid'), shape, valid=valid, free=free)
+    return Units(kind or ('sequence' if len(shape) == 1 else 'grid'), shape, valid=valid, free=free,
+                 whole=whole)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..contract.units import index_of
+
 # %% auto #0
 __all__ = ['keep', 'restore']
 
@@ -18,22 +20,22 @@ def keep(x: Tensor,        # `[B, N, D]`
          ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The visible tokens in their order, padded to the largest count; True in `pad` marks padding, which
     holds zeros."""
-    visible = visible.flatten(1)
     B, N, D = x.shape
+    start = torch.arange(B, device=x.device)[:, None] * N
+    # one flat index_select moves less memory than a gather with an index as wide as the tokens
+    take = lambda index: x.flatten(0, 1).index_select(0, (index + start).flatten()).view(*index.shape, D)
+    index = index_of(visible)
+    if index is not None: return take(index), index, None
+    visible = visible.flatten(1)
     place = visible.cumsum(1) - 1                                   # where a visible token goes
     counts = place[:, -1] + 1
     n = int(counts.max())
     index = place.new_zeros(B, n + 1)                               # the last slot swallows the hidden ones
     index.scatter_(1, place.masked_fill(~visible, n), torch.arange(N, device=x.device).expand(B, N))
     index = index[:, :n]
-    # one flat index_select moves less memory than a gather with an index as wide as the tokens
-    tokens = x.flatten(0, 1).index_select(0,
-                                          (index
-                                           + torch.arange(B, device=x.device)[:, None] * N).flatten()).view(
-                                               B, n, D)
     pad = torch.arange(n, device=x.device) >= counts[:, None]
-    if not bool(pad.any()): return tokens, index, None
-    return tokens.masked_fill(pad[..., None], 0), index.masked_fill(pad, 0), pad
+    if not bool(pad.any()): return take(index), index, None
+    return take(index).masked_fill(pad[..., None], 0), index.masked_fill(pad, 0), pad
 
 def restore(tokens: Tensor,   # `[B, n, D]`, as `keep` gave them
             visible: Tensor,  # the same bool `[B, N]` (or `[B, *shape]`)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contract.units import Units
+from ..contract.units import Units, place, rows
+from ..corruptions.drop import keep, restore
+from .transformer import Transformer, init_normal, init_xavier
 
 # %% auto #0
 __all__ = ['SHARED', 'fps', 'knn', 'Groups', 'dense', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap',
-           'MiniPointNet', 'centre_net']
+           'told', 'MiniPointNet', 'centre_net', 'GroupViT', 'GroupFiller']
 
 # %% ../../nbs/parts/08_groups.ipynb #c25ee737
 @torch.no_grad()
@@ -192,6 +194,14 @@ def overlap(u: Any, mask: Tensor) -> Tensor:         # a number from 0 to 1
     hidden = _inside(u, mask)
     return (hidden & _inside(u, ~mask)).sum() / hidden.sum().clamp_min(1)
 
+# %% ../../nbs/parts/08_groups.ipynb #936d026a
+def told(batch: Any, u: Any, mask: Tensor) -> dict[str, Any]:
+    """What `Out` says of groups that overlap: `seen`, the points on view, and `logs`, the share of hidden
+    ones among them."""
+    if getattr(u, 'index', None) is None: return {}
+    return dict(seen={**dense(batch), 'points_valid': seen_points(u, mask)},
+                logs={'overlap': overlap(u, mask)})
+
 # %% ../../nbs/parts/08_groups.ipynb #18967fbd
 class MiniPointNet(nn.Module):
     "A group of points as one vector (Point-MAE and Point-BERT, `Encoder`)."
@@ -219,3 +229,39 @@ class MiniPointNet(nn.Module):
 def centre_net(dim: int, hidden: int = 128) -> nn.Sequential:
     "The position of a group from the coordinates of its centre."
     return nn.Sequential(nn.Linear(3, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+# %% ../../nbs/parts/08_groups.ipynb #a9f3567b
+class GroupViT(Transformer):
+    """Encoder of Point-MAE: a small PointNet for each group, positions from centres at every block (Pang et
+    al. 2022)."""
+    prefix = 0
+    def __init__(self, dim: int, depth: int, heads: int,
+                 pointnet: Sequence[int] = (128, 256, 512),      # widths in the embedding of a group
+                 drop_path: float = 0.):
+        super().__init__(dim, depth, heads, eps=1e-5, key_bias=None, drop_path=drop_path)
+        self.dim, self.embed, self.position = dim, MiniPointNet(dim, pointnet), centre_net(dim)
+        self.apply(init_normal)
+
+    def see(self, u: Any,                          # as `groups` makes them
+            visible: Tensor | None = None,         # bool `[B, G]`; None: all
+            generator: torch.Generator | None = None) -> Tensor:      # `[B, visible, dim]`
+        "Embed and encode the visible groups; hidden ones are never touched."
+        visible = u.valid if visible is None else visible
+        embedded = self.embed(rows(u.x, visible))
+        x = place(embedded.new_zeros(*visible.shape, self.dim), visible, embedded)
+        x, _, pad = keep(x, visible)
+        return self(x, pad=pad, pos=keep(self.position(u.pos), visible)[0], generator=generator)
+
+class GroupFiller(Transformer):
+    "Decoder of Point-MAE: mask tokens in the holes, positions of its own at every block."
+    def __init__(self, dim: int, depth: int, heads: int, drop_path: float = 0.):
+        super().__init__(dim, depth, heads, eps=1e-5, key_bias=None, drop_path=drop_path)
+        self.apply(init_xavier)
+        self.mask_token, self.position = nn.Parameter(torch.zeros(1, 1, dim)), centre_net(dim)
+        nn.init.trunc_normal_(self.mask_token, std=.02)
+
+    def forward(self, h: Tensor, u: Any, visible: Tensor,      # type: ignore[override]
+                generator: torch.Generator | None = None) -> Tensor:      # `[B, G, dim]`
+        "Fill every place and decode."
+        z = restore(h, visible, self.mask_token)
+        return super().forward(z, pos=self.position(u.pos), generator=generator)

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..contract.units import Units, place
+
 # %% auto #0
-__all__ = ['ORDERS', 'IMAGENET', 'patchify', 'unpatchify', 'check_image', 'sides', 'Colours']
+__all__ = ['ORDERS', 'IMAGENET', 'patchify', 'unpatchify', 'check_image', 'sides', 'Colours', 'Patches']
 
 # %% ../../nbs/parts/01_patches.ipynb #7d9ad5f3
 ORDERS = {'row column colour': (0, 2, 4, 3, 5, 1), 'colour row column': (0, 2, 4, 1, 3, 5)}
@@ -46,6 +48,7 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
                 what: str = 'patch',
                 # how far values may leave 0..1 (a picture put together from two spectra does)
                 slack: float = .01,
+                look: bool = True,     # at the values, too
                 ) -> Tensor:       # the image
     "The picture of a batch, or one sentence about what is wrong with it."
     if not isinstance(batch, dict) or 'image' not in batch:
@@ -69,6 +72,7 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
     if not image.is_floating_point():
         raise TypeError(f"image is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes "
                         "0..255: image / 255")
+    if not look: return image
     low, high = (float(v) for v in image.detach().aminmax())
     if low != low or high != high:
         raise ValueError("image holds NaN; replace it, for example by image.nan_to_num()")
@@ -124,3 +128,58 @@ class Colours(nn.Module):
     def undo(self, x: Tensor, order: str | None = None) -> Tensor:
         "Normalised to 0..1."
         return x * self._lay(self.std, x, order) + self._lay(self.mean, x, order)
+
+# %% ../../nbs/parts/01_patches.ipynb #254a38b5
+class Patches(nn.Module):
+    "Pictures as grids of patches, both ways: cut, order of values, colours, units."
+    def __init__(self, size: int,                       # side of a patch in pixels
+                 channels: int,
+                 order: str = 'row column colour',      # of the values inside a patch: a key of `ORDERS`
+                 # of the colours; default: ImageNet's for three channels
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 what: str = 'patch'):                  # what an error calls it
+        super().__init__()
+        if order not in ORDERS:
+            raise ValueError(f"order={order!r}: choose one of {', '.join(map(repr, ORDERS))}")
+        self.size, self.channels, self.order, self.what = size, channels, order, what
+        self.values = size * size * channels
+        self.colours = Colours(channels, mean, std)
+        self._looked = False
+
+    def units(self, batch: dict) -> Units:
+        """Patches, `[B, h, w, values]`, pixels in 0..1; ValueError or TypeError where the batch holds no such
+        picture."""
+        x = self.cut(check_image(batch, self.channels, self.size, self.what, look=self._look(batch)))
+        return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': self.image(x)})
+
+    def _look(self, batch: Any) -> bool:
+        "To look at values makes a device wait, so in training there only the first batch is looked at."
+        if torch.compiler.is_compiling(): return False
+        image = batch.get('image') if isinstance(batch, dict) else None
+        first, self._looked = not self._looked, True
+        return first or not self.training or not torch.is_tensor(image) or image.is_cpu
+
+    def cut(self, image: Tensor) -> Tensor:
+        "A picture as patches."
+        return patchify(image, self.size, self.order)
+
+    def image(self, x: Tensor) -> Tensor:
+        "Patches as a picture."
+        return unpatchify(x, self.size, self.order)
+
+    def normal(self, x: Tensor) -> Tensor:
+        "Patches, or rows of them, from 0..1 to normalised."
+        return self.colours(x, self.order)
+
+    def colour(self, x: Tensor) -> Tensor:
+        "Normalised patches, or rows of them, as colours in 0..1."
+        return self.colours.undo(x, self.order).clamp(0, 1)
+
+    def picture(self, u: Units) -> Tensor:
+        "The whole picture, normalised."
+        return self.colours(self.image(u.x))
+
+    def paste(self, batch: dict, out: Any, pred: Tensor) -> dict:
+        "The batch with normalised rows in its hidden patches, in 0..1; visible ones stay."
+        u = out.units
+        return u.put(batch, place(u.x, out.mask, self.colour(pred.detach())))

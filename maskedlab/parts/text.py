@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..contract.units import Units
 from .transformer import Attention, Mlp, attention_bias
+from .watch import watched
 
 # %% auto #0
 __all__ = ['check_text', 'text_units', 'alibi', 'PostNorm', 'kinds', 'TextEncoder', 'TiedHead']
@@ -75,8 +76,8 @@ class PostNorm(nn.Module):
         self.attn, self.mlp = Attention(dim, heads), Mlp(dim, hidden)
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, watch: list[Tensor] | None = None) -> Tensor:
-        x = self.norm1(x + self.attn(x, bias, watch))
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        x = self.norm1(x + self.attn(x, bias))
         return self.norm2(x + self.mlp(x))
 
 # %% ../../nbs/parts/07_text.ipynb #76027296
@@ -126,14 +127,14 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor,                          # int64 `[B, L]`
                 valid: Tensor | None = None,                # bool `[B, L]`, True = a real piece
-                watch: list[Tensor] | None = None,        # receives each layer's attention `[B, heads, L, L]`
                 ) -> Tensor:                                # `[B, L, dim]`, zeros at padding
         "Encode the real pieces."
-        if valid is None or bool(valid.all()): return self._encode(ids, None, watch)
-        if watch is not None: return self._encode(ids, ~valid, watch).masked_fill(~valid[..., None], 0)
+        if valid is None or bool(valid.all()): return self._encode(ids, None)
+        if any(block.attn.watch is not None for block in self.blocks):      # who watches wants whole rows
+            return self._encode(ids, ~valid).masked_fill(~valid[..., None], 0)
         out = self.embed(ids[:0, :1]).new_zeros(*ids.shape, self.dim)
         for rows, n in kinds(valid):
-            x = self._encode(ids[rows, :n], ~valid[rows, :n], None)
+            x = self._encode(ids[rows, :n], ~valid[rows, :n])
             out = out.index_put((rows[:, None], torch.arange(n, device=ids.device)), x.to(out.dtype))
         return out.masked_fill(~valid[..., None], 0)
 
@@ -141,20 +142,18 @@ class TextEncoder(nn.Module):
         "The mean over the real pieces."
         return self(ids, valid).sum(1) / valid.sum(1, keepdim=True)
 
-    def watched(self, ids: Tensor, u: Units) -> tuple[Tensor, Tensor, Tensor]:
+    def looks(self, ids: Tensor, u: Units) -> tuple[Tensor, Tensor, Tensor]:
         "Weights `[layers, B, heads, L, L]`, and which unit each query and key is: -1 where it is padding."
-        watch: list[Tensor] = []
-        with torch.no_grad():
-            self(ids, u.valid, watch)
-        unit = torch.arange(u.count, device=u.device).expand(len(u), -1).masked_fill(~u.valid, -1)
-        return torch.stack(watch), unit, unit
+        with watched(self) as weights:
+            self(ids, u.valid)
+        return weights.named(u)
 
-    def _encode(self, ids: Tensor, pad: Tensor | None, watch: list[Tensor] | None) -> Tensor:
+    def _encode(self, ids: Tensor, pad: Tensor | None) -> Tensor:
         distance = alibi(self.heads, ids.shape[1], ids.device)[None] if self.position == 'alibi' else None
         bias = attention_bias(pad, distance)
         x = self.embed(ids)
         for block in self.blocks:
-            x = block(x, None if bias is None else bias[0], watch)
+            x = block(x, None if bias is None else bias[0])
         return x
 
 # %% ../../nbs/parts/07_text.ipynb #d7f26fd9

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .patches import sides
+from .vit import Sees, ViT
+
 # %% auto #0
-__all__ = ['uncut', 'having', 'create_net', 'watched', 'TimmViT', 'as_encoder']
+__all__ = ['uncut', 'having', 'create_net', 'TimmViT', 'as_encoder', 'image_encoder']
 
 # %% ../../nbs/parts/05_timm.ipynb #3841f8cc
 def _timm() -> Any:
@@ -82,30 +85,8 @@ def create_net(name: str,               # as timm.list_models() names it
     net.attn_pool = None
     return net
 
-# %% ../../nbs/parts/05_timm.ipynb #25fb1c98
-class _Note(nn.Module):
-    "Dropout on attention weights that writes them down first."
-    def __init__(self, drop: nn.Module, watch: list[Tensor]):
-        super().__init__()
-        self.drop, self.watch = drop, watch
-
-    def forward(self, weights: Tensor) -> Tensor:
-        self.watch.append(weights.detach())
-        return self.drop(weights)
-
-def watched(module: nn.Module,          # a block of timm
-            watch: list[Tensor],        # receives attention weights `[B, heads, Q, K]`
-            ) -> nn.Module:             # a copy that shares all weights
-    "The same block, but its attention can be seen."
-    twin = copy.copy(module)
-    twin._modules = {k: None if m is None else watched(m, watch) for k, m in module._modules.items()}
-    if hasattr(twin, 'fused_attn'):
-        twin.__dict__['fused_attn'] = False
-        twin._modules['attn_drop'] = _Note(module.get_submodule('attn_drop'), watch)
-    return twin
-
 # %% ../../nbs/parts/05_timm.ipynb #8d44662f
-class TimmViT(nn.Module):
+class TimmViT(Sees, nn.Module):
     """A vision transformer of timm, in two calls: `embed` all patches, then encode any of them.
 
     Dropout and stochastic depth inside it draw from torch's global generator; timm creates networks without
@@ -175,7 +156,7 @@ class TimmViT(nn.Module):
                 pad: Tensor | None = None,      # bool `[B, n]`, True = padding
                 *, index: Tensor | None = None,     # `[B, n]`, which patches they are; default: all, in order
                 grid: tuple[int, ...] | None = None,  # of the whole picture
-                watch: list[Tensor] | None = None,    # receives each layer's attention
+                generator: torch.Generator | None = None,    # of no use here
                 ) -> Tensor:                    # `[B, prefix + n, dim]`
         "Encode these patches and no others."
         net, grid = self.net, self.grid if grid is None else grid
@@ -196,7 +177,7 @@ class TimmViT(nn.Module):
         for i, block in enumerate(net.blocks):
             if rotary is not None:
                 more['rope'] = rotary[i]
-            x = (block if watch is None else watched(block, watch))(x, **more)
+            x = block(x, **more)
         return net.norm(x)
 
     def no_weight_decay(self) -> set[str]:
@@ -209,12 +190,23 @@ def _look(pad: Tensor, prefix: int) -> Tensor:
     closed = pad & ~pad.all(1, keepdim=True)
     return torch.zeros(pad.shape, device=pad.device).masked_fill(closed, -torch.inf)[:, None, None]
 
+# %% ../../nbs/parts/05_timm.ipynb #36d0017d
 def as_encoder(encoder: Any,        # a name or network of timm, or anything that has the interface of `ViT` and says its `patch`
                channels: int = 3,
                ) -> nn.Module:
-    "An encoder with `embed`, `forward`, `prefix`, `grid`, `dim` and `patch`."
-    if all(hasattr(encoder, a) for a in ('embed', 'prefix', 'grid', 'dim', 'patch')): return encoder
+    "An encoder with `see`, `embed`, `forward`, `prefix`, `grid`, `dim` and `patch`."
+    if all(hasattr(encoder, a) for a in ('see', 'embed', 'prefix', 'grid', 'dim', 'patch')): return encoder
     if not isinstance(encoder, str | nn.Module):
         raise TypeError(f"encoder={str(encoder)[:40]!r}: give a name of timm, such as "
                         "'vit_tiny_patch16_224', or a network")
     return TimmViT(encoder, channels)
+
+def image_encoder(encoder: Any,                      # None: our own; else see `as_encoder`
+                  image: int | tuple[int, int], patch: int, channels: int, dim: int, depth: int, heads: int,
+                  eps: float = 1e-6, **more: Any,    # of our own: see `ViT`
+                  ) -> Any:              # with `see`, `embed`, `forward`, `prefix`, `grid`, `dim` and `patch`
+    "An encoder that sees what it is handed."
+    if encoder is not None: return as_encoder(encoder, channels)
+    net: Any = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps, **more)
+    net.patch = patch
+    return net

@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['Attention', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'init_normal', 'init_xavier']
+__all__ = ['Attention', 'attend', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'closed_at', 'init_normal', 'init_xavier']
 
 # %% ../../nbs/parts/03_transformer.ipynb #4f0ff40e
 class Attention(nn.Module):
     "Multi-head self-attention through `scaled_dot_product_attention`."
+    watch: Any = None        # a list that receives the weights `[B, heads, N, N]`: see `parts.watch`
+
     def __init__(self, dim: int, heads: int,
                  # False: query and value have a bias, the key has none (BEiT, SimMIM); None: none has
                  key_bias: bool | None = True):
@@ -28,31 +30,40 @@ class Attention(nn.Module):
             self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor,                       # `[B, N, D]`
-                bias: Tensor | None = None,     # float, added to the logits: broadcasts to `[B, heads, N, N]`
-                watch: list[Tensor] | None = None,     # a list that receives the weights `[B, heads, N, N]`
-                ) -> Tensor:                           # `[B, N, D]`
-        "Mix the tokens."
-        B, N, D = x.shape
-        if self.key_bias is not False:
-            qkv = self.qkv(x)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:     # `[B, heads, N, D / heads]` each
+        "Queries, keys and values, with the biases that this attention has."
+        if self.key_bias is False:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+            qkv = F.linear(x, self.qkv.weight, bias)
         else:
-            qkv = F.linear(x, self.qkv.weight,
-                           torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
-        q, k, v = qkv.view(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        blind = None
-        if bias is not None:
-            bias = bias.to(q.dtype)
-            blind = (bias == -torch.inf).all(-1, keepdim=True)       # a query that may look at nothing
-            bias = bias.masked_fill(blind, 0)
-        if watch is not None:
-            logits = q @ k.mT * (D // self.heads) ** -.5
-            weights = (logits if bias is None else logits + bias).softmax(-1)
-            watch.append((weights if blind is None else weights.masked_fill(blind, 0)).detach())
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        if blind is not None:
-            x = x.masked_fill(blind, 0)
-        return self.proj(x.transpose(1, 2).reshape(B, N, D))
+            qkv = self.qkv(x)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def forward(self, x: Tensor,                # `[B, N, D]`
+                bias: Tensor | None = None,     # float, added to the logits: broadcasts to `[B, heads, N, N]`
+                ) -> Tensor:                    # `[B, N, D]`
+        "Mix the tokens."
+        return self.proj(attend(*self.project(x), bias, self.watch))
+
+def attend(q: Tensor, k: Tensor, v: Tensor,     # `[B, heads, Q, d]` and twice `[B, heads, K, d]`
+           bias: Tensor | None = None,          # float, broadcasts to `[B, heads, Q, K]`
+           watch: list[Tensor] | None = None,   # receives the weights
+           ) -> Tensor:                         # `[B, Q, heads * d]`
+    "Look; a query that may look at nothing gets zeros."
+    blind = None
+    if bias is not None:
+        bias = bias.to(q.dtype)
+        blind = (bias == -torch.inf).all(-1, keepdim=True)
+        bias = bias.masked_fill(blind, 0)
+    if watch is not None:
+        logits = q @ k.mT * q.shape[-1] ** -.5
+        weights = (logits if bias is None else logits + bias).softmax(-1)
+        watch.append((weights if blind is None else weights.masked_fill(blind, 0)).detach())
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if blind is not None:
+        x = x.masked_fill(blind, 0)
+    return x.transpose(1, 2).flatten(2)
 
 # %% ../../nbs/parts/03_transformer.ipynb #2ec54c7b
 class Mlp(nn.Module):
@@ -79,10 +90,10 @@ class Block(nn.Module):
         self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale is not None else None
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, watch: list[Tensor] | None = None,
+    def forward(self, x: Tensor, bias: Tensor | None = None,
                 generator: torch.Generator | None = None) -> Tensor:
         "One block, `[B, N, D]` to `[B, N, D]`."
-        x = x + self._branch(self.attn(self.norm1(x), bias, watch), self.gamma_1, generator)
+        x = x + self._branch(self.attn(self.norm1(x), bias), self.gamma_1, generator)
         return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2, generator)
 
     def shrink(self, factor: float) -> None:
@@ -116,15 +127,13 @@ class Transformer(nn.Module):
                 # float added to the logits, or bool, True = may look; to `[layers, B, heads, N, N]`
                 bias: Tensor | None = None,
                 pos: Tensor | None = None,             # `[B, N, D]`, added before every block (Point-MAE)
-                # a list that receives each layer's attention `[B, heads, N, N]`
-                watch: list[Tensor] | None = None,
                 generator: torch.Generator | None = None,  # of stochastic depth; None: the global one
                 ) -> Tensor:                           # `[B, N, D]`
         "Encode tokens."
         bias = attention_bias(pad, bias)
         for i, block in enumerate(self.blocks):
             layer = None if bias is None else bias[i if len(bias) > 1 else 0]
-            x = block(x if pos is None else x + pos, layer, watch, generator)
+            x = block(x if pos is None else x + pos, layer, generator)
         return self.norm(x)
 
 def attention_bias(pad: Tensor | None,    # bool `[B, K]`, True = padding
@@ -139,6 +148,12 @@ def attention_bias(pad: Tensor | None,    # bool `[B, K]`, True = padding
         closed = torch.zeros(pad.shape, device=pad.device).masked_fill(pad, -torch.inf)[None, :, None, None]
         bias = closed if bias is None else bias + closed
     return bias
+
+def closed_at(pad: Tensor | None,      # bool `[B, K]`, True = padding
+              ) -> Tensor | None:      # float `[B, 1, 1, K]`
+    "Padding alone, as one block takes it."
+    bias = attention_bias(pad, None)
+    return None if bias is None else bias[0]
 
 def init_normal(module: nn.Module) -> None:
     """Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE, Point-

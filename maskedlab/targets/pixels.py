@@ -5,11 +5,14 @@
 # %% ../../nbs/targets/00_pixels.ipynb #d262c136
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.units import rows, widen
+
 # %% auto #0
-__all__ = ['patch_stats', 'patch_norm']
+__all__ = ['patch_stats', 'patch_norm', 'un_norm']
 
 # %% ../../nbs/targets/00_pixels.ipynb #4b63cc29
 def patch_stats(x: Tensor,           # `[..., P]`, each last axis the pixels of one patch, colours together
@@ -28,3 +31,23 @@ def patch_norm(x: Tensor,            # `[..., P]`
     # by (P - 1) / P
     P = x.shape[-1]
     return F.layer_norm(x, (P,), eps=eps * (P - 1) / P) * ((P - 1) / P) ** .5
+
+# %% ../../nbs/targets/00_pixels.ipynb #44f239a6
+def un_norm(pred: Tensor,          # `[n, P]`, rows of normalised patches
+            x: Tensor,             # `[B, *shape, P]`, all patches
+            mask: Tensor,          # bool `[B, *shape]`, which of them the rows are
+            # 'true': lent by the hidden patches themselves; 'visible': averages of the sample's visible
+            # patches
+            statistics: str = 'true',
+            ) -> Tensor:           # like `pred`
+    "Give normalised rows a mean and a deviation back."
+    if statistics not in ('true', 'visible'):
+        raise ValueError(f"statistics={str(statistics)[:40]!r}: choose 'true' or 'visible'")
+    m, s = patch_stats(x)
+    if statistics == 'visible':         # 0 and 1 where nothing is visible
+        w = widen(~mask, x).to(x)
+        axes = tuple(range(1, x.ndim - 1))
+        n = w.sum(axes, keepdim=True)
+        average = lambda v, none: torch.where(n > 0, (v * w).sum(axes, keepdim=True) / n.clamp_min(1), none)
+        m, s = average(m, 0.).expand_as(m), average(s, 1.).expand_as(s)
+    return pred * rows(s, mask) + rows(m, mask)

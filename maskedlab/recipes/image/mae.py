@@ -6,179 +6,106 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...corruptions.drop import keep, restore
-from ...masks.strategies import Random
-from ...contract.units import Units, mean, place, rows, spread
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, draw
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
-from ...parts.positions import fit_positions, sincos
-from ...parts.timm_vit import as_encoder
-from ...parts.transformer import Transformer, init_xavier
-from ...parts.vit import ViT
-from ...targets.pixels import patch_norm, patch_stats
+from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.units import Units, mean, rest, rows, spread
+from ...masks.strategies import Random
+from ...parts.patches import Patches
+from ...parts.timm_vit import image_encoder
+from ...parts.transformer import init_xavier
+from ...parts.vit import Filler
+from ...parts.watch import one_of, watched
+from ...targets.pixels import patch_norm, un_norm
 
 # %% auto #0
-__all__ = ['ORDER', 'MAE']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'MAE']
+
+# %% ../../../nbs/recipes/image/mae.ipynb #e33232db
+CARD = Card(
+    title='Masked Autoencoders Are Scalable Vision Learners', year=2022, modality='image',
+    where='random patches, 75 %', how='dropped before the first block',
+    what='pixels of the hidden patches, plain or normalised', use='fine-tune or probe the encoder',
+    headline='ImageNet-1k fine-tuned: ViT-B 83.6, ViT-L 85.9, ViT-H 86.9 (README, norm_pix, 1600 epochs)',
+    link='https://arxiv.org/abs/2111.06377')
+SIZES: dict[str, dict[str, Any]] = {
+    'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
+                   decoder_heads=4, mean=(.1307,), std=(.3081,)),
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
+                  decoder_heads=4, norm_pix=False),
+    'tiny': dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
+                 decoder_heads=6),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
+                  decoder_heads=8),
+    'base': dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8,
+                 decoder_heads=16)}
+PLAN = Plan(lr=1.5e-4, per=256, warmup=.05)
 
 # %% ../../../nbs/recipes/image/mae.ipynb #d19ac8fa
-ORDER = 'row column colour'      # of the pixels in a patch, as in the released code
-
 class MAE(Recipe):
-    """Masked autoencoder: the encoder sees visible patches only, a small decoder fills in the rest (He et al.
-    2022, section 3)."""
-    card = Card(
-        title='Masked Autoencoders Are Scalable Vision Learners', year=2022, modality='image',
-        where='random patches, 75 %', how='dropped before the first block',
-        what='pixels of the hidden patches, plain or normalised',
-        use='fine-tune or probe the encoder',
-        headline='ImageNet-1k fine-tuned: ViT-B 83.6, ViT-L 85.9, ViT-H 86.9 (README, norm_pix, 1600 epochs)',
-        link='https://arxiv.org/abs/2111.06377')
-    sizes = {
-        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64,
-                       decoder_depth=2, decoder_heads=4,
-                       mean=(.1307,), std=(.3081,)),
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
-                      decoder_heads=4, norm_pix=False),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
-                      decoder_heads=6),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
-                      decoder_heads=8),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8,
-                      decoder_heads=16)}
-    plan = Plan(lr=1.5e-4, per=256, warmup=.05)
+    """Masked autoencoder: the encoder sees visible patches only, a small decoder fills in the rest (section
+    3)."""
+    card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self,
-                 # pixels, square or (height, width); other sizes work too
-                 image: int | tuple[int, int] = 224,
+    def __init__(self, image: int | tuple[int, int] = 224,   # pixels; other sizes work too
                  patch: int = 16,                            # side of a patch in pixels
                  channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,                        # encoder
                  decoder_dim: int = 512, decoder_depth: int = 8, decoder_heads: int = 16,
                  norm_pix: bool = True,           # predict patches normalised by their own mean and deviation
-                 eps: float = 1e-6,    # of all LayerNorms (transformers' configuration says 1e-12 by default)
+                 eps: float = 1e-6,               # of all LayerNorms (transformers' configuration: 1e-12)
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Random(.75, law='floor kept'),
                  # a name or network of timm; brings its own image, patch, dim, depth and heads
                  encoder: Any = None):
         super().__init__()
-        if encoder is None:
-            net: Any = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps)
-        else:
-            net = as_encoder(encoder, channels)
-        patch = getattr(net, 'patch', patch)
-        values = patch * patch * channels
-        self.patch, self.channels, self.norm_pix, self.strategy = patch, channels, norm_pix, strategy
-        self.colours = Colours(channels, mean, std)
-        self.encoder = net
-        self.decoder_embed = nn.Linear(net.dim, decoder_dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_dim))
-        self.decoder_pos_embed: Tensor
-        self.register_buffer('decoder_pos_embed', sincos(net.grid, decoder_dim, net.prefix))
-        self.decoder = Transformer(decoder_dim, decoder_depth, decoder_heads, eps=eps)
-        self.head = nn.Linear(decoder_dim, values)
-        for part in (self.decoder_embed, self.decoder, self.head):
-            part.apply(init_xavier)
-        nn.init.normal_(self.mask_token, std=.02)
+        self.encoder = image_encoder(encoder, image, patch, channels, dim, depth, heads, eps)
+        self.cut = Patches(self.encoder.patch, channels, 'row column colour', mean, std)
+        self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, eps)
+        self.head = nn.Linear(decoder_dim, self.cut.values).apply(init_xavier)
+        self.norm_pix, self.strategy = norm_pix, strategy
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        image = check_image(batch, self.channels, self.patch)
-        x = patchify(image, self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, encode what is visible, decode all, compare where it was hidden."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)   # where
-        h = self.encode(u, mask)                                  # how: the encoder never gets what is hidden
-        y = self.decode(h, mask)                                            # predict
-        pred, target = self.head(rows(y, mask)), self.target(u, mask)      # what
+        h = self.encoder.see(self.cut.normal(u.x), rest(mask))              # how: never gets what is hidden
+        y = self.decoder(h, rest(mask))                                     # predict
+        pred, target = self.head(rows(y, mask)), self.target(u, mask)       # what
         e = F.mse_loss(pred, target, reduction='none').mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        "Encode the visible patches, `[B, 1 + visible, dim]`."
-        x, index, pad = keep(u.x.flatten(1, 2), ~mask)           # before they are embedded, which is work too
-        x = self.encoder.embed(self.colours(x, ORDER), index, u.shape)
-        return self.encoder(x, index=index, grid=u.shape, pad=pad, watch=watch)
-
-    def decode(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        "Mask tokens where something is hidden, positions, decoder: `[B, N, decoder_dim]`."
-        h, prefix = self.decoder_embed(h), self.encoder.prefix
-        z = torch.cat([h[:, :prefix], restore(h[:, prefix:], ~mask, self.mask_token)], 1)
-        z = z + fit_positions(self.decoder_pos_embed, self.encoder.grid, tuple(mask.shape[1:]))
-        return self.decoder(z, watch=watch)[:, prefix:]
-
     def target(self, u: Units, which: Tensor | None = None) -> Tensor:
         "What is to be predicted: for every patch `[B, h, w, P]`, or rows for those of the mask `which`."
-        t = self.colours(u.x if which is None else rows(u.x, which), ORDER)
+        t = self.cut.normal(u.x if which is None else rows(u.x, which))
         return patch_norm(t) if self.norm_pix else t
 
-    def fill(self, batch: dict, out: Out, statistics: str = 'true') -> dict:
-        """The batch with predictions pasted over its hidden patches, in 0..1.
-
-        A normalised prediction has no brightness of its own. `statistics='true'` lends it each hidden patch's
-        true mean and deviation (what most demonstrations show, and a piece of the answer); `'visible'` those
-        of the picture's visible pixels."""
-        u, pred = out.units, out.pred
+    def fill(self, batch: dict, out: Out, statistics: Literal['true', 'visible'] = 'true') -> dict:
+        "The batch with predictions pasted over its hidden patches, in 0..1. `statistics`: see `un_norm`."
+        pred = out.pred
         if self.norm_pix:
-            pred = self.un_norm(pred, u, out.mask, statistics)
-        pred = self.colours.undo(pred, ORDER).clamp(0, 1)
-        return u.put(batch, place(u.x, out.mask, pred.detach()))
+            pred = un_norm(pred, self.cut.normal(out.units.x), out.mask, statistics)
+        return self.cut.paste(batch, out, pred)
 
-    def un_norm(self, pred: Tensor, u: Units, mask: Tensor, statistics: str) -> Tensor:
-        "Give normalised rows a mean and deviation back."
-        if statistics not in ('true', 'visible'):
-            raise ValueError(f"statistics={statistics!r}: choose 'true' or 'visible'")
-        x = self.colours(u.x, ORDER)
-        m, s = patch_stats(x)
-        # averages of the visible patches of the same picture; 0 and 1 where nothing is visible
-        if statistics == 'visible':
-            w = (~mask)[..., None].to(x)
-            n = w.sum((1, 2), keepdim=True)
-            average = lambda v, default: torch.where(n > 0,
-                                                     (v * w).sum((1, 2), keepdim=True) / n.clamp_min(1),
-                                                     default).expand_as(v)
-            m, s = average(m, 0.), average(s, 1.)
-        return pred * rows(s, mask) + rows(m, mask)
-
-    def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
-                  part: str = 'encoder',                 # or 'decoder', which sees every patch
-                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
+    def attention(self, batch: dict, mask: Any = None,                     # None: nothing hidden
+                  part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every patch
                   ) -> tuple[Tensor, Tensor, Tensor]:
-        "Who looks at whom; units are flat indices of patches."
-        if part not in ('encoder', 'decoder'):
-            raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []
-        painted: list[Tensor] = []
-        with torch.no_grad():
-            self.decode(self.encode(u, mask, seen), mask, painted)
-        index = torch.arange(u.count, device=u.device).expand(len(u), -1)
-        if part == 'encoder':
-            _, index, pad = keep(index[..., None], ~mask)
-            index = index if pad is None else index.masked_fill(pad, -1)
-        unit = torch.cat([index.new_full((len(u), self.encoder.prefix), -1), index], 1)
-        return torch.stack(seen if part == 'encoder' else painted), unit, unit
+        "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)."
+        u, mask = self.looked_at(batch, mask)
+        with watched(getattr(self, one_of('part', part, 'encoder', 'decoder'))) as weights:
+            self.decoder(self.encoder.see(self.cut.normal(u.x), rest(mask)), rest(mask))
+        return weights.named(u, rest(mask) if part == 'encoder' else None, self.encoder.prefix)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over patches `[B, dim]`, or `[B, N, dim]`."
-        u = self.units(batch)
-        h = self.encode(u, u.none())[:, self.encoder.prefix:]
-        return h.mean(1) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "What an encoder from outside asks for; our own has nothing beside its biases and norms."
-        return {f'encoder.{n}' for n in getattr(self.encoder, 'no_weight_decay', set)()}
+        return pooled(self.encoder.see(self.cut.normal(self.units(batch).x)), self.encoder.prefix, pool)
