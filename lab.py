@@ -1,23 +1,28 @@
 #!/usr/bin/env python3
 """The commands of the lab, on Linux, macOS and Windows, with the standard library alone.
 
-    python lab.py          open JupyterLab on the first tutorial
-    python lab.py test     run every check
-    python lab.py quick    run the checks of three minutes
+    python lab.py             open JupyterLab on the first tutorial
+    python lab.py test        run every check
+    python lab.py test mae    run what concerns one method
+    python lab.py quick       run the checks of three minutes
 
-The first call makes the folder .venv beside this file and installs into it; it says size and time before it does.
+The first call makes the folder .venv beside this file and installs into it; it says size and time before.
 A call that was interrupted goes on where it stopped. `python lab.py --help` lists the options.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import fnmatch
 import hashlib
 import importlib.util
 import json
 import os
+import queue
 import re
+import runpy
 import secrets
 import shutil
 import signal
@@ -41,16 +46,46 @@ PYTHON = VENV / ('Scripts/python.exe' if WINDOWS else 'bin/python')
 OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 11)
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'  # where PyTorch keeps its CPU builds for Linux
 
-# What an installation takes, in GB: (download, on disk). Linux was measured; the others are its size without the GPU's libraries.
+# What an installation takes, in GB: (download, on disk). Linux was measured; the others are its size without
+# the GPU's libraries.
 SIZES = {'linux': (3.2, 6.0), 'linux cpu': (0.4, 1.5), 'darwin': (0.3, 1.2), 'win32': (0.4, 1.5)}
 SIZE_OF_TESTS = (0.3, 1.2)  # more, for `test` and `quick`, with the browser
 
 # Files of the package that no notebook makes.
-HAND_KEPT = ('__init__.py', '*/__init__.py', '_moved.py', 'py.typed', 'show/static/*', 'data/files/*', 'weights/*')
+HAND_KEPT = (
+    '__init__.py',
+    '*/__init__.py',
+    '_moved.py',
+    'py.typed',
+    'show/static/*',
+    'data/files/*',
+    'weights/*',
+)
 
-# Seconds that one file may take under test on 2 cores; --patience multiplies them.
-BUDGETS = {'check': 300, 'nbs': 60, 'tutorials': 90, 'tests': 180, 'tests/browser': 300}
-BUDGET_OF = {'tests/test_package.py': 300}  # builds the wheel
+# Seconds that a file should take under test on 2 quiet cores. One that takes longer is named with the load
+# of the machine
+# beside it and fails nothing: `maskedlab bench tests` is where these are kept. The longest pattern that fits
+# counts.
+BUDGETS = {
+    'nbdev-*': 15,
+    'ruff': 5,
+    'mypy': 40,
+    'nbs/*': 10,
+    'nbs/design.ipynb': 30,
+    'nbs/claims/*': 15,
+    'nbs/course/*': 15,
+    'tests/*': 20,
+    'tests/test_contract.py': 60,
+    'tests/test_package.py': 40,
+    'tests/test_tutorials*': 60,
+    'tests marked quick': 90,
+    'tests/browser/*': 60,
+    'browser tests marked quick': 60,
+    'tutorials/*': 25,
+}
+HANG = 900  # seconds after which a file is ended, and has failed; --patience multiplies them
+SERVER = [str(ROOT / 'tools' / 'warm.py')]  # what checks are forked from
+TIMES = 'bench/results/tests.json'  # what each file took when that was last written down
 
 
 class Trouble(Exception):
@@ -61,16 +96,23 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------- installing
+# ------------------------------------------------------------------------------------------------- installing
 
 
 def newer_python() -> str | None:
     """A Python on this machine that is new enough, where the one that runs this file is not."""
-    commands = [[f'python3.{minor}'] for minor in range(20, OLDEST_PYTHON[1] - 1, -1)] + [['python3'], ['py', '-3']]
+    commands = [[f'python3.{minor}'] for minor in range(20, OLDEST_PYTHON[1] - 1, -1)] + [
+        ['python3'],
+        ['py', '-3'],
+    ]
     for command in commands:
         if not shutil.which(command[0]):
             continue
-        probe = [*command, '-c', 'import sys; print(sys.version_info >= (3, 11), sys.executable)']  # a name alone may be an empty promise
+        probe = [
+            *command,
+            '-c',
+            'import sys; print(sys.version_info >= (3, 11), sys.executable)',
+        ]  # a name alone may be an empty promise
         ok, _, path = subprocess.run(probe, capture_output=True, text=True).stdout.strip().partition(' ')
         if ok == 'True':
             return path
@@ -84,7 +126,9 @@ def version(text: str) -> tuple[int, ...]:
 
 def torch_of(python: str | Path) -> str | None:
     """The version of the torch that this Python can import; None where there is none that is new enough."""
-    probe = subprocess.run([str(python), '-c', 'import torch; print(torch.__version__)'], capture_output=True, text=True)
+    probe = subprocess.run(
+        [str(python), '-c', 'import torch; print(torch.__version__)'], capture_output=True, text=True
+    )
     text = probe.stdout.strip().rpartition('\n')[2]
     return text if probe.returncode == 0 and version(text)[:2] >= OLDEST_TORCH else None
 
@@ -95,7 +139,9 @@ def has_gpu() -> bool:
 
 def size(cpu: bool, tests: bool) -> tuple[float, float]:
     """GB to download and GB on disk."""
-    down, disk = SIZES['linux cpu' if cpu and sys.platform == 'linux' else sys.platform if sys.platform in SIZES else 'linux']
+    down, disk = SIZES[
+        'linux cpu' if cpu and sys.platform == 'linux' else sys.platform if sys.platform in SIZES else 'linux'
+    ]
     return (down + SIZE_OF_TESTS[0], disk + SIZE_OF_TESTS[1]) if tests else (down, disk)
 
 
@@ -107,10 +153,15 @@ def minutes(download: float) -> float:
 def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> None:
     """Say size and time first, and offer the CPU build where a GPU build would be of no use."""
     down, disk = size(options.cpu or torch is not None, tests)
-    say(f'Installing into {VENV}: about {down:.1f} GB to download ({minutes(down):.0f} minutes at 50 Mbit/s), {disk:.1f} GB on disk.')
+    say(
+        f'Installing into {VENV}: about {down:.1f} GB to download ({minutes(down):.0f} minutes at 50 '
+        f'Mbit/s), {disk:.1f} GB on disk.'
+    )
     if torch:
         say(f'It takes the torch {torch} that is already installed.')
-    elif sys.platform == 'linux' and not (options.cpu or options.torch_index or options.find_links or has_gpu()):
+    elif sys.platform == 'linux' and not (
+        options.cpu or options.torch_index or options.find_links or has_gpu()
+    ):
         small = size(True, tests)
         say('No NVIDIA GPU was found. The CPU build of torch would do (option --cpu):')
         say(f'{small[0]:.1f} GB to download, {small[1]:.1f} GB on disk.')
@@ -126,24 +177,32 @@ def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> Non
 
 
 def make_venv(share: bool) -> None:
-    """The folder .venv; `share` lets it see the packages of the Python that makes it, and so a torch that is there."""
+    """The folder .venv; `share` lets it see the packages of the Python that makes it, and so its torch."""
     if importlib.util.find_spec('ensurepip') is None:
         raise Trouble(
-            'this Python lacks its venv part; on Debian and Ubuntu run "sudo apt-get install python3-venv", then this command again.'
+            'this Python lacks its venv part; on Debian and Ubuntu run "sudo apt-get install '
+            'python3-venv", then this command again.'
         )
     try:
         venv.create(VENV, with_pip=True, symlinks=not WINDOWS, system_site_packages=share)
     except subprocess.CalledProcessError:
-        raise Trouble(f'pip could not be put into {VENV}; delete that folder and run this command again.') from None
+        raise Trouble(
+            f'pip could not be put into {VENV}; delete that folder and run this command again.'
+        ) from None
 
 
 def check_venv() -> bool:
     """Whether .venv is there; an unfinished one is mended, a broken one is named."""
     if not PYTHON.exists():
         return False
-    probe = subprocess.run([str(PYTHON), '-c', 'import sys; print(*sys.version_info[:2])'], capture_output=True, text=True)
+    probe = subprocess.run(
+        [str(PYTHON), '-c', 'import sys; print(*sys.version_info[:2])'], capture_output=True, text=True
+    )
     if probe.returncode or tuple(map(int, probe.stdout.split())) < OLDEST_PYTHON:
-        raise Trouble(f'the Python in {VENV} does not run or is older than 3.11; delete that folder and run this command again.')
+        raise Trouble(
+            f'the Python in {VENV} does not run or is older than 3.11; delete that folder and run this '
+            'command again.'
+        )
     if subprocess.run([str(PYTHON), '-m', 'pip', '--version'], capture_output=True).returncode:
         subprocess.run([str(PYTHON), '-m', 'ensurepip', '--upgrade'], capture_output=True)
     return True
@@ -159,28 +218,44 @@ def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
     env = {**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_RESUME_RETRIES': '10'}
     for n in range(1, tries + 1):
         log.unlink(missing_ok=True)
-        if subprocess.run([str(PYTHON), '-m', 'pip', 'install', '--log', str(log), *arguments], cwd=ROOT, env=env).returncode == 0:
+        if (
+            subprocess.run(
+                [str(PYTHON), '-m', 'pip', 'install', '--log', str(log), *arguments], cwd=ROOT, env=env
+            ).returncode
+            == 0
+        ):
             return
         text = log.read_text(encoding='utf-8', errors='replace') if log.exists() else ''
         broken = re.search(
-            'Retrying \\(|[Cc]onnection|[Tt]imed? ?out|[Ii]ncomplete|RemoteDisconnected|DO NOT MATCH THE HASHES|HTTP error|SSLError', text
+            'Retrying \\(|[Cc]onnection|[Tt]imed? ?out|[Ii]ncomplete|RemoteDisconnected|'
+            'DO NOT MATCH THE HASHES|HTTP error|SSLError',
+            text,
         )
-        if re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text) and not broken:
+        if (
+            re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text)
+            and not broken
+        ):
             raise Unresolvable
         if 'No space left' in text:
-            raise Trouble('the disk is full; free some space and run this command again: it goes on where it stopped.')
+            raise Trouble(
+                'the disk is full; free some space and run this command again: it goes on where it stopped.'
+            )
         if not broken:
             raise Trouble(
-                f'pip could not install {arguments[-1]}, for the reason above (details: {log}); mend it and run this command again.'
+                f'pip could not install {arguments[-1]}, for the reason above (details: {log}); mend it '
+                'and run this command again.'
             )
         if n < tries:
             say(f'That did not finish. Trying again ({n + 1} of {tries}); what has arrived is kept.')
             time.sleep(pause * n)
-    raise Trouble(f'the installation did not finish; run this command again, it goes on where it stopped (details: {log}).')
+    raise Trouble(
+        'the installation did not finish; run this command again, it goes on where it stopped (details: '
+        f'{log}).'
+    )
 
 
 def from_stick(folder: str | None, *arguments: str) -> None:
-    """`pip install` from the wheels in a folder alone where that works, else from the folder and the network."""
+    """`pip install` from the wheels in a folder alone where that works, else from the network too."""
     if folder:
         try:
             return pip('--no-index', '--find-links', folder, *arguments, tries=1)
@@ -195,7 +270,13 @@ def wanted(extra: str) -> str:
     import tomllib
 
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']
-    what = [project.get('dependencies'), project.get('optional-dependencies'), project.get('scripts'), extra, str(VENV)]
+    what = [
+        project.get('dependencies'),
+        project.get('optional-dependencies'),
+        project.get('scripts'),
+        extra,
+        str(VENV),
+    ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -205,7 +286,10 @@ def install(extra: str, options: argparse.Namespace) -> None:
     if PYTHON.exists() and marker.exists() and marker.read_text() == wanted(extra):
         return
     if options.find_links and not any(Path(options.find_links).glob('*.whl')):
-        raise Trouble(f'there is no wheel (*.whl) in {options.find_links!r}; give --find-links the folder that holds them.')
+        raise Trouble(
+            f'there is no wheel (*.whl) in {options.find_links!r}; give --find-links the folder that '
+            'holds them.'
+        )
     own = options.cpu or options.torch_index
     there = check_venv()
     torch = torch_of(PYTHON if there else sys.executable) if there or not own else None
@@ -213,19 +297,33 @@ def install(extra: str, options: argparse.Namespace) -> None:
     if not there:
         make_venv(share=torch is not None)
     try:
-        pip('--quiet', '--upgrade', 'pip>=25.1', *(['--find-links', options.find_links] if options.find_links else []), tries=1)
+        pip(
+            '--quiet',
+            '--upgrade',
+            'pip>=25.1',
+            *(['--find-links', options.find_links] if options.find_links else []),
+            tries=1,
+        )
     except (Unresolvable, Trouble):
         pass  # an older pip only starts a broken file anew
     index = options.torch_index or (CPU_INDEX if options.cpu and sys.platform == 'linux' else None)
     index = ['--index-url', index] if index else []
     if not torch:
         try:
-            from_stick(options.find_links, *index, f'torch>={".".join(map(str, OLDEST_TORCH))}', 'torchvision')
+            from_stick(
+                options.find_links, *index, f'torch>={".".join(map(str, OLDEST_TORCH))}', 'torchvision'
+            )
         except Unresolvable:
-            raise Trouble(f'no torch >= 2.11 for this Python ({sys.version.split()[0]}) and system was found; try Python 3.12.') from None
+            raise Trouble(
+                f'no torch >= 2.11 for this Python ({sys.version.split()[0]}) and system was found; try '
+                'Python 3.12.'
+            ) from None
         torch = torch_of(PYTHON)
         if not torch:
-            raise Trouble('torch was installed but cannot be imported; run ".venv/bin/python -c \'import torch\'" to see why.')
+            raise Trouble(
+                'torch was installed but cannot be imported; run ".venv/bin/python -c \'import torch\'" '
+                'to see why.'
+            )
     # What comes next must leave that torch alone, and take the torchvision that belongs to it.
     pin = VENV / 'torch.txt'
     pin.write_text(f'torch=={torch.split("+")[0]}\n')
@@ -237,10 +335,17 @@ def install(extra: str, options: argparse.Namespace) -> None:
         try:
             from_stick(options.find_links, *package)
         except Unresolvable:
-            raise Trouble(f'pip finds no versions that fit together for this Python (details: {VENV / "install.log"}).') from None
-    probe = subprocess.run([str(PYTHON), '-c', 'import torch, torchvision; torchvision.ops.nms'], capture_output=True, text=True)
+            raise Trouble(
+                f'pip finds no versions that fit together for this Python (details: {VENV / "install.log"}).'
+            ) from None
+    probe = subprocess.run(
+        [str(PYTHON), '-c', 'import torch, torchvision; torchvision.ops.nms'], capture_output=True, text=True
+    )
     if probe.returncode:
-        raise Trouble(f'torch and torchvision do not fit together ({probe.stderr.strip()[-80:]}); delete .venv and run this command again.')
+        raise Trouble(
+            f'torch and torchvision do not fit together ({probe.stderr.strip()[-80:]}); delete .venv and '
+            'run this command again.'
+        )
     quiet_lab()
     for done in ('lab', 'test') if extra == 'test' else ('lab',):
         (VENV / f'maskedlab-{done}.txt').write_text(wanted(done))
@@ -250,10 +355,12 @@ def quiet_lab() -> None:
     """Let this JupyterLab (not the user's) start without asking about news."""
     config = VENV / 'etc' / 'jupyter' / 'labconfig' / 'page_config.json'
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps({'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}))
+    config.write_text(
+        json.dumps({'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}})
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------- the lab
+# ---------------------------------------------------------------------------------------------------- the lab
 
 
 def free_port(wish: int | None) -> int:
@@ -271,7 +378,9 @@ def free_port(wish: int | None) -> int:
 
 
 def no_display() -> bool:
-    return 'SSH_CONNECTION' in os.environ or (sys.platform == 'linux' and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ))
+    return 'SSH_CONNECTION' in os.environ or (
+        sys.platform == 'linux' and not {'DISPLAY', 'WAYLAND_DISPLAY'} & set(os.environ)
+    )
 
 
 def answers(url: str) -> bool:
@@ -305,7 +414,9 @@ def lab(options: argparse.Namespace) -> int:
         command.append('--no-browser')
     if hasattr(os, 'geteuid') and os.geteuid() == 0:
         command.append('--allow-root')
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, 'JUPYTER_TOKEN': token, 'JUPYTER_PREFER_ENV_PATH': '1'})
+    server = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, 'JUPYTER_TOKEN': token, 'JUPYTER_PREFER_ENV_PATH': '1'}
+    )
 
     def report() -> None:
         url = f'http://127.0.0.1:{port}{page}?token={token}'
@@ -330,7 +441,7 @@ def lab(options: argparse.Namespace) -> int:
         return 0
 
 
-# ------------------------------------------------------------------------------------------------------------------- checks
+# ----------------------------------------------------------------------------------------------------- checks
 
 
 @dataclass
@@ -342,21 +453,37 @@ class Result:
     skipped: int = 0
     seconds: float = 0
     text: str = ''  # shown where something failed
+    load: float = 0  # processes that wanted to run, for each core, at its end
+    cases: dict[str, float] = field(default_factory=dict)  # of pytest: seconds of each test
 
 
 @dataclass
 class Item:
-    """One file or check to run: a command whose exit code and, for pytest, whose report tell how it went."""
+    """One file or check to run. Its exit code and, for pytest, its report tell how it went."""
 
     name: str
-    command: list[str]
-    budget: float
+    command: list[str]  # what follows `python`
     report: Path | None = None  # pytest's junit file
     env: dict[str, str] = field(default_factory=dict)
 
 
+def budget(name: str) -> float:
+    """Seconds that a file should take."""
+    fits = [pattern for pattern in BUDGETS if fnmatch.fnmatch(name, pattern)]
+    return BUDGETS[max(fits, key=len)] if fits else 60
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def load() -> float:
+    """Processes that want to run, for each core, over the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] / cores() if hasattr(os, 'getloadavg') else 0.0
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """What every check runs in: this tree's package, the test budget, no hub, nobody's personal configuration."""
+    """What every check runs in: this tree's package, the test budget, no hub, nobody's own configuration."""
     mine = {k: v for k, v in os.environ.items() if not k.startswith('MASKEDLAB_') or k == 'MASKEDLAB_DEVICE'}
     return {
         **mine,
@@ -376,83 +503,170 @@ def counts(report: Path) -> Result:
     """Read pytest's junit file."""
     result = Result()
     for suite in ET.parse(report).getroot().iter('testsuite'):
-        tests, bad, skipped = (
-            int(suite.get('tests', 0)),
-            int(suite.get('failures', 0)) + int(suite.get('errors', 0)),
-            int(suite.get('skipped', 0)),
+        tests, failures, errors, skipped = (
+            int(suite.get(k, 0)) for k in ('tests', 'failures', 'errors', 'skipped')
         )
-        result.passed, result.failed, result.skipped = (
-            result.passed + max(tests - bad - skipped, 0),
-            result.failed + bad,
-            result.skipped + skipped,
-        )
+        result.passed += max(tests - failures - errors - skipped, 0)
+        result.failed += failures + errors
+        result.skipped += skipped
+        for case in suite.iter('testcase'):
+            name = f'{case.get("classname")}::{case.get("name")}'
+            result.cases[name] = result.cases.get(name, 0) + float(case.get('time', 0))
     return result
 
 
-def stop(process: subprocess.Popen) -> None:
-    """End a check and what it started."""
-    if WINDOWS:
-        subprocess.run(['taskkill', '/F', '/T', '/PID', str(process.pid)], capture_output=True)
-    else:
+class Cold:
+    """Runs a check in a Python of its own."""
+
+    def __init__(self, command: list[str], env: dict[str, str], out: Path):
+        python = [] if command[0].endswith('.exe') else [str(PYTHON)]
+        with out.open('wb') as file:
+            self.process = subprocess.Popen(
+                [*python, *command],
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=not WINDOWS,
+            )
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code; None where it has none after that time."""
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    process.wait()
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """End it and what it started."""
+        if WINDOWS:
+            subprocess.run(['taskkill', '/F', '/T', '/PID', str(self.process.pid)], capture_output=True)
+        else:
+            end_group(self.process.pid)
+        self.process.wait()
+
+
+def end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+class Warm:
+    """Runs a check in a fork of a process that has imported torch and its like already: see tools/warm.py."""
+
+    server: subprocess.Popen | None = None
+    alive = False
+    answers: dict[int, queue.Queue] = {}
+    lock = threading.Lock()
+
+    def __init__(self, command: list[str], env: dict[str, str], out: Path):
+        with self.lock, contextlib.suppress(OSError):
+            number = len(self.answers)
+            self.said = self.answers[number] = queue.Queue()
+            if self.alive and self.server and self.server.stdin:
+                request = dict(id=number, command=command, env=env, out=str(out))
+                self.server.stdin.write(json.dumps(request) + '\n')
+                self.server.stdin.flush()
+            else:
+                self.fail(number)
+        self.pid = self.said.get()['pid']
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code; None where it has none after that time."""
+        try:
+            return self.said.get(timeout=seconds)['code']
+        except queue.Empty:
+            return None
+
+    def stop(self) -> None:
+        """End it and what it started."""
+        if self.pid:
+            end_group(self.pid)
+
+    @classmethod
+    def fail(cls, number: int) -> None:
+        """Answer in the place of a server that has died."""
+        for answer in (dict(pid=0), dict(code=-1)):
+            cls.answers[number].put(answer)
+
+    @classmethod
+    def start(cls, env: dict[str, str]) -> None:
+        """Start the server. Where it dies, its checks end with exit code -1."""
+        cls.alive, pipe = True, subprocess.PIPE
+        command = [str(PYTHON), *SERVER]
+        cls.server = server = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+        )
+
+        def listen() -> None:
+            for line in server.stdout or ():
+                said = json.loads(line)
+                cls.answers[said['id']].put(said)
+            with cls.lock:
+                cls.alive = False
+                for number in cls.answers:
+                    cls.fail(number)
+
+        threading.Thread(target=listen, daemon=True).start()
+
+    @classmethod
+    def end(cls) -> None:
+        """Let the server go, once its last check has ended."""
+        if cls.server and cls.server.stdin:
+            with contextlib.suppress(OSError):
+                cls.server.stdin.close()
+            cls.server.wait(10)
+        cls.server = None
+
+
+RUNNING: set[Cold | Warm] = set()
 
 
 def run(item: Item, env: dict[str, str], patience: float = 1) -> Result:
-    """Run one item. A failing command, a report without tests and a file over its budget are failures."""
-    start, limit = time.monotonic(), item.budget * patience
-    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as out:
-        process = subprocess.Popen(
-            item.command,
-            cwd=ROOT,
-            env={**env, **item.env},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=not WINDOWS,
-        )
+    """Run one item. A failing command, a report without tests and one that hangs have failed."""
+    start, code = time.monotonic(), None
+    with tempfile.TemporaryDirectory(prefix='maskedlab-said-') as folder:
+        out = Path(folder) / 'out'
+        process = (Warm if Warm.server else Cold)(item.command, {**env, **item.env}, out)
+        RUNNING.add(process)
         try:
-            code: int | None = process.wait(3 * limit)
-        except subprocess.TimeoutExpired:
-            code = None
+            code = process.wait(HANG * patience)
         finally:
-            if process.poll() is None:
-                stop(process)
-        out.seek(0)
-        text = out.read()
+            RUNNING.discard(process)
+            if code is None:
+                process.stop()
+        text = out.read_text(encoding='utf-8', errors='replace') if out.exists() else ''
     seconds = time.monotonic() - start
     if item.report:
         result = counts(item.report) if item.report.exists() else Result(failed=1)
     else:
         result = Result(passed=int(code == 0), failed=int(code != 0))
-    result.seconds, result.text = seconds, text
+    result.seconds, result.text, result.load = seconds, text, load()
     if code is None:
         why = f'stopped after {seconds:.0f} s'
     elif code == 5 and item.report:
         why = 'no test was collected'
     elif item.report and not item.report.exists():
         why = f'pytest wrote no report (exit code {code})'
-    elif seconds > limit:
-        why = f'over its budget of {limit:.0f} s'
-    elif code and not result.failed:
+    elif code and not (item.report and result.failed):
         why = f'exit code {code}'
     else:
-        why = ''
-    if why:
-        result.failed += not (result.failed and not result.passed)  # once, where the command's own failure has not been counted
-        result.text += f'\n{item.name}: {why}\n'
+        return result
+    if result.passed or not result.failed:  # once: its own failure may have been counted
+        result.failed += 1
+    result.text += f'\n{item.name}: {why}\n'
     return result
 
 
 def tell(name: str, r: Result) -> None:
     word = 'FAIL' if r.failed else 'skip' if r.skipped and not r.passed else 'ok'
-    say(
-        f'{r.seconds:7.1f} s  {word:4}  {name}'
-        + (f'  ({r.passed} passed, {r.failed} failed, {r.skipped} skipped)' if r.passed + r.failed + r.skipped > 1 else '')
+    count = (
+        f'  ({r.passed} passed, {r.failed} failed, {r.skipped} skipped)'
+        if r.passed + r.failed + r.skipped > 1
+        else ''
     )
+    say(f'{r.seconds:7.1f} s  {word:4}  {name}{count}{late(name, r)}')
     if r.failed:
         say('\n'.join('    ' + line for line in r.text.strip().splitlines()[-120:]))
     else:
@@ -461,15 +675,26 @@ def tell(name: str, r: Result) -> None:
                 say('                ' + line)
 
 
+def late(name: str, r: Result) -> str:
+    """A warning, where a file took longer than it should."""
+    over = r.seconds > budget(name)
+    return f'  over its {budget(name):.0f} s (load {r.load:.1f} for each core)' if over else ''
+
+
 def browser() -> str | None:
     """A Chromium or Chrome of this machine, for the tests that need a real browser."""
     names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
     places = (
         '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
         '/Applications/Chromium.app/Contents/MacOS/Chromium',
-        *(f'{os.environ.get(k)}/Google/Chrome/Application/chrome.exe' for k in ('PROGRAMFILES', 'PROGRAMFILES(X86)', 'LOCALAPPDATA')),
+        *(
+            f'{os.environ.get(k)}/Google/Chrome/Application/chrome.exe'
+            for k in ('PROGRAMFILES', 'PROGRAMFILES(X86)', 'LOCALAPPDATA')
+        ),
     )
-    return next((p for p in map(shutil.which, names) if p), None) or next((p for p in places if Path(p).exists()), None)
+    return next((p for p in map(shutil.which, names) if p), None) or next(
+        (p for p in places if Path(p).exists()), None
+    )
 
 
 def install_browser() -> str | None:
@@ -485,12 +710,13 @@ def install_browser() -> str | None:
 
 
 class Checks:
-    """All the checks, stage by stage. Each stage adds its results; none of them ends the run."""
+    """All the checks. A stage says what it has to run; none of them ends the run."""
 
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.options, self.folder, self.env, self.n = options, folder, environment(folder), 0
         self.results: list[tuple[str, Result]] = []
-        self.workers = max(1, min(os.cpu_count() or 1, 4))
+        self.workers = options.jobs or min(cores(), 8)
+        self.known = known_times()
 
     # the tools
 
@@ -504,30 +730,37 @@ class Checks:
             raise Trouble(f'{name} is not installed in .venv; run "python lab.py test" without --no-install.')
         return found
 
-    def many(self, items: list[Item], what: str, workers: int | None = None) -> None:
-        """Run items, several at a time. A stage that finds nothing to run has failed, unless --match thinned it out."""
-        chosen = [i for i in items if self.options.match in i.name]
+    def chosen(self, items: list[Item], what: str) -> list[Item]:
+        """Those that --match leaves. A stage with nothing to run has failed, unless --match did it."""
         if not items:
             self.add(what, Result(failed=1, text=f'nothing to run: no {what} was found'))
+        return [i for i in items if self.options.match in i.name]
+
+    def many(self, items: list[Item], workers: int | None = None) -> None:
+        """Run items, several at a time, the longest first: what comes last should not be waited for."""
+        long = lambda item: -self.known.get(item.name, budget(item.name))
         with ThreadPoolExecutor(workers or self.workers) as pool:
-            running = [pool.submit(lambda i: self.add(i.name, run(i, self.env, self.options.patience)), i) for i in chosen]
+            go = lambda item: self.add(item.name, run(item, self.env, self.options.patience))
+            running = [pool.submit(go, item) for item in sorted(items, key=long)]
             try:
                 for r in running:
                     r.result()
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(RUNNING):
+                    process.stop()
                 raise
 
-    def pytest(self, name: str, *arguments: str, budget: float, **env: str) -> Item:
+    def pytest(self, name: str, *arguments: str, **env: str) -> Item:
+        """An item that counts tests."""
         self.n += 1
         report = self.folder / f'{self.n}.xml'
-        return Item(
-            name,
-            [str(PYTHON), '-m', 'pytest', '-q', '-rsfE', '-p', 'no:cacheprovider', f'--junitxml={report}', *arguments],
-            budget,
-            report,
-            env,
-        )
+        quiet = ('-q', '-rsfE', '-p', 'no:cacheprovider', '-W', 'ignore::pytest.PytestAssertRewriteWarning')
+        return Item(name, ['-m', 'pytest', *quiet, f'--junitxml={report}', *arguments], report, env)
+
+    def notebook(self, path: str) -> Item:
+        """An item that runs a notebook's tests."""
+        return Item(path, [self.script('nbdev-test'), path, '--n-workers', '0'])
 
     def files(self, folder: str, pattern: str) -> list[str]:
         found = (p.relative_to(ROOT) for p in sorted((ROOT / folder).rglob(pattern)))
@@ -538,19 +771,23 @@ class Checks:
         to = self.folder / name
         for part in ('nbs', 'tutorials', 'maskedlab'):
             if (ROOT / part).exists():
-                shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+                shutil.copytree(
+                    ROOT / part, to / part, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
+                )
         shutil.copy(ROOT / 'pyproject.toml', to)
         return to
 
     def tool(self, folder: Path, *command: str) -> str:
         """Run a tool of nbdev in a copy; what it printed where it failed, else nothing."""
-        done = subprocess.run(command, cwd=folder, env={**self.env, 'PYTHONPATH': str(folder)}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=folder, env={**self.env, 'PYTHONPATH': str(folder)}, capture_output=True, text=True
+        )
         return '' if done.returncode == 0 else f'{" ".join(command)} failed:\n{done.stdout}{done.stderr}'
 
     # the stages
 
     def export(self) -> None:
-        """A fresh nbdev-export must give the very files of the package; all others are hand-kept and listed."""
+        """A fresh nbdev-export must give the very files of the package; all others are listed."""
         start, copy = time.monotonic(), self.copy('export')
         kept = lambda p: any(fnmatch.fnmatch(p, pattern) for pattern in HAND_KEPT)
         package = lambda root: {
@@ -565,7 +802,9 @@ class Checks:
         ours, fresh = package(ROOT), package(copy)
         for path in sorted(ours.keys() | fresh.keys()):
             if path not in fresh or (path in ours and not kept(path) and not path.endswith('.py')):
-                trouble.append(f'maskedlab/{path} comes from no notebook and is not among the hand-kept files')
+                trouble.append(
+                    f'maskedlab/{path} comes from no notebook and is not among the hand-kept files'
+                )
             elif path not in ours:
                 trouble.append(f'maskedlab/{path} is missing: run nbdev-export')
             elif not kept(path) and ours[path].read_bytes() != fresh[path].read_bytes():
@@ -573,8 +812,17 @@ class Checks:
         if (copy / 'pyproject.toml').read_bytes() != (ROOT / 'pyproject.toml').read_bytes():
             trouble.append('nbdev-export changes pyproject.toml')
         text = '\n'.join(t for t in trouble if t)
-        self.add('a fresh nbdev-export changes nothing', Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text))
-        listed = sorted(p for p in ours if kept(p) and (p == 'py.typed' or ours[p].stat().st_size))  # not the empty __init__.py of rooms
+        self.add(
+            'a fresh nbdev-export changes nothing',
+            Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text),
+        )
+        folders: dict[str, list[str]] = {}
+        for path in sorted(p for p in ours if kept(p) and (p == 'py.typed' or ours[p].stat().st_size)):
+            folders.setdefault(path.rpartition('/')[0].partition('/')[0], []).append(path)
+        few = lambda folder, paths: (
+            paths if len(paths) < 9 or not folder else [f'{folder}/ ({len(paths)} files)']
+        )
+        listed = [text for folder, paths in folders.items() for text in few(folder, paths)]
         say('                hand-kept: ' + ', '.join(listed))
 
     def clean(self) -> None:
@@ -589,111 +837,117 @@ class Checks:
             if (copy / path).read_bytes() != (ROOT / path).read_bytes():
                 trouble.append(f'{path} is not clean: run nbdev-clean --fname {path}')
         text = '\n'.join(t for t in trouble if t)
-        self.add('nbdev-clean changes nothing', Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text))
+        self.add(
+            'nbdev-clean changes nothing',
+            Result(int(not text), int(bool(text)), 0, time.monotonic() - start, text),
+        )
 
-    def lint(self) -> None:
+    def lint(self) -> list[Item]:
         """Style and types."""
         paths = [p for p in ('maskedlab', 'tests', 'tools', 'bench', 'lab.py') if (ROOT / p).exists()]
-        self.many(
-            [
-                Item('ruff', [str(PYTHON), '-m', 'ruff', 'check', '--no-cache', *paths], BUDGETS['check']),
-                Item('mypy', [str(PYTHON), '-m', 'mypy', '--no-error-summary', 'maskedlab'], BUDGETS['check']),
-            ],
-            'checker',
-        )
+        ruff = Item('ruff', ['-m', 'ruff', 'check', '--no-cache', *paths])
+        mypy = Item('mypy', ['-m', 'mypy', '--no-error-summary', 'maskedlab'])
+        return self.chosen([ruff, mypy], 'checker')
 
-    def nbs(self) -> None:
+    def nbs(self) -> list[Item]:
         """The notebooks that the package is made of."""
-        test = self.script('nbdev-test')
-        self.many(
-            [Item(p, [test, p, '--n-workers', '0'], BUDGET_OF.get(p, BUDGETS['nbs'])) for p in self.files('nbs', '*.ipynb')],
-            'notebook in nbs',
-        )
+        return self.chosen([self.notebook(p) for p in self.files('nbs', '*.ipynb')], 'notebook in nbs')
 
-    def package(self) -> None:
-        """pytest on the package, with coverage."""
+    def package(self) -> list[Item]:
+        """pytest on the package."""
         paths = [p for p in self.files('tests', 'test_*.py') if not p.startswith('tests/browser/')]
-        items = [
-            self.pytest(
-                p,
-                p,
-                '--cov=maskedlab',
-                '--cov-report=',
-                budget=BUDGET_OF.get(p, BUDGETS['tests']),
-                COVERAGE_FILE=str(self.folder / f'.coverage.{n}'),
-            )
-            for n, p in enumerate(paths)
-        ]
-        self.many(items, 'test file')
-        coverage = lambda *a: subprocess.run(
-            [str(PYTHON), '-m', 'coverage', *a],
-            cwd=ROOT,
-            env={**self.env, 'COVERAGE_FILE': str(self.folder / '.coverage')},
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        coverage('combine', str(self.folder))
-        say('                coverage of the package:')
-        say('\n'.join('                ' + line for line in coverage('report', '--skip-covered').splitlines()))
+        measure = ('--cov=maskedlab', '--cov-report=') if self.options.coverage else ()
+        file = lambda n: {'COVERAGE_FILE': str(self.folder / f'.coverage.{n}')} if measure else {}
+        return self.chosen([self.pytest(p, p, *measure, **file(n)) for n, p in enumerate(paths)], 'test file')
 
-    def tutorials(self) -> None:
+    def tutorials(self) -> list[Item]:
         """The course, as a learner runs it, on the test budget."""
-        self.many(
-            [
-                self.pytest(p, '--nbval-lax', '--nbval-current-env', p, budget=BUDGET_OF.get(p, BUDGETS['tutorials']))
-                for p in self.files('tutorials', '*.ipynb')[: 1 if self.options.command == 'quick' else None]
-            ],
-            'tutorial',
+        paths = self.files('tutorials', '*.ipynb')
+        return self.chosen(
+            [self.pytest(p, '--nbval-lax', '--nbval-current-env', p) for p in paths], 'tutorial'
         )
 
-    def browser(self) -> None:
+    def browser(self) -> list[Item]:
         """The pages in a real browser, one after the other, since they measure times."""
         if not self.browser_there():
-            return
-        self.many(
-            [self.pytest(p, p, budget=BUDGETS['tests/browser']) for p in self.files('tests/browser', 'test_*.py')],
-            'browser test',
-            workers=1,
+            return []
+        return self.chosen(
+            [self.pytest(p, p) for p in self.files('tests/browser', 'test_*.py')], 'browser test'
         )
+
+    def coverage(self) -> None:
+        """What the tests of the package have run of it."""
+        env = {**self.env, 'COVERAGE_FILE': str(self.folder / '.coverage')}
+        for words in (['combine', str(self.folder)], ['report', '--skip-covered']):
+            done = subprocess.run(
+                [str(PYTHON), '-m', 'coverage', *words], cwd=ROOT, env=env, capture_output=True, text=True
+            )
+        say('\n'.join('                ' + line for line in done.stdout.strip().splitlines()))
 
     def browser_there(self) -> bool:
         if install_browser():
             return True
         needed = os.environ.get('CI', '').lower() in ('true', '1')
         say(
-            'No Chromium or Chrome was found and this user may not install one: the browser tests are left out until you install chromium.'
+            'No Chromium or Chrome was found and this user may not install one: the browser tests are '
+            'left out until you install chromium.'
         )
-        self.add('browser tests', Result(failed=int(needed), skipped=int(not needed), text='CI must have a browser'))
+        self.add(
+            'browser tests',
+            Result(failed=int(needed), skipped=int(not needed), text='CI must have a browser'),
+        )
         return False
 
-    def some(self) -> None:
-        """The tests marked `quick`, and one picture of the explorer."""
-        self.many(
-            [self.pytest('tests marked quick', 'tests', '--ignore=tests/browser', '-m', 'quick', budget=BUDGETS['tests'])], 'quick test'
-        )
-        self.tutorials()
+    # what is run
+
+    def all(self) -> None:
+        """Every stage: the files of all as one queue, then those of the browser by themselves."""
+        wanted = [s for s in STAGES if s in (self.options.only or STAGES)]
+        files: list[Item] = []
+        for stage in wanted:
+            say(f'\n{stage}: {(getattr(Checks, stage).__doc__ or "").strip()}')
+            if stage != 'browser':
+                files += self.attempt(stage)
+        self.many(files)
+        if 'browser' in wanted:
+            self.many(self.attempt('browser'), workers=1)
+        if 'package' in wanted and self.options.coverage:
+            self.coverage()
+
+    def attempt(self, stage: str) -> list[Item]:
+        """What a stage has to run; its trouble is a failure, and the next one comes."""
+        try:
+            return getattr(self, stage)() or []
+        except (Trouble, OSError) as e:
+            self.add(stage, Result(failed=1, text=str(e)))
+            return []
+
+    def of(self, names: list[str]) -> None:
+        """What concerns some methods: their notebooks and tests, and their cases in what holds for all."""
+        self.attempt('export')
+        paths, tutorials = concerns(names)
+        recipes = [word for name in names for word in ('--recipe', name) if name in catalogue()['RECIPES']]
+        items = [self.notebook(p) if p.endswith('.ipynb') else self.pytest(p, p) for p in paths]
+        if recipes:
+            items.append(self.pytest('tests/test_contract.py', 'tests/test_contract.py', *recipes))
+        self.many(items)
+        if tutorials:
+            say('\nNot run here, and it names the method: ' + ', '.join(tutorials))
+
+    def quick(self) -> None:
+        """The tests marked `quick`, the first tutorial, and one picture of the explorer."""
+        tests = self.pytest('tests marked quick', 'tests', '--ignore=tests/browser', '-m', 'quick')
+        self.many([tests, *self.tutorials()[:1]])
         if not self.browser_there():
             return
         pictures = ROOT / 'runs' / 'quick'
         pictures.mkdir(parents=True, exist_ok=True)
         begin = time.time() - 1
-        self.many(
-            [
-                self.pytest(
-                    'browser tests marked quick',
-                    'tests/browser',
-                    '-m',
-                    'quick',
-                    budget=BUDGETS['tests/browser'],
-                    LAB_PICTURES=str(pictures),
-                )
-            ],
-            'quick test',
-        )
+        env = {'LAB_PICTURES': str(pictures)}
+        self.many([self.pytest('browser tests marked quick', 'tests/browser', '-m', 'quick', **env)])
         new = [p for p in pictures.glob('*.png') if p.stat().st_mtime >= begin]
-        self.add(
-            'a picture of the explorer', Result(passed=int(bool(new)), failed=int(not new), text=f'no picture was saved in {pictures}')
-        )
+        text = f'no picture was saved in {pictures}'
+        self.add('a picture of the explorer', Result(passed=int(bool(new)), failed=int(not new), text=text))
         for p in new:
             say(f'                {p}')
 
@@ -701,58 +955,142 @@ class Checks:
 STAGES = ('export', 'clean', 'lint', 'nbs', 'package', 'tutorials', 'browser')
 
 
+def known_times() -> dict[str, float]:
+    """Seconds of each file when they were last written down."""
+    try:
+        return json.loads((ROOT / TIMES).read_text(encoding='utf-8'))['numbers']['seconds']
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def catalogue() -> dict[str, dict[str, tuple]]:
+    """The table of methods; its module imports nothing."""
+    return runpy.run_path(str(ROOT / 'maskedlab' / 'contract' / 'catalogue.py'))
+
+
+def concerns(names: list[str]) -> tuple[list[str], list[str]]:
+    """Notebooks and test files that are about some methods, and tutorials that name them."""
+    methods = {**catalogue()['STAGES'], **catalogue()['RECIPES']}
+    path = lambda p: p.relative_to(ROOT).as_posix()
+    found: dict[str, None] = {}
+    tutorials: dict[str, None] = {}
+    for name in names:
+        if name not in methods:
+            near = difflib.get_close_matches(name, methods, 3, 0.5)
+            hint = f'near it: {", ".join(near)}' if near else f'there are: {", ".join(methods)}'
+            raise Trouble(f'there is no method {name!r}; {hint}.')
+        where, modality, *formats = methods[name]
+        modules = [m.split(':')[0].removeprefix('maskedlab.') for m in (where, *formats) if m]
+        for file in sorted((ROOT / 'nbs').rglob('*.ipynb')):
+            exported = re.search(r'#\| *default_exp ([\w.]+)', file.read_text(encoding='utf-8'))
+            if exported and (exported[1] in modules or re.fullmatch(rf'claims\.(\w+\.)?{name}', exported[1])):
+                found[path(file)] = None
+        own = sorted((ROOT / 'tests').rglob(f'test_{name}.py')) or sorted(
+            (ROOT / 'tests').rglob(f'test_{modality}.py')
+        )
+        found |= dict.fromkeys(map(path, own))
+        word = re.compile(rf"""['"]{name}['"]|{re.escape(where.split(':')[0])}\b""")
+        texts = {
+            p: p.read_text(encoding='utf-8').replace('\\"', '"')
+            for p in sorted((ROOT / 'tutorials').glob('*.ipynb'))
+        }
+        tutorials |= dict.fromkeys(path(p) for p, text in texts.items() if word.search(text))
+    return list(found), list(tutorials)
+
+
 def test(options: argparse.Namespace) -> int:
-    """Every stage in turn, and the count at the end."""
+    """Run what was asked for, and count at the end."""
     start = time.monotonic()
+    if options.names:
+        concerns(options.names)  # an unknown name is said before anything starts
     with tempfile.TemporaryDirectory(prefix='maskedlab-') as folder:
         checks = Checks(options, Path(folder))
-        for stage in ('some',) if options.command == 'quick' else [s for s in STAGES if s in (options.only or STAGES)]:
-            say(f'\n{stage}: {(getattr(Checks, stage).__doc__ or "").strip()}')
-            try:
-                getattr(checks, stage)()
-            except (Trouble, OSError) as e:
-                checks.add(stage, Result(failed=1, text=str(e)))
+        if sys.platform == 'linux' and not options.cold:
+            Warm.start(checks.env)
+        try:
+            if options.command == 'quick':
+                checks.quick()
+            elif options.names:
+                checks.of(options.names)
+            else:
+                checks.all()
+        finally:
+            Warm.end()
     return close(checks.results, time.monotonic() - start, options)
 
 
 def close(results: list[tuple[str, Result]], seconds: float, options: argparse.Namespace) -> int:
-    """What failed, the total time and, as the last line, the count."""
+    """The slowest, what failed, the total time and, as the last line, the count."""
     total = [sum(getattr(r, k) for _, r in results) for k in ('passed', 'failed', 'skipped')]
     bad = [name for name, r in results if r.failed]
     if not total[0] and not total[1]:
         bad, total[1] = ['nothing was run'], 1
+    slowest = sorted(results, key=lambda each: -each[1].seconds)[:10]
+    if len(results) > 1:
+        say('\nThe slowest: ' + ', '.join(f'{name} {r.seconds:.0f} s' for name, r in slowest))
+    for name, r in results:
+        if late(name, r):
+            say(f'Warning: {name} took {r.seconds:.0f} s,{late(name, r)[1:]}.')
+    if options.times:
+        write_times(Path(options.times), results, seconds)
     say('\n' + ('Failed: ' + ', '.join(bad) if bad else 'All is well.'))
-    if not bad and options.freeze and not (options.only or options.match):
+    if not bad and options.freeze and not (options.only or options.match or options.names):
         freeze()
     say(f'{int(seconds // 60)} min {seconds % 60:.0f} s')
     say('{} passed, {} failed, {} skipped'.format(*total))
     return int(bool(bad))
 
 
+def write_times(path: Path, results: list[tuple[str, Result]], seconds: float) -> None:
+    """What each file and each test took, for `maskedlab bench tests`."""
+    files = {
+        name: dict(
+            seconds=r.seconds,
+            budget=budget(name),
+            load=r.load,
+            passed=r.passed,
+            failed=r.failed,
+            cases=r.cases,
+        )
+        for name, r in results
+    }
+    path.write_text(json.dumps(dict(seconds=seconds, cores=cores(), files=files), indent=1), encoding='utf-8')
+
+
 def freeze() -> None:
-    """Write down the versions with which the tests have just passed. torch stays free: its build depends on the machine."""
+    """Write down the versions with which the tests have just passed; torch stays free."""
     lines = subprocess.run(
-        [str(PYTHON), '-m', 'pip', 'list', '--format=freeze', '--exclude-editable'], capture_output=True, text=True, check=True
+        [str(PYTHON), '-m', 'pip', 'list', '--format=freeze', '--exclude-editable'],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     ours = ('torch', 'nvidia', 'cuda', 'triton')
     head = ['# The versions with which the tests last passed (written by `python lab.py test --freeze`).']
     head += [f'# {line}' for line in lines if line.startswith('torch')]
     free = ('pip==', 'setuptools==', 'wheel==', 'maskedlab==', *ours)
-    (ROOT / 'constraints.txt').write_text('\n'.join(head + [line for line in lines if not line.startswith(free)]) + '\n')
+    (ROOT / 'constraints.txt').write_text(
+        '\n'.join(head + [line for line in lines if not line.startswith(free)]) + '\n'
+    )
     say('constraints.txt was written.')
 
 
-# --------------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------------------------------------- main
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog='lab.py', description='maskedlab: JupyterLab on the first tutorial, or the checks.')
+    p = argparse.ArgumentParser(
+        prog='lab.py', description='maskedlab: JupyterLab on the first tutorial, or the checks.'
+    )
     p.add_argument(
         'command',
         nargs='?',
         default='lab',
         choices=('lab', 'test', 'quick'),
         help='lab (default), test, or quick: the checks of three minutes',
+    )
+    p.add_argument(
+        'names', nargs='*', metavar='METHOD', help='of test: only what concerns these, such as mae'
     )
     i = p.add_argument_group('installing')
     i.add_argument('--cpu', action='store_true', help='the CPU build of torch: far smaller on Linux')
@@ -766,7 +1104,19 @@ def parser() -> argparse.ArgumentParser:
     t = p.add_argument_group('test')
     t.add_argument('--only', nargs='+', choices=STAGES, metavar='STAGE', help=f'some of: {", ".join(STAGES)}')
     t.add_argument('--match', default='', metavar='TEXT', help='only files with this text in their path')
-    t.add_argument('--patience', type=float, default=1, metavar='N', help='multiply the time that each file may take')
+    t.add_argument(
+        '--patience',
+        type=float,
+        default=1,
+        metavar='N',
+        help=f'multiply the {HANG} s after which a file is ended',
+    )
+    t.add_argument(
+        '--jobs', type=int, metavar='N', help='files at a time; default: one for each core, at most 8'
+    )
+    t.add_argument('--cold', action='store_true', help='a new Python for each file, where else one is forked')
+    t.add_argument('--coverage', action='store_true', help='say what the tests have run of the package')
+    t.add_argument('--times', metavar='FILE', help='write what each file and each test took (JSON)')
     t.add_argument('--freeze', action='store_true', help='write constraints.txt when all passes')
     return p
 
@@ -777,10 +1127,15 @@ def main(arguments: list[str] | None = None) -> int:
         other = newer_python()
         if other:
             return subprocess.call([other, str(Path(__file__).resolve()), *arguments])
-        say(f'maskedlab needs Python 3.11 or newer and this is {sys.version.split()[0]}: install one and run it with this file.')
+        say(
+            f'maskedlab needs Python 3.11 or newer and this is {sys.version.split()[0]}: install one and '
+            'run it with this file.'
+        )
         return 2
     options = parser().parse_args(arguments)
     try:
+        if options.names and options.command != 'test':
+            raise Trouble(f'{options.names[0]!r} is a word too many: methods are named after "test".')
         if options.no_install:
             if not PYTHON.exists():
                 raise Trouble('there is no .venv yet; run this command without --no-install.')

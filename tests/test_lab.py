@@ -281,8 +281,8 @@ def serving():
 @pytest.mark.skipif(os.name == 'nt', reason='sends a signal')
 @pytest.mark.skipif(not lab.PYTHON.exists(), reason='needs the .venv of lab.py')
 def test_the_server_is_ready_in_time():
-    """A start within 10 s, the first or one of two more. Where others make more than two processes want each core
-    (`make test` alone makes about one), the time may grow with their number."""
+    """A start within 10 s, the first or one of two more. Where others make more than two processes want each
+    core (`make test` alone makes about one), the time may grow with their number."""
     busy, seconds = load(), []
     while not seconds or (len(seconds) < 3 and min(seconds) > 10):
         with serving() as (took, _):
@@ -365,7 +365,7 @@ def outcome(c):
 
 def stage(folder, name, *words):
     c = checks(folder, *words)
-    getattr(c, name)()
+    c.many(getattr(c, name)() or [])
     return c
 
 
@@ -432,20 +432,136 @@ def test_counts_of_a_test_file(project, name):
     (project / 'tests' / 'test_x.py').write_text(text)
     c = checks(project)
     c.env['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'  # pytest starts sooner without them
-    c.many([c.pytest('x', 'tests/test_x.py', budget=60)], 'test')
+    c.many([c.pytest('x', 'tests/test_x.py')])
     assert outcome(c) == [expected]
     assert lab.close(c.results, 1, options('test')) == int(bool(expected[1]) or not expected[0])
 
 
-def test_a_file_over_its_budget_fails_and_a_hanging_one_is_stopped(project):
-    env = lab.environment(project)
-    slow = [sys.executable, '-c', 'import time; time.sleep(.6)']
-    assert lab.run(lab.Item('slow', slow, 30), env).failed == 0
-    r = lab.run(lab.Item('slow', slow, 0.3), env)
-    assert (r.passed, r.failed) == (1, 1) and 'over its budget' in r.text
-    assert lab.run(lab.Item('slow', slow, 0.3), env, patience=100).failed == 0
-    r = lab.run(lab.Item('hangs', [sys.executable, '-c', 'import time; time.sleep(60)'], 0.2), env)
-    assert (r.passed, r.failed) == (0, 1) and r.seconds < 10 and 'stopped after' in r.text
+@pytest.fixture(params=['cold', 'warm'])
+def way(request, monkeypatch):
+    """Both ways of running a check: in a Python of its own, and in a fork of one that is there."""
+    if request.param == 'warm':
+        if sys.platform != 'linux':
+            pytest.skip('forks on Linux alone')
+        light = "import sys, runpy; runpy.run_path(sys.argv[1])['serve']()"
+        monkeypatch.setattr(lab, 'SERVER', ['-c', light, str(ROOT / 'tools' / 'warm.py')])
+        lab.Warm.start(dict(os.environ))
+    yield request.param
+    lab.Warm.end()
+
+
+def script(folder, text):
+    file = folder / 'script.py'
+    file.write_text(text)
+    return [str(file)]
+
+
+def test_a_file_over_its_time_is_a_warning_with_the_load_beside_it(project, monkeypatch, capsys):
+    monkeypatch.setitem(lab.BUDGETS, 'slow', .1)
+    r = lab.run(lab.Item('slow', script(project, 'import time; time.sleep(.3)')), lab.environment(project))
+    assert (r.passed, r.failed) == (1, 0)
+    lab.tell('slow', r)
+    assert re.search(r'ok    slow  over its 0 s \(load \d+\.\d for each core\)', capsys.readouterr().out)
+    assert lab.close([('slow', r), ('quick', lab.Result(1))], 1, options('test')) == 0
+    said = capsys.readouterr().out
+    assert 'Warning: slow took 0 s' in said and 'The slowest: slow' in said and said.count('Warning') == 1
+
+
+def gone(stat, patience=10):
+    """Whether a process ends soon; a zombie has ended."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if not stat.exists() or stat.read_text().split(')')[-1].split()[0] == 'Z':
+            return True
+        time.sleep(.05)
+    return False
+
+
+def test_a_hanging_file_is_ended_with_what_it_started_and_has_failed(project, way, monkeypatch):
+    monkeypatch.setattr(lab, 'HANG', 1)
+    hang = script(project, """
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid, flush=True)
+time.sleep(60)
+""")
+    r = lab.run(lab.Item('hangs', hang), lab.environment(project))
+    assert (r.passed, r.failed) == (0, 1) and r.seconds < 20 and 'stopped after' in r.text
+    if Path('/proc').exists():
+        assert gone(Path('/proc') / r.text.split()[0] / 'stat'), 'what it had started runs on'
+    assert lab.run(lab.Item('quick', script(project, '')), lab.environment(project)).passed == 1
+
+
+def test_a_check_tells_its_exit_code_what_it_said_and_sees_its_own_environment(project, way):
+    env = {**lab.environment(project), 'ITS_OWN': '7'}
+    text = 'import os, sys; print(os.environ["ITS_OWN"], __name__, sys.argv[1:]); sys.exit(3)'
+    r = lab.run(lab.Item('x', [*script(project, text), 'word']), env)
+    assert (r.passed, r.failed) == (0, 1) and "7 __main__ ['word']" in r.text and 'exit code 3' in r.text
+    r = lab.run(lab.Item('x', script(project, 'raise KeyError("lost")')), env)
+    assert r.failed == 1 and "KeyError: 'lost'" in r.text
+    assert lab.run(lab.Item('x', ['-m', 'this']), env).passed == 1
+
+
+def test_a_server_that_dies_fails_its_checks_and_none_waits(project, monkeypatch):
+    monkeypatch.setattr(lab, 'SERVER', ['-c', ''])
+    lab.Warm.start(dict(os.environ))
+    try:
+        for _ in range(2):
+            r = lab.run(lab.Item('x', script(project, '')), lab.environment(project))
+            assert (r.passed, r.failed) == (0, 1) and 'exit code -1' in r.text
+    finally:
+        lab.Warm.end()
+
+
+def test_the_longest_comes_first(project, monkeypatch):
+    ran = []
+    monkeypatch.setattr(lab, 'run', lambda item, env, patience: ran.append(item.name) or lab.Result(1))
+    c = checks(project)
+    c.known = {'tests/a.py': 5, 'tests/b.py': 50}
+    c.many([lab.Item(n, []) for n in ('tests/a.py', 'nbs/unknown.ipynb', 'tests/b.py')], workers=1)
+    assert ran == ['tests/b.py', 'nbs/unknown.ipynb', 'tests/a.py']
+
+
+def test_the_narrowest_budget_counts():
+    assert lab.budget('nbs/design.ipynb') > lab.budget('nbs/masks/00_units.ipynb') > 0
+    assert lab.budget('something else') > 0
+
+
+def test_times_are_written_with_each_test(project):
+    (project / 'tests' / 'test_x.py').write_text(TESTS['bad'][0])
+    c = checks(project)
+    c.env['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'
+    c.many([c.pytest('tests/test_x.py', 'tests/test_x.py')])
+    lab.close(c.results, 7, options('test', '--times', str(project / 'times.json')))
+    times = json.loads((project / 'times.json').read_text())
+    file = times['files']['tests/test_x.py']
+    assert times['seconds'] == 7 and file['budget'] == lab.budget('tests/test_x.py') and file['failed'] == 1
+    assert set(file['cases']) == {'tests.test_x::test_a', 'tests.test_x::test_b'}
+
+
+@pytest.mark.parametrize('name, own', [
+    ('mae', {'nbs/recipes/image/mae.ipynb', 'nbs/formats/mae.ipynb', 'nbs/claims/image/mae.ipynb',
+             'tests/test_mae.py'}),
+    ('vit_teacher', {'nbs/stages/vit_teacher.ipynb'}),
+])
+def test_what_concerns_one_method(name, own):
+    files, tutorials = lab.concerns([name])
+    assert own <= set(files) and len(files) <= 8
+    assert all((ROOT / p).exists() for p in files + tutorials)
+    assert not {p for p in files if 'simmim' in p or 'cae' in p}
+
+
+def test_every_method_has_a_notebook_and_tests():
+    for name in lab.catalogue()['RECIPES']:
+        files, _ = lab.concerns([name])
+        assert any('/recipes/' in f for f in files) and any(f.startswith('tests/') for f in files), name
+
+
+def test_an_unknown_method_is_met_with_names_like_it(capsys, monkeypatch):
+    monkeypatch.setattr(lab, 'PYTHON', Path(sys.executable))
+    assert lab.main(['test', 'simmmim', '--no-install']) == 2
+    said = capsys.readouterr().out
+    assert "'simmmim'" in said and 'simmim' in said.split('near')[1] and said.count('\n') == 1
+    assert lab.main(['quick', 'mae', '--no-install']) == 2 and 'after "test"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', ['package', 'tutorials'])
@@ -488,7 +604,7 @@ def test_chromium_comes_from_apt_where_it_may(monkeypatch):
 def test_the_last_line_is_the_count(results, code, last, capsys):
     assert lab.close(results, 61, options('test')) == code
     said = capsys.readouterr().out.splitlines()
-    assert said[-2:] == ['1 min 1 s', last] and ('Failed: ' in said[1]) == bool(code)
+    assert said[-2:] == ['1 min 1 s', last] and any(line.startswith('Failed: ') for line in said) == bool(code)
 
 
 def test_all_stages_run_even_where_one_breaks(project, monkeypatch, capsys):
@@ -499,10 +615,14 @@ def test_all_stages_run_even_where_one_breaks(project, monkeypatch, capsys):
             ran.append(name)
             if name == 'clean':
                 raise lab.Trouble('no tool')
-            self.add(name, lab.Result(1))
+            return [lab.Item(name, [])]
 
         monkeypatch.setattr(lab.Checks, name, go)
-    assert lab.test(options('test')) == 1 and ran == list(lab.STAGES)
+    monkeypatch.setattr(lab, 'run', lambda item, env, patience: ran.append(item.name) or lab.Result(1))
+    assert lab.test(options('test', '--cold')) == 1
+    assert ran[: len(lab.STAGES) - 1] == list(lab.STAGES[:-1]), 'first all that is not for the browser'
+    assert set(ran[len(lab.STAGES) - 1 : -2]) == set(lab.STAGES) - {'clean', 'browser'}
+    assert ran[-2:] == ['browser', 'browser'], 'the browser by itself, at the end'
     assert capsys.readouterr().out.endswith(f'{len(lab.STAGES) - 1} passed, 1 failed, 0 skipped\n')
 
 
