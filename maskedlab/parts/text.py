@@ -5,6 +5,7 @@
 # %% ../../nbs/parts/07_text.ipynb #77f47844
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .transformer import Attention, Mlp, attention_bias
 from .watch import watched
 
 # %% auto #0
-__all__ = ['check_text', 'text_units', 'alibi', 'PostNorm', 'kinds', 'TextEncoder', 'TiedHead']
+__all__ = ['check_text', 'Pieces', 'alibi', 'PostNorm', 'normal', 'kinds', 'TextEncoder', 'TiedHead']
 
 # %% ../../nbs/parts/07_text.ipynb #f6a42f49
 def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L] or missing}`
@@ -47,16 +48,33 @@ def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L
         raise ValueError(f"row {int((~valid.any(1)).nonzero()[0])} is all padding; leave it out of the batch")
     return ids, valid
 
-# %% ../../nbs/parts/07_text.ipynb #29e6c8a6
-def text_units(batch: Any, vocab: int, longest: int | None,     # as `check_text` takes them
-               special: Tensor,                                 # int64 `[n]`, pieces that are never chosen
-               ) -> Units:
-    """Pieces, int64 `[B, L]`; special ones are not free; `word` of the batch, if it is there, says which
-    belong together."""
-    ids, valid = check_text(batch, vocab, longest)
-    return Units('sequence', ids.shape[1:], x=ids, valid=valid, free=valid & ~torch.isin(ids, special),
-                 group=batch.get('word'),
-                 put=lambda batch, x: {**batch, 'ids': x})
+# %% ../../nbs/parts/07_text.ipynb #c5185485
+class Pieces(nn.Module):
+    "The vocabulary of a recipe, and batches of text as units."
+    def __init__(self, vocab: int,                  # pieces; ids are 0 to vocab - 1
+                 mask_id: int,                      # the piece [MASK]
+                 special: Sequence[int],         # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 longest: int | None = None):       # pieces that a row may have; None: any number
+        super().__init__()
+        if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
+        self.vocab, self.mask_id, self.longest = vocab, mask_id, longest
+        self.special: Tensor
+        self.register_buffer('special', torch.tensor(list(special), dtype=torch.long), persistent=False)
+
+    def read(self, batch: Any) -> tuple[Tensor, Tensor]:     # int64 `[B, L]`, bool `[B, L]`
+        "Ids and which of them are real, or one sentence that says what is wrong with them."
+        return check_text(batch, self.vocab, self.longest)
+
+    def units(self, batch: Any) -> Units:
+        "Pieces, int64 `[B, L]`; special ones are not free; `word` of the batch, if it is there, groups them."
+        ids, valid = self.read(batch)
+        return Units('sequence', ids.shape[1:], x=ids, valid=valid,
+                     free=valid & ~torch.isin(ids, self.special),
+                     group=batch.get('word'), put=lambda batch, x: {**batch, 'ids': x})
+
+    def hidden(self, u: Units, mask: Tensor) -> Tensor:
+        "The ids with [MASK] at every chosen place."
+        return u.x.masked_fill(mask, self.mask_id)
 
 # %% ../../nbs/parts/07_text.ipynb #17df511d
 # float `[heads, L, L]`
@@ -79,6 +97,14 @@ class PostNorm(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         x = self.norm1(x + self.attn(x, bias))
         return self.norm2(x + self.mlp(x))
+
+def normal(module: Any, std: float) -> Any:       # the module
+    "Weights of one linear layer or table from a normal distribution, biases 0 (BERT's released code)."
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    return module
 
 # %% ../../nbs/parts/07_text.ipynb #76027296
 def kinds(valid: Tensor,         # bool `[B, L]`
@@ -112,10 +138,12 @@ class TextEncoder(nn.Module):
         self.project = nn.Linear(width, dim) if width != dim else None
         self.blocks: Any = nn.ModuleList(PostNorm(dim, heads, hidden or 4 * dim, eps) for _ in range(depth))
         for m in self.modules():
-            if isinstance(m, nn.Linear | nn.Embedding):
-                nn.init.normal_(m.weight, std=std)
-            if isinstance(m, nn.Linear):
-                nn.init.zeros_(m.bias)
+            normal(m, std)
+
+    def share(self, other: TextEncoder) -> None:
+        "Take over another network's table of pieces, positions and their norm (ELECTRA)."
+        for name in ('word', 'place', 'segment', 'norm'):
+            setattr(self, name, getattr(other, name))
 
     def embed(self, ids: Tensor) -> Tensor:          # `[B, L]` to `[B, L, dim]`
         "What stands at each place, before anybody looks around."

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,11 @@ from ...contract.units import Units, mean, place, rows, spread
 from ...masks.words import Tokens
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.text import TextEncoder, TiedHead, check_text, text_units
+from ...parts.text import Pieces, TextEncoder, TiedHead
+from ...parts.watch import one_of
 
 # %% auto #0
-__all__ = ['around', 'Boundary', 'BertMLM']
+__all__ = ['CARD', 'PUBLISHED', 'SIZES', 'PLAN', 'around', 'Boundary', 'BertMLM']
 
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #2820ae5d
 def around(mask: Tensor,      # bool `[B, L]`, chosen pieces
@@ -54,71 +55,64 @@ class Boundary(nn.Module):
         return F.cross_entropy(self.head(self.norm(F.gelu(self.first(x))), table), ids[row, piece],
                                reduction='none')
 
+# %% ../../../nbs/recipes/text/bert_mlm.ipynb #753952c4
+CARD = Card(
+    title='BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding', year=2018,
+    modality='text', where='15 % of the pieces, words or runs of words',
+    how='80 % [MASK], 10 % itself, 10 % any piece', what='the piece itself', use='fine-tune',
+    headline='GLUE 80.5, SQuAD 1.1 test F1 93.2 (paper, large)', link='https://arxiv.org/abs/1810.04805')
+PUBLISHED: dict[str, Any] = dict(vocab=30522, length=512, mask_id=103, special=(0, 101, 102, 103))
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(vocab=3000, dim=96, depth=3, heads=4, length=128, position='alibi', std=.1),
+    'tiny': dict(vocab=3000, dim=192, depth=6, heads=6, length=128, position='alibi', std=.1),
+    'small': dict(dim=512, depth=4, heads=8, **PUBLISHED),
+    'base': dict(dim=768, depth=12, heads=12, **PUBLISHED)}
+PLAN = Plan(lr=1e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
+
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #60d34379
 class BertMLM(Recipe):
     "Predict hidden pieces of a text from both sides (Devlin et al. 2018, section 3.1)."
-    card = Card(
-        title='BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding', year=2018,
-        modality='text',
-        where='15 % of the pieces, words or runs of words', how='80 % [MASK], 10 % itself, 10 % any piece',
-        what='the piece itself',
-        use='fine-tune', headline='GLUE 80.5, SQuAD 1.1 test F1 93.2 (paper, large)',
-        link='https://arxiv.org/abs/1810.04805')
-    sizes = {
-        'micro': dict(vocab=3000, dim=96, depth=3, heads=4, length=128, position='alibi', std=.1),
-        'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, length=128, position='alibi', std=.1),
-        'small': dict(vocab=30522, dim=512, depth=4, heads=8, length=512, mask_id=103,
-                      special=(0, 101, 102, 103)),
-        'base':  dict(vocab=30522, dim=768, depth=12, heads=12, length=512, mask_id=103,
-                      special=(0, 101, 102, 103))}
-    plan = Plan(lr=1e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, vocab: int = 3000,                 # pieces; ids are 0 to vocab - 1
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  length: int = 512,                       # rows of the table of positions
                  # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
                  position: str = 'learned',
-                 # of chosen pieces: become [MASK], stay, become any piece
-                 shares: Sequence[float] = (.8, .1, .1),
-                 fate: str = 'token',                # one draw for each 'token', or for each 'run' (SpanBERT)
+                 shares: Sequence[float] = (.8, .1, .1),  # of chosen pieces: become [MASK], stay, become any
+                 # one draw for each piece, or for each run (SpanBERT)
+                 fate: Literal['token', 'run'] = 'token',
                  boundary: bool = False,                  # SpanBERT's boundary objective, weight 1
-                 mask_id: int = 4,                        # the piece [MASK]
-                 # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
-                 special: Sequence[int] = (0, 2, 3, 4),
+                 # the piece [MASK]; pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 mask_id: int = 4, special: Sequence[int] = (0, 2, 3, 4),
                  hidden: int | None = None,               # of the mlp; default: 4 dim
                  eps: float = 1e-12, std: float = .02,
                  strategy: Callable[..., Tensor] = Tokens(.15)):
         super().__init__()
-        if fate not in ('token', 'run'): raise ValueError(f"fate={fate!r}: choose 'token' or 'run'")
-        if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
-        self.vocab, self.shares, self.fate, self.mask_id, self.strategy = vocab, check_shares(
-            shares), fate, mask_id, strategy
-        self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, hidden=hidden, eps=eps,
-                                   std=std)
+        self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, None, hidden, eps, std)
+        self.pieces = Pieces(vocab, mask_id, special, self.encoder.longest)
         self.head = TiedHead(dim, dim, vocab, eps, std)
         self.boundary = Boundary(dim, dim, vocab, eps=eps) if boundary else None
-        self.special: Tensor
-        self.register_buffer('special', torch.tensor(list(special), dtype=torch.long), persistent=False)
+        self.shares, self.fate, self.strategy = check_shares(shares), one_of('fate', fate, 'token',
+                                                                             'run'), strategy
 
     def units(self, batch: dict) -> Units:
         "Pieces; special ones are not free."
-        return text_units(batch, self.vocab, self.encoder.longest, self.special)
+        return self.pieces.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, replace them, encode, predict what stood there."
-        u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)                              # where
-        g = child(generator, u.device)
-        # how
-        ids, kept = mask_keep_random(u.x, mask, self.mask_id, self.vocab, self.shares, self.fate, generator=g)
-        h = self.encoder(ids, u.valid)
-        pred, target = self.head(rows(h, mask), self.encoder.word.weight), rows(u.x, mask)     # predict, what
+        u, p, table = self.units(batch) if units is None else units, self.pieces, self.encoder.word.weight
+        mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
+        ids, kept = mask_keep_random(u.x, mask, p.mask_id, p.vocab, self.shares, self.fate,      # how
+                                     generator=child(generator, u.device))
+        h = self.encoder(ids, u.valid)                                          # predict
+        pred, target = self.head(rows(h, mask), table), rows(u.x, mask)         # what
         e = F.cross_entropy(pred.float(), target, reduction='none')
         terms = {'pieces': mean(e)}
         if self.boundary is not None:
-            terms['boundary'] = mean(self.boundary(h, u.x, mask, u.valid, self.encoder.word.weight))
+            terms['boundary'] = mean(self.boundary(h, u.x, mask, u.valid, table))
         return Out(terms, mask, pred, target, spread(e, mask), u, kept=kept, seen={**batch, 'ids': ids})
 
     def fill(self, batch: dict, out: Out) -> dict:
@@ -127,18 +121,13 @@ class BertMLM(Recipe):
 
     def logits(self, batch: dict) -> Tensor:
         "Logits at every place with nothing hidden, `[B, L, vocab]`; those at padding mean nothing."
-        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        return self.head(self.encoder(ids, valid), self.encoder.word.weight)
+        return self.head(self.encoder(*self.pieces.read(batch)), self.encoder.word.weight)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights `[layers, B, heads, L, L]` where chosen pieces are [MASK]; each token is a piece, -1 where
-        it is padding."""
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        return self.encoder.watched(u.x.masked_fill(mask, self.mask_id), u)
+        "Weights `[layers, B, heads, L, L]` where chosen pieces are [MASK]; -1 where a token is padding."
+        u, mask = self.looked_at(batch, mask)
+        return self.encoder.looks(self.pieces.hidden(u, mask), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        """The whole text through the encoder: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros
-        at padding."""
-        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        return self.encoder.pooled(ids, valid) if pool else self.encoder(ids, valid)
+        "The whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros at padding."
+        return (self.encoder.pooled if pool else self.encoder)(*self.pieces.read(batch))

@@ -13,119 +13,108 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...masks.strategies import rand
+from ...corruptions.replace import above_zero, check_share
 from ...contract.units import Units, mean, place, rows, spread
 from ...masks.words import Slots
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.text import TextEncoder, TiedHead, check_text, text_units
+from ...parts.text import Pieces, TextEncoder, TiedHead, normal
 
 # %% auto #0
-__all__ = ['Electra']
+__all__ = ['CARD', 'PUBLISHED', 'SIZES', 'PLAN', 'widths', 'drawn', 'Electra']
+
+# %% ../../../nbs/recipes/text/electra.ipynb #6ebb39a6
+CARD = Card(
+    title='ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators', year=2020,
+    modality='text', where='15 % of the pieces', how="replaced by a small generator's draws",
+    what='was it replaced? asked of every piece', use='fine-tune the discriminator',
+    headline='GLUE dev, small 79.9 (BERT 75.1), base 85.1 (82.2) (paper, as quoted by PaddleNLP)',
+    link='https://arxiv.org/abs/2003.10555')
+PUBLISHED: dict[str, Any] = dict(vocab=30522, mask_id=103, special=(0, 101, 102, 103))
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(vocab=3000, dim=96, depth=3, heads=4, width=96, generator_dim=32, generator_heads=4,
+                  length=128, position='alibi', std=.1),
+    'tiny': dict(vocab=3000, dim=192, depth=6, heads=6, width=128, generator_dim=48, generator_heads=4,
+                 length=128, position='alibi', std=.1),
+    'small': dict(dim=256, depth=12, heads=4, width=128, generator_dim=64, generator_heads=1, **PUBLISHED),
+    'base': dict(dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, **PUBLISHED)}
+PLAN = Plan(lr=5e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
+
+# %% ../../../nbs/recipes/text/electra.ipynb #cfe90213
+def widths(dim: int | None, heads: int | None,                          # of the discriminator
+           generator_dim: int | None, generator_heads: int | None,
+           ) -> tuple[int, int, int, int]:
+    """The four with what is missing: a generator a quarter as wide (768 where nothing is said), a head for 64
+    channels."""
+    dim = dim or 4 * (generator_dim or 192)
+    generator_dim = generator_dim or dim // 4
+    return dim, heads or max(1, dim // 64), generator_dim, generator_heads or max(1, generator_dim // 64)
+
+@torch.no_grad()
+def drawn(logits: Tensor,                # `[n, vocab]`
+          temperature: float,            # near 0: the best guess
+          g: torch.Generator | None = None) -> Tensor:     # int64 `[n]`
+    "One draw for each row."
+    noise = rand(logits.shape, g, logits.device).clamp_(1e-20, 1 - 1e-7)
+    return (logits / temperature - torch.log(-torch.log(noise))).argmax(-1)
 
 # %% ../../../nbs/recipes/text/electra.ipynb #603ad65c
 class Electra(Recipe):
-    """A generator proposes pieces for hidden places, a discriminator finds what was replaced (Clark et al.
-
-    2020, section 2)."""
-    card = Card(
-        title='ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators', year=2020,
-        modality='text',
-        where='15 % of the pieces', how="replaced by a small generator's draws",
-        what='was it replaced? asked of every piece',
-        use='fine-tune the discriminator', headline='GLUE dev, small 79.9 (BERT 75.1), base 85.1 (82.2) '
-                                                    '(paper, as quoted by PaddleNLP)',
-        link='https://arxiv.org/abs/2003.10555')
-    sizes = {
-        'micro': dict(vocab=3000, dim=96, depth=3, heads=4, width=96, generator_dim=32, generator_heads=4,
-                      length=128,
-                      position='alibi', std=.1),
-        'tiny':  dict(vocab=3000, dim=192, depth=6, heads=6, width=128, generator_dim=48, generator_heads=4,
-                      length=128,
-                      position='alibi', std=.1),
-        'small': dict(vocab=30522, dim=256, depth=12, heads=4, width=128, generator_dim=64, generator_heads=1,
-                      mask_id=103,
-                      special=(0, 101, 102, 103)),
-        'base':  dict(vocab=30522, dim=768, depth=12, heads=12, width=768, generator_dim=256,
-                      generator_heads=4, mask_id=103,
-                      special=(0, 101, 102, 103))}
-    plan = Plan(lr=5e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
+    "A generator proposes pieces for hidden places, a discriminator finds what was replaced (section 2)."
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, vocab: int = 3000,                     # pieces; ids are 0 to vocab - 1
-                 dim: int | None = None,                      # default: four times the generator's, or 768
-                 depth: int = 12,                             # of both networks
-                 heads: int | None = None,                    # default: one for 64 channels
+                 # of the discriminator; default: see `widths`. `depth` is that of both networks
+                 dim: int | None = None, depth: int = 12, heads: int | None = None,
                  width: int = 128,                            # of the shared embeddings
-                 # default: a quarter of dim (the paper: a quarter, of base a third)
-                 generator_dim: int | None = None,
-                 generator_heads: int | None = None,          # default: one for 64 channels
+                 generator_dim: int | None = None, generator_heads: int | None = None,
                  length: int = 512,                           # rows of the table of positions
-                 # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
-                 position: str = 'learned',
+                 position: str = 'learned',                   # as in the paper; 'alibi' learns in a minute
                  weight: float = 50.,                         # of the discriminator's loss
                  temperature: float = 1.,                     # of the draw
-                 # of chosen pieces that the generator sees as [MASK]; .85 in the released code
-                 mask_share: float = 1.,
-                 mask_id: int = 4,                            # the piece [MASK]
-                 # pieces that are never chosen: padding, [CLS], [SEP], [MASK]
-                 special: Sequence[int] = (0, 2, 3, 4),
+                 mask_share: float = 1.,                  # of chosen pieces that the generator sees as [MASK]
+                 # the piece [MASK]; pieces that are never chosen: padding, [CLS], [SEP], [MASK]
+                 mask_id: int = 4, special: Sequence[int] = (0, 2, 3, 4),
                  eps: float = 1e-12, std: float = .02,
                  strategy: Callable[..., Tensor] = Slots(.15)):
         super().__init__()
-        if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: give a number above 0, such as 1; near 0 the best "
-                             "guess is taken")
-        if not 0 <= mask_share <= 1: raise ValueError(f"mask_share={mask_share}: give a share from 0 to 1")
-        self.vocab, self.weight, self.temperature, self.mask_share = vocab, weight, temperature, mask_share
-        self.mask_id, self.strategy = mask_id, strategy
-        dim = dim or 4 * (generator_dim or 192)
-        generator_dim = generator_dim or dim // 4
-        heads, generator_heads = heads or max(1, dim // 64), generator_heads or max(1, generator_dim // 64)
-        self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, width, eps=eps, std=std)
-        self.generator = TextEncoder(vocab, generator_dim, depth, generator_heads, length, position, width,
-                                     eps=eps, std=std)
-        for shared in ('word', 'place', 'segment', 'norm'):
-            setattr(self.generator, shared, getattr(self.encoder, shared))
-        self.generator_head = TiedHead(generator_dim, width, vocab, eps, std)
-        self.dense, self.verdict = nn.Linear(dim, dim), nn.Linear(dim, 1)
-        for linear in (self.dense, self.verdict):
-            nn.init.normal_(linear.weight, std=std)
-            nn.init.zeros_(linear.bias)
-        self.special: Tensor
-        self.register_buffer('special', torch.tensor(list(special), dtype=torch.long), persistent=False)
+        self.weight, self.temperature, self.mask_share = weight, above_zero(temperature), check_share(
+            mask_share)
+        dim, heads, small, few = widths(dim, heads, generator_dim, generator_heads)
+        self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, width, None, eps, std)
+        self.generator = TextEncoder(vocab, small, depth, few, length, position, width, None, eps, std)
+        self.generator.share(self.encoder)
+        self.generator_head = TiedHead(small, width, vocab, eps, std)
+        self.dense, self.verdict = normal(nn.Linear(dim, dim), std), normal(nn.Linear(dim, 1), std)
+        self.pieces, self.strategy = Pieces(vocab, mask_id, special, self.encoder.longest), strategy
 
     def units(self, batch: dict) -> Units:
         "Pieces; special ones are not free."
-        return text_units(batch, self.vocab, self.encoder.longest, self.special)
+        return self.pieces.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, let the generator draw others, judge every piece."
         u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)                              # where
+        mask = draw(self.strategy, u, mask, generator, progress=progress)                # where
         g = child(generator, u.device)
         proposed = self.propose(u, mask, g)
+        fake = place(u.x, mask, drawn(proposed, self.temperature, g))                    # how: drawn pieces
+        pred = rows(self.judge(fake, u.valid), u.valid)                                  # predict
+        target = rows(fake != u.x, u.valid).to(pred)                                  # what: was it replaced?
         likely = F.cross_entropy(proposed, rows(u.x, mask), reduction='none')
-        fake = place(u.x, mask, self.sample(proposed, g))                                  # how: drawn pieces
-        judged = self.judge(fake, u.valid)                                                           # predict
-        pred, target = rows(judged, u.valid), rows(fake != u.x, u.valid).to(judged)   # what: was it replaced?
         e = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
         terms = {'generator': mean(likely), 'discriminator': self.weight * mean(e)}
         return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake},
                    logs={'replaced': target.mean()}, extra={'proposed': proposed.detach()})
 
-    def propose(self, u: Units, mask: Tensor, g: torch.Generator) -> Tensor:
-        "The generator's logits for each chosen piece, `[n, vocab]`."
-        hide = mask if self.mask_share == 1 else mask & (rand(mask.shape, g, u.device) < self.mask_share)
-        h = self.generator(u.x.masked_fill(hide, self.mask_id), u.valid)
+    def propose(self, u: Units, mask: Tensor, g: torch.Generator | None = None) -> Tensor:
+        """The generator's logits for each chosen piece, `[n, vocab]`; without a generator of chance all are
+        [MASK]."""
+        hide = mask if g is None or self.mask_share == 1 else mask & (
+            rand(mask.shape, g, u.device) < self.mask_share)
+        h = self.generator(self.pieces.hidden(u, hide), u.valid)
         return self.generator_head(rows(h, mask), self.encoder.word.weight).float()
-
-    @torch.no_grad()
-    def sample(self, logits: Tensor, g: torch.Generator) -> Tensor:
-        "One draw for each row, `[n]` int64; the best guess where the temperature is near 0."
-        noise = rand(logits.shape, g, logits.device).clamp_(1e-20, 1 - 1e-7)
-        return (logits / self.temperature - torch.log(-torch.log(noise))).argmax(-1)        # Gumbel-max
 
     def judge(self, ids: Tensor, valid: Tensor | None) -> Tensor:
         "Logits of *replaced*, `[B, L]`."
@@ -137,25 +126,14 @@ class Electra(Recipe):
 
     def logits(self, batch: dict) -> Tensor:
         "The verdict on a text as it is, `[B, L]`: above 0 is *replaced*; those at padding mean nothing."
-        return self.judge(*check_text(batch, self.vocab, self.encoder.longest))
-
-    def proposals(self, batch: dict) -> Tensor:
-        "The generator's logits on a text as it is, `[B, L, vocab]`; those at padding mean nothing."
-        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        return self.generator_head(self.generator(ids, valid), self.encoder.word.weight)
+        return self.judge(*self.pieces.read(batch))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The discriminator's weights `[layers, B, heads, L, L]` with the generator's best guesses in chosen
-        places; -1 where it is padding."""
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        with torch.no_grad():
-            guess = self.generator_head(rows(self.generator(u.x.masked_fill(mask, self.mask_id), u.valid),
-                                             mask), self.encoder.word.weight)
-        return self.encoder.watched(place(u.x, mask, guess.argmax(-1)), u)
+        """The discriminator's weights, the generator's best guesses in chosen places; -1 where a token is
+        padding."""
+        u, mask = self.looked_at(batch, mask)
+        return self.encoder.looks(place(u.x, mask, self.propose(u, mask).argmax(-1)), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        """The discriminator on the whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros
-        at padding."""
-        ids, valid = check_text(batch, self.vocab, self.encoder.longest)
-        return self.encoder.pooled(ids, valid) if pool else self.encoder(ids, valid)
+        "The discriminator on the whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]`."
+        return (self.encoder.pooled if pool else self.encoder)(*self.pieces.read(batch))
