@@ -20,7 +20,7 @@ from ...contract.units import Units, mean, place, rows, spread
 from ...contract.recipe import Out, child, draw
 from ...parts.text import TiedHead
 from ...recipes.text.bert_mlm import BertMLM
-from ...recipes.text.electra import Electra
+from ...recipes.text.electra import Electra, drawn
 from ...instruments.probes import features
 
 # %% auto #0
@@ -92,7 +92,7 @@ class AllTokens(Electra):
     without its copy mechanism)."""
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
-        self.head = TiedHead(self.encoder.dim, self.encoder.word.weight.shape[1], self.vocab, std=.1)
+        self.head = TiedHead(self.encoder.dim, self.encoder.word.weight.shape[1], self.pieces.vocab, std=.1)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
                 generator: torch.Generator | None = None,
@@ -102,7 +102,7 @@ class AllTokens(Electra):
         mask = draw(self.strategy, u, mask, generator, progress=progress)
         g = child(generator, u.device)
         proposed = self.propose(u, mask, g)
-        fake = place(u.x, mask, self.sample(proposed, g))
+        fake = place(u.x, mask, drawn(proposed, self.temperature, g))
         pred, target = self.head(rows(self.encoder(fake, u.valid), u.valid),
                                  self.encoder.word.weight), rows(u.x, u.valid)
         e = F.cross_entropy(pred.float(), target, reduction='none')

@@ -6,43 +6,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...corruptions.drop import keep, restore
-from ...masks.strategies import Random
-from ...contract.units import Units, mean, place, rows, spread
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.groups import SHARED, MiniPointNet, centre_net, dense, groups, overlap, seen_points
+from ...contract.units import Units, mean, place, rest, rows, spread
+from ...masks.strategies import Random
+from ...parts.groups import SHARED, GroupFiller, GroupViT, dense, groups, told
+from ...parts.watch import one_of, watched
 from ...targets.sets import chamfer
-from ...parts.transformer import Transformer, init_xavier, init_normal
 
 # %% auto #0
-__all__ = ['PointMAE']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'PointMAE']
+
+# %% ../../../nbs/recipes/points/point_mae.ipynb #f264180d
+CARD = Card(
+    title='Masked Autoencoders for Point Cloud Self-supervised Learning', year=2022, modality='points',
+    where='random groups of points, 60 %', how='dropped before the first block',
+    what='the points of each hidden group, as a set', use='fine-tune or probe the encoder',
+    headline='ScanObjectNN PB-T50-RS 85.18, ModelNet40 93.80 with 1k points (README)',
+    link='https://arxiv.org/abs/2203.06604')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(groups=32, dim=80, depth=4, heads=4, decoder_depth=2, decoder_heads=4,
+                  pointnet=(32, 64, 128), drop_path=0.),
+    'tiny': dict(groups=32, dim=192, depth=6, heads=6, decoder_depth=2, decoder_heads=6,
+                 pointnet=(64, 128, 256), drop_path=0.),
+    'small': dict(groups=64, dim=256, depth=8, heads=8, decoder_depth=4, decoder_heads=8),
+    'base': dict(groups=64, dim=384, depth=12, heads=6, decoder_depth=4, decoder_heads=6)}   # the paper's one
+PLAN = Plan(lr=1e-3, betas=(.9, .999), floor=1e-3, warmup=1 / 30)
 
 # %% ../../../nbs/recipes/points/point_mae.ipynb #7975156b
 class PointMAE(Recipe):
-    """Masked autoencoder of point clouds: encode visible groups, predict the points of the hidden ones (Pang
-    et al. 2022, section 3)."""
-    card = Card(
-        title='Masked Autoencoders for Point Cloud Self-supervised Learning', year=2022, modality='points',
-        where='random groups of points, 60 %', how='dropped before the first block',
-        what='the points of each hidden group, as a set',
-        use='fine-tune or probe the encoder',
-        headline='ScanObjectNN PB-T50-RS 85.18, ModelNet40 93.80 with 1k points (README)',
-        link='https://arxiv.org/abs/2203.06604')
-    sizes = {
-        'micro': dict(groups=32, dim=80, depth=4, heads=4, decoder_depth=2, decoder_heads=4,
-                      pointnet=(32, 64, 128), drop_path=0.),
-        'tiny':  dict(groups=32, dim=192, depth=6, heads=6, decoder_depth=2, decoder_heads=6,
-                      pointnet=(64, 128, 256), drop_path=0.),
-        'small': dict(groups=64, dim=256, depth=8, heads=8, decoder_depth=4, decoder_heads=8),
-        # the paper's one size
-        'base':  dict(groups=64, dim=384, depth=12, heads=6, decoder_depth=4, decoder_heads=6)}
-    plan = Plan(lr=1e-3, betas=(.9, .999), floor=1e-3, warmup=1 / 30)
+    "Encode visible groups of a cloud, predict the points of the hidden ones (Pang et al. 2022, section 3)."
+    card, sizes, plan = CARD, SIZES, PLAN
     declared = ('the centres of hidden groups are given to the decoder, by design', SHARED)
 
     def __init__(self, groups: int = 64,                         # G, groups of a cloud
@@ -55,89 +54,45 @@ class PointMAE(Recipe):
                  strategy: Callable[..., Tensor] = Random(.6, law='floor hidden')):
         super().__init__()
         self.groups, self.size, self.skip, self.strategy = groups, size, skip, strategy
-        self.embed = MiniPointNet(dim, pointnet)
-        self.position, self.decoder_position = centre_net(dim), centre_net(dim)
-        self.encoder = Transformer(dim, depth, heads, eps=1e-5, key_bias=None, drop_path=drop_path)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.decoder = Transformer(dim, decoder_depth, decoder_heads, eps=1e-5, key_bias=None,
-                                   drop_path=drop_path)
+        self.encoder = GroupViT(dim, depth, heads, pointnet, drop_path)
+        self.decoder = GroupFiller(dim, decoder_depth, decoder_heads, drop_path)
         self.head = nn.Linear(dim, 3 * size)
-        for part in (self.embed, self.position, self.encoder):
-            part.apply(init_normal)
-        self.decoder.apply(init_xavier)
-        nn.init.trunc_normal_(self.mask_token, std=.02)
 
     def units(self, batch: Any) -> Units:
-        """Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric with `pos` is
-        taken too."""
+        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric is taken too."
         return groups(dense(batch), self.groups, self.size, self.skip)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, encode what is visible, decode all, compare sets where it was hidden."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)        # where
         luck = child(generator)                                                  # of stochastic depth
-        h = self.encode(u, mask, generator=luck)                  # how: the encoder never gets what is hidden
-        y = self.decode(h, u, mask, generator=luck)                              # predict
-        pred, target = self.head(rows(y, mask)).unflatten(-1, (self.size, 3)), rows(u.x, mask)      # what
+        h = self.encoder.see(u, rest(mask), luck)                             # how: never gets what is hidden
+        y = self.decoder(h, u, rest(mask), luck)                                 # predict
+        pred = self.head(rows(y, mask)).unflatten(-1, (self.size, 3))
+        target = rows(u.x, mask)                                                 # what: a set of points
         e = chamfer(pred, target)
-        known = getattr(u, 'index', None) is not None
-        return Out({'chamfer': mean(e)}, mask, pred, target, spread(e, mask), u,
-                   seen={**dense(batch), 'points_valid': seen_points(u, mask)} if known else None,
-                   logs={'overlap': overlap(u, mask)} if known else {})
-
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        "Embed and encode the visible groups, `[B, visible, dim]`."
-        embedded = self.embed(rows(u.x, ~mask))
-        x = place(embedded.new_zeros(*mask.shape, embedded.shape[-1]), ~mask, embedded)
-        x, _, pad = keep(x, ~mask)
-        return self.encoder(x, pad=pad, pos=keep(self.position(u.pos), ~mask)[0], watch=watch,
-                            generator=generator)
-
-    def decode(self, h: Tensor, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        "Mask tokens where something is hidden, the decoder's own positions, decoder: `[B, G, dim]`."
-        return self.decoder(restore(h, ~mask, self.mask_token), pos=self.decoder_position(u.pos), watch=watch,
-                            generator=generator)
+        return Out({'chamfer': mean(e)}, mask, pred, target, spread(e, mask), u, **told(batch, u, mask))
 
     def fill(self, batch: dict, out: Out) -> dict:
-        """The batch with predicted points in place of the hidden ones; points on view, and those in no group, stay.
+        """The batch with predicted points in place of the hidden ones; points on view, and those in no group,
+        stay.
 
-        The batch also holds its grouping. A prediction is a set: all of it is `out.pred + rows(u.pos,
-        out.mask)[:, None]`."""
-        u = out.units
-        return u.put(dense(batch), place(u.x, out.mask, out.pred.detach()))
+        The batch also holds its grouping. A prediction is a set: all of it is
+        `out.pred + rows(u.pos, out.mask)[:, None]`."""
+        return out.units.put(dense(batch), place(out.units.x, out.mask, out.pred.detach()))
 
-    def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
-                  part: str = 'encoder',                 # or 'decoder', which has a token for each group
-                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no group)
+    def attention(self, batch: dict, mask: Any = None,                     # None: nothing hidden
+                  part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every group
                   ) -> tuple[Tensor, Tensor, Tensor]:
-        "Who looks at whom; units are numbers of groups."
-        if part not in ('encoder', 'decoder'):
-            raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []
-        painted: list[Tensor] = []
-        with torch.no_grad():
-            self.decode(self.encode(u, mask, seen), u, mask, painted)
-        unit = torch.arange(u.count, device=u.device).expand(len(u), -1)
-        if part == 'encoder':
-            _, unit, pad = keep(unit[..., None], ~mask)
-            if pad is not None:
-                unit = unit.masked_fill(pad, -1)
-        return torch.stack(seen if part == 'encoder' else painted), unit, unit
+        "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: no group)."
+        u, mask = self.looked_at(batch, mask)
+        with watched(getattr(self, one_of('part', part, 'encoder', 'decoder'))) as weights:
+            self.decoder(self.encoder.see(u, rest(mask)), u, rest(mask))
+        return weights.named(u, rest(mask) if part == 'encoder' else None)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        """The whole cloud through the encoder: mean and largest value over the groups, `[B, 2 * dim]`; or
-        `[B, G, dim]`."""
-        u = self.units(batch)
-        h = self.encode(u, u.none())
+        "The whole cloud: mean and largest value over the groups, `[B, 2 * dim]`; or `[B, G, dim]`."
+        h = self.encoder.see(self.units(batch))
         return torch.cat([h.mean(1), h.amax(1)], 1) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "The token; biases and norms have one axis."
-        return {'mask_token'}

@@ -128,6 +128,10 @@ class Electra(Recipe):
         "The verdict on a text as it is, `[B, L]`: above 0 is *replaced*; those at padding mean nothing."
         return self.judge(*self.pieces.read(batch))
 
+    def proposals(self, batch: dict) -> Tensor:
+        "The generator's logits on a text as it is, `[B, L, vocab]`; those at padding mean nothing."
+        return self.generator_head(self.generator(*self.pieces.read(batch)), self.encoder.word.weight)
+
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """The discriminator's weights, the generator's best guesses in chosen places; -1 where a token is
         padding."""
