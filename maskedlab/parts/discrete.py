@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'in_use', 'perplexity', 'check_tokenizer', 'read_words']
+__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'in_use', 'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
 
 # %% ../../nbs/parts/09_discrete.ipynb #71da2bb0
 def half_cosine(start: float, stop: float, progress: float) -> float:
@@ -48,18 +48,24 @@ def perplexity(ids: Tensor) -> Tensor:
     return (-(p * p.log()).sum()).exp()
 
 # %% ../../nbs/parts/09_discrete.ipynb #6fc1f679
-def check_tokenizer(tokenizer: Any,              # with `ids` and `words`; `alive()` where it keeps count
+def dictionary(tokenizer: Any) -> int | None:      # None: it does not say
+    "How many words a tokenizer knows."
+    words, table = (getattr(tokenizer, name, None) for name in ('words', 'codebook'))
+    if isinstance(words, int): return words
+    return len(table) if torch.is_tensor(table) else None
+
+# with `ids`, and `words` or `codebook`; `alive()` where it keeps count
+def check_tokenizer(tokenizer: Any,
                     words: int | None = None,    # the size of the recipe's head; None: the tokenizer's
                     channels: int | None = None, # of the recipe's pictures; None: any
                     least: float = .1,           # share of words that should be alive
                     ) -> int:                    # the size of the dictionary
     """The size of a tokenizer's dictionary; one of another size than the head's is an error, a dead one a
     warning."""
-    have = getattr(tokenizer, 'words', None)
-    if not isinstance(have, int) or not callable(getattr(tokenizer, 'ids', None)):
+    have = dictionary(tokenizer)
+    if have is None or not callable(getattr(tokenizer, 'ids', None)):
         raise TypeError(f"a tokenizer has ids(image) and words, {type(tokenizer).__name__} has not; give a "
-                        "stage such as "
-                        "'image_dvae/micro/image/0'")
+                        "stage such as 'image_dvae/micro/image/0'")
     if words is not None and words != have:
         raise ValueError(f"the tokenizer has {have} words, the recipe's head {words}; give the tokenizer "
                          "that it was trained with, "
