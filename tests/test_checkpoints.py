@@ -4,8 +4,11 @@ import json
 import math
 import os
 import pickle
+import sys
+import types
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,13 +16,16 @@ from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.masks.block import Block
+from maskedlab.contract import create as table
+from maskedlab.contract.catalogue import RECIPES, formats_of
 from maskedlab.contract.parse import parse
+from maskedlab.contract.saved import OLDER, read_checkpoint, save, write_files
+from maskedlab.formats.format import Format, find_format
+from maskedlab.formats.mae import ORIGINAL, TRANSFORMERS
+from maskedlab.formats.names import Names
 from maskedlab.masks.schedules import Uniform
 from maskedlab.masks.strategies import Random
-from maskedlab.contract.saved import write_files
-from maskedlab.contract import create as table
 from maskedlab.recipes.image.mae import MAE
-from maskedlab.formats.mae import from_original, from_transformers, to_original, to_transformers
 from maskedlab.recipes.image.simmim import SimMIM
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
@@ -146,7 +152,7 @@ def test_the_original_layout_gives_the_reference_numbers(tmp_path, batch, norm_p
     r = ml.load_pretrained(tmp_path / 'mae.pth', norm_pix=norm_pix, **HEADS)
     noise = torch.rand(3, 16, generator=g(2))
     assert r.config['image'] == 32 and r.config['depth'] == 2
-    agrees(r, batch, *reference(state, r.colours(batch['image']), noise, 4, 2, norm_pix))
+    agrees(r, batch, *reference(state, r.cut.colours(batch['image']), noise, 4, 2, norm_pix))
     r.save_pretrained(tmp_path / 'back', layout='original')
     back = torch.load(next((tmp_path / 'back').glob('*.pth')), weights_only=True)['model']
     assert set(back) == set(state) and all(torch.equal(back[k], state[k]) for k in state)
@@ -171,7 +177,7 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
 
     theirs.save_pretrained(tmp_path / 'theirs')
     r = ml.load_pretrained(tmp_path / 'theirs')
-    o = theirs(r.colours(batch['image']), noise=noise)
+    o = theirs(r.cut.colours(batch['image']), noise=noise)
     agrees(r, batch, o.loss, o.logits, o.mask)
     assert r.encoder.norm.eps == 1e-12 and r.norm_pix == norm_pix and r.strategy == Random(.6)
     assert (r(batch).mask.flatten(1).sum(1) == o.mask.sum(1)).all()        # our law counts as they do
@@ -179,12 +185,12 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     folder = r.save_pretrained(tmp_path / 'ours', layout='transformers')
     again, info = transformers.ViTMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
     assert not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-    p = again.eval()(r.colours(batch['image']), noise=noise)
+    p = again.eval()(r.cut.colours(batch['image']), noise=noise)
     assert_close((p.loss, p.logits), (o.loss, o.logits), rtol=0, atol=1e-6)
     same(r, ml.load_pretrained(folder), batch)
     image = transformers.ViTImageProcessorPil if hasattr(
         transformers, 'ViTImageProcessorPil') else transformers.ViTImageProcessor
-    assert_close(torch.tensor(image.from_pretrained(folder).image_std), r.colours.std)
+    assert_close(torch.tensor(image.from_pretrained(folder).image_std), r.cut.colours.std)
 
     # names as they stand in version 5 in memory, and an encoder saved by itself
     state = {k: v for k, v in theirs.state_dict().items()}
@@ -192,7 +198,7 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     write_files(tmp_path / 'five', {'model.safetensors': state, 'config.json': config.to_dict()})
     same(r, ml.load_pretrained(tmp_path / 'five'), batch)
     theirs.vit.save_pretrained(tmp_path / 'encoder')
-    with pytest.warns(UserWarning, match='untrained: mask_token, decoder_embed, decoder, head'):
+    with pytest.warns(UserWarning, match='untrained: decoder, head'):
         half = ml.load_pretrained(tmp_path / 'encoder')
     assert_close(half.features(batch), r.features(batch))
 
@@ -200,9 +206,11 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
 def test_there_and_back_is_the_identity_on_254_tensors():
     state = original(depth=12, decoder_depth=8)
     assert len(state) == 254 and sum(not k.startswith(('decoder', 'mask_token')) for k in state) == 150
-    theirs = to_transformers(state)
+    r = make(depth=12, decoder_depth=8)
+    ours = ORIGINAL.ours(state)
+    theirs = TRANSFORMERS.theirs(ours, r)
     assert len(theirs) == 334 and 'decoder.decoder_layers.7.attention.attention.query.weight' in theirs
-    for back in (from_transformers(theirs), to_original(from_original(state), 3)):
+    for back in (ORIGINAL.theirs(TRANSFORMERS.ours(theirs), r), ORIGINAL.theirs(ours, r)):
         assert set(back) == set(state) and all(torch.equal(back[k], state[k]) for k in state)
 
 
@@ -236,7 +244,7 @@ def test_a_whole_training_checkpoint(tmp_path):
 def test_an_encoder_alone_says_what_is_untrained(tmp_path, batch):
     state = {k: v for k, v in original().items() if not k.startswith(('decoder', 'mask_token'))}
     torch.save({'model': state}, tmp_path / 'mae_pretrain.pth')
-    with pytest.warns(UserWarning, match='untrained: mask_token, decoder_embed, decoder, head'):
+    with pytest.warns(UserWarning, match='untrained: decoder, head'):
         r = ml.load_pretrained(tmp_path / 'mae_pretrain.pth', heads=4, decoder_dim=16, decoder_depth=1,
                                decoder_heads=2)
     assert torch.equal(r.encoder.blocks[1].mlp.fc2.bias, state['blocks.1.mlp.fc2.bias'])
@@ -271,7 +279,7 @@ def test_one_of_three_projections_is_missed(tmp_path, batch):
     r = make()
     r.save_pretrained(tmp_path, layout='transformers')
     config = json.loads((tmp_path / 'config.json').read_text())
-    state = to_transformers(to_original(r.state_dict(), 3))
+    state = TRANSFORMERS.theirs(r.state_dict(), r)
     state.pop('vit.encoder.layer.0.attention.attention.key.weight')
     write_files(tmp_path, {'model.safetensors': state, 'config.json': config})
     with pytest.raises(ValueError, match='encoder.blocks.0.attn.qkv.weight'):
@@ -392,6 +400,162 @@ def test_shipped_weights(tmp_path, batch, monkeypatch):
         ml.create_recipe('mae', pretrained=True, size='base')
     with pytest.raises(ValueError, match='ships no weights'):
         ml.create_recipe('simmim', pretrained=True)
+
+
+# All formats
+
+MADE = {   # a recipe that its formats can hold, and what their files do not say
+    'mae': (SMALL, HEADS), 'simmim': ({}, {}), 'beit': (dict(tokenizer=None, words=12), {}),
+    'cae': (dict(tokenizer=None, words=12), dict(heads=4)), 'bert_mlm': (dict(position='learned'), {}),
+    'electra': (dict(position='learned'), {}), 'point_mae': ({}, dict(heads=4, decoder_heads=4))}
+ALL = [(name, f) for name in RECIPES for f in formats_of(name)]
+
+
+def test_every_recipe_with_formats_is_tried():
+    assert {name for name, f in ALL} == set(MADE) and all(f.recipe == name for name, f in ALL)
+
+
+@pytest.mark.parametrize('name, form', ALL, ids=lambda x: getattr(x, 'name', x))
+def test_random_tensors_there_and_back(tmp_path, name, form):
+    "Every tensor that a format holds comes back, from names that fit this format alone."
+    arguments, unsaid = MADE[name]
+    r = ml.create_recipe(name, **arguments)
+    gen = g()
+    with torch.no_grad():
+        for p in {id(p): p for p in [*r.parameters(), *r.buffers()] if p.is_floating_point()}.values():
+            p.copy_(torch.randn(p.shape, generator=gen))
+    own = r.state_dict()
+    theirs = form.names.theirs(own, r)
+    back = form.names.ours(theirs)
+    assert set(back) <= set(own) and all(torch.equal(back[k], own[k]) for k in back)
+    again = form.names.theirs({**own, **back}, r)
+    assert set(again) == set(theirs) and all(torch.equal(again[k], theirs[k]) for k in theirs)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        loaded = ml.load_pretrained(r.save_pretrained(tmp_path, layout=form.name), **unsaid).state_dict()
+    config, state = read_checkpoint(tmp_path)
+    assert find_format(config, state) is form
+    assert all(torch.equal(loaded[k], own[k]) for k in back)
+    left = [k for k in own if k not in back]
+    assert not left or name == 'electra' and not any(k.startswith(('encoder.word', 'generator.word'))
+                                                     for k in left)
+
+
+def test_two_formats_that_fit_are_an_error_that_names_both(tmp_path):
+    table = {'embeddings.word_embeddings.weight': torch.ones(4, 4)}           # BERT's or ELECTRA's?
+    write_files(tmp_path, {'model.safetensors': table})
+    with pytest.raises(ValueError, match=r'bert_mlm \(transformers\) and electra \(transformers\)') as e:
+        ml.load_pretrained(tmp_path)
+    assert len(str(e.value)) <= 200
+    with pytest.raises(ValueError, match='config.json'):
+        ml.load_pretrained(tmp_path, recipe='bert_mlm')                       # no longer in doubt
+
+
+def test_a_recipe_from_outside_brings_its_own_format(tmp_path, batch):
+    class Mine(MAE):
+        formats = (Format('mine', 'mae', ('x.head.weight',), Names(('x.{rest}', '{rest}')),
+                          lambda config, state, given: (dict(SMALL, image=32), ()),
+                          lambda recipe, weights: {'mine.pth': {'net': 0, 'model': weights}}),)
+    r = make(Mine, **SMALL)
+    folder = r.save_pretrained(tmp_path, layout='mine')
+    assert all(k.startswith('x.') for k in torch.load(folder / 'mine.pth')['model'])
+    same(r, ml.load_pretrained(folder, recipe=Mine), batch)
+    with pytest.raises(ValueError, match='no recipe here'):
+        ml.load_pretrained(folder)
+    with pytest.raises(ValueError, match='maskedlab, mine'):
+        r.save_pretrained(tmp_path, layout='other')
+
+
+# What a training script puts around weights
+
+WRAPPED = {
+    'plain': lambda s: s,
+    'model': lambda s: {'model': s},
+    'state_dict': lambda s: {'state_dict': s, 'epoch': 7},
+    'base_model': lambda s: {'base_model': s},
+    'two deep': lambda s: {'state_dict': {'model': s}},
+    'data parallel': lambda s: {'model': {f'module.{k}': v for k, v in s.items()}},
+    'compiled': lambda s: {f'_orig_mod.{k}': v for k, v in s.items()},
+    'compiled within': lambda s: {k.replace('blocks.', 'blocks._orig_mod.'): v for k, v in s.items()},
+    'compiled and parallel': lambda s: {f'module._orig_mod.{k}': v for k, v in s.items()},
+    'base_model in front': lambda s: {f'base_model.{k}': v for k, v in s.items()},
+    'model in front': lambda s: {'state_dict': {f'model.{k}': v for k, v in s.items()}},
+    'average alone': lambda s: {'model_ema': s},
+    'averaged': lambda s: {'n_averaged': torch.tensor(3), **{f'module.{k}': v for k, v in s.items()}},
+    'average beside it': lambda s: {'model_ema': {k: 0 * v for k, v in s.items()}, 'model': s},
+    'optimiser beside it': lambda s: {'model': s,
+                                      'optimizer': torch.optim.AdamW(make().parameters()).state_dict(),
+                                      'scaler': {'scale': 2.}, 'best': np.float64(.5), 'epoch': np.int64(3)},
+    'settings beside it': lambda s: {'model': s, 'args': argparse.Namespace(norm_pix_loss=True)}}
+
+
+@pytest.mark.parametrize('how', WRAPPED)
+def test_wrappings_are_taken_off(tmp_path, batch, how):
+    state = original()
+    torch.save(WRAPPED[how](state), tmp_path / 'mae_full.pth')
+    r = ml.load_pretrained(tmp_path / 'mae_full.pth', **HEADS)
+    agrees(r, batch, *reference(state, r.cut.colours(batch['image']), torch.rand(3, 16, generator=g(2)), 4, 2,
+                                True))
+
+
+def test_wrappings_of_a_safetensors_file(tmp_path):
+    write_files(tmp_path, {'model.safetensors': {f'module.{k}': v for k, v in original().items()}})
+    r = ml.load_pretrained(tmp_path, norm_pix=True, **HEADS)
+    assert torch.equal(r.head.weight, original()['decoder_pred.weight'])
+
+
+def test_settings_of_yacs_are_read_without_yacs(tmp_path, monkeypatch):
+    "As the code of SimMIM's authors saves them: a tree of CfgNodes, dictionaries with attributes."
+    class CfgNode(dict):
+        def __init__(self, **more):
+            super().__init__(more)
+            self.__dict__['__immutable__'] = True
+    CfgNode.__module__, CfgNode.__qualname__ = 'yacs.config', 'CfgNode'
+    package, module = types.ModuleType('yacs'), types.ModuleType('yacs.config')
+    package.config, module.CfgNode = module, CfgNode
+    r = make(SimMIM, image=32, token=4, cell=8, dim=32, depth=2, heads=4)
+    folder = r.save_pretrained(tmp_path, layout='original')
+    held = torch.load(folder / 'simmim.pth', weights_only=True)
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, 'yacs', package)
+        m.setitem(sys.modules, 'yacs.config', module)
+        config = CfgNode(DATA=CfgNode(MASK_PATCH_SIZE=8, MASK_RATIO=.5), MODEL=CfgNode(TYPE='vit'))
+        torch.save({**held, 'config': config, 'epoch': 3}, folder / 'simmim.pth')
+    assert 'yacs' not in sys.modules
+    again = ml.load_pretrained(folder)
+    assert again.cut.size == 8 and again.strategy == Random(.5, law='ceil hidden')
+    assert 'yacs' not in sys.modules and all(torch.equal(again.state_dict()[k], v) for k,
+                                             v in r.state_dict().items())
+
+
+# Folders of older versions of the kit
+
+@pytest.mark.parametrize('name', OLDER)
+def test_older_folders_load_with_one_note(tmp_path, name):
+    r = ml.create_recipe(name).eval()
+    state = r.state_dict()
+    def old(k):
+        return next((a + k.removeprefix(b) for a, b in OLDER[name] if k.startswith(b)), k)
+    before = {old(k): v for k, v in state.items()}
+    assert len(before) == len(state) and not set(before) >= set(state)
+    about = json.loads((save(r, tmp_path) / 'config.json').read_text())
+    write_files(tmp_path, {'model.safetensors': before, 'config.json': about},
+                {'maskedlab': json.dumps(about)})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        again = ml.load_pretrained(tmp_path)
+    notes = [w for w in said if 'older version' in str(w.message)]
+    assert len(notes) == 1 and notes[0].filename == __file__ and len(str(notes[0].message)) <= 200
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in state.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ml.load_pretrained(again.save_pretrained(tmp_path))
+    del before[next(k for k in before if k.startswith(OLDER[name][0][0]))]
+    write_files(tmp_path, {'model.safetensors': before, 'config.json': about},
+                {'maskedlab': json.dumps(about)})
+    with pytest.raises(ValueError, match='missing'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        ml.load_pretrained(tmp_path)
 
 
 # SimMIM

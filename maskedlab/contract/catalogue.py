@@ -17,7 +17,7 @@ class Row(NamedTuple):
     "Where a method lives."
     path: str               # 'module:Class'
     modality: str           # of the batches that it takes, as `sample` names it
-    formats: str = ''       # the module that knows its checkpoints in other libraries
+    formats: str = ''       # the module whose FORMATS are its checkpoints in other libraries
 
 RECIPES: dict[str, Row] = {
     'mae': Row('maskedlab.recipes.image.mae:MAE', 'image', 'maskedlab.formats.mae'),
@@ -54,7 +54,7 @@ def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert
             and modality in (None, *row.modality.split())]
 
 def formats_of(name: str,       # of a recipe of the kit; another has none here
-               ) -> Any:        # the module, or None
-    "Who knows a recipe's checkpoints in other libraries."
+               ) -> tuple[Any, ...]:
+    "A recipe's checkpoints in other libraries: the `FORMATS` of its module."
     row = RECIPES.get(name)
-    return import_module(row.formats) if row is not None and row.formats else None
+    return import_module(row.formats).FORMATS if row is not None and row.formats else ()

@@ -134,12 +134,8 @@ class Recipe(nn.Module):
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds
 
-    # For a recipe from outside: how checkpoints of other libraries are written, name -> layouts[name](recipe,
-    # state) -> files, and read:
-    # adopt(config, state, given) -> (arguments, state, parts that it does not hold), or None where it is no
-    # checkpoint of this recipe
-    layouts: dict[str, Callable[..., dict[str, Any]]] = {}
-    adopt: Any = None
+    # for a recipe from outside: its checkpoints in other libraries, each a `formats.format.Format`
+    formats: tuple[Any, ...] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
@@ -178,7 +174,7 @@ class Recipe(nn.Module):
         return set()
 
     def save_pretrained(self, folder: Any,                  # made where it is missing
-                        layout: str = 'maskedlab',          # or one of `layouts`, which other libraries open
+                        layout: str = 'maskedlab',      # or the name of one of its formats in other libraries
                         dtype: torch.dtype | None = None,   # of the weights on disk; default: as they are
                         ) -> Any:                           # the folder
         "Write its arguments and weights for `load_pretrained`."

@@ -11,10 +11,13 @@ import json
 import os
 import re
 import uuid
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +25,9 @@ from .catalogue import RECIPES, STAGES, formats_of
 from .parse import parse
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'brief', 'read_tensors', 'read_checkpoint', 'load_state', 'encode', 'decode', 'arguments', 'write_files',
-           'name_of', 'save', 'load_saved']
+__all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'SETTINGS', 'WEIGHTS', 'OLDER', 'brief', 'read_tensors', 'bare', 'read_checkpoint',
+           'load_state', 'encode', 'decode', 'arguments', 'write_files', 'name_of', 'save', 'newer', 'make_saved',
+           'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
 def brief(path: Any, n: int = 60) -> str:
@@ -31,15 +35,23 @@ def brief(path: Any, n: int = 60) -> str:
     text = str(path)
     return text if len(text) <= n else '...' + text[-n:]
 
+# what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
+ALLOWED: list[Any] = [argparse.Namespace, (OrderedDict, 'yacs.config.CfgNode'), np.dtype,
+                      *(type(np.dtype(n)) for n in ('float64', 'float32', 'int64')),
+                      *((np._core.multiarray.scalar, f'numpy.{core}.multiarray.scalar')
+                        for core in ('_core', 'core'))]
+
 def read_tensors(path: str | Path,     # .safetensors, or a pickle of torch (.pth, .pt, .bin)
                  # tensors, and what else the file says about them
                  ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    "The weights of one file. Nothing in it is executed."
+    "The weights of one file, bare of what a training script puts around them. Nothing in it is executed."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {brief(path)}; check the path")
-    if path.suffix == '.safetensors': return _safetensors(path)
+    if path.suffix == '.safetensors':
+        state, about = _safetensors(path)
+        return state if 'maskedlab' in about else bare(state), about
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(ALLOWED):
             loaded = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))
@@ -60,16 +72,28 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or "
                          "save it again") from None
 
+# %% ../../nbs/contract/05_saved.ipynb #9a2a1534
+NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema')
+FRONTS = ('module.', 'base_model.', 'model.')
+SETTINGS = ('args', 'config', 'cfg')
+
+def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    "Names without what stands in front of all of them."
+    state = {k.replace('_orig_mod.', ''): v for k, v in state.items() if k != 'n_averaged'}
+    front = next((f for f in FRONTS if state and all(k.startswith(f) for k in state)), None)
+    return bare({k.removeprefix(front): v for k, v in state.items()}) if front else state
+
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A training script keeps its weights under 'model' or 'base_model', beside the optimiser and the options
-    that it was called with."""
-    state = next((loaded[k] for k in ('model', 'base_model') if k in loaded),
-                 loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not state or not all(torch.is_tensor(v) for v in state.values()):
+    about: dict[str, Any] = {}
+    while isinstance(loaded, dict) and (inner := [k for k in NETWORKS if isinstance(loaded.get(k), dict)]):
+        said = next((loaded[k] for k in SETTINGS if k in loaded), None)
+        said = vars(said) if isinstance(said, argparse.Namespace) else said
+        about = {'args': dict(said)} if isinstance(said, dict) else about
+        loaded = loaded[inner[0]]
+    if not isinstance(loaded, dict) or not loaded or not all(torch.is_tensor(v) for v in loaded.values()):
         raise ValueError(f"{brief(path)} holds no weights: a dictionary of tensors was expected, by itself "
                          "or under 'model'")
-    args = loaded.get('args') if state is not loaded else None
-    return state, dict(args=vars(args)) if isinstance(args, argparse.Namespace) else {}
+    return bare(loaded), about
 
 # %% ../../nbs/contract/05_saved.ipynb #4e425858
 # in the order in which they are looked for; else a single .pth
@@ -235,11 +259,44 @@ def save(recipe: Any,
                   'versions': {'maskedlab': maskedlab.__version__, 'torch': torch.__version__.split('+')[0]}}
         return write_files(folder, {'model.safetensors': state, 'config.json': config},
                            {'maskedlab': json.dumps(config)})
-    layouts = {**recipe.layouts, **getattr(formats_of(name_of(type(recipe))), 'LAYOUTS', {})}
-    if layout not in layouts:
+    formats = {f.name: f for f in (*recipe.formats, *formats_of(name_of(type(recipe))))}
+    if layout not in formats:
         raise ValueError(f"{type(recipe).__name__} has no layout {layout!r}; "
-                         f"choose one of {', '.join(['maskedlab', *layouts])}")
-    return write_files(folder, layouts[layout](recipe, state))
+                         f"choose one of {', '.join(['maskedlab', *formats])}")
+    return write_files(folder, formats[layout].files(recipe, state))
+
+# %% ../../nbs/contract/05_saved.ipynb #1bb58bb1
+# recipe -> what names began with, and begin with now
+OLDER: dict[str, tuple[tuple[str, str], ...]] = {
+    'mae': (('decoder_embed.', 'decoder.embed.'), ('decoder_pos_embed', 'decoder.pos_embed'),
+            ('mask_token', 'decoder.mask_token')),
+    'seitpp': (('decoder_embed.', 'decoder.embed.'), ('decoder_pos_embed', 'decoder.pos_embed')),
+    'point_mae': (('embed.', 'encoder.embed.'), ('position.', 'encoder.position.'),
+                  ('decoder_position.', 'decoder.position.'), ('mask_token', 'decoder.mask_token')),
+}
+
+def newer(recipe: nn.Module, state: dict[str, Tensor], path: Any) -> dict[str, Tensor]:
+    "Weights under the names of today, with a note where they had older ones."
+    pairs = [pair for base in type(recipe).__mro__ for pair in OLDER.get(name_of(base), ())]
+    own = set(recipe.state_dict())
+    new = {k: next((b + k.removeprefix(a) for a, b in pairs if k.startswith(a)), k) for k in state
+           if k not in own}
+    moved = [k for k in new if new[k] in own and new[k] not in state]
+    if moved:
+        warnings.warn(f"{brief(path, 40)} has names of an older version of the kit ({moved[0]} is now "
+                      f"{new[moved[0]]}); it was read: save it again to end this note", stacklevel=4)
+    return {new[k] if k in moved else k: v for k, v in state.items()}
+
+def make_saved(cls: type, arguments: dict[str, Any], state: dict[str, Tensor], path: Any,
+               untrained: Sequence[str] = (),
+               ) -> Any:                       # in eval mode, float32
+    "A recipe of these arguments with these weights."
+    try:
+        made = cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
+    load_state(made, newer(made, state, path), str(path), untrained)
+    return made.eval()
 
 def load_saved(path: Any,            # a folder or file that `save` wrote
                cls: type,            # whose weights it holds
@@ -248,9 +305,4 @@ def load_saved(path: Any,            # a folder or file that `save` wrote
     "Make what was saved again, with its weights."
     config, state = read_checkpoint(path)
     arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
-    try:
-        made = cls(**{**arguments, **overrides})
-    except TypeError as error:
-        raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
-    load_state(made, state, str(path))
-    return made.eval()
+    return make_saved(cls, {**arguments, **overrides}, state, path)

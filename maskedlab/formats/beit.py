@@ -5,156 +5,81 @@
 # %% ../../nbs/formats/beit.ipynb #0fc56456
 from __future__ import annotations
 
-import math
-import re
 import warnings
 from typing import Any
 
-from torch import Tensor
-
-from .names import fused, parted, rename
+from .format import Format, Read, State, demand, need
+from .names import Names, parts, under
+from .simmim import COLUMN, ENCODER, encoder_sizes
+from .transformers import PRE_NORM, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['FROM_ORIGINAL', 'TO_ORIGINAL', 'FROM_V5', 'FROM_V4', 'TO_V4', 'MODEL_TYPES', 'KEYS', 'LAYOUTS', 'from_original',
-           'to_original', 'from_transformers', 'to_transformers', 'adopt', 'write_original', 'write_transformers']
+__all__ = ['ORIGINAL', 'BLOCK', 'TRANSFORMERS', 'FORMATS', 'read_original', 'read_transformers', 'write_transformers']
 
 # %% ../../nbs/formats/beit.ipynb #6ae12d2b
-FROM_ORIGINAL = [(r'^patch_embed\.proj\.', 'encoder.patch_embed.'),
-                 (r'\.relative_position_bias_table$', '.table'),
-                 (r'^(cls_token$|rel_pos_bias\.|blocks\.|norm\.)', r'encoder.\1'), (r'^lm_head\.', 'head.')]
-TO_ORIGINAL = [(r'^encoder\.patch_embed\.', 'patch_embed.proj.'),
-               (r'\.table$', '.relative_position_bias_table'),
-               (r'^encoder\.', ''), (r'^head\.', 'lm_head.')]
-FROM_V5 = [(r'^beit\.shared_position_bias\.', 'beit.encoder.relative_position_bias.'),
-           (r'^beit\.layers\.', 'beit.encoder.layer.'),
-           (r'\.attention\.q_proj\.', '.attention.attention.query.'),
-           (r'\.attention\.k_proj\.', '.attention.attention.key.'),
-           (r'\.attention\.v_proj\.', '.attention.attention.value.'),
-           (r'\.attention\.o_proj\.', '.attention.output.dense.'),
-           (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
-FROM_V4 = [(r'^beit\.embeddings\.mask_token$', 'mask_token'), (r'^beit\.embeddings\.cls_token$', 'cls_token'),
-           (r'^beit\.embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
-           (r'^beit\.encoder\.relative_position_bias\.', 'rel_pos_bias.'),
-           (r'^beit\.encoder\.layer\.', 'blocks.'),
-           (r'^layernorm\.', 'norm.'), (r'\.lambda_([12])$', r'.gamma_\1'),
-           (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'),
-           (r'\.attention\.attention\.query\.bias$', '.attn.q_bias'),
-           (r'\.attention\.attention\.value\.bias$', '.attn.v_bias'),
-           (r'\.attention\.attention\.', '.attn.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
-           (r'\.intermediate\.dense\.', '.mlp.fc1.'), (r'\.output\.dense\.', '.mlp.fc2.')]
-TO_V4 = [(r'^(mask_token|cls_token)$', r'beit.embeddings.\1'),
-         (r'^patch_embed\.proj\.', 'beit.embeddings.patch_embeddings.projection.'),
-         (r'^rel_pos_bias\.', 'beit.encoder.relative_position_bias.'), (r'^norm\.', 'layernorm.'),
-         (r'^blocks\.', 'beit.encoder.layer.'),
-         (r'\.gamma_([12])$', r'.lambda_\1'), (r'\.norm1\.', '.layernorm_before.'),
-         (r'\.norm2\.', '.layernorm_after.'),
-         (r'\.attn\.proj\.', '.attention.output.dense.'),
-         (r'\.attn\.q_bias$', '.attention.attention.query.bias'),
-         (r'\.attn\.v_bias$', '.attention.attention.value.bias'),
-         (r'\.attn\.(query|key|value)\.', r'.attention.attention.\1.'),
-         (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
+ORIGINAL = Names(*under('', 'encoder.', ENCODER), ('mask_token', 'mask_token', COLUMN),
+                 ('lm_head.{p}', 'head.{p}'))
 
-def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The original layout to ours; the indices of its table are computed."
-    ours = rename({k: v for k, v in state.items() if not k.endswith('relative_position_index')},
-                  FROM_ORIGINAL)
-    return ours | {k: v.flatten() for k, v in ours.items() if k == 'mask_token'}
-
-def to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "Ours to the original layout."
-    return {k: v.view(1, 1, -1) if k == 'mask_token' else v for k, v in rename(state, TO_ORIGINAL).items()}
-
-def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The layout of transformers (names of version 4 or 5) to the original."
-    return fused(rename(rename(state, FROM_V5), FROM_V4))
-
-def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The original layout to that of transformers (names of version 4)."
-    return rename(parted(state), TO_V4)
+BLOCK = (*PRE_NORM, ('lambda_{i}', 'gamma_{i}'),
+         (parts('attention.attention.*.weight'), 'attn.qkv.weight'),
+         ('attention.attention.query.bias', 'attn.q_bias'),
+         ('attention.attention.value.bias', 'attn.v_bias'),
+         (parts('attention.*_proj.weight', 'qkv'), 'attn.qkv.weight'),
+         ('attention.q_proj.bias', 'attn.q_bias'),
+         ('attention.v_proj.bias', 'attn.v_bias'))
+TRANSFORMERS = Names(
+    ('beit.embeddings.mask_token', 'mask_token', COLUMN), ('beit.embeddings.cls_token', 'encoder.cls_token'),
+    ('beit.embeddings.patch_embeddings.projection.{p}', 'encoder.patch_embed.{p}'),
+    *((f'beit.{n}.relative_position_bias_table', 'encoder.rel_pos_bias.table')
+      for n in ('encoder.relative_position_bias', 'shared_position_bias')),
+    *((f'beit.{n}.relative_position_index', None)
+      for n in ('encoder.relative_position_bias', 'shared_position_bias')),
+    *under('beit.encoder.layer.{i}.', 'encoder.blocks.{i}.', BLOCK),
+    *under('beit.layers.{i}.', 'encoder.blocks.{i}.', BLOCK),
+    ('layernorm.{p}', 'encoder.norm.{p}'), ('lm_head.{p}', 'head.{p}'))
 
 # %% ../../nbs/formats/beit.ipynb #2f066c6d
-MODEL_TYPES = ('beit',)      # as transformers calls it
-KEYS = ('mask_token', 'cls_token', 'patch_embed.proj.weight', 'rel_pos_bias.relative_position_bias_table',
-        'lm_head.weight')
+def _sizes(state: State) -> dict[str, Any]:
+    need(state, ('mask_token', 'head.weight', 'encoder.cls_token', 'encoder.patch_embed.weight',
+                 'encoder.rel_pos_bias.table'),
+         "this BEiT lacks {}: no shared bias table, or fine-tuned; take one for masked images, pre-trained")
+    sizes: dict[str, Any] = encoder_sizes(state)
+    scale = {} if 'encoder.blocks.0.gamma_1' in state else dict(layer_scale=None)
+    return dict(sizes, patch=sizes.pop('token'), words=len(state['head.weight']), tokenizer=None, **scale)
 
-def adopt(config: dict[str, Any],           # what the checkpoint says about itself
-          state: dict[str, Tensor],
-          given: dict[str, Any],            # arguments that the caller gives
-          # arguments of BEiT, weights in our names, what they lack
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    "A checkpoint of the original code or of transformers, or None where it is neither."
-    if config.get('model_type') in MODEL_TYPES:
-        told, state = _told_transformers(config), from_transformers(state)
-    elif 'model_type' not in config and {'mask_token', 'patch_embed.proj.weight',
-                                         'lm_head.weight'} <= set(state):
-        told = _told_original(config, given)
-    else:
-        return None
-    missing = [k for k in KEYS if k not in state]
-    if missing:
-        raise ValueError(f"this BEiT lacks {missing[0]}: no shared bias table, or fine-tuned; take one for "
-                         "masked images, pre-trained")
-    dim, channels, patch, _ = state['patch_embed.proj.weight'].shape
-    table = state['rel_pos_bias.relative_position_bias_table']
-    side = (math.isqrt(len(table) - 3) + 1) // 2                            # (2 * side - 1) ** 2 + 3 rows
-    depth = 1 + max(int(k.split('.')[1]) for k in state if re.match(r'blocks\.\d+\.', k))
-    scale = {} if 'blocks.0.gamma_1' in state else dict(layer_scale=None)
-    sizes = dict(image=side * patch, patch=patch, channels=channels, dim=dim, depth=depth,
-                 heads=table.shape[1])
-    return {**sizes, **scale, **told, 'words': len(state['lm_head.weight']),
-            'tokenizer': None}, from_original(state), ()
-
-def _told_original(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    imagenet = config.get('args', {}).get('imagenet_default_mean_and_std')
+def read_original(config: dict, state: State, given: dict) -> Read:
+    "Arguments of BEiT, from a file of the original code."
+    told, imagenet = _sizes(state), config.get('args', {}).get('imagenet_default_mean_and_std')
     if imagenet is None and not {'mean', 'std'} <= set(given):
         warnings.warn("this file does not say which colours it was trained on; taken as ImageNet's mean and "
-                      "std, else give mean= and std=",
-                      stacklevel=4)
-    return {} if imagenet is not False else dict(mean=(.5,) * 3, std=(.5,) * 3)
+                      "std, else "
+                      "give mean= and std=", stacklevel=5)
+    return told | ({} if imagenet is not False else dict(mean=(.5,) * 3, std=(.5,) * 3)), ()
 
-def _told_transformers(config: dict[str, Any]) -> dict[str, Any]:
+def read_transformers(config: dict, state: State, given: dict) -> Read:
+    "Arguments of BEiT, from a folder of transformers."
     c: dict[str, Any] = {**dict(hidden_size=768, layer_norm_eps=1e-12), **config}
-    for name, want in (('hidden_act', 'gelu'), ('intermediate_size', 4 * c['hidden_size']),
-                       ('use_mean_pooling', True),
-                       ('use_absolute_position_embeddings', False)):
-        if c.get(name, want) != want:
-            raise ValueError(f"this BEiT has {name}={c[name]!r}, and the recipe only {want!r}; take another")
-    colours = config.get('preprocessor', {})
-    return dict(eps=c['layer_norm_eps']) | {ours: tuple(colours[k]) for ours,
-                                            k in (('mean', 'image_mean'), ('std', 'image_std'))
-                                            if k in colours}
+    demand(c, 'BEiT', hidden_act='gelu', intermediate_size=4 * c['hidden_size'], use_mean_pooling=True,
+           use_absolute_position_embeddings=False)
+    return _sizes(state) | dict(eps=c['layer_norm_eps']) | read_colours(config), ()
 
-# %% ../../nbs/formats/beit.ipynb #12ee5ed8
-def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The file of the original code, without the buffer of its indices."
-    return {'beit.pth': {'model': to_original(state)}}
-
-def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
+def write_transformers(recipe: Any, weights: State) -> dict[str, Any]:
     "The folder of transformers' BeitForMaskedImageModeling."
-    encoder, digits = recipe.encoder, lambda v: [round(float(x), 6) for x in v]
-    h, w = encoder.rel_pos_bias.grid
-    if h != w:
-        raise ValueError(f"transformers' BEiT takes square pictures, and this recipe has {h} x {w} patches; "
-                         "use layout='maskedlab'")
-    scale = recipe.config.get('layer_scale', .1)
-    config = dict(
-        architectures=['BeitForMaskedImageModeling'], model_type='beit', image_size=h * recipe.patch,
-        patch_size=recipe.patch,
-        num_channels=recipe.channels, hidden_size=encoder.dim, num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=encoder.blocks[0].attn.heads, intermediate_size=4 * encoder.dim,
-        hidden_act='gelu', hidden_dropout_prob=0.,
-        attention_probs_dropout_prob=0., layer_norm_eps=encoder.norm.eps, vocab_size=recipe.head.out_features,
-        use_mask_token=True,
-        use_absolute_position_embeddings=False, use_relative_position_bias=False,
-        use_shared_relative_position_bias=True,
-        layer_scale_init_value=0. if scale is None else scale, use_mean_pooling=True,
-        torch_dtype=str(state['mask_token'].dtype).removeprefix('torch.'))
-    side = dict(height=h * recipe.patch, width=h * recipe.patch)
-    pictures = dict(image_processor_type='BeitImageProcessor', do_resize=True, size=side, resample=3,
-                    do_center_crop=False, do_rescale=True,
-                    do_normalize=True, rescale_factor=1 / 255, image_mean=digits(recipe.colours.mean),
-                    image_std=digits(recipe.colours.std))
-    return {'model.safetensors': to_transformers(to_original(state)), 'preprocessor_config.json': pictures,
-            'config.json': config}
+    encoder, scale = recipe.encoder, recipe.config.get('layer_scale', .1)
+    files, config = pictures(recipe, 'BeitImageProcessor', encoder.rel_pos_bias.grid, do_center_crop=False)
+    return folder('BeitForMaskedImageModeling', 'beit', encoder, weights, files, **config,
+                  vocab_size=recipe.head.out_features,
+                  use_mask_token=True, use_absolute_position_embeddings=False,
+                  use_relative_position_bias=False,
+                  use_shared_relative_position_bias=True, layer_scale_init_value=0. if scale is None
+                  else scale,
+                  use_mean_pooling=True)
 
-LAYOUTS = {'original': write_original, 'transformers': write_transformers}
+FORMATS = (
+    Format('original', 'beit', ('mask_token', 'patch_embed.proj.weight', 'lm_head.weight'), ORIGINAL,
+           read_original,
+           lambda recipe, weights: {'beit.pth': {'model': weights}}),
+    Format('transformers', 'beit', ('beit.embeddings.patch_embeddings.projection.weight',), TRANSFORMERS,
+           read_transformers,
+           write_transformers, 'beit', check=lambda recipe: square(recipe.encoder.rel_pos_bias.grid,
+                                                                   "transformers' BEiT")))

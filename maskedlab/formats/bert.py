@@ -5,93 +5,67 @@
 # %% ../../nbs/formats/bert.ipynb #bab87cde
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from torch import Tensor
-
 from ..masks.words import Tokens
-from .names import fused, parted, rename
+from .format import Format, Read, State, demand
+from .names import Names, under
+from .transformers import POST_NORM, folder
 
 # %% auto #0
-__all__ = ['BLOCK', 'BLOCK_BACK', 'TO_OURS', 'TO_THEIRS', 'SPARE', 'LAYOUTS', 'adopt', 'write_transformers']
+__all__ = ['TABLES', 'BODY', 'NAMES', 'FORMATS', 'text', 'learned', 'text_folder', 'read', 'check']
 
 # %% ../../nbs/formats/bert.ipynb #03d442be
-# their names to ours
-BLOCK = [(r'\.attention\.output\.dense\.', '.attn.proj.'), (r'\.attention\.output\.LayerNorm\.', '.norm1.'),
-         (r'\.attention\.self\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'),
-         (r'\.output\.dense\.', '.mlp.fc2.'),
-         (r'\.output\.LayerNorm\.', '.norm2.')]
-BLOCK_BACK = [(r'\.attn\.proj\.', '.attention.output.dense.'), (r'\.norm1\.', '.attention.output.LayerNorm.'),
-              (r'\.attn\.(query|key|value)\.', r'.attention.self.\1.'),
-              (r'\.mlp\.fc1\.', '.intermediate.dense.'),
-              (r'\.mlp\.fc2\.', '.output.dense.'), (r'\.norm2\.', '.output.LayerNorm.')]
-TO_OURS = [(r'^bert\.embeddings\.word_embeddings', 'encoder.word'),
-           (r'^bert\.embeddings\.position_embeddings', 'encoder.place'),
-           (r'^bert\.embeddings\.token_type_embeddings', 'encoder.segment'),
-           (r'^bert\.embeddings\.LayerNorm', 'encoder.norm'),
-           (r'^bert\.encoder\.layer\.', 'encoder.blocks.'), *BLOCK,
-           (r'^cls\.predictions\.transform\.dense', 'head.dense'),
-           (r'^cls\.predictions\.transform\.LayerNorm', 'head.norm'),
-           (r'^cls\.predictions\.bias', 'head.bias')]
-TO_THEIRS = [(r'^encoder\.word', 'bert.embeddings.word_embeddings'),
-             (r'^encoder\.place', 'bert.embeddings.position_embeddings'),
-             (r'^encoder\.segment', 'bert.embeddings.token_type_embeddings'),
-             (r'^encoder\.norm', 'bert.embeddings.LayerNorm'),
-             (r'^encoder\.blocks\.', 'bert.encoder.layer.'), *BLOCK_BACK,
-             (r'^head\.dense', 'cls.predictions.transform.dense'),
-             (r'^head\.norm', 'cls.predictions.transform.LayerNorm'),
-             (r'^head\.bias', 'cls.predictions.bias')]
-# what masked modelling has no use for
-SPARE = r'^bert\.pooler\.|^cls\.seq_relationship\.|position_ids$|^cls\.predictions\.decoder\.'
+TABLES = (('word_embeddings.weight', 'word.weight'), ('position_embeddings.weight', 'place.weight'),
+          ('token_type_embeddings.weight', 'segment.weight'), ('LayerNorm.{p}', 'norm.{p}'))
+BODY = (*under('embeddings.', '', TABLES), *under('encoder.layer.{i}.', 'blocks.{i}.', POST_NORM),
+        ('embeddings.position_ids', None), ('pooler.{rest}', None))     # what masked modelling has no use for
+# the tied decoder is the table of embeddings once more; an encoder saved by itself has no `bert.` in front
+NAMES = Names(
+    *under('bert.', 'encoder.', BODY), *under('', 'encoder.', BODY),
+    ('cls.predictions.transform.dense.{p}', 'head.dense.{p}'),
+    ('cls.predictions.transform.LayerNorm.{p}', 'head.norm.{p}'),
+    ('cls.predictions.bias', 'head.bias'), ('cls.predictions.decoder.bias', 'head.bias'),
+    ('cls.predictions.decoder.weight', None), ('cls.seq_relationship.{rest}', None))
 
-def adopt(config: dict[str, Any],           # what the checkpoint says about itself
-          state: dict[str, Tensor],
-          given: dict[str, Any],            # arguments that the caller gives
-          # arguments, weights in our names, what they lack
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    "A folder of transformers' BertForMaskedLM, or None where it is none."
-    if config.get('model_type') != 'bert': return None
-    for name, want in (('hidden_act', 'gelu'), ('position_embedding_type', 'absolute')):
-        if config.get(name, want) != want:
-            raise ValueError(f"this BERT has {name}={config[name]!r}, and the recipe only {want!r}; take "
-                             "another")
-    vocab = config.get('vocab_size', 30522)
-    told: dict[str, Any] = dict(
-        vocab=vocab, dim=config.get('hidden_size', 768), depth=config.get('num_hidden_layers', 12),
-        heads=config.get('num_attention_heads', 12), hidden=config.get('intermediate_size', 3072),
-        length=config.get('max_position_embeddings', 512), position='learned',
-        eps=config.get('layer_norm_eps', 1e-12),
-        strategy=Tokens(.15))
-    if vocab == 30522:
-        told |= dict(mask_id=103, special=(0, 101, 102, 103))       # of the published uncased vocabulary
-    if not any(k.startswith('bert.') for k in state):
-        state = {f'bert.{k}': v for k, v in state.items()}       # an encoder saved by itself
-    if 'cls.predictions.bias' not in state and 'cls.predictions.decoder.bias' in state:
-        state = {**state, 'cls.predictions.bias': state['cls.predictions.decoder.bias']}
-    state = fused(rename({k: v for k, v in state.items() if not re.search(SPARE, k)}, TO_OURS))
-    lacks = () if any(k.startswith('head.') for k in state) else ('head',)
-    return told, state, (*lacks, *(['boundary'] if given.get('boundary') else []))
+def text(config: dict, kind: str, **wants: Any) -> dict[str, Any]:
+    "What the configurations of BERT and ELECTRA say alike."
+    demand(config, kind, hidden_act='gelu', position_embedding_type='absolute', **wants)
+    told = dict(vocab=config.get('vocab_size', 30522), depth=config.get('num_hidden_layers', 12),
+                length=config.get('max_position_embeddings', 512), position='learned',
+                eps=config.get('layer_norm_eps', 1e-12))
+    # of the published uncased vocabulary
+    return told | (dict(mask_id=103, special=(0, 101, 102, 103)) if told['vocab'] == 30522 else {})
 
-def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The folder of transformers' BertForMaskedLM."
-    e = recipe.encoder
-    if e.position != 'learned':
-        raise ValueError(f"BertForMaskedLM has learned positions, and this recipe position={e.position!r}; "
+def learned(net: Any, kind: str) -> None:
+    "These networks have a table of positions."
+    if net.position != 'learned':
+        raise ValueError(f"{kind} has learned positions, and this recipe position={net.position!r}; "
                          "use layout='maskedlab'")
+
+def text_folder(kind: str, model_type: str, net: Any, weights: State,
+                **more: Any) -> dict[str, Any]:
+    "The files of BERT or ELECTRA."
+    return folder(kind, model_type, net, weights, vocab_size=net.word.num_embeddings,
+                  max_position_embeddings=net.place.num_embeddings,
+                  type_vocab_size=2, pad_token_id=0, tie_word_embeddings=True, **more)
+
+def read(config: dict, state: State, given: dict) -> Read:
+    "Arguments of BertMLM, and what a folder lacks."
+    told = dict(text(config, 'BERT'), dim=config.get('hidden_size', 768), strategy=Tokens(.15),
+                heads=config.get('num_attention_heads', 12), hidden=config.get('intermediate_size', 3072))
+    lacks = () if any(k.startswith('head.') for k in state) else ('head',)
+    return told, (*lacks, *(['boundary'] if given.get('boundary') else []))
+
+def check(recipe: Any) -> None:
+    "Learned positions, and no second objective."
+    learned(recipe.encoder, 'BertForMaskedLM')
     if recipe.boundary is not None:
         raise ValueError("BertForMaskedLM has no boundary objective, and this recipe has; use "
                          "layout='maskedlab'")
-    weights = rename(parted(state), TO_THEIRS)
-    config = dict(
-        architectures=['BertForMaskedLM'], model_type='bert', vocab_size=recipe.vocab, hidden_size=e.dim,
-        num_hidden_layers=len(e.blocks),
-        num_attention_heads=e.heads, intermediate_size=e.blocks[0].mlp.fc1.out_features, hidden_act='gelu',
-        hidden_dropout_prob=0.,
-        attention_probs_dropout_prob=0., max_position_embeddings=e.place.num_embeddings, type_vocab_size=2,
-        layer_norm_eps=e.norm.eps,
-        pad_token_id=0, tie_word_embeddings=True,
-        torch_dtype=str(weights['cls.predictions.bias'].dtype).removeprefix('torch.'))
-    return {'model.safetensors': weights, 'config.json': config}
 
-LAYOUTS = {'transformers': write_transformers}
+FORMATS = (Format(
+    'transformers', 'bert_mlm', (('bert.embeddings.word_embeddings.weight',
+                                  'embeddings.word_embeddings.weight'),), NAMES,
+    read, lambda recipe, weights: text_folder('BertForMaskedLM', 'bert', recipe.encoder, weights),
+    'bert', check=check),)

@@ -6,76 +6,60 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
-from torch import Tensor
-
-from .names import rename
+from .format import Format, Read, State, published
+from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['OURS', 'ORIGINAL', 'HEADS', 'LAYOUTS', 'adopt', 'write_original']
+__all__ = ['HEADS', 'CONVOLUTION', 'REGRESS', 'NAMES', 'FORMATS', 'read', 'check', 'write']
 
 # %% ../../nbs/formats/cae.ipynb #6065dcae
-OURS = [(r'^regresser\.regressor_blocks\.', 'regressor.blocks.'), (r'^regresser\.', 'regressor.'),
-        (r'^mask_token$', 'regressor.mask_token'),
-        (r'^decoder\.decoder_blocks\.', 'decoder.blocks.'), (r'^decoder\.head\.', 'head.'),
-        (r'\.patch_embed\.proj\.', '.patch_embed.'),
-        (r'\.norm1_q\.', '.norm1.'), (r'\.norm1_([kv])\.', r'.norm_\1.'), (r'\.norm2_cross\.', '.norm2.'),
-        (r'\.mlp_cross\.', '.mlp.'),
-        (r'\.(gamma_[12])_cross$', r'.\1'), (r'\.cross_attn\.([qv])_bias$', r'.attn.\1.bias'),
-        (r'\.cross_attn\.', '.attn.')]
-ORIGINAL = [(r'^(regressor\.blocks\.\d+)\.attn\.([qv])\.bias$', r'\1.cross_attn.\2_bias'),
-            (r'^(regressor\.blocks\.\d+)\.attn\.', r'\1.cross_attn.'),
-            (r'^(regressor\.blocks\.\d+)\.norm1\.', r'\1.norm1_q.'), (r'\.norm_([kv])\.', r'.norm1_\1.'),
-            (r'^(regressor\.blocks\.\d+)\.norm2\.', r'\1.norm2_cross.'),
-            (r'^(regressor\.blocks\.\d+)\.mlp\.', r'\1.mlp_cross.'),
-            (r'^(regressor\.blocks\.\d+)\.(gamma_[12])$', r'\1.\2_cross'),
-            (r'^regressor\.mask_token$', 'mask_token'),
-            (r'^regressor\.blocks\.', 'regresser.regressor_blocks.'), (r'^regressor\.', 'regresser.'),
-            (r'^decoder\.blocks\.', 'decoder.decoder_blocks.'), (r'^head\.', 'decoder.head.'),
-            (r'\.patch_embed\.', '.patch_embed.proj.')]
 HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}       # of the released models, by their width
+# [D, colour, row, column] there, [D, colour row column] here
+CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w.view(len(w), -1, recipe.cut.size, recipe.cut.size))
+REGRESS = (('norm1_q.{p}', 'norm1.{p}'), ('norm1_k.{p}', 'norm_k.{p}'), ('norm1_v.{p}', 'norm_v.{p}'),
+           ('norm2_cross.{p}', 'norm2.{p}'), ('mlp_cross.{rest}', 'mlp.{rest}'),
+           ('gamma_{i}_cross', 'gamma_{i}'),
+           ('cross_attn.q_bias', 'attn.q.bias'), ('cross_attn.v_bias', 'attn.v.bias'),
+           ('cross_attn.{rest}', 'attn.{rest}'))
+NAMES = Names(
+    ('encoder.patch_embed.proj.weight', 'encoder.patch_embed.weight', CONVOLUTION),
+    ('encoder.patch_embed.proj.bias', 'encoder.patch_embed.bias'), ('encoder.{rest}', 'encoder.{rest}'),
+    *under('regresser.regressor_blocks.{i}.', 'regressor.blocks.{i}.', REGRESS),
+    ('regresser.norm.{p}', 'regressor.norm.{p}'),
+    ('mask_token', 'regressor.mask_token'), ('decoder.decoder_blocks.{rest}', 'decoder.blocks.{rest}'),
+    ('decoder.norm.{p}', 'decoder.norm.{p}'), ('decoder.head.{p}', 'head.{p}'),
+    ('alignment_encoder.{rest}', None), ('rd_pos_embed', None))
 
-def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any],
-          # arguments, weights in our names, what they lack
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    "A checkpoint of the original code, or None where it is not one."
-    if not {'encoder.cls_token', 'encoder.patch_embed.proj.weight', 'mask_token',
-            'regresser.norm.weight'} <= set(state):
-        return None
+def read(config: dict, state: State, given: dict) -> Read:
+    "Arguments of CAE."
     if any(k.startswith('encoder_to_regresser') for k in state):
         raise ValueError("this CAE checkpoint has a regressor of another width than its encoder, which this "
                          "recipe does not offer")
-    w = state['encoder.patch_embed.proj.weight']
-    dim, channels, patch, _ = w.shape
-    side, heads = math.isqrt(state['encoder.pos_embed'].shape[1] - 1), given.get('heads') or HEADS.get(dim)
-    if heads is None:
-        raise ValueError("this CAE checkpoint does not say how many heads it has; load it with heads=, a "
-                         f"divisor of {dim}")
-    depth = lambda name: 1 + max(int(m[1]) for k in state if (m := re.match(name + r'\.(\d+)\.', k)))
-    mine = {k: v for k, v in state.items() if not k.startswith(('alignment_encoder.', 'rd_pos_embed'))}
-    ours = rename({**mine, 'encoder.patch_embed.proj.weight': w.flatten(1)}, OURS)
-    sizes = dict(image=side * patch, patch=patch, channels=channels, dim=dim, depth=depth(r'encoder\.blocks'),
-                 heads=heads,
-                 regressor_depth=depth(r'regresser\.regressor_blocks'),
-                 decoder_depth=depth(r'decoder\.decoder_blocks'))
-    return {**sizes, 'words': len(state['decoder.head.weight']), 'tokenizer': None}, ours, ()
+    dim, channels, patch, _ = state['encoder.patch_embed.weight'].shape
+    side = math.isqrt(state['encoder.pos_embed'].shape[1] - 1)
+    return dict(image=side * patch, patch=patch, channels=channels, dim=dim,
+                **published('heads', dim, HEADS, given),
+                depth=depth(state, 'encoder.blocks'), regressor_depth=depth(state, 'regressor.blocks'),
+                decoder_depth=depth(state, 'decoder.blocks'), words=len(state['head.weight']),
+                tokenizer=None), ()
 
-def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The file of the original code, its copy of the encoder included."
+def check(recipe: Any) -> None:
+    "Tokens as targets, and as many heads as readers of such files take."
     if recipe.pixels:
         raise ValueError("this layout holds CAE with tokens, and this recipe predicts pixels; use "
                          "layout='maskedlab'")
     heads, usual = recipe.regressor.blocks[0].attn.heads, HEADS.get(recipe.head.in_features)
-    if usual is not None and usual != heads:
+    if usual not in (None, heads):
         raise ValueError(f"such a file does not say how many heads it has: its readers take {usual} for this "
-                         "width, and this recipe has "
-                         f"{heads}; use layout='maskedlab'")
-    w = state['encoder.patch_embed.weight']
-    theirs = rename({**state, 'encoder.patch_embed.weight': w.view(len(w), -1, recipe.patch, recipe.patch)},
-                    ORIGINAL)
-    theirs |= {f'alignment_{k}': v.clone() for k, v in theirs.items() if k.startswith('encoder.')}
-    return {'cae.pth': {'model': {**theirs, 'rd_pos_embed': theirs['encoder.pos_embed'].clone()}}}
+                         "width, and "
+                         f"this recipe has {heads}; use layout='maskedlab'")
 
-LAYOUTS = {'original': write_original}
+def write(recipe: Any, weights: State) -> dict[str, Any]:
+    "The file of the original code, its copy of the encoder included."
+    copies = {f'alignment_{k}': v.clone() for k, v in weights.items() if k.startswith('encoder.')}
+    return {'cae.pth': {'model': {**weights, **copies, 'rd_pos_embed': weights['encoder.pos_embed'].clone()}}}
+
+FORMATS = (Format('original', 'cae', ('encoder.cls_token', 'encoder.patch_embed.proj.weight', 'mask_token',
+                                      'regresser.norm.weight'), NAMES, read, write, check=check),)

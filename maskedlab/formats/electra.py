@@ -5,115 +5,54 @@
 # %% ../../nbs/formats/electra.ipynb #b7438b22
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from torch import Tensor
-
 from ..masks.words import Slots
-from .names import fused, parted, rename
-from .bert import BLOCK, BLOCK_BACK
+from .bert import TABLES, learned, text, text_folder
+from .format import Format, Read, State
+from .names import Names, under
+from .transformers import POST_NORM
 
 # %% auto #0
-__all__ = ['SHARED', 'BODY', 'HEADS', 'SPARE', 'ONE_OF', 'MODEL_TYPE', 'LAYOUTS', 'body', 'doubled', 'adopt',
-           'write_discriminator', 'write_generator']
+__all__ = ['BODY', 'NETS', 'HEADS', 'TABLE', 'FORMATS']
 
 # %% ../../nbs/formats/electra.ipynb #e336331e
-SHARED = [(r'^electra\.embeddings\.word_embeddings', 'encoder.word'),
-          (r'^electra\.embeddings\.position_embeddings', 'encoder.place'),
-          (r'^electra\.embeddings\.token_type_embeddings', 'encoder.segment'),
-          (r'^electra\.embeddings\.LayerNorm', 'encoder.norm')]
-BODY = [(r'^electra\.embeddings_project\.', 'BODY.project.'), (r'^electra\.encoder\.layer\.', 'BODY.blocks.'),
-        *BLOCK]
-HEADS = [(r'^discriminator_predictions\.dense\.', 'dense.'),
-         (r'^discriminator_predictions\.dense_prediction\.', 'verdict.'),
-         (r'^generator_predictions\.dense\.', 'generator_head.dense.'),
-         (r'^generator_predictions\.LayerNorm\.', 'generator_head.norm.'),
-         (r'^generator_lm_head\.bias', 'generator_head.bias')]
-# a table of 0, 1, 2, ...; the table of embeddings once more
-SPARE = r'position_ids$|^generator_lm_head\.weight$'
+BODY = (*((f'embeddings.{a}', (f'encoder.{b}', f'generator.{b}')) for a, b in TABLES),
+        ('embeddings.position_ids', None))
+NETS = {'encoder': (('discriminator_predictions.dense.{p}', 'dense.{p}'),
+                    ('discriminator_predictions.dense_prediction.{p}', 'verdict.{p}')),
+        'generator': (('generator_predictions.dense.{p}', 'generator_head.dense.{p}'),
+                      ('generator_predictions.LayerNorm.{p}', 'generator_head.norm.{p}'),
+                      ('generator_lm_head.bias', 'generator_head.bias'),
+                      ('generator_lm_head.weight', None))}        # the table of embeddings once more
+HEADS = {'encoder': ('dense', 'verdict'), 'generator': ('generator_head',)}      # a body, and what is its own
 
-# a body, and what belongs to it alone
-ONE_OF = {'encoder': ('dense', 'verdict'), 'generator': ('generator_head',)}
-
-def body(name: str) -> list[tuple[str, str]]:     # 'encoder' (the discriminator's) or 'generator'
-    "Their names to ours, for one of the two networks."
-    return [*SHARED, *((a, b.replace('BODY', name)) for a, b in BODY), *HEADS]
+def _names(me: str, other: str) -> Names:
+    net = (*BODY, ('embeddings_project.{p}', f'{me}.project.{{p}}'),
+           *under('encoder.layer.{i}.', f'{me}.blocks.{{i}}.', POST_NORM))
+    return Names(*under('electra.', '', net), *under('', '', net), *NETS[me],
+                 *((None, f'{part}.{{rest}}') for part in (other, *HEADS[other])))
 
 # %% ../../nbs/formats/electra.ipynb #d3471510
-def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The shared embeddings under the names of both networks."
-    both = {re.sub(r'^encoder\.', 'generator.', k): v for k, v in state.items()
-            if re.match(r'encoder\.(word|place|segment|norm)\.', k)}
-    return {**state, **both}
+def _format(name: str, kind: str, me: str, other: str, holds: tuple, without: tuple = ()) -> Format:
+    def read(config: dict, state: State, given: dict) -> Read:
+        dim, prefix = config.get('hidden_size', 256), '' if me == 'encoder' else f'{me}_'
+        told = text(config, 'ELECTRA', intermediate_size=4 * dim, type_vocab_size=2)
+        told |= {'width': config.get('embedding_size', 128), 'strategy': Slots(.15), f'{prefix}dim': dim,
+                 f'{prefix}heads': config.get('num_attention_heads', 4)}
+        missing = [part for part in HEADS[me] if not any(k.startswith(f'{part}.') for k in state)]
+        return told, (f'{other}.blocks', f'{other}.project', *HEADS[other], *missing)
 
-MODEL_TYPE = 'electra'      # what transformers calls it in config.json
+    def write(recipe: Any, weights: State) -> dict[str, Any]:
+        net = getattr(recipe, me)
+        return text_folder(kind, 'electra', net, weights, embedding_size=net.word.embedding_dim)
 
-def adopt(config: dict[str, Any],           # what the checkpoint says about itself
-          state: dict[str, Tensor],
-          given: dict[str, Any],            # arguments that the caller gives
-          # arguments, weights in our names, what they lack
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    """A folder of transformers' ElectraForPreTraining, ElectraForMaskedLM or ElectraModel, or None where it
-    is none."""
-    if config.get('model_type') != MODEL_TYPE: return None
-    c: dict[str, Any] = {**dict(hidden_size=256, embedding_size=128, num_hidden_layers=12,
-                                num_attention_heads=4, vocab_size=30522,
-                                max_position_embeddings=512, layer_norm_eps=1e-12, hidden_act='gelu'),
-                         **config}
-    wanted = (('hidden_act', 'gelu'), ('position_embedding_type', 'absolute'),
-              ('intermediate_size', 4 * c['hidden_size']),
-              ('type_vocab_size', 2))
-    for name, want in wanted:
-        if c.get(name, want) != want:
-            raise ValueError(f"this ELECTRA has {name}={c[name]!r}, and the recipe only {want!r}; take "
-                             "another")
-    if not any(k.startswith('electra.') for k in state):
-        state = {f'electra.{k}': v for k, v in state.items()}  # a body saved by itself
-    drawing = any(k.startswith('generator_predictions.') for k in state)
-    me, other = ('generator', 'encoder') if drawing else ('encoder', 'generator')
-    kept = {k: v for k, v in state.items() if not re.search(SPARE, k)}
-    ours = doubled(fused(rename(kept, body(me))))
-    sizes = {'generator_dim': c['hidden_size'], 'generator_heads': c['num_attention_heads']} if drawing else \
-        {'dim': c['hidden_size'], 'heads': c['num_attention_heads']}
-    told = dict(vocab=c['vocab_size'], depth=c['num_hidden_layers'], width=c['embedding_size'],
-                length=c['max_position_embeddings'],
-                position='learned', eps=c['layer_norm_eps'], strategy=Slots(.15), **sizes)
-    if c['vocab_size'] == 30522:
-        told |= dict(mask_id=103, special=(0, 101, 102, 103))         # of the published vocabulary
-    missing = [part for part in ONE_OF[me] if not any(k.startswith(f'{part}.') for k in ours)]
-    return told, ours, (f'{other}.blocks', f'{other}.project', *ONE_OF[other], *missing)
+    return Format(name, 'electra', holds, _names(me, other), read, write, 'electra', without,
+                  check=lambda recipe: learned(getattr(recipe, me), kind))
 
-# %% ../../nbs/formats/electra.ipynb #f6103986
-def _write(recipe: Any, state: dict[str, Tensor], me: str, kind: str) -> dict[str, Any]:
-    net = getattr(recipe, me)
-    if net.position != 'learned':
-        raise ValueError(f"{kind} has learned positions, and this recipe position={net.position!r}; use "
-                         "layout='maskedlab'")
-    shared = ('encoder.word', 'encoder.place', 'encoder.segment', 'encoder.norm')
-    mine = (*shared, f'{me}.project', f'{me}.blocks', *ONE_OF[me])
-    kept = {k: v for k, v in state.items() if k.startswith(tuple(f'{m}.' for m in mine))}
-    weights = rename(parted(kept), [
-        *((rf'^{re.escape(new)}', old.lstrip('^').replace('\\', '')) for old, new in SHARED + HEADS),
-        (rf'^{me}\.project\.', 'electra.embeddings_project.'),
-        (rf'^{me}\.blocks\.', 'electra.encoder.layer.'), *BLOCK_BACK])
-    config = dict(
-        architectures=[kind], model_type='electra', vocab_size=recipe.vocab,
-        embedding_size=net.word.embedding_dim, hidden_size=net.dim,
-        num_hidden_layers=len(net.blocks), num_attention_heads=net.heads, intermediate_size=4 * net.dim,
-        hidden_act='gelu',
-        hidden_dropout_prob=0., attention_probs_dropout_prob=0.,
-        max_position_embeddings=net.place.num_embeddings, type_vocab_size=2,
-        layer_norm_eps=net.norm.eps, pad_token_id=0, tie_word_embeddings=True,
-        torch_dtype=str(state['encoder.word.weight'].dtype).removeprefix('torch.'))
-    return {'model.safetensors': weights, 'config.json': config}
-
-def write_discriminator(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The folder of transformers' ElectraForPreTraining."
-    return _write(recipe, state, 'encoder', 'ElectraForPreTraining')
-
-def write_generator(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The folder of transformers' ElectraForMaskedLM."
-    return _write(recipe, state, 'generator', 'ElectraForMaskedLM')
-
-LAYOUTS = {'transformers': write_discriminator, 'transformers generator': write_generator}
+TABLE = ('electra.embeddings.word_embeddings.weight', 'embeddings.word_embeddings.weight')
+FORMATS = (
+    _format('transformers', 'ElectraForPreTraining', 'encoder', 'generator', (TABLE,),
+            ('generator_predictions.{rest}',)),
+    _format('transformers generator', 'ElectraForMaskedLM', 'generator', 'encoder',
+            (TABLE, 'generator_predictions.{rest}')))

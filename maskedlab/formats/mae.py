@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from typing import Any
 
@@ -14,111 +13,60 @@ import torch
 from torch import Tensor
 
 from ..masks.strategies import Random
-from .names import fused, parted, rename
 from ..parts.positions import sincos
 from ..parts.vit import ViT
+from .format import Format, Read, State, demand, need, published
+from .names import Names, depth, under
+from .transformers import PRE_NORM, QKV, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['OURS', 'ORIGINAL', 'DECODER', 'TO_V4', 'FROM_V5', 'FROM_V4', 'HEADS', 'DECODER_HEADS', 'LAYOUTS', 'from_original',
-           'to_original', 'to_transformers', 'from_transformers', 'adopt', 'write_original', 'write_transformers']
+__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'HEADS', 'DECODER_HEADS', 'FORMATS',
+           'read_original', 'read_transformers', 'check_original', 'check_transformers', 'write_original',
+           'write_transformers']
 
 # %% ../../nbs/formats/mae.ipynb #91750f81
-OURS = [(r'^decoder_blocks\.', 'decoder.blocks.'), (r'^decoder_norm\.', 'decoder.norm.'),
-        (r'^decoder_pred\.', 'head.'),
-        (r'^patch_embed\.proj\.', 'encoder.patch_embed.'),
-        (r'^(cls_token|pos_embed|blocks\.|norm\.)', r'encoder.\1')]
-ORIGINAL = [(r'^decoder\.blocks\.', 'decoder_blocks.'), (r'^decoder\.norm\.', 'decoder_norm.'),
-            (r'^head\.', 'decoder_pred.'),
-            (r'^encoder\.patch_embed\.', 'patch_embed.proj.'), (r'^encoder\.', '')]
-# what encoder-only files do not hold, in our names
-DECODER = ('mask_token', 'decoder_pos_embed', 'decoder_embed', 'decoder', 'head')
+def _from_rows(w: Tensor, recipe: Any) -> Tensor:
+    return w.view(len(w), recipe.cut.size, recipe.cut.size, -1).permute(0, 3, 1, 2)
 
-def from_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The original layout to ours."
-    w = state['patch_embed.proj.weight']                                        # [D, colour, row, column]
-    return rename({**state, 'patch_embed.proj.weight': w.permute(0, 2, 3, 1).flatten(1)}, OURS)
-
-def to_original(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    "Ours to the original layout."
-    w = state['encoder.patch_embed.weight']
-    side = math.isqrt(w.shape[1] // channels)
-    return rename({**state, 'encoder.patch_embed.weight': w.view(-1, side, side,
-                                                                 channels).permute(0, 3, 1, 2)}, ORIGINAL)
+# [D, colour, row, column] there, [D, row column colour] here
+CONVOLUTION = (lambda w: w.permute(0, 2, 3, 1).flatten(1), _from_rows)
+ORIGINAL = Names(
+    *((n, f'encoder.{n}') for n in ('cls_token', 'pos_embed', 'blocks.{rest}', 'norm.{p}')),
+    ('patch_embed.proj.weight', 'encoder.patch_embed.weight', CONVOLUTION),
+    ('patch_embed.proj.bias', 'encoder.patch_embed.bias'), ('mask_token', 'decoder.mask_token'),
+    *((f'decoder_{n}', f'decoder.{n}') for n in ('embed.{p}', 'pos_embed', 'blocks.{rest}', 'norm.{p}')),
+    ('decoder_pred.{p}', 'head.{p}'))
 
 # %% ../../nbs/formats/mae.ipynb #5520885a
-TO_V4 = [(r'^(cls_token)', r'vit.embeddings.\1'), (r'^pos_embed', 'vit.embeddings.position_embeddings'),
-         (r'^patch_embed\.proj', 'vit.embeddings.patch_embeddings.projection'),
-         (r'^norm\.', 'vit.layernorm.'),
-         (r'^blocks\.', 'vit.encoder.layer.'), (r'^decoder_blocks\.', 'decoder.decoder_layers.'),
-         (r'^(mask_token|decoder_pos_embed|decoder_embed|decoder_norm|decoder_pred)', r'decoder.\1'),
-         (r'\.norm1\.', '.layernorm_before.'), (r'\.norm2\.', '.layernorm_after.'),
-         (r'\.attn\.proj\.', '.attention.output.dense.'),
-         (r'\.attn\.(query|key|value)\.', r'.attention.attention.\1.'),
-         (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
-FROM_V5 = [(r'^decoder\.decoder_encoder\.layer\.', 'decoder.decoder_layers.'),
-           (r'^vit\.layers\.', 'vit.encoder.layer.'),
-           (r'\.attention\.([qkv])_proj\.', r'.attention.attention.\1.'),
-           (r'\.attention\.q\.', '.attention.query.'), (r'\.attention\.k\.', '.attention.key.'),
-           (r'\.attention\.v\.', '.attention.value.'),
-           (r'\.attention\.o_proj\.', '.attention.output.dense.'),
-           (r'\.mlp\.fc1\.', '.intermediate.dense.'), (r'\.mlp\.fc2\.', '.output.dense.')]
-FROM_V4 = [(r'^vit\.embeddings\.position_embeddings', 'pos_embed'),
-           (r'^vit\.embeddings\.patch_embeddings\.projection', 'patch_embed.proj'),
-           (r'^vit\.embeddings\.', ''), (r'^vit\.layernorm\.', 'norm.'),
-           (r'^vit\.encoder\.layer\.', 'blocks.'),
-           (r'^decoder\.decoder_layers\.', 'decoder_blocks.'), (r'^decoder\.', ''),
-           (r'\.layernorm_before\.', '.norm1.'), (r'\.layernorm_after\.', '.norm2.'),
-           (r'\.attention\.output\.dense\.', '.attn.proj.'),
-           (r'\.attention\.attention\.', '.attn.'), (r'\.intermediate\.dense\.', '.mlp.fc1.'),
-           (r'\.output\.dense\.', '.mlp.fc2.')]
-
-def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The original layout to that of transformers (names of version 4)."
-    return rename(parted(state), TO_V4)
-
-def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The layout of transformers (names of version 4 or 5) to the original."
-    if any(k.startswith('embeddings.') for k in state):
-        state = {f'vit.{k}': v for k, v in state.items()}    # an encoder saved by itself
-    return fused(rename(rename(state, FROM_V5), FROM_V4))
+BLOCK = (*PRE_NORM, *QKV)
+ENCODER = (('embeddings.cls_token', 'cls_token'), ('embeddings.position_embeddings', 'pos_embed'),
+           ('embeddings.patch_embeddings.projection.weight', 'patch_embed.weight', CONVOLUTION),
+           ('embeddings.patch_embeddings.projection.bias', 'patch_embed.bias'), ('layernorm.{p}', 'norm.{p}'),
+           *under('encoder.layer.{i}.', 'blocks.{i}.', BLOCK), *under('layers.{i}.', 'blocks.{i}.', BLOCK))
+DECODER = (('mask_token', 'mask_token'), ('decoder_pos_embed', 'pos_embed'),
+           ('decoder_embed.{p}', 'embed.{p}'),
+           ('decoder_norm.{p}', 'norm.{p}'), *under('decoder_layers.{i}.', 'blocks.{i}.', BLOCK),
+           *under('decoder_encoder.layer.{i}.', 'blocks.{i}.', BLOCK))
+TRANSFORMERS = Names(*under('vit.', 'encoder.', ENCODER), *under('', 'encoder.', ENCODER),
+                     *under('decoder.', 'decoder.', DECODER), ('decoder.decoder_pred.{p}', 'head.{p}'))
 
 # %% ../../nbs/formats/mae.ipynb #e625941f
 HEADS = {768: 12, 1024: 16, 1280: 16}                   # of the published encoders (B, L, H), by their width
 DECODER_HEADS = {512: 16}                               # of their decoder
 
-def adopt(config: dict[str, Any],           # what the checkpoint says about itself
-          state: dict[str, Tensor],
-          given: dict[str, Any],            # arguments that the caller gives
-          # arguments of MAE, weights in our names, what they lack
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    "A checkpoint of the original code or of transformers, or None where it is neither."
-    theirs = any(k.endswith('embeddings.patch_embeddings.projection.weight') for k in state)
-    if config.get('model_type', 'vit_mae' if theirs else None) == 'vit_mae':
-        told, state = _told_transformers(config, given), from_transformers(state)
-    elif 'model_type' not in config and {'cls_token', 'pos_embed', 'patch_embed.proj.weight',
-                                         'blocks.0.attn.qkv.weight'} <= set(state):
-        told = _told_original(config, state, given)
-    else:
-        return None
-    whole = any(k.startswith(('decoder', 'mask_token')) for k in state)
-    return {**_sizes(state, whole), **told}, from_original(state), () if whole else DECODER
-
-def _sizes(state: dict[str, Tensor], whole: bool) -> dict[str, Any]:
-    "What the tensors say, in the original layout."
-    need = ('patch_embed.proj.weight', 'pos_embed', *(['decoder_embed.weight'] if whole else []))
-    missing = [k for k in need if k not in state]
-    if missing: raise ValueError(f"this MAE checkpoint lacks {', '.join(missing)}; fetch it again")
-    dim, channels, patch, _ = state['patch_embed.proj.weight'].shape
-    h, w = _grid(state['pos_embed'])
+def _sizes(state: State) -> tuple[dict[str, Any], tuple[str, ...]]:
+    "What the tensors say, and the parts that encoder-only files do not hold."
+    whole = any(k.startswith('decoder') for k in state)
+    need(state, ('encoder.patch_embed.weight', 'encoder.pos_embed',
+                 *(['decoder.embed.weight'] if whole else [])),
+         'this MAE checkpoint lacks {}; fetch it again')
+    dim, channels, patch, _ = state['encoder.patch_embed.weight'].shape
+    h, w = _grid(state['encoder.pos_embed'])
     image = h * patch if h == w else (h * patch, w * patch)
-    sizes = dict(image=image, patch=patch, channels=channels, dim=dim, depth=_depth(state, 'blocks'))
-    if whole:
-        sizes |= dict(decoder_dim=len(state['decoder_embed.weight']),
-                      decoder_depth=_depth(state, 'decoder_blocks'))
-    return sizes
-
-def _depth(state: dict[str, Tensor], name: str) -> int:
-    return 1 + max((int(k.split('.')[1]) for k in state if re.match(rf'{name}\.\d+\.', k)), default=-1)
+    sizes = dict(image=image, patch=patch, channels=channels, dim=dim, depth=depth(state, 'encoder.blocks'))
+    if not whole: return sizes, ('decoder', 'head')
+    return dict(sizes, decoder_dim=len(state['decoder.embed.weight']),
+                decoder_depth=depth(state, 'decoder.blocks')), ()
 
 def _grid(table: Tensor) -> tuple[int, int]:
     "The grid of a table of positions: square, or the one whose waves it holds."
@@ -131,95 +79,68 @@ def _grid(table: Tensor) -> tuple[int, int]:
                      "image=(height, width)")
 
 # %% ../../nbs/formats/mae.ipynb #bc22ec39
-def _told_original(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any]) -> dict[str, Any]:
-    args, told = config.get('args', {}), dict[str, Any](eps=1e-6)
-    dim, decoder_dim = state['pos_embed'].shape[2], len(state.get('decoder_embed.weight', ()))
-    for name, known, width in (('heads', HEADS, dim), ('decoder_heads', DECODER_HEADS, decoder_dim)):
-        if name in given or not width: continue
-        if width not in known:
-            raise ValueError(f"an original MAE file does not say how many heads a width of {width} has; give "
-                             f"{name}= to load_pretrained")
-        told[name] = known[width]
+def read_original(config: dict, state: State, given: dict) -> Read:
+    "Arguments of MAE, and what an original file lacks."
+    (sizes, lacks), args, file = _sizes(state), config.get('args', {}), str(config.get('file'))
+    told = dict(sizes, eps=1e-6, **published('heads', sizes['dim'], HEADS, given))
+    if not lacks:
+        told |= published('decoder_heads', sizes['decoder_dim'], DECODER_HEADS, given)
     if 'mask_ratio' in args:
         told['strategy'] = Random(float(args['mask_ratio']), law='floor kept')
     if 'norm_pix_loss' in args:
         told['norm_pix'] = bool(args['norm_pix_loss'])
-    elif 'visualize' in str(config.get('file')):
+    elif 'visualize' in file:
         told['norm_pix'] = False
-    elif decoder_dim and 'norm_pix' not in given:
-        if 'full' not in str(config.get('file')):
-            warnings.warn("this file does not say whether it predicts normalised pixels; taken as "
-                          "norm_pix=True, else give norm_pix=",
-                          stacklevel=4)
-        told['norm_pix'] = True
-    return told
+    elif not lacks and 'norm_pix' not in given and 'full' not in file:
+        warnings.warn("this file does not say whether it predicts normalised pixels; taken as "
+                      "norm_pix=True, else give norm_pix=", stacklevel=5)
+    return told, lacks
 
-def _told_transformers(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    if config.get('model_type') != 'vit_mae':
-        raise ValueError("these weights of transformers come without their config.json (heads, eps, mask "
-                         "ratio); give the whole folder")
-    defaults = dict(hidden_size=768, num_attention_heads=12, decoder_num_attention_heads=16,
-                    decoder_hidden_size=512,
-                    layer_norm_eps=1e-12, mask_ratio=.75, norm_pix_loss=False)
-    c: dict[str, Any] = {**defaults, **config}
-    for name, want in (('hidden_act', 'gelu'), ('qkv_bias', True),
-                       ('intermediate_size', 4 * c['hidden_size']),
-                       ('decoder_intermediate_size', 4 * c['decoder_hidden_size'])):
-        if c.get(name, want) != want:
-            raise ValueError(f"this ViTMAE has {name}={c[name]!r}, and the recipe only {want!r}; take another")
-    told = dict(heads=c['num_attention_heads'], decoder_heads=c['decoder_num_attention_heads'],
-                eps=c['layer_norm_eps'],
-                norm_pix=c['norm_pix_loss'], strategy=Random(float(c['mask_ratio']), law='floor kept'))
-    colours = config.get('preprocessor', {})
-    return told | {ours: tuple(colours[k]) for ours, k in (('mean', 'image_mean'), ('std', 'image_std'))
-                   if k in colours}
+def read_transformers(config: dict, state: State, given: dict) -> Read:
+    "Arguments of MAE, and what a folder of ViTMAE lacks."
+    c: dict[str, Any] = {**dict(hidden_size=768, num_attention_heads=12, decoder_num_attention_heads=16,
+                                decoder_hidden_size=512, layer_norm_eps=1e-12, mask_ratio=.75,
+                                norm_pix_loss=False), **config}
+    demand(c, 'ViTMAE', hidden_act='gelu', qkv_bias=True, intermediate_size=4 * c['hidden_size'],
+           decoder_intermediate_size=4 * c['decoder_hidden_size'])
+    sizes, lacks = _sizes(state)
+    return dict(sizes, heads=c['num_attention_heads'], decoder_heads=c['decoder_num_attention_heads'],
+                eps=c['layer_norm_eps'], norm_pix=c['norm_pix_loss'],
+                strategy=Random(float(c['mask_ratio']), law='floor kept'), **read_colours(config)), lacks
 
 # %% ../../nbs/formats/mae.ipynb #dcf06e70
-def _plain(recipe: Any) -> None:
+def check_original(recipe: Any) -> None:
+    "These layouts hold MAE's own encoder."
     if type(recipe.encoder) is not ViT:
         raise ValueError("this layout holds MAE's own encoder, and this recipe a "
                          f"{type(recipe.encoder).__name__}; use layout='maskedlab'")
 
-def _digits(v: Tensor) -> list[float]:
-    return [round(float(x), 6) for x in v]
-
-def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The file of the original code; its name says what it predicts."
-    _plain(recipe)
-    return {'mae_full.pth' if recipe.norm_pix
-            else 'mae_visualize.pth': {'model': to_original(state, recipe.channels)}}
-
-def write_transformers(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The folder of transformers' ViTMAEForPreTraining."
-    _plain(recipe)
-    h, w = recipe.encoder.grid
+def check_transformers(recipe: Any) -> None:
+    "Its pictures are square, and its masks random."
+    check_original(recipe)
+    square(recipe.encoder.grid, 'ViTMAEForPreTraining')
     s = recipe.strategy
-    if h != w:
-        raise ValueError(f"ViTMAEForPreTraining takes square pictures, and this recipe has {h} x {w} "
-                         "patches; use layout='maskedlab'")
     if not isinstance(s, Random) or s.law != 'floor kept' or callable(s.ratio):
         raise ValueError(f"ViTMAEForPreTraining hides a constant share at random, this recipe {str(s)[:50]}; "
                          "set r.strategy = Random(.75)")
-    encoder, decoder = recipe.encoder, recipe.decoder
-    config = dict(
-        architectures=['ViTMAEForPreTraining'], model_type='vit_mae', image_size=h * recipe.patch,
-        patch_size=recipe.patch,
-        num_channels=recipe.channels, hidden_size=encoder.dim, num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=encoder.blocks[0].attn.heads, intermediate_size=4 * encoder.dim,
-        hidden_act='gelu', qkv_bias=True,
-        hidden_dropout_prob=0., attention_probs_dropout_prob=0., layer_norm_eps=encoder.norm.eps,
-        decoder_hidden_size=recipe.decoder_embed.out_features,
-        decoder_num_hidden_layers=len(decoder.blocks),
-        decoder_num_attention_heads=decoder.blocks[0].attn.heads,
-        decoder_intermediate_size=4 * recipe.decoder_embed.out_features,
-        mask_ratio=s.ratio, norm_pix_loss=recipe.norm_pix,
-        torch_dtype=str(state['mask_token'].dtype).removeprefix('torch.'))
-    side = dict(height=h * recipe.patch, width=h * recipe.patch)
-    pictures = dict(image_processor_type='ViTImageProcessor', do_resize=True, size=side, resample=3,
-                    do_rescale=True, do_normalize=True,
-                    rescale_factor=1 / 255, image_mean=_digits(recipe.colours.mean),
-                    image_std=_digits(recipe.colours.std))
-    weights = to_transformers(to_original(state, recipe.channels))
-    return {'model.safetensors': weights, 'preprocessor_config.json': pictures, 'config.json': config}
 
-LAYOUTS = {'original': write_original, 'transformers': write_transformers}
+def write_original(recipe: Any, weights: State) -> dict[str, Any]:
+    "The file of the original code; its name says what it predicts."
+    return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth': {'model': weights}}
+
+def write_transformers(recipe: Any, weights: State) -> dict[str, Any]:
+    "The folder of transformers' ViTMAEForPreTraining."
+    files, config = pictures(recipe, 'ViTImageProcessor', recipe.encoder.grid)
+    blocks, width = recipe.decoder.blocks, recipe.decoder.embed.out_features
+    return folder('ViTMAEForPreTraining', 'vit_mae', recipe.encoder, weights, files, **config, qkv_bias=True,
+                  decoder_hidden_size=width, decoder_num_hidden_layers=len(blocks),
+                  decoder_num_attention_heads=blocks[0].attn.heads, decoder_intermediate_size=4 * width,
+                  mask_ratio=recipe.strategy.ratio, norm_pix_loss=recipe.norm_pix)
+
+FORMATS = (
+    Format('original', 'mae', ('cls_token', 'pos_embed', 'patch_embed.proj.weight',
+                               'blocks.0.attn.qkv.weight'), ORIGINAL,
+           read_original, write_original, check=check_original),
+    Format('transformers', 'mae', (('vit.embeddings.patch_embeddings.projection.weight',
+                                    'embeddings.patch_embeddings.projection.weight'),), TRANSFORMERS,
+           read_transformers, write_transformers, 'vit_mae', check=check_transformers))

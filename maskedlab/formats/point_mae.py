@@ -5,65 +5,41 @@
 # %% ../../nbs/formats/point_mae.ipynb #2baae443
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from torch import Tensor
-
-from .names import rename
+from .format import Format, Read, State, published
+from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['POINTNET', 'TO_OURS', 'TO_THEIRS', 'CONVOLUTIONS', 'HEADS', 'LAYOUTS', 'unwrap', 'depth', 'adopt', 'write_original']
+__all__ = ['HEADS', 'CONVOLUTION', 'POINTNET', 'NAMES', 'FORMATS', 'read', 'write']
 
 # %% ../../nbs/formats/point_mae.ipynb #209e1287
-POINTNET = [(r'first_conv\.', 'first.'), (r'second_conv\.', 'second.')]
-TO_OURS = [(r'^MAE_encoder\.encoder\.', 'embed.'), (r'^MAE_encoder\.pos_embed\.', 'position.'),
-           (r'^MAE_encoder\.blocks\.blocks\.', 'encoder.blocks.'), (r'^MAE_encoder\.norm\.', 'encoder.norm.'),
-           (r'^decoder_pos_embed\.', 'decoder_position.'), (r'^MAE_decoder\.', 'decoder.'),
-           (r'^increase_dim\.0\.', 'head.'), *POINTNET]
-TO_THEIRS = [(r'\.first\.', '.first_conv.'), (r'\.second\.', '.second_conv.'),
-             (r'^embed\.', 'MAE_encoder.encoder.'),
-             (r'^position\.', 'MAE_encoder.pos_embed.'),
-             (r'^encoder\.blocks\.', 'MAE_encoder.blocks.blocks.'),
-             (r'^encoder\.norm\.', 'MAE_encoder.norm.'), (r'^decoder_position\.', 'decoder_pos_embed.'),
-             (r'^decoder\.', 'MAE_decoder.'),
-             (r'^head\.', 'increase_dim.0.')]
-CONVOLUTIONS = r'(first_conv|second_conv)\.[03]\.weight$|increase_dim\.0\.weight$'
-
-def unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    "Names without what data-parallel training puts in front."
-    return {k.removeprefix('base_model.').removeprefix('module.'): v for k, v in state.items()}
-
-def depth(state: dict[str, Tensor], prefix: str) -> int:
-    "How many blocks there are."
-    found = [m for m in (re.match(rf'{re.escape(prefix)}(\d+)\.', k) for k in state) if m]
-    return 1 + max((int(m[1]) for m in found), default=-1)
-
 HEADS = {384: 6}        # of the released networks, by their width
+CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w[..., None])
+POINTNET = (*((f'{n}_conv.{i}.weight', f'{n}.{i}.weight', CONVOLUTION) for n in ('first', 'second')
+              for i in (0, 3)),
+            *((f'{n}_conv.{{rest}}', f'{n}.{{rest}}') for n in ('first', 'second')))
+NAMES = Names(
+    *under('MAE_encoder.encoder.', 'encoder.embed.', POINTNET),
+    ('MAE_encoder.pos_embed.{rest}', 'encoder.position.{rest}'),
+    ('MAE_encoder.blocks.blocks.{rest}', 'encoder.blocks.{rest}'),
+    ('MAE_encoder.norm.{p}', 'encoder.norm.{p}'),
+    ('mask_token', 'decoder.mask_token'), ('decoder_pos_embed.{rest}', 'decoder.position.{rest}'),
+    ('MAE_decoder.blocks.{rest}', 'decoder.blocks.{rest}'), ('MAE_decoder.norm.{p}', 'decoder.norm.{p}'),
+    ('increase_dim.0.weight', 'head.weight', CONVOLUTION), ('increase_dim.0.bias', 'head.bias'))
 
-def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any],
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    "A released pre-training checkpoint, or None where it is none."
-    state = unwrap(state)
-    if not {'MAE_encoder.encoder.first_conv.0.weight', 'increase_dim.0.weight'} <= set(state): return None
-    dim, told = len(state['mask_token'].flatten()), dict[str, Any]()
-    if 'heads' not in given:
-        if dim not in HEADS:
-            raise ValueError(f"this file does not say how many heads a width of {dim} has; give heads= and "
-                             "decoder_heads=")
-        told = dict(heads=HEADS[dim], decoder_heads=HEADS[dim])
-    first, second = (state[f'MAE_encoder.encoder.{n}_conv.0.weight'] for n in ('first', 'second'))
-    ours = rename({k: v.flatten(1) if re.search(CONVOLUTIONS, k) else v for k, v in state.items()}, TO_OURS)
-    sizes = dict(dim=dim, depth=depth(state, 'MAE_encoder.blocks.blocks.'),
-                 decoder_depth=depth(state, 'MAE_decoder.blocks.'),
-                 size=len(state['increase_dim.0.weight']) // 3,
-                 pointnet=(len(first), second.shape[1] // 2, len(second)))
-    return {**sizes, **told}, ours, ()
+def read(config: dict, state: State, given: dict) -> Read:
+    "Arguments of PointMAE."
+    dim = state['decoder.mask_token'].numel()
+    first, second = (state[f'encoder.embed.{n}.0.weight'] for n in ('first', 'second'))
+    return dict(dim=dim, depth=depth(state, 'encoder.blocks'), decoder_depth=depth(state, 'decoder.blocks'),
+                size=len(state['head.weight']) // 3, pointnet=(len(first), second.shape[1] // 2, len(second)),
+                **published('heads', dim, HEADS, given), **published('decoder_heads', dim, HEADS, given)), ()
 
-def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
+def write(recipe: Any, weights: State) -> dict[str, Any]:
     "The released pre-training file."
-    theirs = rename(state, TO_THEIRS)
-    return {'pretrain.pth': {'base_model': {f'module.{k}': v[..., None] if re.search(CONVOLUTIONS, k) else v
-                                            for k, v in theirs.items()}}}
+    return {'pretrain.pth': {'base_model': {f'module.{k}': v for k, v in weights.items()}}}
 
-LAYOUTS = {'original': write_original}
+FORMATS = (Format('original', 'point_mae', ('MAE_encoder.encoder.first_conv.0.weight', 'mask_token',
+                                            'increase_dim.0.weight'),
+                  NAMES, read, write),)

@@ -12,17 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.saved import brief, decode, load_state, name_of, read_checkpoint
+from ..contract.saved import brief, decode, make_saved, name_of, read_checkpoint
 from ..contract.recipe import Recipe
 from ..contract.catalogue import ALIASES, RECIPES, formats_of
 from ..contract.create import recipe_class
+from .format import find_format
 
 # %% auto #0
 __all__ = ['load_pretrained']
 
 # %% ../../nbs/formats/pretrained.ipynb #87f55ff9
 def load_pretrained(path: Any,               # a folder, a .safetensors or a .pth file; or a list of several that fill one recipe together
-                    # the class (or 'file.py:Class') of a recipe from outside the kit, whose code is to be run
+                    # whose it is, where that is in doubt: a name, or the class (or 'file.py:Class') of a
+                    # recipe
+                    # from outside the kit, whose code is to be run
                     recipe: Any = None,
                     **overrides,             # arguments of the recipe, which win over those of the checkpoint
                     ) -> Recipe:             # in eval mode, float32
@@ -32,29 +35,25 @@ def load_pretrained(path: Any,               # a folder, a .safetensors or a .pt
     several = [*path] if isinstance(path, list | tuple) else []
     path = several[0] if several else path
     config, state = read_checkpoint(path)
+    untrained: tuple[str, ...] = ()
     if 'recipe' in config:
         if len(several) > 1:
             raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
-        untrained: tuple[str, ...] = ()
         cls = _trusted(str(config['recipe']), recipe, path)
         arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
     else:
-        cls, arguments, state, untrained = _adopted(config, state, overrides, recipe, path)
+        cls, *found = _adopted(config, state, overrides, recipe, path)
         for other in several[1:]:
-            arguments, state, untrained = _joined(cls, (arguments, state, untrained), overrides, path, other)
-    try:
-        made = cls(**{**arguments, **overrides})
-    except TypeError as error:
-        raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
-    load_state(made, state, str(path), untrained)
+            found = _joined(cls, found, overrides, path, other)
+        arguments, state, untrained = found
+    made = make_saved(cls, {**arguments, **overrides}, state, path, untrained)
     if untrained:
-        learned = [u for u in untrained if u not in dict(made.named_buffers())]
-        warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(learned)}",
+        warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(untrained)}",
                       stacklevel=2)
-    return made.eval()
+    return made
 
-def _joined(cls: type[Recipe], first: tuple, given: dict[str, Any], path: str | Path, other: str | Path,
-            ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
+def _joined(cls: type[Recipe], first: list, given: dict[str, Any], path: str | Path,
+            other: str | Path) -> list:
     "What two checkpoints hold together; what both hold must be the same."
     found = _adopted(*read_checkpoint(other), given, cls, other)[1:]
     for a, b, same in zip(first[:2], found[:2], (lambda x, y: x == y, torch.equal)):
@@ -62,7 +61,7 @@ def _joined(cls: type[Recipe], first: tuple, given: dict[str, Any], path: str | 
         if unlike:
             raise ValueError(f"{brief(path, 40)} and {brief(other, 40)} do not agree in "
                              f"{', '.join(unlike[:2])}; load one alone")
-    return {**first[0], **found[0]}, {**first[1], **found[1]}, tuple(u for u in first[2] if u in found[2])
+    return [{**first[0], **found[0]}, {**first[1], **found[1]}, tuple(u for u in first[2] if u in found[2])]
 
 def _trusted(name: str, given: Any, path: str | Path) -> type[Recipe]:
     """The class that a checkpoint names: one of the kit, or the one that the caller gave.
@@ -80,10 +79,9 @@ def _trusted(name: str, given: Any, path: str | Path) -> type[Recipe]:
 def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any], recipe: Any,
              path: str | Path,
              ) -> tuple[type[Recipe], dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
-    "Ask each recipe whether the checkpoint is one of its own."
-    for cls in [recipe_class(recipe)] if recipe is not None else map(recipe_class, RECIPES):
-        adopt = getattr(formats_of(name_of(cls)), 'adopt', cls.adopt)
-        found = adopt(config, state, given) if adopt else None
-        if found is not None: return cls, *found
+    "The recipe that a checkpoint of another library fills, and with what."
+    cls = None if recipe is None else recipe_class(recipe)
+    found = find_format(config, state, cls and (*cls.formats, *formats_of(name_of(cls))), path)
+    if found is not None: return cls or recipe_class(found.recipe), *found.adopt(config, state, given)
     what = f"model_type {config['model_type']!r}" if 'model_type' in config else f"keys such as {', '.join(list(state)[:2])}"
     raise ValueError(f"{brief(path)} is a checkpoint of no recipe here ({what[:80]}); see ml.list_recipes()")

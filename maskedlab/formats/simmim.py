@@ -6,47 +6,44 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
-from torch import Tensor
-
-from .names import rename
+from ..masks.strategies import Random
+from .format import Format, Read, State, need
+from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['OURS', 'ORIGINAL', 'LAYOUTS', 'adopt', 'write_original']
+__all__ = ['ENCODER', 'COLUMN', 'NAMES', 'FORMATS', 'encoder_sizes', 'read']
 
 # %% ../../nbs/formats/simmim.ipynb #d750cc9e
-OURS = [(r'^encoder\.patch_embed\.proj\.', 'encoder.patch_embed.'),
-        (r'\.relative_position_bias_table$', '.table'),
-        (r'^decoder\.0\.', 'head.'), (r'^encoder\.mask_token$', 'mask_token')]
-ORIGINAL = [(r'^encoder\.patch_embed\.', 'encoder.patch_embed.proj.'),
-            (r'\.table$', '.relative_position_bias_table'),
-            (r'^head\.', 'decoder.0.'), (r'^mask_token$', 'encoder.mask_token')]
+# the encoder of BEiT and SimMIM, in their authors' code and here
+ENCODER = (('patch_embed.proj.{p}', 'patch_embed.{p}'), ('cls_token', 'cls_token'),
+           ('blocks.{rest}', 'blocks.{rest}'),
+           ('norm.{p}', 'norm.{p}'), ('rel_pos_bias.relative_position_bias_table', 'rel_pos_bias.table'),
+           ('rel_pos_bias.relative_position_index', None))             # a buffer, which we compute
+COLUMN = (lambda t: t.flatten(), lambda t, recipe: t.view(1, 1, -1))
+NAMES = Names(*under('encoder.', 'encoder.', ENCODER), ('encoder.mask_token', 'mask_token', COLUMN),
+              ('decoder.0.{p}', 'head.{p}'))
 
-def adopt(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any],
-          # arguments, weights in our names, what they lack
-          ) -> tuple[dict[str, Any], dict[str, Tensor], tuple[str, ...]] | None:
-    "A checkpoint of the original code, or None where it is not one."
-    if not {'encoder.mask_token', 'encoder.patch_embed.proj.weight', 'decoder.0.weight'} <= set(state):
-        return None
-    table = state.get('encoder.rel_pos_bias.relative_position_bias_table')
-    if table is None:
-        raise ValueError("this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
-    dim, channels, token, _ = state['encoder.patch_embed.proj.weight'].shape
-    side = (math.isqrt(len(table) - 3) + 1) // 2                # (2 * side - 1) ** 2 + 3 rows
-    depth = 1 + max(int(k.split('.')[2]) for k in state if re.match(r'encoder\.blocks\.\d+\.', k))
-    # a buffer, which we compute
-    ours = rename({k: v for k, v in state.items() if not k.endswith('relative_position_index')}, OURS)
-    ours['mask_token'] = ours['mask_token'].flatten()
-    heads, cell = table.shape[1], max(32, token)
-    return dict(image=side * token, token=token, cell=cell, channels=channels, dim=dim, depth=depth,
-                heads=heads), ours, ()
+def encoder_sizes(state: State) -> dict[str, int]:
+    """What the tensors of this encoder say: of its table of biases the columns are heads, and the rows
+    offsets."""
+    dim, channels, token, _ = state['encoder.patch_embed.weight'].shape
+    table = state['encoder.rel_pos_bias.table']
+    side = (math.isqrt(len(table) - 3) + 1) // 2                            # (2 * side - 1) ** 2 + 3 rows
+    return dict(image=side * token, token=token, channels=channels, dim=dim,
+                depth=depth(state, 'encoder.blocks'),
+                heads=table.shape[1])
 
-def write_original(recipe: Any, state: dict[str, Tensor]) -> dict[str, Any]:
-    "The file of the original code, without the buffer of its indices."
-    theirs = rename(state, ORIGINAL)
-    theirs['encoder.mask_token'] = theirs['encoder.mask_token'].view(1, 1, -1)
-    return {'simmim.pth': {'model': theirs}}
+def read(config: dict, state: State, given: dict) -> Read:
+    "Arguments of SimMIM."
+    need(state, ['encoder.rel_pos_bias.table'],
+         "this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
+    sizes, data = encoder_sizes(state), config.get('args', {}).get('DATA', {})
+    told = dict(sizes, cell=data.get('MASK_PATCH_SIZE', max(32, sizes['token'])))
+    return told | ({'strategy': Random(data['MASK_RATIO'], law='ceil hidden')} if 'MASK_RATIO' in data
+                   else {}), ()
 
-LAYOUTS = {'original': write_original}
+FORMATS = (Format('original', 'simmim', ('encoder.mask_token', 'encoder.patch_embed.proj.weight',
+                                         'decoder.0.weight'), NAMES,
+                  read, lambda recipe, weights: {'simmim.pth': {'model': weights}}),)
