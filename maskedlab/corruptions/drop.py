@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..contract.units import index_of
+from ..contract.units import each_in, index_of
 
 # %% auto #0
-__all__ = ['keep', 'restore']
+__all__ = ['keep', 'restore', 'unpad']
 
 # %% ../../nbs/corruptions/00_drop.ipynb #600f2958
 def keep(x: Tensor,        # `[B, N, D]`
@@ -48,3 +48,11 @@ def restore(tokens: Tensor,   # `[B, n, D]`, as `keep` gave them
     if not tokens.shape[1]: return filler
     place = (visible.cumsum(1) - 1).clamp_min(0)
     return torch.where(visible[..., None], tokens.gather(1, place[..., None].expand(B, N, D)), filler)
+
+def unpad(tokens: Tensor,     # `[B, n, ...]`, as `keep` gave them
+          visible: Tensor,    # the same bool `[B, N]` (or `[B, *shape]`)
+          ) -> Tensor:        # `[count, ...]`, in the order of `visible.nonzero()`
+    "Kept tokens as rows, without padding."
+    if each_in(visible) is not None: return tokens.flatten(0, 1)
+    counts = visible.flatten(1).sum(1, keepdim=True)
+    return tokens[torch.arange(tokens.shape[1], device=tokens.device) < counts]

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts.vit import ViT, states
+from ..parts.patches import Patches
+from ..parts.vit import ViT
+from ..parts.watch import watched
 
 # %% auto #0
 __all__ = ['TEACHERS', 'ViTTeaches', 'EfficientLite', 'as_teacher', 'check_teacher', 'shown']
@@ -23,29 +25,27 @@ class ViTTeaches(nn.Module):
     "A recipe with a `ViT` as its encoder, as a teacher."
     def __init__(self, net: Any):
         super().__init__()
-        if not isinstance(getattr(net, 'encoder', None), ViT) or not hasattr(net, 'colours'):
+        if not isinstance(getattr(net, 'encoder', None), ViT) or not isinstance(getattr(net, 'cut', None), Patches):
             raise TypeError(f"{type(net).__name__} cannot teach: give a recipe with a ViT encoder, a stage "
-                            "such as "
-                            "vit_teacher/micro/image/0, or a module with look(image)")
-        self.net = net
-        self.patch, self.channels, self.grid, self.dim = net.patch, net.channels, net.encoder.grid, net.encoder.dim
-        self.depth, self.heads = len(net.encoder.blocks), net.encoder.blocks[0].attn.heads
-
-    def tokens(self, image: Tensor) -> Tensor:       # `[B, C, H, W]` in 0..1 to `[B, N, dim]`
-        "Embedded patches of whole pictures."
-        patches = lambda image: self.net.units({'image': image}).x
-        plain = lambda v: patches(v.view(1, -1, 1, 1).expand(1, -1, self.patch, self.patch))
-        colours = self.net.colours
-        return self.net.encoder.embed((patches(image) - plain(colours.mean)) / plain(colours.std))
+                            "such as vit_teacher/micro/image/0, or a module with look(image)")
+        self.net, self.patch, self.channels = net, net.cut.size, net.cut.channels
+        self.grid, self.dim = net.encoder.grid, net.encoder.dim
+        self.depth, self.heads = len(self.blocks), self.blocks[0].attn.heads
 
     @property
     def blocks(self) -> Any:
+        "Those of its encoder."
         return self.net.encoder.blocks
 
-    # for each block up to `last`, `[B, 1 + h*w, dim]`
-    def inputs(self, image: Tensor, last: int) -> list[Tensor]:
+    def pixels(self, image: Tensor) -> Tensor:       # `[B, C, H, W]` in 0..1 to `[B, h, w, values]`
+        "Whole pictures as its encoder wants them."
+        return self.net.cut.normal(self.net.cut.cut(image))
+
+    def inputs(self, image: Tensor, last: int,       # the block, counted from 0, that is looked into last
+               ) -> list[Tensor]:                    # for each block up to it, `[B, 1 + h*w, dim]`
         "What goes into the blocks; those behind the last that is asked for are not run."
-        found = [self.net.encoder.front(self.tokens(image))]
+        tokens, _ = self.net.encoder.tokens(self.pixels(image))
+        found = [self.net.encoder.front(tokens)]
         for block in self.blocks[:last]:
             found.append(block(found[-1]))
         return found
@@ -54,9 +54,9 @@ class ViTTeaches(nn.Module):
              # for each level `[B, 1 + h*w, dim]`, the class token first; importance `[B, h*w]`
              ) -> tuple[list[Tensor], Tensor]:
         "Levels and importance."
-        watch: list[Tensor] = []
-        levels = states(self.net.encoder, self.tokens(image), watch=watch)
-        return levels, watch[0][:, :, 0, 1:].mean(1)
+        with watched(self.blocks[-1]) as weights:
+            levels = self.net.encoder.levels(self.pixels(image))
+        return levels, weights[0][:, :, 0, 1:].mean(1)
 
 # %% ../../nbs/stages/01_teachers.ipynb #2ac8a087
 class EfficientLite(nn.Module):

@@ -12,35 +12,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.units import Units
 from ..contract.plan import Plan
-from ..contract.recipe import Card, Out, Recipe
-from ..parts.patches import Colours, check_image, patchify, sides, unpatchify
-from ..parts.vit import ViT
+from ..contract.recipe import Card, Out, Recipe, pooled
+from ..contract.units import Units
+from ..parts.patches import Patches
+from ..parts.timm_vit import image_encoder
+from ..parts.watch import watched
 
 # %% auto #0
-__all__ = ['ORDER', 'ViTTeacher']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'ViTTeacher']
+
+# %% ../../nbs/stages/vit_teacher.ipynb #60efccbf
+CARD = Card(
+    title='Training data-efficient image transformers (a supervised teacher, in small)', year=2021,
+    modality='image',
+    where='nothing is hidden', how='labels', what='the label of the picture, modulo a number',
+    use='a teacher of features',
+    headline='DeiT-B, ImageNet-1k: 81.8 (paper, table 5)', link='https://arxiv.org/abs/2012.12877')
+SIZES: dict[str, dict[str, Any]] = {
+    # even or odd
+    'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, classes=2, mean=(.1307,),
+                   std=(.3081,)),
+    'micro':  dict(image=64, patch=8, dim=128, depth=4, heads=4, classes=16),           # which photograph
+    'tiny':   dict(image=64, patch=8, dim=192, depth=6, heads=6, classes=16),
+    'small':  dict(image=224, patch=16, dim=384, depth=12, heads=6, classes=16),
+    'base':   dict()}
+PLAN = Plan(lr=5e-4, per=512, warmup=1 / 60)
 
 # %% ../../nbs/stages/vit_teacher.ipynb #eded1476
-ORDER = 'row column colour'      # of the pixels in a patch
-
 class ViTTeacher(Recipe):
     "A ViT with a class token, trained to classify (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021)."
-    card = Card(
-        title='Training data-efficient image transformers (a supervised teacher, in small)', year=2021,
-        modality='image',
-        where='nothing is hidden', how='labels', what='the label of the picture, modulo a number',
-        use='a teacher of features',
-        headline='DeiT-B, ImageNet-1k: 81.8 (paper, table 5)', link='https://arxiv.org/abs/2012.12877')
-    sizes = {
-        # even or odd
-        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, classes=2, mean=(.1307,),
-                       std=(.3081,)),
-        'micro':  dict(image=64, patch=8, dim=128, depth=4, heads=4, classes=16),           # which photograph
-        'tiny':   dict(image=64, patch=8, dim=192, depth=6, heads=6, classes=16),
-        'small':  dict(image=224, patch=16, dim=384, depth=12, heads=6, classes=16),
-        'base':   dict()}
-    plan = Plan(lr=5e-4, per=512, warmup=1 / 60)
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, image: int | tuple[int, int] = 224, patch: int = 16, channels: int = 3,
                  dim: int = 768, depth: int = 12, heads: int = 12,
@@ -50,19 +52,15 @@ class ViTTeacher(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()
         if classes < 2: raise ValueError(f"classes={classes}: a question needs two answers or more")
-        self.patch, self.channels, self.classes = patch, channels, classes
-        self.colours = Colours(channels, mean, std)
-        self.encoder = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps)
-        self.head = nn.Linear(dim, classes)
+        self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps)
+        self.cut = Patches(patch, channels, 'row column colour', mean, std)
+        self.head, self.classes = nn.Linear(dim, classes), classes
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Classify whole pictures by the class token."
         u = self.units(batch) if units is None else units
@@ -74,19 +72,17 @@ class ViTTeacher(Recipe):
         right = (logits.argmax(-1) == target).float().mean()
         return Out({'label': F.cross_entropy(logits, target)}, units=u, logs={'right': right.detach()})
 
-    def encode(self, u: Units, watch: list[Tensor] | None = None) -> Tensor:
+    def encode(self, u: Units) -> Tensor:
         "`[B, 1 + N, dim]`, the class token first."
-        return self.encoder(self.encoder.embed(self.colours(u.x, ORDER)), watch=watch)
+        return self.encoder.see(self.cut.normal(u.x))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
-        u, seen = self.units(batch), list[Tensor]()
-        with torch.no_grad():
-            self.encode(u, seen)
-        unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
-        return torch.stack(seen), unit, unit
+        u = self.units(batch)
+        with watched(self.encoder) as weights:
+            self.encode(u)
+        return weights.named(u, prefix=1)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture: mean over patches `[B, dim]`, or `[B, N, dim]`."
-        h = self.encode(self.units(batch))[:, 1:]
-        return h.mean(1) if pool else h
+        return pooled(self.encode(self.units(batch)), 1, pool)

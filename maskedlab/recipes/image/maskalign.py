@@ -12,49 +12,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...corruptions.drop import keep
-from ...masks.guided import Guided
-from ...contract.units import Units, mean, spread
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
-from ...stages.teachers import check_teacher, shown
-from ...parts.vit import states
-from ...targets.features import whiten
+from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.units import Units, mean, rest, rows, spread
+from ...corruptions.drop import unpad
+from ...masks.guided import Guided
+from ...parts.patches import Patches
+from ...parts.timm_vit import image_encoder
 from ...parts.transformer import init_xavier
-from ...parts.vit import ViT
+from ...parts.watch import watched
 from ...stages.shelf import find_teacher
+from ...stages.teachers import check_teacher, shown
+from ...targets.features import whiten
 
 # %% auto #0
-__all__ = ['ORDER', 'MaskAlign']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'far', 'MaskAlign']
+
+# %% ../../../nbs/recipes/image/maskalign.ipynb #ccd1093d
+CARD = Card(
+    title='Stare at What You See: Masked Image Modeling without Reconstruction', year=2023,
+    modality='image',
+    where="70 %; patches that a teacher attends to tend to stay", how='dropped before the first block',
+    what="a teacher's features of the visible patches, at several levels; no reconstruction",
+    use='fine-tune or probe the student',
+    headline='ImageNet-1k fine-tuned, 200 epochs: ViT-B 85.4, ViT-L 86.5 from CLIP-B/16; ViT-L 87.4 from '
+             'CLIP-L/14 (model card)',
+    link='https://arxiv.org/abs/2211.08887')
+SIZES: dict[str, dict[str, Any]] = {
+    'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, top=3, drop_path=0.,
+                   mean=(.1307,), std=(.3081,),
+                   teacher='vit_teacher/digits/digits/0'),
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, top=3, drop_path=0.,
+                  teacher='vit_teacher/micro/image/0'),
+    'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, top=3, drop_path=0.,
+                  teacher='vit_teacher/tiny/image/0'),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, teacher='vit_teacher/small/image/0'),
+    'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
+PLAN = Plan(lr=1.5e-4, per=256, floor=1 / 60, warmup=.1)
+
+# %% ../../../nbs/recipes/image/maskalign.ipynb #968a4018
+def far(pred: Tensor, target: Tensor,       # `[..., levels, dim]`
+        ) -> Tensor:                        # `[...]`
+    "Twice the smooth L1, mean over levels and channels (`forward_loss` of the released code)."
+    return 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((-2, -1))
 
 # %% ../../../nbs/recipes/image/maskalign.ipynb #67c909b4
-ORDER = 'row column colour'      # of the pixels in a patch
-
 class MaskAlign(Recipe):
     """The student sees a part, the teacher the whole; their features agree at what both see (Xue et al.
-
     2023, section 3)."""
-    card = Card(
-        title='Stare at What You See: Masked Image Modeling without Reconstruction', year=2023,
-        modality='image',
-        where="70 %; patches that a teacher attends to tend to stay", how='dropped before the first block',
-        what="a teacher's features of the visible patches, at several levels; no reconstruction",
-        use='fine-tune or probe the student',
-        headline='ImageNet-1k fine-tuned, 200 epochs: ViT-B 85.4, ViT-L 86.5 from CLIP-B/16; ViT-L 87.4 from '
-                 'CLIP-L/14 (model card)',
-        link='https://arxiv.org/abs/2211.08887')
-    sizes = {
-        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, top=3, drop_path=0.,
-                       mean=(.1307,), std=(.3081,),
-                       teacher='vit_teacher/digits/digits/0'),
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, top=3, drop_path=0.,
-                      teacher='vit_teacher/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, top=3, drop_path=0.,
-                      teacher='vit_teacher/tiny/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, teacher='vit_teacher/small/image/0'),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    plan = Plan(lr=1.5e-4, per=256, floor=1 / 60, warmup=.1)
+    card, sizes, plan = CARD, SIZES, PLAN
     declared = ('which patches are hidden is chosen by the teacher, who sees them all',)
 
     def __init__(self,
@@ -65,67 +71,50 @@ class MaskAlign(Recipe):
                  dim: int = 768, depth: int = 12, heads: int = 12,        # of the student
                  top: int = 5,                            # how many of the teacher's last levels are compared
                  drop_path: float = .1,                      # of the student's last block, in training
-                 # a stage, a name of `parts.teachers.TEACHERS`, or a module with `look`
+                 # a stage, a name of `stages.teachers.TEACHERS`, or a module with `look`
                  teacher: Any = 'vit_teacher/base/image/0',
                  eps: float = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Guided('importance', .7)):
         super().__init__()
-        self.patch, self.channels, self.strategy = patch, channels, strategy
-        self.colours = Colours(channels, mean, std)
-        self.encoder = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps,
-                           drop_path=drop_path)
+        if not 1 <= top: raise ValueError(f"top={top}: compare one of the teacher's levels or more")
+        self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps, drop_path=drop_path)
         self.encoder.norm.requires_grad_(False)      # stands behind all levels, so nothing would move it here
+        self.cut = Patches(patch, channels, 'row column colour', mean, std)
         self.teacher: Any = find_teacher(teacher)
         check_teacher(self.teacher, self.encoder.grid, channels)
-        if not 1 <= top: raise ValueError(f"top={top}: compare one of the teacher's levels or more")
         levels = self.teacher.depth
-        self.top = min(top, levels)
+        self.top, self.strategy = min(top, levels), strategy
         # W
         self.align = nn.Parameter(torch.eye(depth) + .01 if levels == depth
                                   else torch.full((levels, depth), 1 / depth))
-        self.heads = nn.ModuleList(nn.Linear(dim, self.teacher.dim)
-                                   for _ in range(self.top)).apply(init_xavier)
+        heads_of = (nn.Linear(dim, self.teacher.dim) for _ in range(self.top))
+        self.heads = nn.ModuleList(heads_of).apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "The teacher looks at all, the student at a part; compare what both have seen."
         u = self.units(batch) if units is None else units
-        levels, importance = self.look(u)                                         # the teacher, whole picture
-        mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)     # where
-        h, index, pad = self.encode(u, mask, child(generator))             # how: hidden patches are not there
-        pred = self.predict(h)                                                           # predict
-        # what
-        target = whiten(torch.stack(levels[-self.top:], 2)).gather(1, index[..., None, None].expand_as(pred))
-        e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))     # each level weighs the same
-        real = torch.ones_like(index, dtype=torch.bool) if pad is None else ~F.pad(pad, (1, 0))
-        visible = real.clone()
-        visible[:, 0] = False                                        # the class token counts, and is no patch
-        return Out({'features': mean(e[real])}, mask, pred[visible], target[visible],
-                   spread(e[visible], ~mask & u.valid), u)
+        levels, importance = self.look(u)
+        mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)   # where
+        both = rest(mask)
+        h = self.encoder.levels(self.cut.normal(u.x), both, child(generator))      # how: the rest is not there
+        y, t = self.predict(h), whiten(torch.stack(levels[-self.top:], 2))         # predict
+        pred, target = unpad(y[:, 1:], both), rows(t[:, 1:], both)                 # what
+        e = far(pred, target)
+        front = far(y[:, 0], t[:, 0])                        # the class token counts, and is no patch
+        return Out({'features': mean(torch.cat([e, front]))}, mask, pred, target, spread(e, both), u)
 
     @torch.no_grad()
     # for each level `[B, 1 + N, teacher's dim]`; importance `[B, N]`
     def look(self, u: Units) -> tuple[list[Tensor], Tensor]:
         "What the teacher shows of whole pictures."
-        return self.teacher.look(shown(unpatchify(u.x, self.patch, ORDER), self.teacher, u.shape))
-
-    def encode(self, u: Units, mask: Tensor, generator: torch.Generator | None = None,
-               # `[B, 1 + n, dim]` after each block, their places, padding `[B, n]`
-               ) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        "The student's levels, of visible patches; place 0 is the class token's."
-        x, index, pad = keep(u.x.flatten(1, 2), ~mask)
-        h = states(self.encoder, self.encoder.embed(self.colours(x, ORDER), index, u.shape), pad,
-                   generator=generator)
-        return h, F.pad(index + 1, (1, 0)), pad
+        return self.teacher.look(shown(self.cut.image(u.x), self.teacher, u.shape))
 
     def predict(self, h: list[Tensor]) -> Tensor:                 # `[B, 1 + n, top, teacher's dim]`
         "Dynamic alignment: mix the student's levels for each of the teacher's, then to its width."
@@ -136,19 +125,14 @@ class MaskAlign(Recipe):
                   # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
                   ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom in the student; units are flat indices of patches."
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        x, index, pad = keep(u.x.flatten(1, 2), ~mask)
-        seen: list[Tensor] = []
-        with torch.no_grad():
-            self.encoder(self.encoder.embed(self.colours(x, ORDER), index, u.shape), pad, watch=seen)
-        unit = F.pad(index if pad is None else index.masked_fill(pad, -1), (1, 0), value=-1)
-        return torch.stack(seen), unit, unit
+        u, mask = self.looked_at(batch, mask)
+        with watched(self.encoder) as weights:
+            self.encoder.see(self.cut.normal(u.x), rest(mask))
+        return weights.named(u, rest(mask), 1)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the student: mean over patches `[B, dim]`, or `[B, N, dim]`."
-        h = self.encoder(self.encoder.embed(self.colours(self.units(batch).x, ORDER)))[:, 1:]
-        return h.mean(1) if pool else h
+        return pooled(self.encoder.see(self.cut.normal(self.units(batch).x)), 1, pool)
 
     def before_finetuning(self) -> None:
         "The final norm, which stands behind all that is compared, learns now."
