@@ -11,32 +11,38 @@ import torch
 import maskedlab as ml
 from maskedlab.contract.recipe import Card, Out, Recipe
 from maskedlab.recipes.image.mae import MAE
-from maskedlab.show.explorer.core import Explore, State, look_at, spelled, verdict
-from maskedlab.show.views.base import PictureView, cividis, view_of
+from maskedlab.show.explorer.doors import answer, spec
+from maskedlab.show.explorer.menus import State
+from maskedlab.show.explorer.page import Page
+from maskedlab.show.explorer.sentences import closest, spelled
+from maskedlab.show.scenes import look_at
+from maskedlab.show.views.base import Measure, cividis
+from maskedlab.show.views.pictures import PictureView
+from maskedlab.show.views.table import VIEWS, view_of
 
 RECIPES = [n for n in ml.list_recipes() if ml.card(n).modality.split()[0] == 'image']
 
 
 @pytest.fixture(scope='module')
 def core():
-    return Explore('mae')
+    return Page('mae')
 
 
 def ask(core, kind, state=None, buffers=(), **more):
-    return core.answer(dict(kind=kind, seq=7, view='v', state=asdict(state or core.state), **more), buffers)
+    return answer(core, dict(kind=kind, seq=7, view='v', state=asdict(state or core.state), **more), buffers)
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_what_is_shown_is_what_the_package_computes(name):
-    e = Explore(name, seed=5)
-    d = e.draw(e.state)
-    b = {k: v[:1] for k, v in e.samples(name, e.state.set)[0].items()}
-    r = e.recipe(name).eval()
+    e = Page(name, seed=5)
+    d = e.show(e.state)
+    b = {k: v[:1] for k, v in e.menus.samples(name, e.state.set)[0].items()}
+    r = e.menus.recipe(name).eval()
     with torch.no_grad():
         out = r(b, generator=torch.Generator().manual_seed(5))
     assert torch.equal(out.mask[0], d.mask) and d.hidden == int(out.mask.sum())
     if r.fill:
-        assert torch.equal(d.pictures['returned'], e.view.paint(r.fill(b, out)))
+        assert torch.equal(d.pictures['returned'], e.menus.view().paint(r.fill(b, out)))
     assert d.loss == float(out.loss)
     h = d.mask.shape[0] and d.pictures['seen'].shape[0] // d.mask.shape[0]
     cells = d.mask.repeat_interleave(h, 0).repeat_interleave(h, 1)
@@ -47,28 +53,28 @@ def test_what_is_shown_is_what_the_package_computes(name):
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_code_runs_and_recreates(name):
-    e = Explore(name, seed=1, index=3)
+    e = Page(name, seed=1, index=3)
     states = [e.state, replace(e.state, painted=[0, 5, 9]), replace(e.state, paste=False)]
     states += [replace(e.state, set='Handwritten digits', index=1)]
-    states += [replace(e.state, strategy=k, fields={}) for k in e.strategies(name)][:3]
+    states += [replace(e.state, strategy=k, fields={}) for k in e.menus.strategies(name)][:3]
     for s in states:
         scope = {}
         exec(e.code(s).replace('; ', '; shown = '), scope)
-        again = scope['shown'].core
-        assert torch.equal(again.draw(again.state).pictures['seen'], e.draw(s).pictures['seen']), e.code(s)
+        again = scope['shown'].page
+        assert torch.equal(again.show(again.state).pictures['seen'], e.show(s).pictures['seen']), e.code(s)
 
 
 def test_code_of_combined_strategies():
     s = ml.masks.Random(.3) | ~ml.masks.Block(ratio=.5)
-    e = Explore('mae', strategy=s)
+    e = Page('mae', strategy=s)
     assert eval(spelled(s), {'ml': ml}) == s
     assert 'ml.masks.Block(' in e.code(e.state)
 
 
 def test_every_strategy_of_the_menu_and_its_ends_can_be_drawn(core):
-    spec = core.spec('mae')
-    json.dumps(spec, allow_nan=False)
-    for s in spec['strategies']:
+    built = spec(core.menus, 'mae')
+    json.dumps(built, allow_nan=False)
+    for s in built['strategies']:
         base = replace(core.state, strategy=s['key'], fields={c['name']: c['value'] for c in s['controls']})
         for c in s['controls']:
             for value in c.get('choices', [c.get('low', True), c.get('high', False)]):
@@ -97,7 +103,7 @@ def test_bad_input_is_one_sentence_and_the_next_request_works(core, change, word
     reply, data = ask(core, 'draw', replace(core.state, **change))
     assert reply['kind'] == 'trouble' and words in reply['words'] and len(
         reply['words']) <= 200 and data == []
-    core.state = core.start('mae')
+    core.state = core.menus.start('mae')
     assert ask(core, 'draw')[0]['kind'] == 'drawn'
 
 
@@ -107,30 +113,30 @@ def test_unknown_message(core):
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match='shape'):
-        Explore('mae', mask=torch.zeros(3, 3, dtype=torch.bool))
+        Page('mae', mask=torch.zeros(3, 3, dtype=torch.bool))
     with pytest.raises(TypeError, match='bool'):
-        Explore('mae', mask=torch.zeros(8, 8))
+        Page('mae', mask=torch.zeros(8, 8))
     with pytest.raises(ValueError, match='multiple'):
-        Explore('mae', batch={'image': torch.rand(1, 3, 63, 64)})
+        Page('mae', batch={'image': torch.rand(1, 3, 63, 64)})
     with pytest.raises(ValueError, match='did you mean'):
-        Explore('mea')
+        Page('mea')
 
 
 def test_recipes_from_outside(tmp_path):
     file = tmp_path / 'mine.py'
     file.write_text('from maskedlab.recipes.image.mae import MAE\nclass Mine(MAE):\n    "Mine."\n')
     for which in (f'{file}:Mine', MAE, ml.create_recipe('mae')):
-        e = Explore(which)
-        assert e.draw(e.state).hidden == 48
-        assert e.key in e.menu()
+        e = Page(which)
+        assert e.show(e.state).hidden == 48
+        assert e.menus.key in e.menus.kinds()
 
 
 def test_training_mode_and_threads_are_left_alone():
     r, threads = ml.create_recipe('mae').train(), torch.get_num_threads()
     state = {k: v.clone() for k, v in r.state_dict().items()}
     luck = torch.random.get_rng_state()
-    e = Explore(r)
-    e.draw(replace(e.state, look=3))
+    e = Page(r)
+    e.show(replace(e.state, look=3))
     assert all(m.training for m in r.modules()) and torch.get_num_threads() == threads
     assert all(torch.equal(v, state[k]) for k, v in r.state_dict().items())
     assert torch.equal(luck, torch.random.get_rng_state())
@@ -141,8 +147,8 @@ def test_method_without_doors_and_of_other_data():
         fill = None
         attention = None
 
-    d = Explore(Silent)
-    shown = d.draw(replace(d.state, look=3))
+    d = Page(Silent)
+    shown = d.show(replace(d.state, look=3))
     assert 'returned' not in shown.pictures and 'does not predict' in shown.notes[
         'returned'] and 'no attention' in shown.notes['attention']
 
@@ -150,13 +156,12 @@ def test_method_without_doors_and_of_other_data():
         card = Card('Smells', 2018, 'smell', '', '', '', '', '', '')
 
     with pytest.raises(ValueError, match='only image'):
-        Explore(Smells)
+        Page(Smells)
 
 
 def test_a_new_kind_of_data_needs_one_view(monkeypatch):
     from maskedlab.masks.strategies import Random
     from maskedlab.contract.recipe import draw
-    from maskedlab.show.views import base as views
 
     class Heights(Recipe):
         card = Card('Heights', 2026, 'heights', '', '', '', '', '', '')
@@ -181,28 +186,34 @@ def test_a_new_kind_of_data_needs_one_view(monkeypatch):
 
         def load(self, label, recipe):
             return {'heights': torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))}, ['a', 'b']
+
         def options(self, label, recipe):
             return 'heights', {}
+
         def fit(self, batch, recipe):
             return batch
+
         def paint(self, batch):
             return cividis(batch['heights'][0])
-        def spread(self, u, values):
-            return values[0].float()
-        def score(self, batch, truth, hidden):
-            return 1.
-        def mean(self, batch, hidden):
-            return batch
 
-    monkeypatch.setitem(views.VIEWS, 'heights', HeightsView())
-    e = Explore(Heights)
-    d = e.draw(e.state)
+        def pixels(self, u, values):
+            return values[0].float()
+
+        def guess(self, name, scene):
+            return scene.batch
+
+        def close(self, filled, scene):
+            return 1.
+
+    monkeypatch.setitem(VIEWS, 'heights', HeightsView())
+    e = Page(Heights)
+    d = e.show(e.state)
     assert d.hidden == 8 and 'places hidden' in d.status and d.pictures['returned'].shape == (4, 4, 4)
 
 
 def test_ragged_ends():
-    e = Explore('mae')
-    none, all_ = e.draw(replace(e.state, painted=[])), e.draw(replace(e.state, painted=list(range(64))))
+    e = Page('mae')
+    none, all_ = e.show(replace(e.state, painted=[])), e.show(replace(e.state, painted=list(range(64))))
     assert none.hidden == 0 and 'Nothing is hidden' in none.notes[''] and none.scale == 0
     assert all_.hidden == 64 and 'Everything is hidden' in all_.notes['']
     assert json.dumps(ask(e, 'slower', replace(e.state, painted=[]))[0], allow_nan=False)
@@ -218,23 +229,23 @@ def test_own_file(core, tmp_path):
     raw = data.getvalue()
     cut = len(raw) // 2
     for part, piece in enumerate((raw[:cut], raw[cut:])):
-        reply, _ = core.answer(dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2, seq=1),
+        reply, _ = answer(core, dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2, seq=1),
                                [memoryview(piece)])
     assert reply['kind'] == 'filed' and reply['set'] in reply['sets']
     s = replace(core.state, set='holiday.jpg')
-    assert core.draw(s).pictures['original'].shape == (64, 64, 4)
+    assert core.show(s).pictures['original'].shape == (64, 64, 4)
     assert "ml.load_image('holiday.jpg'" in core.code(s)
     for name, bad in (('a.png', b''), ('b.png', b'text'), ('c.jpg', raw[:cut])):
-        reply, _ = core.answer(dict(kind='file', recipe='mae', name=name, seq=2), [bad])
+        reply, _ = answer(core, dict(kind='file', recipe='mae', name=name, seq=2), [bad])
         assert reply['kind'] == 'trouble' and reply['words'].startswith(name) and len(reply['words']) <= 200
-    assert 'a.png' not in core.sets()
+    assert 'a.png' not in core.menus.sets()
 
 
 def test_attention_adds_up(core):
     s = replace(core.state, painted=[0, 1])
-    r, b = core.recipe('mae'), core.batch(s)
+    r, b = core.menus.recipe('mae'), core.menus.batch(s)
     with torch.no_grad():
-        w, q, k = r.attention(b, core.draw(s).out.mask)
+        w, q, k = r.attention(b, core.show(s).out.mask)
     seen, elsewhere = look_at(w, q, k, 30, 64)
     assert float(seen.nansum()) + elsewhere == pytest.approx(1, abs=1e-4)
     assert seen[:2].isnan().all() and look_at(w, q, k, 0, 64)[0] is None
@@ -242,10 +253,11 @@ def test_attention_adds_up(core):
     assert torch.allclose(one[2:], w[2, 0, 1, (q[0] == 30).nonzero()[0, 0], 1:])
 
 
-def test_verdict_is_honest():
-    assert 'further off than inpainting' in verdict({'network': 10., 'inpainting': 12.})
-    assert 'closer than inpainting' in verdict({'network': 13., 'inpainting': 12.})
-    assert verdict({'network': float('nan'), 'inpainting': 1.}) == ''
+def test_who_is_closest_is_said_honestly():
+    decibels = Measure('', 'PSNR', ' dB', 25)
+    assert 'further off than inpainting' in closest({'network': 10., 'inpainting': 12.}, decibels)
+    assert 'closer than inpainting' in closest({'network': 13., 'inpainting': 12.}, decibels)
+    assert closest({'network': float('nan'), 'inpainting': 1.}, decibels) == ''
 
 
 def test_still_pictures():
@@ -272,7 +284,7 @@ def test_explorer_carries_a_picture_and_a_widget():
         'text/plain'] and 'application/vnd.jupyter.widget-view+json' in data
     sent = []
     e.widget.send = lambda content, buffers: sent.append((content, buffers))
-    e.widget._handle_custom_msg(dict(kind='draw', seq=1, view='x', state=asdict(e.core.state)), [])
+    e.widget._handle_custom_msg(dict(kind='draw', seq=1, view='x', state=asdict(e.page.state)), [])
     assert sent[0][0]['kind'] == 'drawn' and sent[0][0]['seq'] == 1
 
 

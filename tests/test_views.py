@@ -12,15 +12,16 @@ from maskedlab.masks.strategies import Random
 from maskedlab.contract.units import Units, mean, place, rows, spread
 from maskedlab.contract.recipe import Card, Out, Recipe, draw
 from maskedlab.targets.sets import chamfer
-from maskedlab.show.explorer.core import Explore
-from maskedlab.show.views.base import view_of
+from maskedlab.show.explorer.doors import answer
+from maskedlab.show.explorer.page import Page
+from maskedlab.show.views.table import view_of
 
 KINDS = {n: ml.card(n).modality.split()[0] for n in ml.list_recipes()}
 TEXTS, CLOUDS = ([n for n, k in KINDS.items() if k == kind] for kind in ('text', 'points'))
 
 
 def ask(core, kind, state=None, buffers=(), **more):
-    return core.answer(dict(kind=kind, seq=7, view='v', state=asdict(state or core.state), **more), buffers)
+    return answer(core, dict(kind=kind, seq=7, view='v', state=asdict(state or core.state), **more), buffers)
 
 
 class Judge(Recipe):
@@ -71,19 +72,19 @@ class Blobs(Recipe):
 
 @pytest.mark.parametrize('name', TEXTS + CLOUDS)
 def test_what_is_shown_is_what_the_package_computes(name):
-    e = Explore(name, seed=3, index=1)
-    d = e.draw(e.state)
-    b = {k: v[1:2] for k, v in e.samples(name, e.state.set)[0].items()}
+    e = Page(name, seed=3, index=1)
+    d = e.show(e.state)
+    b = {k: v[1:2] for k, v in e.menus.samples(name, e.state.set)[0].items()}
     with torch.no_grad():
-        out = e.recipe(name).eval()(b, generator=torch.Generator().manual_seed(3))
+        out = e.menus.recipe(name).eval()(b, generator=torch.Generator().manual_seed(3))
     assert torch.equal(out.mask[0], d.mask) and d.loss == float(out.loss) and d.hidden == int(out.mask.sum())
-    assert set(d.pictures) == set(e.view.titles) - {'attention'} - set(d.notes)
+    assert set(d.pictures) == set(e.menus.view().titles) - {'attention'} - set(d.notes)
 
 
 @pytest.mark.parametrize('name', TEXTS + CLOUDS)
 def test_messages_are_plain(name):
-    core = Explore(name)
-    unit = int(core.units(core.state).free[0].nonzero()[3])
+    core = Page(name)
+    unit = int(core.menus.units(core.state).free[0].nonzero()[3])
     looking, thumbs = replace(core.state, look=unit), dict(recipe=name, set=core.state.set)
     plain = [(kind, None, {}) for kind in ('open', 'draw', 'slower', 'save')]
     for kind, state, more in [*plain, ('draw', looking, {}), ('thumbs', None, thumbs)]:
@@ -97,71 +98,71 @@ def test_messages_are_plain(name):
 
 @pytest.mark.parametrize('name', TEXTS + CLOUDS)
 def test_code_recreates_and_strategies_can_be_drawn(name):
-    e = Explore(name, seed=1, index=2)
+    e = Page(name, seed=1, index=2)
     for s in (e.state, replace(e.state, painted=[5, 6])):
         scope = {}
         exec(e.code(s).replace('; ', '; shown = '), scope)
-        again = scope['shown'].core
-        want = e.draw(s)
-        got = again.draw(again.state)
+        again = scope['shown'].page
+        want = e.show(s)
+        got = again.show(again.state)
         assert torch.equal(got.mask, want.mask) and got.status == want.status
-    for key, strategy in e.strategies(name).items():
-        reply, _ = ask(e, 'draw', replace(e.start(name), strategy=key, fields={}))
+    for key, strategy in e.menus.strategies(name).items():
+        reply, _ = ask(e, 'draw', replace(e.menus.start(name), strategy=key, fields={}))
         assert reply['kind'] == 'drawn', (key, strategy, reply)
     for bad in (dict(fields={'ratio': 1.2}), dict(painted=[4000]), dict(index=99)):
-        reply, _ = ask(e, 'draw', replace(e.start(name), **bad))
+        reply, _ = ask(e, 'draw', replace(e.menus.start(name), **bad))
         assert reply['kind'] == 'trouble' and len(reply['words']) <= 200
-    e.state = e.start(name)
+    e.state = e.menus.start(name)
     assert ask(e, 'draw')[0]['kind'] == 'drawn'
 
 
 def test_a_perfect_judge_has_all_right_and_its_verdict_is_shown():
-    e = Explore(Judge, batch=ml.encode('The river runs through the old town and into the sea.'))
-    d = e.draw(e.state)
+    e = Page(Judge, batch=ml.encode('The river runs through the old town and into the sea.'))
+    d = e.show(e.state)
     assert d.scores == {'network': 100.} and d.notes['commonest'] and 'suspects 0' in d.status + d.notes['']
     assert {c['unit'] for c in d.pictures['seen']['chips'] if c['role'] == 'swapped'} == set(d.mask.nonzero()[:, 0].tolist())
     values = {c['unit']: c['value'] for c in d.pictures['returned']['chips']}
     assert all((values[i] > .5) == bool(d.mask[i]) for i in values)
-    one = e.draw(replace(e.state, painted=[]))
+    one = e.show(replace(e.state, painted=[]))
     assert one.hidden == 0 and json.dumps(ask(e, 'draw', replace(e.state, painted=[]))[0], allow_nan=False)
 
 
 def test_blobs_from_outside_come_back_exactly():
-    e = Explore(Blobs)
-    d = e.draw(e.state)
+    e = Page(Blobs)
+    d = e.show(e.state)
     assert d.scores['network'] == 0 and d.scores['the centre alone'] > 0
     drawn = d.pictures['returned']
     assert int((drawn['role'] == 2).sum()) == 16 * d.hidden
-    alone = e.draw(replace(e.state, paste=False)).pictures['returned']
+    alone = e.show(replace(e.state, paste=False)).pictures['returned']
     assert set(alone['role'].tolist()) == {2} and set(alone['unit'].tolist()) == set(d.mask.nonzero()[:, 0].tolist())
     assert e.picture(e.state).width > 600
 
 
 def test_own_text():
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     for text, words in ((b'   ', 'write or paste'), (b'\xff\xfe', 'UTF-8')):
         reply, _ = ask(core, 'file', recipe='bert_mlm', name='a.txt', buffers=[text])
         assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200
     long = 'a very long text indeed ' * 200
     reply, _ = ask(core, 'file', recipe='bert_mlm', name=long, buffers=[long.encode()])
     assert reply['kind'] == 'filed' and len(reply['set']) <= 80
-    d = core.draw(replace(core.start('bert_mlm'), set=reply['set']))
+    d = core.show(replace(core.menus.start('bert_mlm'), set=reply['set']))
     assert d.total == 128
 
 
 def test_own_cloud_with_few_points_is_one_sentence():
-    core = Explore('point_mae')
+    core = Page('point_mae')
     for data, words in ((b'0 0 0\n1 1 1', '2 points'), (b'0 0 nan\n1 1 1', 'NaN'), (b'\n'.join([b'0 0 1'] * 50), 'different points')):
         reply, _ = ask(core, 'file', recipe='point_mae', name='c.xyz', buffers=[data])
         assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200, reply
 
 
 def test_another_kind_of_data_from_the_same_menu():
-    core = Explore('bert_mlm')
-    assert set(list(core.menu())[:len(TEXTS)]) == set(TEXTS) and {'mae', 'point_mae'} <= set(core.menu())
+    core = Page('bert_mlm')
+    assert set(list(core.menus.kinds())[:len(TEXTS)]) == set(TEXTS) and {'mae', 'point_mae'} <= set(core.menus.kinds())
     for name in ('mae', 'point_mae', 'bert_mlm'):
         reply, _ = ask(core, 'open', recipe=name)
-        assert reply['spec']['stage'] == view_of(core.recipe(name)).stage and reply['state']['set'] in reply['spec']['sets']
+        assert reply['spec']['stage'] == view_of(core.menus.recipe(name)).stage and reply['state']['set'] in reply['spec']['sets']
         state = replace(core.state, **reply['state'])
         assert ask(core, 'draw', state)[0]['kind'] == 'drawn'
 

@@ -2,12 +2,10 @@
 from importlib import import_module as _import
 
 _NAMES = {   # public name -> module
-    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures',
-          'sheet': 'figures',
-    'Explore': 'explorer.core', 'State': 'explorer.core', 'verdict': 'explorer.core',
-          'Explorer': 'explorer.widget',
-    'serve': 'explorer.widget',
-    'VIEWS': 'views.base', 'view_of': 'views.base', 'cividis': 'views.base',
+    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures', 'sheet': 'figures',
+    'Explorer': 'explorer.widget', 'serve': 'explorer.widget',
+    'Page': 'explorer.page', 'State': 'explorer.menus', 'answer': 'explorer.doors',
+    'VIEWS': 'views.table', 'view_of': 'views.table', 'cividis': 'views.base',
 }
 
 __all__ = list(_NAMES)

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
-from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .explorer.core import Explore, choices_of, look_at, scene_of, watching
+from .scenes import attention_of, brightest, choice_of, leaving_no_trace, look_at, one_of, scene_of
 from .views.base import FAINT, INK, PAPER, Scene, cividis, font, panel
+from .views.table import view_of
 
 # %% auto #0
-__all__ = ['HATCHED', 'sheet', 'strip', 'panels_of', 'one_of', 'attention_map', 'map_of', 'curve']
+__all__ = ['HATCHED', 'sheet', 'panels_of', 'strip', 'attention_map', 'map_of', 'curve']
 
 # %% ../../nbs/show/02_figures.ipynb #e4c9994a
 # the panel whose holes are hidden units; elsewhere they are places with nothing to show
@@ -56,6 +55,17 @@ def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line 
     return paper
 
 # %% ../../nbs/show/02_figures.ipynb #d46cc1cb
+def panels_of(s: Scene,              # of one sample
+              view: Any,
+              ) -> list[tuple[str, Any, str]]:
+    "The drawings of a sample in the order of the page, each with its name and a few words beneath."
+    drawn, m = view.drawings(s), view.measure
+    beneath = {'seen': f'{int(s.mask.sum())} of {int(s.units.valid.sum())} hidden',
+               'error': f'0 to {s.top:.2g}'}
+    if s.filled is not None:
+        beneath['returned'] = m.say(view.close(s.filled, s))
+    return [(title, drawn[k], beneath.get(k, '')) for k, title in view.titles.items() if k in drawn]
+
 def strip(recipe: Any,                   # a name, class, instance or 'file.py:Class'
           batch: dict | None = None,     # default: embedded samples
           # what `recipe(batch)` gave; default: a forward of each sample, with `mask` and `seed`
@@ -67,49 +77,20 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
           ) -> Image.Image:
     """Original, what the network sees, what it returns and the error, a row for each sample, with its PSNR on
     what is hidden."""
-    e = Explore(recipe, batch=batch)
-    r, v = e.recipe(e.key), e.view
+    r = choice_of(recipe).recipe
+    v = view_of(r)
     if batch is None:
-        batch, _ = e.samples(e.key, e.state.set)
+        batch, _ = v.load(next(iter(v.sets)), r)
     batch = v.fit(batch, r)
     if out is None:
         batch = {k: x[:n] for k, x in batch.items()}
-        with watching(r):
+        with leaving_no_trace(r):
             out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         whole = scene_of(r, batch, out)
     rows = [panels_of(one_of(whole, i), v) for i in range(min(n, len(out.units)))]
     return sheet([p for row in rows for p in row], columns=min(v.columns, len(rows[0])),
                  side=side or v.side * 5 // 6, still=v.still)
-
-def panels_of(s: Scene,              # of one sample
-              view: Any,
-              ) -> list[tuple[str, Any, str]]:
-    "The drawings of a sample in the order of the page, each with its name and a few words beneath."
-    drawn, m = view.draw(s), view.measure
-    beneath = {'seen': f'{int(s.mask.sum())} of {int(s.units.valid.sum())} hidden',
-               'error': f'0 to {s.top:.2g}'}
-    if s.filled is not None:
-        beneath['returned'] = m.say(view.close(s.filled, s))
-    return [(title, drawn[k], beneath.get(k, '')) for k, title in view.titles.items() if k in drawn]
-
-def one_of(s: Scene, i: int) -> Scene:
-    "One sample of a scene, on the CPU."
-    mine, here = partial(_each, lambda x: x[i:i + 1]), partial(_each, Tensor.cpu)
-    which = None if s.out.error is None else s.out.scored.nonzero()[:, 0] == i
-    rows = lambda x: x[which].cpu() if torch.is_tensor(x) and which is not None else x
-    batch = mine(s.batch)
-    u = s.recipe.units(batch)
-    u = u.but(**{f.name: here(getattr(u, f.name)) for f in fields(u)})
-    out = replace(s.out, pred=rows(s.out.pred), target=rows(s.out.target), units=u,
-                  **{k: here(mine(getattr(s.out, k))) for k in ('mask', 'error', 'kept', 'order', 'seen')})
-    return replace(s, batch=here(batch), out=out, units=u,
-                   **{k: here(mine(getattr(s, k))) for k in ('mask', 'error', 'filled')})
-
-def _each(f: Callable[[Tensor], Tensor], x: Any) -> Any:
-    "A function of the tensors with samples in what may be a dict of them."
-    if isinstance(x, dict): return {k: _each(f, v) for k, v in x.items()}
-    return f(x) if torch.is_tensor(x) and x.ndim else x
 
 # %% ../../nbs/show/02_figures.ipynb #feda8777
 def attention_map(recipe: Any, batch: dict,
@@ -119,26 +100,22 @@ def attention_map(recipe: Any, batch: dict,
                   layer: int = -1, head: int = -1,    # -1: the mean
                   side: int | None = None) -> Image.Image:
     "The first sample's drawing, brightest where the unit looks most; ValueError where it is absent."
-    e = Explore(recipe, batch=batch)
-    r, v = e.recipe(e.key), e.view
+    r = choice_of(recipe).recipe
+    v = view_of(r)
     if r.attention is None: raise ValueError(f"{type(r).__name__} has no attention to look at")
     b = v.fit({k: x[:1] for k, x in batch.items()}, r)
-    parts = choices_of(r.attention, 'part', ('encoder', 'decoder'))
-    with watching(r):
-        weights, query, key = r.attention(b, mask, **({'part': part} if part in parts else {}))
-    u = r.units(b)
-    seen, _ = look_at(weights, query, key, unit, u.count, layer, head)
+    with leaving_no_trace(r):
+        part, looks = attention_of(r, b, mask, part)
+        s = scene_of(r, b, r(b, mask=mask, generator=torch.Generator().manual_seed(0)))
+    seen, _ = look_at(*looks, unit, s.units.count, layer, head)
     if seen is None:
         raise ValueError(f"{v.one} {unit} is hidden or does not exist, so it looks nowhere; choose another, "
                          "or another part")
-    with watching(r):
-        s = scene_of(r, b, r(b, mask=mask, generator=torch.Generator().manual_seed(0)))
-    mixed = v.looks(s, unit, seen / seen.nan_to_num(0.).max().clamp_min(1e-12))
     of = lambda name, i: f'all {name}s' if i < 0 else f'{name} {i + 1}'
-    what = f"{part or (parts or ['network'])[0]}, {of('layer', layer)}, {of('head', head)}"
-    return sheet([('Original', v.draw(s)['original'], ''), (f'Where {v.one} {unit} looks', mixed, what)],
-                 columns=min(v.columns, 2),
-                 side=side or v.side * 4 // 3, still=v.still)
+    what = f"{part or 'network'}, {of('layer', layer)}, {of('head', head)}"
+    panels = [('Original', v.drawings(s)['original'], ''),
+              (f'Where {v.one} {unit} looks', v.looks(s, unit, brightest(seen)), what)]
+    return sheet(panels, columns=min(v.columns, 2), side=side or v.side * 4 // 3, still=v.still)
 
 # %% ../../nbs/show/02_figures.ipynb #81f14bca
 def map_of(values: Tensor,                 # `[H, W]` or `[L]`; NaN: nothing is known
@@ -170,11 +147,11 @@ def curve(lines: dict[str, Sequence[float]],         # name -> values
         pio.renderers.default = 'plotly_mimetype'    # the other stores plotly.js
     looks = [('#0b62c4', 'solid'), ('#c25a00', 'dash'), ('#5c6773', 'dot'), ('#8a5a9e', 'dashdot'),
              ('#1b1f24', 'longdash')]
-    across_ = None if x is None else list(x)
-    figure = go.Figure([go.Scatter(y=list(y), x=across_, name=name, mode='lines',
+    looks *= 1 + len(lines) // len(looks)
+    steps = None if x is None else list(x)
+    figure = go.Figure([go.Scatter(y=list(y), x=steps, name=name, mode='lines',
                                    line=dict(color=c, dash=d, width=2))
-                        for (name, y), (c, d) in zip(lines.items(), looks * (1 + len(lines) // 5),
-                                                     strict=False)])
+                        for (name, y), (c, d) in zip(lines.items(), looks, strict=False)])
     return figure.update_layout(title=title, template='plotly_white', height=320,
                                 margin=dict(l=50, r=20, t=50 if title else 20, b=45),
                                 xaxis_title=across, yaxis_title=up, showlegend=len(lines) > 1)

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..contract.recipe import evaluating
-from .explorer.core import scene_of
-from .figures import one_of, panels_of, sheet
-from .views.base import view_of
+from .figures import panels_of, sheet
+from .scenes import one_of, scene_of
+from .views.table import view_of
 from ..train.seeds import drawing, own_strategies, seeded
 
 if TYPE_CHECKING:
     from maskedlab.train.trainer import Trainer
 
 # %% auto #0
-__all__ = ['WIDTH', 'watched', 'look', 'picture', 'thin', 'loss_line', 'LiveView']
+__all__ = ['WIDTH', 'watched', 'seen_now', 'side_by_side', 'thin', 'loss_line', 'Board', 'LiveView']
 
 # %% ../../nbs/show/06_training.ipynb #05a9492a
 WIDTH = 500     # pixels of all samples of a row
@@ -33,10 +33,10 @@ def watched(trainer: Trainer, view: Any,
     """A few samples: held-out ones where the data are the kit's, else the first of the run's own; None where
     there are none."""
     recipe, own = trainer.recipe, trainer.data
-    name = own if isinstance(own, str) else recipe.card.modality.split()[
-        0] if trainer.source is None else None
-    held = [k for k, (known, options, *_) in view.sets.items() if known == name and options.get('split')
-            == 'test']
+    name = own if isinstance(own, str) else None
+    if name is None and trainer.source is None:
+        name = recipe.card.modality.split()[0]
+    held = [k for k, (known, options, *_) in view.sets.items() if (known, options.get('split')) == (name, 'test')]
     if held:
         batch, _ = view.load(held[0], recipe)
     elif trainer.source is None:
@@ -45,21 +45,21 @@ def watched(trainer: Trainer, view: Any,
         batch = trainer.source.batch(range(n))
     return {k: v[:n] for k, v in view.fit(batch, recipe).items()}
 
-def look(trainer: Trainer, view: Any,
-         batch: dict,
-         # of each sample its drawings; None where the method has no units to draw
-         ) -> list[list[tuple[str, Any, str]]] | None:
+def seen_now(trainer: Trainer, view: Any,
+             batch: dict,
+             # of each sample its drawings; None where the method has no units to draw
+             ) -> list[list[tuple[str, Any, str]]] | None:
     "The trainer's recipe on a batch, leaving no trace in the run."
     recipe = trainer.recipe
     batch = {k: v.to(trainer.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-    with evaluating(recipe), torch.no_grad(), own_strategies(recipe), seeded(trainer.seed, 'view',
-                                                                             device=trainer.device):
+    alone = seeded(trainer.seed, 'view', device=trainer.device)
+    with evaluating(recipe), torch.no_grad(), own_strategies(recipe), alone:
         out = recipe.forward(batch, generator=drawing(trainer.seed, 'view'))  # .forward: not the compiled one
         if out.units is None: return None
         scene = scene_of(recipe, batch, out)
         return [panels_of(one_of(scene, i), view) for i in range(len(out.units))]
 
-def picture(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
+def side_by_side(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
     "Samples side by side: originals, below them what the network sees, and below that what it returns."
     n, file = len(samples), io.BytesIO()
     # the first three of a view's drawings
@@ -84,9 +84,10 @@ def loss_line(values: list[float],          # the losses, one a step
     steps, means = thin(values)
     low, high = (min(means), max(means)) if means else (0., 1.)
     x0, y0, w, h = 56, 10, width - 66, height - 40
-    place = lambda s, v: f'{x0 + w * s / max(len(values) - 1, 1):.1f},{y0 + h * (high - v) / max(high - low, 1e-12):.1f}'
-    line = ' '.join(place(s, v) for s, v in zip(steps, means))
-    text = lambda x, y, words, anchor: f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="11" fill="currentColor">{words}</text>'
+    across, up = w / max(len(values) - 1, 1), h / max(high - low, 1e-12)
+    line = ' '.join(f'{x0 + across * s:.1f},{y0 + up * (high - v):.1f}' for s, v in zip(steps, means))
+    text = lambda x, y, words, anchor: (f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="11" '
+                                        f'fill="currentColor">{words}</text>')
     return (f'<svg width="{width}" height="{height}" role="img" aria-label="loss against step">'
             f'<rect x="{x0}" y="{y0}" width="{w}" height="{h}" fill="none" stroke="currentColor" '
             'stroke-opacity=".3"/>'
@@ -98,23 +99,11 @@ def loss_line(values: list[float],          # the losses, one a step
             + '</svg>')
 
 # %% ../../nbs/show/06_training.ipynb #21cf75e0
-class LiveView:
-    "The widget of a run: bar, stop button, curve, samples."
-    def __init__(self, trainer: Trainer,
-                 every: float = .5,         # seconds between two points in time at which the curve moves
-                 picture_every: float = 2., # the same for the samples
-                 ):
+class Board:
+    "The widgets: bar and stop button, a line of words, samples beside the curve."
+    def __init__(self, trainer: Trainer):
         import ipywidgets as w
-        self.trainer, self.every, self.picture_every = trainer, every, picture_every
-        self.trouble: Exception | None = None
-        self.last = self.last_picture = -1e9
-        self.cost = 0.
-        self.batch: dict | None = None
-        try:
-            self.view = view_of(trainer.recipe)
-            self.batch = watched(trainer, self.view, min(4, self.view.columns))
-        except (ValueError, AttributeError) as error:
-            self.trouble = error      # a kind of data that nobody can draw yet: the curve alone
+        self.trainer = trainer
         self.bar = w.IntProgress(value=trainer.step, max=trainer.steps, layout=w.Layout(width='320px'))
         self.button = w.Button(description='Stop', icon='stop',
                                tooltip='End between two steps, with a checkpoint if the run has a folder')
@@ -134,32 +123,50 @@ class LiveView:
         self.button.disabled, self.button.description = True, 'Stopping'
         self.trainer.stop()
 
+# %% ../../nbs/show/06_training.ipynb #cfbd59c2
+class LiveView(Board):
+    "The widget of a run: bar, stop button, curve, samples."
+    def __init__(self, trainer: Trainer,
+                 every: float = .5,         # seconds between two points in time at which the curve moves
+                 picture_every: float = 2., # the same for the samples
+                 ):
+        super().__init__(trainer)
+        self.every, self.picture_every = every, picture_every
+        self.trouble: Exception | None = None
+        self.last = self.last_picture = -1e9
+        self.cost = 0.
+        self.batch: dict | None = None
+        try:
+            self.view = view_of(trainer.recipe)
+            self.batch = watched(trainer, self.view, min(4, self.view.columns))
+        except (ValueError, AttributeError) as error:
+            self.trouble = error      # a kind of data that nobody can draw yet: the curve alone
+
     def update(self, final: bool = False) -> None:
-        "Show where the run is, if it is time to; whatever goes wrong in here must not end the run."
+        "Show where the run is, if it is time to."
         now = time.monotonic()
         if not final and now - self.last < self.every: return
         self.last = now
         try:
             self._numbers()
-            if self.batch is not None and (final
-                                           or now - self.last_picture > max(self.picture_every,
-                                                                            20 * self.cost)):
+            rested = now - self.last_picture > max(self.picture_every, 20 * self.cost)
+            if self.batch is not None and (final or rested):
                 self._pictures(now)
         except Exception as error:
             self.trouble = error
 
     def _numbers(self) -> None:
-        self.bar.value = self.trainer.step
-        self.words.value = html.escape(f'step {self.trainer.step} of {self.trainer.steps} · '
-                                       f'{self.trainer.status()}')
-        self.curve.value = loss_line([h['loss'] for h in self.trainer.history])
+        t = self.trainer
+        self.bar.value = t.step
+        self.words.value = html.escape(f'step {t.step} of {t.steps} · {t.status()}')
+        self.curve.value = loss_line([h['loss'] for h in t.history])
 
     def _pictures(self, now: float) -> None:
-        samples = look(self.trainer, self.view, self.batch or {})
+        samples = seen_now(self.trainer, self.view, self.batch or {})
         if samples is None:
             self.batch = None
         else:
-            self.picture.value = picture(samples, self.view)
+            self.picture.value = side_by_side(samples, self.view)
         self.cost, self.last_picture = time.monotonic() - now, now
 
     def close(self) -> None:

@@ -80,8 +80,9 @@ def open_page(browser, core, file, width=1240, height=900, dark=False, theme=Non
     page.on('pageerror', lambda e: page.errors.append(str(e)))
 
     def ask(text):
+        from maskedlab.show.explorer.doors import answer
         message, buffers = json.loads(text)
-        reply, data = core.answer(message, [base64.b64decode(b) for b in buffers])
+        reply, data = answer(core, message, [base64.b64decode(b) for b in buffers])
         return json.dumps([reply, [base64.b64encode(d).decode() for d in data]])
 
     page.expose_function('ask', ask)

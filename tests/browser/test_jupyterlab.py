@@ -179,7 +179,7 @@ def test_attention_copy_and_save(page, tmp_path):
     assert page.evaluate('navigator.clipboard.readText()') == line
     scope = {}
     exec(line.replace('; ', '; shown = '), scope)
-    got = scope['shown'].core.draw(scope['shown'].core.state).pictures['returned'].numpy()
+    got = scope['shown'].page.show(scope['shown'].page.state).pictures['returned'].numpy()
     assert np.abs(got.astype(int) - pixels(page, 'What it returns')).max() <= 1
     with page.expect_download() as download:
         page.locator('.mlx-save').click()

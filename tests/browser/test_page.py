@@ -11,7 +11,8 @@ import torch
 from conftest import pixels, ready, settled, stage
 
 import maskedlab as ml
-from maskedlab.show.explorer.core import Explore, State
+from maskedlab.show.explorer.menus import State
+from maskedlab.show.explorer.page import Page
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
@@ -22,14 +23,14 @@ def state(core):
 
 def equal(page, core):
     "Every picture on the page is what the package computes for the state that the page is in."
-    d = core.draw(core.state)
+    d = core.show(core.state)
     for name, picture in {**d.pictures, **core.slower(core.state)[0]}.items():
-        assert np.array_equal(pixels(page, core.view.titles[name]), picture.numpy()), name
+        assert np.array_equal(pixels(page, core.menus.view().titles[name]), picture.numpy()), name
 
 
 @pytest.mark.quick
 def test_picture_of_the_page(bare):
-    page = bare(Explore('mae'))
+    page = bare(Page('mae'))
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator('.mlx').screenshot(path=str(PICTURES / 'explorer.png'))
     assert (PICTURES / 'explorer.png').stat().st_size > 30_000
@@ -38,7 +39,7 @@ def test_picture_of_the_page(bare):
 
 
 def test_slider_shows_what_the_package_computes(bare):
-    core = Explore('mae')
+    core = Page('mae')
     page = bare(core)
     slider = page.locator('[data-field=ratio]')
     for value in ('0.3', '0.9', '0', '1'):
@@ -56,17 +57,17 @@ def test_an_error_is_shown_where_the_loss_looks(bare):
         && d[i]).length; }"""
     # the one is asked for what is hidden, the other for what is not
     for name, covered in (('mae', True), ('maskalign', False)):
-        core = Explore(name)
+        core = Page(name)
         page = bare(core)
         error = pixels(page, 'Error')[..., 3] == 255
-        cells = core.draw(core.state).mask.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+        cells = core.show(core.state).mask.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
         assert (error == (cells if covered else ~cells)).all()
         assert bool(page.evaluate(over, 'Error')) == covered, 'paper lies over what the loss sees'
         assert page.errors == []
 
 
 def test_painting_by_mouse_is_seen_at_once(bare):
-    core = Explore('mae', mask=torch.zeros(8, 8, dtype=torch.bool))
+    core = Page('mae', mask=torch.zeros(8, 8, dtype=torch.bool))
     page = bare(core)
     sees = stage(page, 'What the network sees')
     box = sees.bounding_box()
@@ -89,9 +90,9 @@ def test_painting_by_mouse_is_seen_at_once(bare):
 
 
 def test_keyboard_alone_paints_hides_and_resets(bare):
-    core = Explore('mae', seed=2)
+    core = Page('mae', seed=2)
     page = bare(core)
-    before = core.draw(core.state).mask.flatten()
+    before = core.show(core.state).mask.flatten()
 
     def tab_to(condition, most=80):
         for _ in range(most):
@@ -120,9 +121,9 @@ def test_keyboard_alone_paints_hides_and_resets(bare):
 
 
 def test_attention_of_seen_and_hidden_patches(bare):
-    core = Explore('mae')
+    core = Page('mae')
     page = bare(core)
-    mask = core.draw(core.state).mask.flatten()
+    mask = core.show(core.state).mask.flatten()
     hidden, seen = int(mask.nonzero()[0]), int((~mask).nonzero()[0])
     picture = stage(page, 'Original')
 
@@ -132,7 +133,7 @@ def test_attention_of_seen_and_hidden_patches(bare):
                          box['y'] + (i // 8 + .5) * box['height'] / 8)
 
     settled(page, lambda: click(seen))
-    assert np.array_equal(pixels(page, 'Attention'), core.draw(core.state).pictures['attention'].numpy())
+    assert np.array_equal(pixels(page, 'Attention'), core.show(core.state).pictures['attention'].numpy())
     assert page.get_by_label('Layer').locator('option').count() == 5 and page.get_by_label('Head').locator(
         'option').count() == 5
     first = pixels(page, 'Attention').copy()
@@ -146,7 +147,7 @@ def test_attention_of_seen_and_hidden_patches(bare):
 
 
 def test_bad_value_is_a_sentence_and_the_page_goes_on(bare):
-    core = Explore('mae')
+    core = Page('mae')
     page = bare(core)
     number = page.locator('[data-number=ratio]')
     number.fill('1.2')
@@ -168,7 +169,7 @@ def test_own_files_good_and_bad(bare, tmp_path):
     data = io.BytesIO()
     Image.fromarray(noise).save(data, 'JPEG')
     cut.write_bytes(data.getvalue()[:20_000])
-    core = Explore('mae')
+    core = Page('mae')
     page = bare(core)
     for path in (bad, cut):
         page.locator('.mlx-file').set_input_files(str(path))
@@ -185,14 +186,14 @@ def test_own_files_good_and_bad(bare, tmp_path):
 
 def test_copy_and_save(bare, tmp_path):
     from PIL import Image
-    core = Explore('simmim', seed=4, index=2)
+    core = Page('simmim', seed=4, index=2)
     page = bare(core)
     settled(page, lambda: page.locator('[data-field=ratio]').fill('0.45'))
     line = page.locator('.mlx-code').input_value()
     scope = {}
     exec(line.replace('; ', '; shown = '), scope)
-    again, want = scope['shown'].core, core.draw(core.state)
-    for name, picture in again.draw(again.state).pictures.items():
+    again, want = scope['shown'].page, core.show(core.state)
+    for name, picture in again.show(again.state).pictures.items():
         assert torch.equal(picture, want.pictures[name]), name
     page.locator('.mlx-copy').click()
     page.wait_for_function("document.querySelector('.mlx-copy').textContent !== 'Copy as code'")
@@ -205,7 +206,7 @@ def test_copy_and_save(bare, tmp_path):
 
 
 def test_other_method_other_set_other_strategy(bare):
-    core = Explore('mae')
+    core = Page('mae')
     page = bare(core)
     settled(page, lambda: page.locator('.mlx-method').select_option('simmim'))
     assert '10 of 16 patches hidden' in page.locator('.mlx-status').inner_text()
@@ -221,7 +222,7 @@ def test_other_method_other_set_other_strategy(bare):
 
 def test_normalised_targets_offer_both_statistics(bare):
     r = ml.create_recipe('mae', norm_pix=True)
-    core = Explore(r)
+    core = Page(r)
     page = bare(core)
     assert page.locator('text=Brightness from').is_visible()
     first = pixels(page, 'What it returns').copy()
@@ -237,7 +238,7 @@ def test_method_without_fill_and_attention_says_so(bare):
         fill = None
         attention = None
 
-    page = bare(Explore(Silent))
+    page = bare(Page(Silent))
     assert 'does not predict' in stage(page, 'What it returns').inner_text()
     assert 'no attention' in stage(page, 'Attention').inner_text()
     assert page.errors == []
@@ -245,7 +246,7 @@ def test_method_without_fill_and_attention_says_so(bare):
 
 @pytest.mark.parametrize('how', [dict(dark=True), dict(theme='false'), dict(dark=True, theme='true')])
 def test_themes(bare, how):
-    page = bare(Explore('mae'), **how)
+    page = bare(Page('mae'), **how)
     paper = page.evaluate("getComputedStyle(document.querySelector('.mlx')).backgroundColor")
     light = how.get('theme') == 'true'
     assert paper == ('rgb(255, 255, 255)' if light else 'rgb(20, 23, 27)')
@@ -257,7 +258,7 @@ def test_themes(bare, how):
 
 def test_narrow_page_keeps_everything_inside(bare):
     for width in (1240, 860, 420):
-        page = bare(Explore('mae'), width=width)
+        page = bare(Page('mae'), width=width)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         cut = page.evaluate('''[...document.querySelectorAll('.mlx button, .mlx h3, .mlx p, .mlx label')]
             .filter((e) => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)''')
@@ -267,7 +268,7 @@ def test_narrow_page_keeps_everything_inside(bare):
 
 
 def test_line_keeps_one_in_flight_one_waiting_and_order(bare):
-    page = bare(Explore('mae'))
+    page = bare(Page('mae'))
     sent, kept, fresh = page.evaluate('''() => {
         const sent = [], line = new Line((m) => sent.push([m.seq, m.x]));
         for (let x = 0; x < 20; x++) line.newest({ x });
@@ -281,7 +282,7 @@ def test_line_keeps_one_in_flight_one_waiting_and_order(bare):
 
 
 def test_silence_is_told_and_does_not_block(bare):
-    page = bare(Explore('mae'))
+    page = bare(Page('mae'))
     told, sent = page.evaluate('''async () => {
         const sent = []; let told = 0;
         const line = new Line((m) => sent.push(m.x), { late: () => { told++; }, patience: 50 });
@@ -294,5 +295,5 @@ def test_silence_is_told_and_does_not_block(bare):
 
 
 def test_state_is_plain():
-    core = Explore('mae')
+    core = Page('mae')
     assert State(**{**core.state.__dict__}) == replace(core.state)

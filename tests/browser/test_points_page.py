@@ -9,7 +9,7 @@ import torch
 from conftest import ready, repaints, settled, stage
 
 from maskedlab.targets.sets import chamfer
-from maskedlab.show.explorer.core import Explore
+from maskedlab.show.explorer.page import Page
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
@@ -21,7 +21,7 @@ def ink(page, title):
 def spot(page, core, title, unit):
     "Where on the page a group's foremost point lies, as the page itself projects it."
     from maskedlab.show.views.clouds import project
-    d = core.draw(core.state).pictures['original']
+    d = core.show(core.state).pictures['original']
     owner = d['unit'].tolist()
     at, depth = project(d['points'] - d['frame'][:3])
     box = stage(page, title).bounding_box()
@@ -33,19 +33,19 @@ def spot(page, core, title, unit):
 
 def foremost(core):
     "The group of the point that is nearest to the eye."
-    from maskedlab.show.views.clouds import project
-    x = core.batch(core.state)['points'][0]
-    return int(core.view.owner(x, core.units(core.state))[project(x)[1].argmax()])
+    from maskedlab.show.views.clouds import owner_of, project
+    x = core.menus.batch(core.state)['points'][0]
+    return int(owner_of(x, core.menus.units(core.state))[project(x)[1].argmax()])
 
 
 def test_click_hides_a_group_and_the_answer_is_the_package_s(bare):
-    core = Explore('point_mae')
+    core = Page('point_mae')
     page = bare(core)
-    unit, before = foremost(core), core.draw(core.state).mask.clone()
+    unit, before = foremost(core), core.show(core.state).mask.clone()
     settled(page, lambda: page.mouse.click(*spot(page, core, 'What the network sees', unit)))
-    after = core.draw(core.state)
+    after = core.show(core.state)
     assert after.mask[unit] != before[unit] and int((after.mask != before).sum()) == 1
-    r, b = core.recipe('point_mae').eval(), core.batch(core.state)
+    r, b = core.menus.recipe('point_mae').eval(), core.menus.batch(core.state)
     with torch.no_grad():
         out = r(b, mask=after.mask[None], generator=torch.Generator().manual_seed(0))
     want = 1000 * float(chamfer(out.pred, out.target).mean())
@@ -57,7 +57,7 @@ def test_click_hides_a_group_and_the_answer_is_the_package_s(bare):
 
 
 def test_turning_turns_all_and_asks_nothing(bare):
-    core = Explore('point_mae')
+    core = Page('point_mae')
     page = bare(core)
     titles = ('Original', 'What the network sees', 'What it returns', 'Error')
     first, painted = [ink(page, t) for t in titles], page.locator('.mlx').get_attribute('data-painted')
@@ -73,9 +73,9 @@ def test_turning_turns_all_and_asks_nothing(bare):
 
 
 def test_keyboard_alone(bare):
-    core = Explore('point_mae')
+    core = Page('point_mae')
     page = bare(core)
-    before = core.draw(core.state).mask
+    before = core.show(core.state).mask
     for _ in range(60):
         page.keyboard.press('Tab')
         if page.evaluate("(document.activeElement.getAttribute('aria-label') || '').startsWith('What the "
@@ -89,9 +89,9 @@ def test_keyboard_alone(bare):
     page.keyboard.press('+')
     page.keyboard.press('ArrowLeft')
     settled(page, lambda: page.keyboard.press('Space'))
-    assert int((core.draw(core.state).mask != before).sum()) == 1
+    assert int((core.show(core.state).mask != before).sum()) == 1
     settled(page, lambda: page.keyboard.press('Space'))
-    assert torch.equal(core.draw(core.state).mask, before)
+    assert torch.equal(core.show(core.state).mask, before)
     assert 'Group' in page.locator('.mlx-hear').inner_text() or 'hidden' in page.locator(
         '.mlx-hear').inner_text()
     settled(page, lambda: page.keyboard.press('r'))
@@ -100,7 +100,7 @@ def test_keyboard_alone(bare):
 
 
 def test_attention_and_predicted_only(bare):
-    core = Explore('point_mae')
+    core = Page('point_mae')
     page = bare(core)
     settled(page, lambda: page.mouse.click(*spot(page, core, 'Original', foremost(core))))
     assert core.state.look == foremost(core)
@@ -113,7 +113,7 @@ def test_attention_and_predicted_only(bare):
 
 
 def test_own_clouds_good_and_bad(bare, tmp_path):
-    core = Explore('point_mae')
+    core = Page('point_mae')
     page = bare(core)
     few, none, good = tmp_path / 'few.xyz', tmp_path / 'notes.ply', tmp_path / 'ball.xyz'
     few.write_text('\n'.join(f'{i} 0 0' for i in range(5)))
@@ -137,7 +137,7 @@ def test_own_clouds_good_and_bad(bare, tmp_path):
 
 
 def test_thirty_changes_within_the_bar(bare):
-    page = bare(Explore('point_mae'))
+    page = bare(Page('point_mae'))
     times = repaints(page, 0.3, 0.015)
     print(f'points: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms')
     assert np.median(times) <= 300
@@ -146,12 +146,12 @@ def test_thirty_changes_within_the_bar(bare):
 
 def test_save_and_code(bare, tmp_path):
     from PIL import Image
-    core = Explore('point_bert', seed=2, index=1)
+    core = Page('point_bert', seed=2, index=1)
     page = bare(core)
     scope = {}
     exec(page.locator('.mlx-code').input_value().replace('; ', '; shown = '), scope)
-    again, want = scope['shown'].core, core.draw(core.state)
-    for name, d in again.draw(again.state).pictures.items():
+    again, want = scope['shown'].page, core.show(core.state)
+    for name, d in again.show(again.state).pictures.items():
         assert all(torch.equal(d[k], want.pictures[name][k]) for k in d), name
     with page.expect_download() as download:
         page.locator('.mlx-save').click()
@@ -163,7 +163,7 @@ def test_save_and_code(bare, tmp_path):
 
 def test_dark_and_narrow(bare):
     for width, dark in ((1240, True), (420, False)):
-        page = bare(Explore('point_mae'), width=width, dark=dark)
+        page = bare(Page('point_mae'), width=width, dark=dark)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         cut = page.evaluate('''[...document.querySelectorAll('.mlx button, .mlx h3, .mlx p, .mlx label')]
             .filter((e) => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)''')

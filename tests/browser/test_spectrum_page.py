@@ -8,7 +8,7 @@ import torch
 from conftest import pixels, ready, settled, stage
 
 from maskedlab.masks.disc import Disc, paired
-from maskedlab.show.explorer.core import Explore
+from maskedlab.show.explorer.page import Page
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 SEES = 'What the network sees'
@@ -17,8 +17,8 @@ SEES = 'What the network sees'
 def equal(page, core):
     """Every drawing on the page is what the package computes; a browser keeps no colour where a picture is
     see-through."""
-    for name, drawing in core.draw(core.state).pictures.items():
-        want, got = drawing.numpy(), pixels(page, core.view.titles[name])
+    for name, drawing in core.show(core.state).pictures.items():
+        want, got = drawing.numpy(), pixels(page, core.menus.view().titles[name])
         assert np.array_equal(got[..., 3], want[..., 3]) and np.array_equal(got[want[..., 3] > 0],
                                                                             want[want[..., 3] > 0]), name
 
@@ -29,7 +29,7 @@ def at(page, row, column, side=64):
 
 
 def test_the_page_shows_what_the_package_computes(bare):
-    core = Explore('mfm', strategy=Disc(5, p=1))
+    core = Page('mfm', strategy=Disc(5, p=1))
     page = bare(core)
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.locator('.mlx').screenshot(path=str(PICTURES / 'spectrum.png'))
@@ -47,7 +47,7 @@ def test_the_page_shows_what_the_package_computes(bare):
 
 
 def test_painting_takes_twins_along_and_is_seen_at_once(bare):
-    core = Explore('mfm', mask=torch.zeros(64, 64, dtype=torch.bool))
+    core = Page('mfm', mask=torch.zeros(64, 64, dtype=torch.bool))
     page = bare(core)
     whole = pixels(page, SEES).copy()
     assert (whole[..., 3] == 255).all()
@@ -61,7 +61,7 @@ def test_painting_takes_twins_along_and_is_seen_at_once(bare):
     assert np.array_equal(now[..., 3] == 0, paired(mask).numpy())
     page.wait_for_function("document.querySelector('.mlx-status').textContent.startsWith('42 of 4096')")
     ready(page)
-    assert torch.equal(core.draw(core.state).mask, paired(mask)) and len(core.state.painted) == 42
+    assert torch.equal(core.show(core.state).mask, paired(mask)) and len(core.state.painted) == 42
     equal(page, core)
     page.mouse.move(*at(page, 44, 34))                   # a twin: showing it shows what was painted
     page.mouse.down()
@@ -72,24 +72,24 @@ def test_painting_takes_twins_along_and_is_seen_at_once(bare):
     ready(page)
     page.get_by_role('button', name='Brush of 7 by 7').click()
     settled(page, lambda: page.mouse.click(*at(page, 32, 32)))
-    assert core.draw(core.state).hidden == 49 and 'The mean is hidden' in page.locator(
+    assert core.show(core.state).hidden == 49 and 'The mean is hidden' in page.locator(
         '.mlx-status').inner_text()
     page.locator('.mlx').screenshot(path=str(PICTURES / 'spectrum_painted.png'))
     assert page.errors == []
 
 
 def test_keyboard_alone(bare):
-    core = Explore('mfm', strategy=Disc(5, p=0))
+    core = Page('mfm', strategy=Disc(5, p=0))
     page = bare(core)
-    before = core.draw(core.state).mask
+    before = core.show(core.state).mask
     for _ in range(60):
         page.keyboard.press('Tab')
         if page.evaluate(f"(document.activeElement.getAttribute('aria-label') || '').startsWith('{SEES}')"):
             break
     page.keyboard.press('ArrowRight')
     settled(page, lambda: page.keyboard.press('Space'))
-    assert core.draw(core.state).mask[0, [1, 63]].all() and int(
-        (core.draw(core.state).mask != before).sum()) == 2
+    assert core.show(core.state).mask[0, [1, 63]].all() and int(
+        (core.show(core.state).mask != before).sum()) == 2
     page.keyboard.press('ArrowDown')
     assert 'Frequency -31 down, -31 to the right' in page.locator('.mlx-hear').inner_text()
     settled(page, lambda: page.keyboard.press('r'))
@@ -98,11 +98,11 @@ def test_keyboard_alone(bare):
 
 
 def test_from_pictures_to_spectra_and_back(bare):
-    core = Explore('mae')
+    core = Page('mae')
     page = bare(core)
     settled(page, lambda: page.locator('.mlx-method').select_option('mfm'))
     assert stage(page, SEES).is_visible() and not page.locator('.mlx-is-attention').count()
-    assert core.draw(core.state).total == 4096 and 'frequencies hidden' in page.locator(
+    assert core.show(core.state).total == 4096 and 'frequencies hidden' in page.locator(
         '.mlx-status').inner_text()
     settled(page, lambda: page.locator('.mlx-method').select_option('mae'))
     assert stage(page, 'Attention').is_visible() and '48 of 64 patches' in page.locator(
@@ -122,7 +122,7 @@ TIMES = '''async ([n, act]) => {
 
 def test_thirty_changes_within_the_bar(bare):
     # nearly all is hidden: the longest list that a page sends
-    page = bare(Explore('mfm', strategy=Disc(5, p=1)))
+    page = bare(Page('mfm', strategy=Disc(5, p=1)))
     page.evaluate('''() => {
         const slider = document.querySelector("[data-field=radius]"), seen = document.querySelector(".mlx-
         paint .mlx-stage"); window.slide = (i) => { slider.value = String(2 + i); slider.dispatchEvent(new
@@ -143,7 +143,7 @@ def test_thirty_changes_within_the_bar(bare):
 
 @pytest.mark.parametrize('width, dark', [(1240, True), (420, False)])
 def test_dark_and_narrow(bare, width, dark):
-    page = bare(Explore('mfm', strategy=Disc(5, p=0)), width=width, dark=dark)
+    page = bare(Page('mfm', strategy=Disc(5, p=0)), width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     cut = page.evaluate('''[...document.querySelectorAll('.mlx button, .mlx h3, .mlx p, .mlx label')]
         .filter((e) => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)''')

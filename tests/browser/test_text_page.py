@@ -8,7 +8,7 @@ import torch
 from conftest import ready, repaints, settled, stage
 
 import maskedlab as ml
-from maskedlab.show.explorer.core import Explore
+from maskedlab.show.explorer.page import Page
 
 PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
@@ -22,9 +22,9 @@ def chips(page, title):
 
 def equal(page, core):
     "Every chip on the page is what the package computes for the state that the page is in."
-    d = core.draw(core.state)
+    d = core.show(core.state)
     for name, drawing in d.pictures.items():
-        assert chips(page, core.view.titles[name]) == [[c['unit'], c['text'], c['role']]
+        assert chips(page, core.menus.view().titles[name]) == [[c['unit'], c['text'], c['role']]
                                                        for c in drawing['chips']], name
 
 
@@ -33,20 +33,20 @@ def chip(page, title, unit):
 
 
 def test_click_hides_and_what_is_shown_is_what_the_package_computes(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     page = bare(core)
     equal(page, core)
-    free = core.units(core.state).free[0]
-    unit = next(i for i in free.nonzero()[:, 0].tolist() if not core.draw(core.state).mask[i])
+    free = core.menus.units(core.state).free[0]
+    unit = next(i for i in free.nonzero()[:, 0].tolist() if not core.show(core.state).mask[i])
     settled(page, lambda: chip(page, 'What the network sees', unit).click())
-    assert unit in core.state.painted and core.draw(core.state).mask[unit]
+    assert unit in core.state.painted and core.show(core.state).mask[unit]
     equal(page, core)
     guesses = page.locator(f'.mlx-guess[data-guess="{unit}"] > span > span').all_inner_texts()
-    drawn = core.draw(core.state).pictures['returned']['chips']
+    drawn = core.show(core.state).pictures['returned']['chips']
     assert guesses == [text for text, _ in next(c for c in drawn if c['unit'] == unit)['guesses']]
-    r, b = core.recipe('bert_mlm').eval(), core.batch(core.state)
+    r, b = core.menus.recipe('bert_mlm').eval(), core.menus.batch(core.state)
     with torch.no_grad():
-        out = r(b, mask=core.draw(core.state).mask[None], generator=torch.Generator().manual_seed(0))
+        out = r(b, mask=core.show(core.state).mask[None], generator=torch.Generator().manual_seed(0))
     row = out.pred[out.mask[0].nonzero()[:, 0].tolist().index(unit)]
     assert ml.data.text.tokenizer().id_to_token(int(row.argmax())).removeprefix('##') == guesses[0]
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ def test_click_hides_and_what_is_shown_is_what_the_package_computes(bare):
 
 
 def test_a_click_is_seen_at_once_and_a_drag_hides_several(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     core.state = core.state.__class__(**{**core.state.__dict__, 'painted': []})
     page = bare(core)
-    units = core.units(core.state).free[0].nonzero()[:, 0].tolist()[:4]
+    units = core.menus.units(core.state).free[0].nonzero()[:, 0].tolist()[:4]
     first, last = (chip(page, 'What the network sees', u).bounding_box() for u in (units[0], units[-1]))
     page.mouse.move(first['x'] + 4, first['y'] + 8)
     page.mouse.down()
@@ -74,9 +74,9 @@ def test_a_click_is_seen_at_once_and_a_drag_hides_several(bare):
 
 
 def test_keyboard_alone(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     page = bare(core)
-    before = core.draw(core.state).mask
+    before = core.show(core.state).mask
 
     def tab_to(condition, most=60):
         for _ in range(most):
@@ -102,7 +102,7 @@ def test_keyboard_alone(bare):
 
 
 def test_attention_has_arcs(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     page = bare(core)
     settled(page, lambda: chip(page, 'Original', 4).click())
     assert core.state.look == 4 and len(chips(page, 'Attention')) == len(chips(page, 'Original'))
@@ -113,12 +113,12 @@ def test_attention_has_arcs(bare):
 
 
 def test_verdicts_of_electra(bare):
-    core = Explore('electra', seed=1)
+    core = Page('electra', seed=1)
     page = bare(core)
     equal(page, core)
-    d = core.draw(core.state)
+    d = core.show(core.state)
     swapped = {c['unit'] for c in d.pictures['seen']['chips'] if c['role'] == 'swapped'}
-    b = core.batch(core.state)
+    b = core.menus.batch(core.state)
     assert swapped == set((d.out.seen['ids'] != b['ids'])[0].nonzero()[:, 0].tolist())
     odds = dict(zip(d.out.scored[0].nonzero()[:, 0].tolist(), d.out.pred.sigmoid().tolist(), strict=True))
     notes = stage(page, 'What it returns').locator('.mlx-chip small').all_inner_texts()
@@ -129,7 +129,7 @@ def test_verdicts_of_electra(bare):
 
 
 def test_own_text_good_and_bad(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     page = bare(core)
     page.locator('.mlx-use').click()
     page.wait_for_function("document.querySelector('.mlx-alert').textContent.includes('write or paste')")
@@ -143,14 +143,14 @@ def test_own_text_good_and_bad(bare):
     settled(page, lambda: page.locator('[data-field=ratio]').fill('0.4'))
     scope = {}
     exec(page.locator('.mlx-code').input_value().replace('; ', '; shown = '), scope)
-    again = scope['shown'].core
-    assert again.draw(again.state).pictures == core.draw(core.state).pictures
+    again = scope['shown'].page
+    assert again.show(again.state).pictures == core.show(core.state).pictures
     settled(page, lambda: page.get_by_label('Texts').locator('button').first.click())
     assert page.errors == []
 
 
 def test_thirty_changes_within_the_bar(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     page = bare(core)
     times = repaints(page, 0.1, 0.01)
     print(f'text: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms')
@@ -161,7 +161,7 @@ def test_thirty_changes_within_the_bar(bare):
 
 def test_narrow_and_dark(bare):
     for width, dark in ((1240, True), (420, False)):
-        page = bare(Explore('bert_mlm'), width=width, dark=dark)
+        page = bare(Page('bert_mlm'), width=width, dark=dark)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         cut = page.evaluate('''[...document.querySelectorAll('.mlx button, .mlx h3, .mlx p, .mlx label, .mlx-chip')]
             .filter((e) => e.offsetParent && !e.closest('.mlx-thumbs') && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)''')
@@ -170,7 +170,7 @@ def test_narrow_and_dark(bare):
 
 
 def test_another_kind_of_data_on_the_same_page(bare):
-    core = Explore('bert_mlm')
+    core = Page('bert_mlm')
     page = bare(core)
     for name, kind in (('mae', 'picture'), ('point_mae', 'cloud'), ('electra', 'chips')):
         settled(page, partial(page.locator('.mlx-method').select_option, name))
