@@ -217,7 +217,7 @@ def training_step(name: str, shape: Shape, optimiser: str = 'adamw', device: str
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4, (.9, .95),
                             weight_decay=.05, fused=fused)
     if compiled and name == OURS:        # as its Trainer does; the others as a whole
-        from maskedlab.train.trainer import compile_blocks
+        from maskedlab.train.step import compile_blocks
         compile_blocks(model)
     run = torch.compile(model) if compiled and name != OURS else model
 

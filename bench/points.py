@@ -23,7 +23,7 @@ from maskedlab.contract.recipe import evaluating
 from maskedlab.targets.sets import chamfer
 from maskedlab.parts.groups import fps
 from maskedlab.recipes.points.point_mae import PointMAE
-from maskedlab.train.loop import fit
+from maskedlab.train.trainer import fit
 
 RESULTS = Path(__file__).parent / 'results'
 

@@ -9,6 +9,7 @@
 Names are loaded when they are first used, so that importing the package costs no more than importing
 torch."""
 from importlib import import_module as _import
+from importlib.util import find_spec as _find
 
 from . import _moved as _moved
 
@@ -26,7 +27,7 @@ _NAMES = {   # public name -> module
     'load_pretrained': 'formats.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage',
           'count_law': 'instruments.count_law',
-    'fit': 'train.loop', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
+    'fit': 'train.trainer', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
     'Explorer': 'show.explorer.widget',
     'setting': 'settings', 'settings': 'settings',
 }
@@ -38,9 +39,17 @@ __all__ = ['__version__', *_NAMES, *_ROOMS]
 
 
 def __getattr__(name):
+    if name in ('Trainer', 'fit'):
+        _watch_in_a_notebook()
     if name in _NAMES: return getattr(_import(f'maskedlab.{_NAMES[name]}'), name)
     if name in _ROOMS: return _import(f'maskedlab.{name}')
     raise AttributeError(f"maskedlab has no {name!r}; see maskedlab.__all__")
+
+
+def _watch_in_a_notebook():
+    "A run in a notebook's kernel has a live view, where there are widgets to draw it: it adds itself."
+    if _import('maskedlab.train.watch').in_kernel() and _find('ipywidgets'):
+        _import('maskedlab.show.training')
 
 
 def __dir__():

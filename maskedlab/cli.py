@@ -104,18 +104,20 @@ def _bench(a: argparse.Namespace) -> int:
 
 # %% ../nbs/01_cli.ipynb #52d37644
 def _train(a: argparse.Namespace) -> None:
+    from maskedlab.train.setup import OPTIONS, PLANNED, overview
     from maskedlab.train.trainer import Trainer
+    words = {k: v for k, v in vars(a).items() if k in OPTIONS + PLANNED + ('lr_base',)}
+    words |= dict(precision='bf16' if a.bf16 else None, augment=not a.no_augment)
+    if a.dry_run:
+        print(overview(Trainer(a.recipe, a.data, **{**words, 'out': None}), given='command line'))
+        return
+    if a.out is None: raise ValueError("a run needs a folder for what it makes; give --out FOLDER, or --dry-run")
     out = Path(a.out)
     if out.exists() and any(out.iterdir()) and not (a.overwrite or a.resume):
         raise ValueError(f"{out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
                          "another --out")
     began = time.time()
-    same = ('size', 'steps', 'epochs', 'batch', 'accumulate', 'lr', 'lr_base', 'weight_decay', 'warmup',
-            'clip', 'ema', 'compile', 'mask',
-            'image', 'vary', 'workers', 'seed', 'resume', 'overwrite', 'keep', 'save_every', 'tensorboard')
-    more = {k: getattr(a, k) for k in same}
-    t = Trainer(a.recipe, a.data, out=out, precision='bf16' if a.bf16 else None, augment=not a.no_augment,
-                **more)
+    t = Trainer(a.recipe, a.data, **words)
     try:
         history = t.fit(background=False)
     except KeyboardInterrupt:
@@ -131,7 +133,7 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> N
     from maskedlab.instruments.held_out import held_out
     recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
     recipe.save_pretrained(t.out, dtype=dtype)
-    if t.average:
+    if t.ema is not None:
         t.averaged().save_pretrained(t.out / 'average', dtype=dtype)
     report: dict[str, Any] = dict(
         command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__,
@@ -147,6 +149,61 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> N
 def _version() -> str:
     from maskedlab import __version__
     return __version__
+
+# %% ../nbs/01_cli.ipynb #15ad54a0
+# how each value of a plan is read, and what it is
+_PLAN: dict[str, tuple[dict[str, Any], str]] = {
+    'optimiser': (dict(), 'AdamW or SGD'),
+    'lr': (dict(type=float), 'highest learning rate, at any batch and size'),
+    'per': (dict(type=int, metavar='BATCH'), 'the batch that the rate is meant for: it grows in proportion'),
+    'small': (dict(type=float, metavar='RATE'), 'highest rate of networks below 10 million parameters'),
+    'weight_decay': (dict(type=float), 'of parameters with more than one axis'),
+    'betas': (dict(type=float, nargs=2), 'of AdamW'),
+    'eps': (dict(type=float), 'of AdamW'),
+    'momentum': (dict(type=float), 'of SGD'),
+    'nesterov': (dict(action=argparse.BooleanOptionalAction), 'of SGD'),
+    'schedule': (dict(), 'cosine, linear, multistep or constant'),
+    'floor': (dict(type=float, metavar='SHARE'), 'last rate as a share of the highest (cosine, linear)'),
+    'milestones': (dict(type=float, nargs='+', metavar='SHARE'), 'of the run, where the rate drops (multistep)'),
+    'gamma': (dict(type=float), 'to which share the rate drops (multistep)'),
+    'warmup': (dict(type=float), 'below 1: a share of the steps; from 1: a number of steps'),
+    'clip': (dict(type=float), 'largest norm of the gradient; inf: any'),
+}
+
+def _train_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument('--out', help='folder for checkpoints, metrics and the weights')
+    c.add_argument('--dry-run', action='store_true', help='print what the run would be, and train nothing')
+    c.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there '
+                                                         'is one')
+    c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
+    c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
+                                  'embedded data of its modality')
+    c.add_argument('--size', help='micro, tiny, small or base')
+    c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
+    c.add_argument('--image', type=int, help='side of the crops in pixels; default: what the recipe is made '
+                                             'for')
+    c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
+    c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
+    c.add_argument('--steps', type=int, help='optimiser steps; default 1000')
+    c.add_argument('--epochs', type=float, help='instead of --steps: how often each picture is seen')
+    c.add_argument('--batch', type=int, default=64, help='samples of a step, over all processes and rounds')
+    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS',
+                   help='rounds that a step is split into, where memory is short')
+    c.add_argument('--lr-base', type=float, help='instead of --lr: the rate for a batch of 256')
+    c.add_argument('--ema', type=float, help='decay of an average of the weights, such as .999')
+    c.add_argument('--bf16', action='store_true', help='bfloat16 where it is safe')
+    c.add_argument('--compile', action='store_true', help='torch.compile')
+    c.add_argument('--workers', type=int, default=0, help='processes that read ahead')
+    c.add_argument('--seed', type=int, default=0)
+    c.add_argument('--save-every', type=int, metavar='STEPS',
+                   help='default: a tenth of all steps, at most 1000')
+    c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
+    c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
+    c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
+    plan = c.add_argument_group('the plan', "each value is the recipe's own unless it is given here; --dry-run "
+                                            'prints them')
+    for name, (how, text) in _PLAN.items():
+        plan.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
 
 # %% ../nbs/01_cli.ipynb #faddbffb
 def parser() -> argparse.ArgumentParser:
@@ -207,40 +264,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE',
                    help='a table and its options; `maskedlab bench TABLE --help`')
 
-    c = add('train', _train, 'train a recipe', recipe=True)
-    c.add_argument('--out', required=True, help='folder for checkpoints, metrics and the weights')
-    c.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there '
-                                                         'is one')
-    c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
-    c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
-                                  'embedded data of its modality')
-    c.add_argument('--size', help='micro, tiny, small or base')
-    c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
-    c.add_argument('--image', type=int, help='side of the crops in pixels; default: what the recipe is made '
-                                             'for')
-    c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
-    c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
-    c.add_argument('--steps', type=int, help='optimiser steps; default 1000')
-    c.add_argument('--epochs', type=float, help='instead of --steps: how often each picture is seen')
-    c.add_argument('--batch', type=int, default=64, help='samples of a step, over all processes and rounds')
-    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS',
-                   help='rounds that a step is split into, where memory is short')
-    c.add_argument('--lr', type=float, help='highest learning rate; default 1e-3')
-    c.add_argument('--lr-base', type=float, help='instead of --lr: the rate for a batch of 256')
-    c.add_argument('--weight-decay', type=float)
-    c.add_argument('--warmup', type=int, help='steps; default a twentieth of all')
-    c.add_argument('--clip', type=float, help="largest norm of the gradient; default: the recipe's own; inf: "
-                                              "any")
-    c.add_argument('--ema', type=float, help='decay of an average of the weights, such as .999')
-    c.add_argument('--bf16', action='store_true', help='bfloat16 where it is safe')
-    c.add_argument('--compile', action='store_true', help='torch.compile')
-    c.add_argument('--workers', type=int, default=0, help='processes that read ahead')
-    c.add_argument('--seed', type=int, default=0)
-    c.add_argument('--save-every', type=int, metavar='STEPS',
-                   help='default: a tenth of all steps, at most 1000')
-    c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
-    c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
-    c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
+    _train_options(add('train', _train, 'train a recipe', recipe=True))
 
     c = add('explore', _explore, 'the explorer in a browser, without a notebook')
     c.add_argument('recipe', nargs='?', default='mae')

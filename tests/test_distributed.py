@@ -28,7 +28,7 @@ def train(folder: Path, case: str) -> ml.Trainer:
     "Twenty steps; keeps the gradients of the first, and the samples and masks that this process had."
     torch.manual_seed(0)
     t = ml.Trainer(CASES[case](), 'image', steps=20, batch=8, lr=1e-3, seed=3, precision='no', show=False)
-    seen, clip, forward = [], t._clip, t.recipe.forward
+    seen, clip, forward = [], t.learner.clip, t.recipe.forward
 
     def first(*a):
         norm = clip(*a)
@@ -43,7 +43,7 @@ def train(folder: Path, case: str) -> ml.Trainer:
                      'mask': out.mask.flatten(1).int().tolist()})
         return out
 
-    t._clip, t.recipe.forward = first, look
+    t.learner.clip, t.recipe.forward = first, look
     history = t.fit(background=False)
     if t.rank == 0:
         save_file({k: v.clone() for k, v in t.recipe.state_dict().items()}, folder / f'{case} weights')
@@ -56,7 +56,7 @@ if __name__ == '__main__':      # under torchrun
     torch.set_num_threads(1)
     for c in CASES:
         last = train(Path(sys.argv[1]), c)
-    last.accelerator.end_training()
+    last.processes.accelerator.end_training()
 
 
 @pytest.fixture(scope='module')

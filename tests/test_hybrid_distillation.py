@@ -16,7 +16,7 @@ from maskedlab.recipes.image.hybrid_distillation import (
 )
 from maskedlab.recipes.image.mae import MAE
 from maskedlab.stages.vit_teacher import ViTTeacher
-from maskedlab.train.loop import fit
+from maskedlab.train.trainer import fit
 
 SMALL = dict(image=40, patch=8, dim=32, depth=3, heads=4)      # 25 patches: 18, then 13 stay
 

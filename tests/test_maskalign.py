@@ -16,7 +16,8 @@ from maskedlab.targets.features import whiten
 from maskedlab.recipes.image.mae import MAE
 from maskedlab.recipes.image.maskalign import ORDER, MaskAlign
 from maskedlab.stages.vit_teacher import ViTTeacher
-from maskedlab.train.loop import decay_groups, fit
+from maskedlab.train.loop import decay_groups
+from maskedlab.train.trainer import fit
 
 SMALL = dict(image=32, patch=8, dim=32, depth=3, heads=4, drop_path=0.)
 
@@ -362,7 +363,7 @@ def test_bad_teacher_and_strategy(r, batch):
 
 
 def test_the_final_norm_learns_with_the_labels_and_not_before(batch):
-    from maskedlab.train.loop import fit
+    from maskedlab.train.trainer import fit
     from maskedlab.uses.finetune import finetune
     r = make()
     norm = r.encoder.norm.weight.detach().clone()

@@ -330,7 +330,7 @@ def test_bad_arguments(r):
 
 
 def test_it_learns():
-    from maskedlab.train.loop import fit
+    from maskedlab.train.trainer import fit
     torch.manual_seed(0)
     r, luck = SeiTPP(**SMALL, tokenizer=Cells()), g()
     def stripes():                  # each picture has one word: a visible one tells the rest

@@ -295,7 +295,7 @@ def test_too_few_patches_for_a_choice_are_refused():
 
 
 def test_it_learns_the_quiz():
-    from maskedlab.train.loop import fit
+    from maskedlab.train.trainer import fit
     torch.manual_seed(0)
     r = Selfie(**SMALL)
     y, x = torch.meshgrid(torch.linspace(0, .6, 32), torch.linspace(0, .6, 32), indexing='ij')

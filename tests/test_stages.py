@@ -16,7 +16,7 @@ from maskedlab.stages.shelf import (
     cache_folder, find_stage, find_teacher, find_tokenizer, made_from, stage, stage_class,
 )
 from maskedlab.stages.token_adapt import TokenAdapt
-from maskedlab.train.loop import fit
+from maskedlab.train.trainer import fit
 from maskedlab.train.make_stage import train_stage
 
 

@@ -91,7 +91,7 @@ def test_workers_change_nothing(folder):
 
 def test_rates_groups_and_betas():
     t = make(steps=100, warmup=10, weight_decay=.1, lr=1e-3)
-    assert [g['weight_decay'] for g in t.optimiser.param_groups] == [.1, 0] and t.betas == (.9, .95)
+    assert [g['weight_decay'] for g in t.learner.optimiser.param_groups] == [.1, 0] and t.plan.betas == (.9, .95)
     rates = [h['lr'] for h in t.fit(background=False)]
     assert rates[0] == pytest.approx(5e-5) and max(rates) <= 1e-3 and rates.index(max(rates)) in (9, 10) and 0 < rates[-1] < 1e-6
 
@@ -99,16 +99,16 @@ def test_rates_groups_and_betas():
 def test_clip_is_heeded():
     t = make(clip=1e-3)
     norms = []
-    step = t.optimiser.step
-    t.optimiser.step = lambda: (norms.append(torch.nn.utils.get_total_norm([p.grad for p in t.recipe.parameters()]).item()), step())
+    step = t.learner.optimiser.step
+    t.learner.optimiser.step = lambda: (norms.append(torch.nn.utils.get_total_norm([p.grad for p in t.recipe.parameters()]).item()), step())
     history = t.fit(background=False)
     assert all(h['gradient'] > 2e-3 for h in history) and max(norms) < 1.01e-3
 
 
 def test_the_recipes_own_clip_is_the_default():
     "BEiT's is 3; inf means none, and a recipe that names none has none."
-    own = lambda **more: make(recipe='beit', **more).clip
-    assert own() == 3 and own(clip=1.) == 1 and own(clip=float('inf')) is None and make().clip is None
+    own = lambda **more: make(recipe='beit', **more).plan.clip
+    assert own() == 3 and own(clip=1.) == 1 and own(clip=float('inf')) is None and make().plan.clip is None
 
 
 def test_bf16_stays_close():
@@ -117,7 +117,7 @@ def test_bf16_stays_close():
 
 
 def test_compiling_takes_the_repeated_blocks_and_renames_nothing():
-    from maskedlab.train.trainer import compile_blocks
+    from maskedlab.train.step import compile_blocks
     r = MAE(**{**TINY, 'depth': 3})
     names = list(r.state_dict())
     assert compile_blocks(r) == 4 and list(r.state_dict()) == names

@@ -108,7 +108,8 @@ class Plan:
         return {k: getattr(self, k) for k in names if k not in settings or k in taken}
 
     def but(self, **changes: Any) -> Plan:
-        "The same with other values; an optimiser or schedule that is exchanged takes its own settings along."
+        """The same with other values. An optimiser or schedule that is exchanged takes its own settings along,
+        and a rate that is given is the highest one: `per` and `small` go, unless they are given too."""
         unknown = sorted(set(changes) - {f.name for f in fields(self)})
         if unknown:
             raise ValueError(f"a plan has no {unknown[0]!r}; it has {', '.join(f.name for f in fields(self))}")
@@ -117,6 +118,8 @@ class Plan:
             if choice in changes:
                 gone = set(_chosen(choice, getattr(self, choice))) - set(_chosen(choice, changes[choice]))
                 kept = {k: v for k, v in kept.items() if k not in gone}
+        if 'lr' in changes:
+            kept |= dict(per=None, small=None)
         return Plan(**{**kept, **changes})
 
     def highest(self, batch: int,            # samples of a step

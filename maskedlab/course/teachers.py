@@ -138,7 +138,7 @@ def follow(teacher, student, momentum):
     for slow, fast in zip(teacher, student): fast.lerp_(slow, momentum)
     return student
 '''),
-    praise='That is right: an exponential moving average. In the kit it is Average(net, momentum), and '
+    praise='That is right: an exponential moving average. In the kit it is Follower(net, momentum), and '
            'after_step calls its update.')
 
 # %% ../../nbs/course/09_teachers.ipynb #e53ffdc3

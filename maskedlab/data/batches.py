@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .own import images
-from .pictures import Pictures, check_size, draw, turns
+from .pictures import Pictures, check_size, cropped, turns
 from .samples import sample, sampler
 
 # %% auto #0
@@ -65,4 +65,4 @@ def crops(pictures: Pictures,
         while len(waiting) < batch_size:
             waiting = torch.cat([waiting, turns(len(pictures), len(pictures), generator)])
         which, waiting = waiting[:batch_size], waiting[batch_size:]
-        yield draw(pictures, which, generator if augment else None, size, scale, flip)
+        yield cropped(pictures, which, generator if augment else None, size, scale, flip)

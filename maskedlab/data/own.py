@@ -17,10 +17,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .pictures import Held, Pictures, check_size, draw, resize
+from .pictures import Held, Pictures, check_size, cropped, resize
 
 # %% auto #0
-__all__ = ['Read', 'Source', 'to_pixels', 'read_file', 'load_image', 'images']
+__all__ = ['Read', 'Opened', 'to_pixels', 'read_file', 'load_image', 'images']
 
 # %% ../../nbs/data/02_own.ipynb #9b9aeeab
 _WHITE = (255, 255, 255, 255)
@@ -129,7 +129,7 @@ def load_image(path: str | Path,
                          "in it")
     pixels = read_file(found, channels)
     height, width = pixels.shape[1:]
-    return draw(Pictures(Held([pixels], [None]), [found.name]), torch.tensor([0]),
+    return cropped(Pictures(Held([pixels], [None]), [found.name]), torch.tensor([0]),
                 size=size or (height, width))
 
 def _check_channels(channels: int) -> None:
@@ -147,7 +147,7 @@ def _find(path: str | Path) -> Path:
 
 # %% ../../nbs/data/02_own.ipynb #d470a2d4
 Read = Callable[[int], tuple[Tensor, int | None]]
-Source = tuple[Read, list[str], list[str]]      # how to read number i, names, classes
+Opened = tuple[Read, list[str], list[str]]      # how to read number i, names, classes
 
 @dataclass
 class _Files:
@@ -168,7 +168,7 @@ class _Files:
         return pixels, self.labels[i]
 
 def _from_files(files: Sequence[Path], root: Path | None, channels: int, short_side: int | None,
-                memory: int) -> Source:
+                memory: int) -> Opened:
     inside = [f.relative_to(root) if root else f for f in files]
     top = [p.parts[0] if root and len(p.parts) > 1 else None for p in inside]
     classes = sorted({t for t in top if t is not None})
@@ -177,7 +177,7 @@ def _from_files(files: Sequence[Path], root: Path | None, channels: int, short_s
     labels = [classes.index(t) if classes and t is not None else None for t in top]
     return _Files(list(files), labels, channels, short_side, memory), [str(p) for p in inside], classes
 
-def _from_folder(root: Path, channels: int, short_side: int | None, memory: int) -> Source:
+def _from_folder(root: Path, channels: int, short_side: int | None, memory: int) -> Opened:
     def hidden(f: Path) -> bool:
         return any(part.startswith('.') for part in f.relative_to(root).parts)
     files = sorted(f for f in root.rglob('*') if f.is_file() and not hidden(f))
@@ -200,7 +200,7 @@ class _Items:
             ours = isinstance(e, ValueError) and str(e).startswith(('has ', 'is ', 'holds '))
             raise ValueError(f"item {i} {e if ours else f'cannot be read ({str(e)[:80] or type(e).__name__})'}") from e
 
-def _from_items(data: Any, channels: int, short_side: int | None) -> Source:
+def _from_items(data: Any, channels: int, short_side: int | None) -> Opened:
     "A torch Dataset, a Hugging Face dataset or a list: anything with a length whose items hold a picture."
     features: Any = getattr(data, 'features', None)
     kinds = {k: type(f).__name__ for k, f in features.items()} if hasattr(features, 'items') else {}
@@ -242,7 +242,7 @@ def images(source: Any,                     # a file, a folder, a list of files;
            check: bool = True,  # read all once at the beginning? False: errors come when an item is asked for
            memory: int = 512,            # megabytes of read files to keep, so that they are decoded once only
            ) -> Pictures:         # item i: image float [channels, H, W] in 0..1, with label where it is known
-    "The reader's own pictures, as a set that `batches` and `draw` take."
+    "The reader's own pictures, as a set that `batches` and `cropped` take."
     _check_channels(channels)
     if on_error not in ('skip', 'raise'):
         raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
@@ -273,7 +273,7 @@ class _Some:
     def __call__(self, i: int) -> tuple[Tensor, int | None]:
         return self.read(self.which[i])
 
-def _open(source: Any, channels: int, short_side: int | None, memory: int) -> Source:
+def _open(source: Any, channels: int, short_side: int | None, memory: int) -> Opened:
     if isinstance(source, str | Path):
         path = _find(source)
         return (_from_folder(path, channels, short_side, memory) if path.is_dir() else

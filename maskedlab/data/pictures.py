@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 # %% auto #0
-__all__ = ['Pictures', 'Held', 'uniform', 'random_boxes', 'centre_boxes', 'check_size', 'resize', 'cut', 'draw', 'turns']
+__all__ = ['Pictures', 'Held', 'uniform', 'random_boxes', 'centre_boxes', 'check_size', 'resize', 'cut', 'cropped', 'turns']
 
 # %% ../../nbs/data/00_pictures.ipynb #175584bc
 class Pictures(Dataset):
@@ -133,7 +133,7 @@ def cut(pixels: Sequence[Tensor],           # B pictures, uint8 [C, H, W], each 
     return out.div_(255)
 
 # %% ../../nbs/data/00_pictures.ipynb #3dc6ee8c
-def draw(pictures: Pictures,
+def cropped(pictures: Pictures,
          which: Tensor,                             # int64 [B]: index of the picture of each crop
          generator: torch.Generator | None = None,  # random crops; None: the largest crop in the middle
          size: int | tuple[int, int] = 64,          # side of the crops, or (height, width), in pixels

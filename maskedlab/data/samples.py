@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .pictures import Held, Pictures, check_size, draw, resize, turns
+from .pictures import Held, Pictures, check_size, cropped, resize, turns
 from .points import clouds
 from .text import prose
 
@@ -72,12 +72,12 @@ def photos(n: int | None = 8,                           # how many crops; None: 
     count = len(pictures)
     n = count if n is None else n
     if generator is not None:
-        return draw(pictures, turns(n, count, generator), generator if augment else None, size, scale, flip)
+        return cropped(pictures, turns(n, count, generator), generator if augment else None, size, scale, flip)
     looks = []
     for k, which in enumerate(turns(n, count).split(count)):
         closer = torch.Generator().manual_seed(k) if k else None
         # all of a round are drawn, so that a smaller n is the beginning of a larger one
-        whole = draw(pictures, torch.arange(count), closer, size, scale=(.25, .6), flip=False)
+        whole = cropped(pictures, torch.arange(count), closer, size, scale=(.25, .6), flip=False)
         looks.append({key: v[:len(which)] for key, v in whole.items()})
     return {key: torch.cat([look[key] for look in looks]) for key in looks[0]}
 

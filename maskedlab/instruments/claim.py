@@ -24,11 +24,11 @@ from ..contract.recipe import Recipe
 from ..contract.catalogue import RECIPES
 from ..contract.create import create_recipe, recipe_class
 from ..settings import device
-from ..train.loop import fit
+from ..train.trainer import fit
 from ..data.batches import batches
 
 # %% auto #0
-__all__ = ['Claim', 't95', 'interval', 'verdict', 'find_claim', 'attempt', 'each', 'run_claim', 'claims_table']
+__all__ = ['EQUAL', 'Claim', 't95', 'interval', 'verdict', 'find_claim', 'attempt', 'each', 'run_claim', 'claims_table']
 
 # %% ../../nbs/instruments/07_claim.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ def find_claim(name: str) -> Claim:
         raise ValueError(f"{name[-60:]} has no claim: write CLAIM = Claim(...) beside the class")
     return module.CLAIM
 
+# at equal budget the rate moves alike in all arms, whatever the papers' own plans say
+EQUAL: dict[str, Any] = dict(optimiser='AdamW', schedule='cosine', floor=0., warmup=.05)
+
 def attempt(claim: Claim | str,                         # or its recipe's name
             arm: str,                                   # of the claim, 'untrained' or 'raw input'
             seed: int,
@@ -99,7 +102,7 @@ def attempt(claim: Claim | str,                         # or its recipe's name
     recipe: Any = 'raw' if arm == 'raw input' else c.arms.get(arm, c.arms[next(iter(c.arms))])()
     if arm in c.arms:
         stream = batches(c.data, c.batch, generator=torch.Generator().manual_seed(seed), **c.options)
-        fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed)
+        fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed, **EQUAL)
         recipe.cpu()        # where the data of the measure are
     trained = time.perf_counter() - began
     found = c.measure(recipe, seed)

@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 
-from .claim import each, find_claim, interval
+from .claim import EQUAL, each, find_claim, interval
 from ..data.batches import batches
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
 from .measure import rounds as timed_rounds
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
-from ..train.loop import decay_groups, fit
+from ..train.loop import decay_groups
+from ..train.trainer import fit
 from ..uses.finetune import finetune
 from .probes import labelled, probe
 
@@ -57,7 +58,7 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
     began = time.perf_counter()
     if name not in ('raw input', 'untrained'):
         stream = batches(budget.data, budget.batch, generator=torch.Generator().manual_seed(seed))
-        fit(recipe, stream, budget.steps, lr=budget.lr, seed=seed)
+        fit(recipe, stream, budget.steps, lr=budget.lr, seed=seed, **EQUAL)
         recipe.cpu()
     found = {'seconds': round(time.perf_counter() - began, 1),
              **probe(recipe, *labelled(budget.data, budget.few, seed))}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['Frozen', 'Average']
+__all__ = ['Frozen', 'Follower', 'follow']
 
 # %% ../../nbs/targets/02_cycles.ipynb #be8c79cf
 class Frozen(nn.Module):
@@ -37,7 +37,7 @@ class Frozen(nn.Module):
             return self.net(*args, **kwargs)
 
 # %% ../../nbs/targets/02_cycles.ipynb #d90934d8
-class Average(nn.Module):
+class Follower(nn.Module):
     """A copy of a network that follows it slowly; part of the state of the module that holds it, and never of
     the gradient."""
     def __init__(self, net: nn.Module,                                # copied as it is now
@@ -65,8 +65,15 @@ class Average(nn.Module):
                progress: float = 0.) -> None:     # 0..1, how far training has come
         "One step towards the original; to be called from `after_step`."
         m = _check(self.momentum(progress)) if callable(self.momentum) else self.momentum
-        for slow, fast in zip(self.net.parameters(), net.parameters(), strict=True):
-            slow.lerp_(fast, 1 - m)
+        follow(self.net, net, m)
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module,      # the same network twice
+           momentum: float,                       # the share of `slow` that stays
+           ) -> None:
+    "Move the parameters of one network towards another's; statistics of batch norms stay its own."
+    for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
+        p.lerp_(q, 1 - momentum)
 
 def _check(momentum: Any) -> float:
     if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 <= momentum <= 1:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.own import images
-from ..data.pictures import Pictures, draw, random_boxes, uniform
+from ..data.pictures import Pictures, cropped, random_boxes, uniform
 from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.text import load_text
@@ -27,7 +27,7 @@ from .seeds import drawing, seeded
 
 # %% auto #0
 __all__ = ['Change', 'SETS', 'CHANGES', 'FILES', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix',
-           'Held', 'room', 'hold', 'source_of', 'Plan', 'rounds', 'Waiting']
+           'OnDevice', 'room', 'hold', 'source_of', 'Portion', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
 @lru_cache(4)
@@ -64,12 +64,12 @@ class Crops:
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         w = which(positions, len(self), self.seed)
-        if not self.augment: return draw(self.pictures, w, None, self.size)
+        if not self.augment: return cropped(self.pictures, w, None, self.size)
         crops = [self.one(i, drawing(self.seed, 'crop', p)) for p, i in zip(positions, w[:, None])]
         return {k: torch.cat([c[k] for c in crops]) for k in crops[0]}
 
     def one(self, i: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        crop = draw(self.pictures, i, generator, self.size, self.scale)
+        crop = cropped(self.pictures, i, generator, self.size, self.scale)
         return {**crop, 'image': recolour(turn(crop['image'], generator), generator)} if self.vary else crop
 
 Change = Callable[[Tensor, torch.Generator], Tensor]     # `[B, ...]` to the same shape
@@ -131,7 +131,7 @@ def resize_matrix(start: Tensor,    # `[B]`, first pixel of each crop
     return w / w.sum(-1, keepdim=True)
 
 @dataclass
-class Held:
+class OnDevice:
     "`Crops` of pictures that are all on one device, padded to one size."
     crops: Crops
     pixels: Tensor      # uint8 `[N, C, H, W]`, on the device
@@ -185,7 +185,7 @@ def hold(source: Source,
         to[:, :h, :w] = pixels
     labels = [label for _, label in read]
     known = None if any(v is None for v in labels) else torch.tensor(labels, device=device)
-    return Held(source, held.to(device), torch.tensor(shapes), known)
+    return OnDevice(source, held.to(device), torch.tensor(shapes), known)
 
 # %% ../../nbs/train/02_feed.ipynb #acb19168
 # embedded data that is cropped anew each time
@@ -239,7 +239,7 @@ def _files(path: Path) -> list[Path]:
 
 # %% ../../nbs/train/02_feed.ipynb #0c782efd
 @dataclass
-class Plan:
+class Portion:
     "Which positions belong to which round, for one process of several."
     batch: int              # samples of a step, over all rounds and processes
     rounds: int = 1         # rounds that a step is split into
@@ -261,24 +261,24 @@ class Plan:
 @dataclass
 class _Rounds(Dataset):
     source: Source
-    plan: Plan
+    portion: Portion
     seed: int
 
     def __getitem__(self, r: int) -> Any:
-        positions = self.plan.positions(r)
+        positions = self.portion.positions(r)
         try:
             with seeded(self.seed, 'read', positions.start):
                 return self.source.batch(positions)
         except (OSError, ValueError, TypeError) as error:
             return error
 
-def rounds(source: Source, plan: Plan, seed: int,
+def rounds(source: Source, portion: Portion, seed: int,
            first: int, last: int,       # rounds first, ..., last - 1
            workers: int = 0,            # processes that read ahead
            pin: bool = False,
            ) -> Iterator[dict[str, Tensor]]:
     "The batches of this process, one a round."
-    data = _Rounds(source, plan, seed)
+    data = _Rounds(source, portion, seed)
     if workers == 0:
         made: Iterable = map(data.__getitem__, range(first, last))
     # a generator of its own: a loader takes its workers' seeds from the global one otherwise

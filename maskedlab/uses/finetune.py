@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..contract.plan import Plan
 from ..contract.recipe import Recipe
 from ..parts.transformer import Block
-from ..train.loop import cosine
+from ..train.loop import decays
 
 # %% auto #0
-__all__ = ['Classifier', 'depth_groups', 'finetune']
+__all__ = ['TUNING', 'Classifier', 'depth_groups', 'finetune']
 
 # %% ../../nbs/uses/01_finetune.ipynb #9f8701dc
 class Classifier(nn.Module):
@@ -33,36 +34,39 @@ class Classifier(nn.Module):
         return self.head(self.norm(self.recipe.features(batch)))
 
 def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; what has one axis has no weight decay,
-    nor has what the recipe names.
+    """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; which of them have
+    weight decay is the same law as in pre-training.
 
     The depth of `blocks.N` is N + 1. What the recipe registers before its blocks, and what embeds, is 0; the
     rest, such as a final norm or a new stage, is as high as the head (as in MAE's released `lr_decay.py`)."""
     number = {n: re.search(r'\bblocks\.(\d+)\.', n) for n, _ in model.named_parameters()}
     last = 2 + max((int(m[1]) for m in number.values() if m), default=-1)
-    plain = {f'recipe.{n}' for n in model.recipe.no_weight_decay()}
+    wide = decays(model)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     below = last > 1                       # nothing lies below the blocks of a network that has none
     for name, p in model.named_parameters():
         m = number[name]
         below = below and m is None
         depth = int(m[1]) + 1 if m else 0 if below or 'embed' in name else last
-        wide = p.ndim > 1 and name not in plain
-        new = dict(params=[], lr=lr * decay ** (last - depth), weight_decay=weight_decay if wide else 0.)
-        groups.setdefault((depth, wide), new)['params'].append(p)
+        if name in wide:                   # what is frozen stays where it is
+            new = dict(params=[], lr=lr * decay ** (last - depth),
+                       weight_decay=weight_decay if wide[name] else 0.)
+            groups.setdefault((depth, wide[name]), new)['params'].append(p)
     return list(groups.values())
+
+# MAE's and SimMIM's, at the size of the kit's samples
+TUNING = Plan(lr=1e-3, small=None, betas=(.9, .999), warmup=.1, clip=5.)
 
 def finetune(recipe: Recipe,                # trained in place
              train: dict, test: dict,       # from `labelled`
              steps: int = 300,
              batch: int = 64,
-             lr: float = 1e-3,              # of the head
              layer_decay: float = .65,      # MAE and SimMIM for ViT-B
-             weight_decay: float = .05,
              drop_path: float = .1,         # of the last block
              smoothing: float = .1,         # of the labels
-             clip: float = 5.,              # largest norm of the gradient: SimMIM's
              seed: int = 0,
+             plan: Plan = TUNING,           # its rate is that of the head
+             **changes: Any,                # of the plan: lr, weight_decay, optimiser, clip, ...
              ) -> float:                    # accuracy on the test batch
     "Train encoder and head on labels, give the accuracy after the last step."
     torch.manual_seed(seed)
@@ -73,9 +77,10 @@ def finetune(recipe: Recipe,                # trained in place
     with torch.no_grad():
         width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
     model = Classifier(recipe, int(train['label'].max()) + 1, width).train()
-    groups = depth_groups(model, lr, layer_decay, weight_decay)
-    optimiser = torch.optim.AdamW([g for g in groups if g['params']], betas=(.9, .999))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: cosine(s + 1, steps, steps // 10))
+    plan = plan.but(**changes)
+    lr = plan.highest(batch, sum(p.numel() for p in model.parameters()))
+    optimiser = plan.make(depth_groups(model, lr, layer_decay, plan.weight_decay), lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: plan.share(s + 1, steps))
     g = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randint(len(train['label']), (batch,), generator=g)
@@ -83,7 +88,8 @@ def finetune(recipe: Recipe,                # trained in place
                                label_smoothing=smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if plan.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimiser.step()
         schedule.step()
     model.eval()

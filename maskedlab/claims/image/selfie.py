@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...instruments.claim import Claim
 from ...corruptions.drop import keep
-from ...data.pictures import Held, Pictures, draw
+from ...data.pictures import Held, Pictures, cropped
 from ...data.samples import photographs
 from ...contract.units import mean, rows, spread
 from ...contract import recipe as contract
@@ -47,7 +47,7 @@ def crops(which: str,           # 'left' or 'right'
           seed: int = 0) -> dict[str, Tensor]:
     "Labelled crops of 32 pixels, each a fifth to three fifths of the part."
     pictures = dict(left=LEFT, right=RIGHT)[which]
-    return draw(pictures, torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed), 32,
+    return cropped(pictures, torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed), 32,
                 (.2, .6))
 
 # %% ../../../nbs/claims/image/selfie.ipynb #66f38b14
