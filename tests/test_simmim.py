@@ -7,9 +7,9 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
 from maskedlab.contract.units import repeat_to
-from maskedlab.parts.patches import patchify, unpatchify
+from maskedlab.parts.patches import unpatchify
 from maskedlab.parts.transformer import Transformer
-from maskedlab.recipes.image.simmim import ORDER, SimMIM
+from maskedlab.recipes.image.simmim import SimMIM
 
 SMALL = dict(image=32, token=4, cell=8, dim=32, depth=2, heads=4, drop_path=0.)
 
@@ -104,20 +104,20 @@ def test_a_batch_is_what_its_pictures_are_alone(r, batch):
 
 def full(r, out):
     "Predicted pictures, normalised, as the forward computes them."
-    x = r.encoder.embed(r.pixels(out.units))
+    x = r.encoder.embed(r.cut.picture(out.units))
     x = torch.where(repeat_to(out.mask, (8, 8))[..., None], r.mask_token, x)
     return r.predict(r.encoder.maps(x))
 
 
 def test_loss_is_that_of_the_released_code(r, batch):
     out = r(batch, generator=g())
-    x, y, m = r.colours(batch['image']), unpatchify(full(r, out), 8, ORDER), pixels(out.mask)[:, :1].float()
+    x, y, m = r.cut.colours(batch['image']), r.cut.image(full(r, out)), pixels(out.mask)[:, :1].float()
     theirs = ((x - y).abs() * m).sum() / (m.sum() + 1e-5) / 3
     assert_close(out.loss, theirs, rtol=1e-5, atol=0)
 
 
 def test_an_offset_of_one_scores_one(r, batch):
-    r.predict = lambda maps: r.colours(r.units(batch).x, ORDER) + 1
+    r.predict = lambda maps: r.cut.normal(r.units(batch).x) + 1
     assert_close(r(batch, generator=g()).loss, torch.tensor(1.))
 
 
@@ -140,7 +140,7 @@ def test_head_is_a_linear_layer_in_the_order_of_colours(r):
     maps = torch.randn(2, 8, 8, 32)
     linear = F.linear(maps, r.head.weight.flatten(1), r.head.bias)       # [B, h, w, colour*row*column]
     image = unpatchify(linear, 4, 'colour row column')
-    assert_close(unpatchify(r.predict(maps), 8, ORDER), image, rtol=1e-5, atol=1e-5)
+    assert_close(r.cut.image(r.predict(maps)), image, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(unpatchify(linear, 4, 'row column colour'), image, atol=.1)
 
 
@@ -152,7 +152,7 @@ def test_one_table_serves_all_blocks_and_starts_without_effect(batch):
     assert r.encoder.rel_pos_bias((8, 8)).shape == (1, 4, 65, 65)         # no axis of layers
     assert [n for n, _ in r.named_parameters() if 'table' in n] == ['encoder.rel_pos_bias.table']
     x = torch.cat([r.encoder.cls_token.expand(3, -1, -1),
-                   r.encoder.embed(r.colours(batch['image'])).flatten(1, 2)], 1)
+                   r.encoder.embed(r.cut.colours(batch['image'])).flatten(1, 2)], 1)
     plain = Transformer.forward(r.encoder, x)
     assert_close(Transformer.forward(r.encoder, x, bias=r.encoder.rel_pos_bias((8, 8))), plain, rtol=1e-5,
                  atol=1e-6)
@@ -167,10 +167,11 @@ def test_loss_scales_with_the_picture_and_not_with_its_square(r, batch):
     fixed = full(r, out).detach()
     for c in (2., .5):
         r.predict = lambda maps, c=c: c * fixed
-        colours = r.colours.std.clone()
-        r.colours.std.copy_(colours / c)                                  # the normalised picture, times c
+        std = r.cut.colours.std
+        before = std.clone()
+        std.copy_(before / c)                                             # the normalised picture, times c
         assert_close(r(batch, mask=out.mask).loss, c * out.loss, rtol=1e-5, atol=0)
-        r.colours.std.copy_(colours)
+        std.copy_(before)
 
 
 # sizes and doors
@@ -179,7 +180,7 @@ def test_smaller_and_oblong_pictures(r):
     b = dict(image=torch.rand(2, 3, 16, 32))
     out = r(b, generator=g())
     assert out.mask.shape == (2, 2, 4)
-    assert (patchify(r.fill(b, out)['image'] - b['image'], 8, ORDER)[~out.mask] == 0).all()
+    assert (r.cut.cut(r.fill(b, out)['image'] - b['image'])[~out.mask] == 0).all()
     with pytest.raises(ValueError, match='larger'):
         r(dict(image=torch.rand(1, 3, 32, 64)))
 

@@ -12,37 +12,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.units import Units, mean, repeat_to, rows, spread
 from ...corruptions.replace import replace
 from ...masks.strategies import Random
-from ...contract.units import Units, mean, place, repeat_to, rows, spread
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, draw
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
+from ...parts.patches import Patches, sides
 from ...parts.vit import BiasedViT
+from ...parts.watch import units_of, watched
 
 # %% auto #0
-__all__ = ['ORDER', 'SimMIM']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'SimMIM']
 
 # %% ../../../nbs/recipes/image/simmim.ipynb #bfcafd60
-ORDER = 'colour row column'      # of the pixels in a cell: what PixelShuffle reads
+CARD = Card(
+    title='SimMIM: A Simple Framework for Masked Image Modeling', year=2022, modality='image',
+    where='random cells of 32 pixels, 60 %', how='embeddings replaced by one learned vector',
+    what='plain pixels of the hidden cells (L1)',
+    use='fine-tune',
+    headline='ImageNet-1k fine-tuned: ViT-B 83.8, Swin-B 84.0, Swin-L 85.4 (README tables)',
+    link='https://arxiv.org/abs/2111.09886')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(image=64, token=8, cell=16, dim=128, depth=4, heads=4, drop_path=0.),
+    'tiny':  dict(image=64, token=8, cell=16, dim=192, depth=6, heads=6, drop_path=0.),
+    'small': dict(image=224, token=16, cell=32, dim=384, depth=12, heads=6),
+    'base':  dict(image=224, token=16, cell=32, dim=768, depth=12, heads=12)}
+PLAN = Plan(lr=1e-4, per=512, betas=(.9, .999), schedule='multistep', milestones=(.875,), warmup=1 / 80,
+            clip=5.)
 
+# %% ../../../nbs/recipes/image/simmim.ipynb #47f98804
 class SimMIM(Recipe):
     """Masked image modeling with large random cells, a mask token, a one-layer head and an L1 loss (Xie et
     al. 2022, section 3)."""
-    card = Card(
-        title='SimMIM: A Simple Framework for Masked Image Modeling', year=2022, modality='image',
-        where='random cells of 32 pixels, 60 %', how='embeddings replaced by one learned vector',
-        what='plain pixels of the hidden cells (L1)',
-        use='fine-tune', headline='ImageNet-1k fine-tuned: ViT-B 83.8, Swin-B 84.0, Swin-L 85.4 (README '
-                                  'tables)',
-        link='https://arxiv.org/abs/2111.09886')
-    sizes = {
-        'micro': dict(image=64, token=8, cell=16, dim=128, depth=4, heads=4, drop_path=0.),
-        'tiny':  dict(image=64, token=8, cell=16, dim=192, depth=6, heads=6, drop_path=0.),
-        'small': dict(image=224, token=16, cell=32, dim=384, depth=12, heads=6),
-        'base':  dict(image=224, token=16, cell=32, dim=768, depth=12, heads=12)}
-    plan = Plan(lr=1e-4, per=512, betas=(.9, .999), schedule='multistep', milestones=(.875,), warmup=1 / 80,
-                clip=5.)
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  token: int = 16,                            # side of a token in pixels
@@ -57,69 +59,54 @@ class SimMIM(Recipe):
         super().__init__()
         grid = sides(image, token)
         sides(image, cell, 'cell')
+        if cell % token:
+            raise ValueError(f"cells of {cell} pixels do not divide into tokens of {token}; choose cell= a "
+                             "multiple of the encoder's stride")
         self.encoder = BiasedViT(grid, token, channels, dim, depth, heads, eps, drop_path)
-        if cell % self.encoder.stride:
-            raise ValueError(f"cells of {cell} pixels do not divide into tokens of {self.encoder.stride}; "
-                             "choose cell= a multiple of the encoder's stride")
-        self.cell, self.channels, self.strategy = cell, channels, strategy
-        self.colours = Colours(channels, mean, std)
-        self.mask_token = nn.Parameter(torch.empty(dim))
-        nn.init.trunc_normal_(self.mask_token, std=.02)
-        self.head = nn.Conv2d(self.encoder.dim, self.encoder.stride ** 2 * channels, 1)
+        self.cut = Patches(cell, channels, 'colour row column', mean, std, 'cell')
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
+        self.head = nn.Conv2d(dim, token ** 2 * channels, 1)
+        self.strategy = strategy
 
     def units(self, batch: dict) -> Units:
         "Cells, `[B, h, w, cell*cell*channels]`, pixels in 0..1."
-        image = check_image(batch, self.channels, self.cell, 'cell')
-        x = patchify(image, self.cell, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.cell, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide cells, encode all tokens, predict pixels, compare where it was hidden."
         u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)    # where
-        x = self.encoder.embed(self.pixels(u))
-        # how: one vector at every hidden token
-        x = replace(x, repeat_to(mask, x.shape[1:3]), self.mask_token)
-        y = self.predict(self.encoder.maps(x, generator=generator))          # predict
-        pred, target = rows(y, mask), rows(self.colours(u.x, ORDER), mask)   # what
+        mask = draw(self.strategy, u, mask, generator, progress=progress)     # where
+        h = self.encode(u, mask, generator)                                  # how: a vector for hidden tokens
+        y = self.predict(h)                                                   # predict
+        pred, target = rows(y, mask), self.cut.normal(rows(u.x, mask))        # what
         e = (pred - target).abs().mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
-    def pixels(self, u: Units) -> Tensor:
-        "The normalised picture, `[B, C, H, W]`."
-        return self.colours(unpatchify(u.x, self.cell, ORDER))
+    def encode(self, u: Units, mask: Tensor, generator: Any = None) -> Tensor:
+        "Encode all tokens, `[B, rows, columns, dim]`; those of hidden cells are one learned vector."
+        x = self.encoder.embed(self.cut.picture(u))
+        return self.encoder.maps(replace(x, repeat_to(mask, x.shape[1:3]), self.mask_token), generator)
 
-    def predict(self, maps: Tensor) -> Tensor:
+    def predict(self, h: Tensor) -> Tensor:
         "One linear layer from each token to its pixels, as cells `[B, h, w, cell*cell*channels]`."
-        image = F.pixel_shuffle(self.head(maps.permute(0, 3, 1, 2)), self.encoder.stride)
-        return patchify(image, self.cell, ORDER)
+        return self.cut.cut(F.pixel_shuffle(self.head(h.permute(0, 3, 1, 2)), self.encoder.stride))
 
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with predictions pasted over its hidden cells, in 0..1."
-        pred = self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()
-        return out.units.put(batch, place(out.units.x, out.mask, pred))
+        return self.cut.paste(batch, out, out.pred)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Weights `[layers, B, heads, 1+N, 1+N]` over tokens; each token names the cell that it lies in, -1
         for the class token."""
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        watch: list[Tensor] = []
-        with torch.no_grad():
-            x = self.encoder.embed(self.pixels(u))
-            self.encoder.maps(replace(x, repeat_to(mask, x.shape[1:3]), self.mask_token), watch)
-        cells = torch.arange(u.count, device=u.device).view(1, *u.shape)
-        unit = F.pad(repeat_to(cells, x.shape[1:3]).flatten(1), (1, 0), value=-1).expand(len(u), -1)
-        return torch.stack(watch), unit, unit
+        u, mask = self.looked_at(batch, mask)
+        with watched(self.encoder) as weights:
+            h = self.encode(u, mask)
+        cells = repeat_to(units_of(u).view(mask.shape), h.shape[1:3])
+        unit = F.pad(cells.flatten(1), (1, 0), value=-1)
+        return torch.stack([*weights]), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over tokens `[B, dim]`, or `[B, N, dim]`."
-        h = self.encoder.maps(self.encoder.embed(self.pixels(self.units(batch)))).flatten(1, 2)
-        return h.mean(1) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "The bias table, as in BEiT's code."
-        return {'encoder.rel_pos_bias.table'}
+        u = self.units(batch)
+        return pooled(self.encode(u, u.none()).flatten(1, 2), pool=pool)
