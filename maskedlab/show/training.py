@@ -17,6 +17,7 @@ from .figures import panels_of, sheet
 from .scenes import one_of, scene_of
 from .views.table import view_of
 from ..train.seeds import drawing, own_strategies, seeded
+from ..train.watch import VIEWERS
 
 if TYPE_CHECKING:
     from maskedlab.train.trainer import Trainer
@@ -179,3 +180,5 @@ class LiveView(Board):
             self.words.value = html.escape(str(t.error) or type(t.error).__name__)
         elif t.step < t.steps:
             self.words.value += f' · stopped; fit() goes on from step {t.step}'
+
+VIEWERS.append(LiveView)        # a trainer in a notebook shows itself in it
