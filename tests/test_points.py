@@ -172,7 +172,7 @@ def test_count_and_length(mae, batch):                                          
     mae.encoder.blocks[0].register_forward_pre_hook(lambda m, a: lengths.append(a[0].shape[1]))
     out = mae(batch, generator=g())
     assert (out.mask.sum(1) == int(.6 * 16)).all() and lengths == [16 - 9]
-    assert 'mask_token' in dict(mae.named_parameters()) and not any('mask_token' in n for n, _ in mae.encoder.named_parameters())
+    assert 'decoder.mask_token' in dict(mae.named_parameters()) and not any('mask_token' in n for n, _ in mae.encoder.named_parameters())
     out.loss.backward()
     assert mae.mask_token.grad.abs().sum() > 0
 

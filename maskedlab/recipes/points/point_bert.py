@@ -13,27 +13,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, child, draw
+from ...contract.strategy import hide
+from ...contract.units import Units, mean, place, rest, rows, spread
 from ...corruptions.replace import replace
 from ...masks.ball import Ball
 from ...masks.schedules import Uniform
-from ...contract.strategy import hide
-from ...contract.units import Units, mean, place, rows, spread
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.groups import SHARED, centre_net, dense, groups, overlap, seen_points
+from ...parts.groups import SHARED, centre_net, dense, groups, told
 from ...parts.transformer import Transformer, init_normal
-from ...stages.shelf import stage
+from ...parts.watch import watched
+from ...stages.words import CloudWords
+from ...targets.contrast import contrast, remember
+from ...targets.cycles import follow
 
 # %% auto #0
-__all__ = ['Student', 'mix', 'contrast', 'PointBERT']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'Student', 'mix', 'blend', 'PointBERT']
 
 # %% ../../../nbs/recipes/points/point_bert.ipynb #0bb58fe0
 class Student(nn.Module):
     "Embedding of groups, class token, Transformer with positions at every block, and two heads."
-    def __init__(self, embed: nn.Module, width: int, words: int, dim: int, depth: int, heads: int,
-                 drop_path: float, contrast: int):
+    def __init__(self, embed: Any, words: int, dim: int, depth: int, heads: int, drop_path: float,
+                 contrast: int):
         super().__init__()
-        self.embed, self.reduce = copy.deepcopy(embed).requires_grad_(True), nn.Linear(width, dim)
+        self.embed, self.reduce = copy.deepcopy(embed).requires_grad_(True), nn.Linear(embed.dim, dim)
         self.cls_token, self.cls_pos, self.mask_token = (nn.Parameter(torch.zeros(1, 1, dim))
                                                          for _ in range(3))
         self.position = centre_net(dim)
@@ -45,19 +48,18 @@ class Student(nn.Module):
         for p in (self.cls_token, self.cls_pos, self.mask_token):
             nn.init.trunc_normal_(p, std=.02)
 
-    def forward(self, x: Tensor,        # `[B, G, k, 3]`, relative to the centres
-                pos: Tensor,            # `[B, G, 3]`
+    def forward(self, u: Any,           # groups, relative to their centres `u.pos`
                 mask: Tensor,           # bool `[B, G]`
-                # `[B, 1 + G, dim]`
-                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+                generator: torch.Generator | None = None) -> Tensor:     # `[B, 1 + G, dim]`
         "Encode; a hidden group is its place and nothing else, and is not embedded."
-        embedded = self.reduce(self.embed(rows(x, ~mask)))
-        t = place(embedded.new_zeros(*mask.shape, embedded.shape[-1]), ~mask, embedded)
+        embedded = self.reduce(self.embed(rows(u.x, rest(mask))))
+        t = place(embedded.new_zeros(*mask.shape, embedded.shape[-1]), rest(mask), embedded)
         t = torch.cat([self.cls_token.expand(len(t), -1, -1), replace(t, mask, self.mask_token)], 1)
-        p = torch.cat([self.cls_pos.expand(len(t), -1, -1), self.position(pos)], 1)
-        return self.encoder(t, pos=p, watch=watch, generator=generator)
+        p = torch.cat([self.cls_pos.expand(len(t), -1, -1), self.position(u.pos)], 1)
+        return self.encoder(t, pos=p, generator=generator)
 
     def query(self, h: Tensor) -> Tensor:
+        "The class token as a vector that is compared, `[B, contrast]`, norm 1."
         return F.normalize(self.contrast(h[:, 0]), dim=-1)
 
 # %% ../../../nbs/recipes/points/point_bert.ipynb #635e9b54
@@ -67,38 +69,38 @@ def mix(own: Tensor,               # bool `[B, G]`: keeps its own group
     "Each slot's own content, or that of the same slot in the reversed batch."
     return [torch.where(own.view(*own.shape, *[1] * (c.ndim - 2)), c, c.flip(0)) for c in content]
 
-def contrast(query: Tensor,        # `[B, D]`, norm 1
-             keys: Tensor,         # `[B, D]`, norm 1
-             queue: Tensor,        # `[K, D]`, norm 1
-             lam: Tensor,          # `[B]`, the share that is its own
-             temperature: float = .07) -> Tensor:
-    "Cross-entropy with two right answers, the own key and the partner's, weighted by lambda."
-    logits = query @ torch.cat([keys, queue]).T / temperature
-    i = torch.arange(len(query), device=query.device)
-    ce = lambda answer: F.cross_entropy(logits, answer, reduction='none')
-    return (lam * ce(i) + (1 - lam) * ce(i.flip(0))).mean()
+def blend(u: Any, ids: Tensor,      # groups of clouds, and their words `[B, G]`
+          luck: torch.Generator,
+          ) -> tuple[Any, Tensor, Tensor]:     # mixed groups, their words, lambda `[B]`
+    "Each cloud mixed with its partner: a share for the cloud, and a coin of that chance for each group."
+    lam = torch.rand(len(u), generator=luck, device=luck.device).to(u.device)
+    own = torch.rand(ids.shape, generator=luck, device=luck.device).to(u.device) < lam[:, None]
+    x, pos, ids = mix(own, u.x, u.pos, ids)
+    return u.but(x=x, pos=pos), ids, lam
+
+# %% ../../../nbs/recipes/points/point_bert.ipynb #cca045cf
+CARD = Card(
+    title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling', year=2022,
+    modality='points', where='a ball of groups, 25 to 45 %',
+    how='a learned vector, with the true position', what='the word of each hidden group (dVAE)',
+    use='fine-tune or probe the encoder',
+    headline='ModelNet40 93.8 with 8k points, ScanObjectNN 83.07 on the hardest split (README)',
+    link='https://arxiv.org/abs/2111.14819')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(groups=32, dim=64, depth=4, heads=4, contrast_dim=64, queue=512, drop_path=0.,
+                  tokenizer='point_dvae/micro/points/0'),
+    'tiny': dict(groups=32, dim=192, depth=6, heads=6, contrast_dim=128, queue=1024,
+                 tokenizer='point_dvae/tiny/points/0'),
+    'small': dict(groups=64, dim=256, depth=8, heads=8, contrast_dim=256, queue=4096,
+                  tokenizer='point_dvae/small/points/0'),
+    # the paper's one
+    'base': dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}
+PLAN = Plan(lr=5e-4, betas=(.9, .999), warmup=.01)
 
 # %% ../../../nbs/recipes/points/point_bert.ipynb #05434e30
 class PointBERT(Recipe):
     "Name the words of hidden groups; tell mixed clouds by their parts (Yu et al. 2022, section 3)."
-    card = Card(
-        title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling', year=2022,
-        modality='points',
-        where='a ball of groups, 25 to 45 %', how='a learned vector, with the true position',
-        what='the word of each hidden group (dVAE)',
-        use='fine-tune or probe the encoder', headline='ModelNet40 93.8 with 8k points, ScanObjectNN 83.07 '
-                                                       'on the hardest split (README)',
-        link='https://arxiv.org/abs/2111.14819')
-    sizes = {
-        'micro': dict(groups=32, dim=64, depth=4, heads=4, contrast_dim=64, queue=512, drop_path=0.,
-                      tokenizer='point_dvae/micro/points/0'),
-        'tiny':  dict(groups=32, dim=192, depth=6, heads=6, contrast_dim=128, queue=1024,
-                      tokenizer='point_dvae/tiny/points/0'),
-        'small': dict(groups=64, dim=256, depth=8, heads=8, contrast_dim=256, queue=4096,
-                      tokenizer='point_dvae/small/points/0'),
-        # the paper's one size
-        'base':  dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}
-    plan = Plan(lr=5e-4, betas=(.9, .999), warmup=.01)
+    card, sizes, plan = CARD, SIZES, PLAN
     declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
     def __init__(self, groups: int = 64, size: int = 32,          # groups of a cloud, points of a group
@@ -107,110 +109,72 @@ class PointBERT(Recipe):
                  contrast_dim: int = 512, queue: int = 16384,
                  temperature: float = .07, momentum: float = .999,
                  mixing: bool = True,                             # the mixed pass and the contrast
-                 skip: float = 0.,
-                 # a stage, or a module with `ids(units)`, `embed` and `codebook`
+                 skip: float = 0.,                                # as in Point-MAE
+                 # a stage, or a module with `ids(units)`, `embed`, `codebook` and `draw`
                  tokenizer: Any = 'point_dvae/base/points/0',
                  strategy: Callable[..., Tensor] = Ball(Uniform(.25, .45))):
         super().__init__()
         self.groups, self.size, self.skip, self.strategy = groups, size, skip, strategy
         self.temperature, self.momentum, self.mixing = temperature, momentum, mixing
-        self.tokenizer = stage(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        t: Any = self.tokenizer
-        self.student = Student(t.embed, t.embed.dim, len(t.codebook), dim, depth, heads, drop_path,
+        self.words = CloudWords(tokenizer)
+        self.tokenizer = self.words.tokenizer
+        self.student = Student(self.tokenizer.embed, self.words.count, dim, depth, heads, drop_path,
                                contrast_dim)
-        self.follower = copy.deepcopy(self.student).requires_grad_(False) if mixing else None
-        if not mixing:
-            self.student.contrast.requires_grad_(False)
-        self.queue: Tensor
-        self.place: Tensor
+        self.student.contrast.requires_grad_(mixing)
+        self.follower: Any = copy.deepcopy(self.student).requires_grad_(False) if mixing else None
         self.register_buffer('queue', F.normalize(torch.randn(queue if mixing else 0, contrast_dim), dim=1))
         self.register_buffer('place', torch.zeros((), dtype=torch.long))
 
     def units(self, batch: Any) -> Units:
-        """Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric with `pos` is
-        taken too."""
+        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric is taken too."
         return groups(dense(batch), self.groups, self.size, self.skip)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Name the words of hidden groups; in training also those of a mixed cloud, and whose cloud it is."
         u: Any = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)        # where
-        luck = child(generator)
-        with torch.no_grad():
-            ids = self.tokenizer.ids(u)                        # what: words of the clean cloud
-        h = self.student(u.x, u.pos, mask, generator=luck)                       # how: a vector and a place
-        pred, target = self.student.words(rows(h[:, 1:], mask)), rows(ids, mask)
+        luck, ids = child(generator), self.words.ids(u)                       # what: words of the clean cloud
+        h = self.student(u, mask, luck)                                 # how: a vector and a place
+        pred, target = self.student.words(rows(h[:, 1:], mask)), rows(ids, mask) # predict
         e = F.cross_entropy(pred, target, reduction='none')
-        terms = {'words': mean(e)}
-        extra: dict[str, Any] = {}
-        if self.training and self.mixing:
-            terms |= self.mixed(u, ids, luck, progress, extra)
-        known = getattr(u, 'index', None) is not None
-        return Out(terms, mask, pred, target, spread(e, mask), u, extra=extra,
-                   seen={**dense(batch), 'points_valid': seen_points(u, mask)} if known else None,
-                   logs={'overlap': overlap(u, mask)} if known else {})
+        mixed, keys = self.mixed(u, ids, luck, progress) if self.training and self.mixing else ({}, None)
+        return Out({'words': mean(e), **mixed}, mask, pred, target, spread(e, mask), u, extra={'keys': keys},
+                   **told(batch, u, mask))
 
-    def mixed(self, u: Any, ids: Tensor, luck: torch.Generator, progress: float,
-              extra: dict) -> dict[str, Tensor]:
-        "The terms of point patch mixing: words and contrast."
-        lam = torch.rand(len(u), generator=luck, device=luck.device).to(u.device)
-        own = torch.rand(ids.shape, generator=luck, device=luck.device).to(u.device) < lam[:, None]
-        x, pos, ids = mix(own, u.x, u.pos, ids)
-        mask, other = (hide(self.strategy, v, luck, progress=progress) for v in (u.but(x=x, pos=pos), u))
-        h = self.student(x, pos, mask, generator=luck)
+    def mixed(self, u: Any, ids: Tensor, luck: torch.Generator, progress: float) -> tuple[dict, Tensor]:
+        "The terms of point patch mixing (words and contrast), and the keys of these clouds."
+        v, ids, lam = blend(u, ids, luck)
+        mask, other = (hide(self.strategy, w, luck, progress=progress) for w in (v, u))
+        h = self.student(v, mask, luck)
         e = F.cross_entropy(self.student.words(rows(h[:, 1:], mask)), rows(ids, mask), reduction='none')
-        follower: Any = self.follower
         with torch.no_grad():
-            extra['keys'] = follower.query(follower(u.x, u.pos, other, generator=luck))
-        return {'mixed words': mean(e),
-                'contrast': contrast(self.student.query(h), extra['keys'], self.queue.clone(), lam,
-                                     self.temperature)}
+            keys = self.follower.query(self.follower(u, other, luck))
+        near = contrast(self.student.query(h), keys, self.queue.clone(), lam, self.temperature)
+        return {'mixed words': mean(e), 'contrast': near}, keys
 
-    @torch.no_grad()
     def after_step(self, out: Out, progress: float) -> None:
-        """The follower moves by a thousandth (its parameters; batch norms keep their own statistics); the
-        keys enter the queue."""
-        keys = out.extra.get('keys')
-        if self.follower is None or keys is None: return
-        for p, q in zip(self.follower.parameters(), self.student.parameters()):
-            p.lerp_(q, 1 - self.momentum)
-        keys = keys[-len(self.queue):]
-        at = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[at] = keys.to(self.queue.dtype)
-        self.place.copy_((self.place + len(keys)) % len(self.queue))
+        "The follower moves by a thousandth; the keys enter the queue."
+        if self.follower is not None and out.extra['keys'] is not None:
+            follow(self.follower, self.student, self.momentum)
+            remember(self.queue, self.place, out.extra['keys'])
 
     def fill(self, batch: dict, out: Out) -> dict:
-        """The batch with hidden groups drawn by the tokenizer from the predicted words; points on view, and
-        those in no group, stay."""
-        u, t = out.units, self.tokenizer
-        with torch.no_grad():
-            # words hear their neighbours: nothing hidden may speak
-            bare = u.but(x=u.x.masked_fill(out.mask[..., None, None], 0))
-            words = t.ids(bare)
-            words = place(words, out.mask, out.pred.argmax(-1))
-            fine = t.draw(t.codebook[words], u)[1]
-        return u.put(dense(batch), place(u.x, out.mask, rows(fine, out.mask)))
+        """Hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no
+        group, stay."""
+        u = out.units
+        return u.put(dense(batch), self.words.painted(u, out.mask, out.pred.argmax(-1)))
 
-    # mask None: nothing hidden
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
-        u: Any = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []
-        with torch.no_grad():
-            self.student(u.x, u.pos, mask, seen)
-        unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
-        return torch.stack(seen), unit, unit
+        u, mask = self.looked_at(batch, mask)
+        with watched(self.student) as weights:
+            self.student(u, mask)
+        return weights.named(u, prefix=1)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        """The whole cloud: class token and largest value over the groups, `[B, 2 * dim]` (as fine-tuning
-        takes them); or `[B, G, dim]`."""
-        u: Any = self.units(batch)
-        h = self.student(u.x, u.pos, u.none())
+        """Class token and largest value over the groups, `[B, 2 * dim]` (as fine-tuning takes them); or `[B,
+        G, dim]`."""
+        u = self.units(batch)
+        h = self.student(u, u.none())
         return torch.cat([h[:, 0], h[:, 1:].amax(1)], 1) if pool else h[:, 1:]
-
-    def no_weight_decay(self) -> set[str]:
-        "The tokens; biases and norms have one axis."
-        return {f'student.{n}' for n in ('cls_token', 'cls_pos', 'mask_token')}
