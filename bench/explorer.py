@@ -15,7 +15,9 @@ import torch
 from bench.tables import HERE, Table, timed
 from maskedlab.instruments.measure import middle
 from maskedlab.contract.strategy import hide
-from maskedlab.show.explorer.core import Explore, scene_of, watching
+from maskedlab.show.explorer.doors import answer
+from maskedlab.show.explorer.page import Page
+from maskedlab.show.scenes import leaving_no_trace, scene_of
 
 STAGES = ('mask', 'forward', 'fill', 'draw', 'bytes', 'guesses', 'whole answer')
 
@@ -27,17 +29,17 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def stages(name: str, n: int) -> dict[str, list[float]]:
     "Seconds of each stage, and of the whole answer; stages that a recipe does not have are missing."
-    e = Explore(name)
-    s, v, g = e.state, e.view, lambda: torch.Generator().manual_seed(0)
-    r, b, u, strategy = e.recipe(s.recipe), e.batch(s), e.units(s), e.strategy(s)
-    with watching(r):
+    e = Page(name)
+    m, s, g = e.menus, e.state, lambda: torch.Generator().manual_seed(0)
+    r, v, b, u, strategy = m.recipe(), m.view(), m.batch(s), m.units(s), m.strategy(s)
+    with leaving_no_trace(r):
         out = r(b, mask=strategy, generator=g())
         scene = scene_of(r, b, out)
-        drawn, guesses = v.draw(scene), [k for k in v.baselines if v.guess(k, scene) is not None]
+        drawn, guesses = v.drawings(scene), [k for k in v.baselines if v.guess(k, scene) is not None]
         parts: dict[str, Callable[[], Any]] = {
             'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
             **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
-            'draw': lambda: v.draw(scene), 'bytes': lambda: [v.wire(d) for d in drawn.values()]}
+            'draw': lambda: v.drawings(scene), 'bytes': lambda: [v.wire(d) for d in drawn.values()]}
         try:
             parts['mask']()
         except ValueError:
@@ -46,10 +48,10 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
             parts['guesses'] = lambda: [(v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses]
         t = timed(parts, n, warm=3)
     message = dict(kind='draw', state=asdict(s), view=0, seq=0)
-    reply = e.answer(message)[0]
+    reply = answer(e, message)[0]
     if reply['kind'] != 'drawn':
         raise ValueError(f"the explorer could not draw {name}: {str(reply.get('words'))[:120]}")
-    return t | timed({'whole answer': lambda: e.answer(message)}, n, warm=3)
+    return t | timed({'whole answer': lambda: answer(e, message)}, n, warm=3)
 
 
 def row(t: dict[str, list[float]]) -> list[str | None]:
@@ -68,7 +70,7 @@ def repainted(names: list[str]) -> dict[str, list[float]]:
     found = {}
     with browser.chromium() as b, tempfile.TemporaryDirectory() as folder:
         for name in names:
-            page = browser.open_page(b, Explore(name), Path(folder) / f'{name}.html')
+            page = browser.open_page(b, Page(name), Path(folder) / f'{name}.html')
             if page.query_selector('[data-field=ratio]'):
                 found[name] = [x / 1e3 for x in browser.repaints(page, .2, .01)]
             page.context.close()
@@ -92,4 +94,4 @@ def table(n: int, recipes: list[str], browser: bool = True) -> Table:
 
 
 def tables(a: argparse.Namespace) -> list[Table]:
-    return [table(max(a.rounds, 25), a.recipe or list(Explore('mae').menu()), not a.no_browser)]
+    return [table(max(a.rounds, 25), a.recipe or list(Page('mae').menus.kinds()), not a.no_browser)]

@@ -12,7 +12,7 @@ MOVED: dict[str, str] = {   # old -> new, both inside the package
     'train.draws': 'train.seeds', 'train.stages': 'train.make_stage', 'uses.probes': 'instruments.probes',
     'claims.core': 'instruments.claim', 'claims.compare': 'instruments.compare', 'instruments.draws': 'instruments.chance',
     'show.words': 'show.views.words', 'show.clouds': 'show.views.clouds', 'show.spectra': 'show.views.spectra',
-    'show.explore': 'show.explorer.core',
+    'show.explore': 'show.explorer.page',
     **{f'recipes.{n}': f'stages.{n}' for n in ('image_dvae', 'point_dvae', 'token_adapt', 'vit_teacher')},
     **{f'{room}.{n}': f'{room}.{field}.{n}' for room in ('recipes', 'claims') for field, names in (
         ('image', ('mae', 'simmim', 'beit', 'cae', 'mfm', 'maskalign', 'hybrid_distillation', 'selfie', 'seitpp')),

@@ -442,11 +442,12 @@ def test_positions_have_the_row_first():
 def test_the_explorer_shows_where_the_regressor_looks():
     from dataclasses import replace
 
-    from maskedlab.show.explorer.core import Explore
-    e = Explore(make())
+    from maskedlab.show.explorer.page import Page
+    from maskedlab.show.scenes import parts_of
+    e = Page(make())
     s = replace(e.state, painted=[1, 2, 5])
-    assert e.spec(s.recipe)['parts'] == ['encoder', 'regressor', 'decoder']
-    see = lambda look, part: e.draw(replace(s, look=look, part=part))
+    assert parts_of(e.recipe) == ['encoder', 'regressor', 'decoder']
+    see = lambda look, part: e.show(replace(s, look=look, part=part))
     assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2, 'regressor').notes[
         'attention']
     assert 'regressor has patch 2' in see(2, 'encoder').notes['attention']
