@@ -167,7 +167,8 @@ def _sentence(start: str, problems: dict[str, list[str]]) -> str:
     "As many of the names as 200 characters hold."
     for n in (3, 2, 1, 0):
         some = {k: ', '.join(v[:n]) + (', ...' if len(v) > n > 0 else '') for k, v in problems.items() if v}
-        said = f"{start}: {'; '.join(f'{len(problems[k])} {k}' + (f' ({names})' if names else '') for k, names in some.items())}"
+        parts = [f'{len(problems[k])} {k}' + (f' ({names})' if names else '') for k, names in some.items()]
+        said = f"{start}: {'; '.join(parts)}"
         if len(said) <= 160: break
     return f"{said}; is it of another model or size?"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .format import Format, Read, State, demand, need
 from .names import Names, parts, under
-from .simmim import COLUMN, ENCODER, encoder_sizes
+from .simmim import BIAS, COLUMN, ENCODER, encoder_sizes
 from .transformers import PRE_NORM, folder, pictures, read_colours, square
 
 # %% auto #0
@@ -22,18 +22,14 @@ ORIGINAL = Names(*under('', 'encoder.', ENCODER), ('mask_token', 'mask_token', C
 
 BLOCK = (*PRE_NORM, ('lambda_{i}', 'gamma_{i}'),
          (parts('attention.attention.*.weight'), 'attn.qkv.weight'),
-         ('attention.attention.query.bias', 'attn.q_bias'),
-         ('attention.attention.value.bias', 'attn.v_bias'),
-         (parts('attention.*_proj.weight', 'qkv'), 'attn.qkv.weight'),
-         ('attention.q_proj.bias', 'attn.q_bias'),
-         ('attention.v_proj.bias', 'attn.v_bias'))
+         (parts('attention.*_proj.weight', 'qkv'), 'attn.qkv.weight'),                       # version 5
+         *((f'attention.{n}.bias', f'attn.{n.split(".")[-1][0]}_bias')
+           for n in ('attention.query', 'attention.value', 'q_proj', 'v_proj')))
 TRANSFORMERS = Names(
     ('beit.embeddings.mask_token', 'mask_token', COLUMN), ('beit.embeddings.cls_token', 'encoder.cls_token'),
     ('beit.embeddings.patch_embeddings.projection.{p}', 'encoder.patch_embed.{p}'),
-    *((f'beit.{n}.relative_position_bias_table', 'encoder.rel_pos_bias.table')
-      for n in ('encoder.relative_position_bias', 'shared_position_bias')),
-    *((f'beit.{n}.relative_position_index', None)
-      for n in ('encoder.relative_position_bias', 'shared_position_bias')),
+    *under('beit.encoder.relative_position_bias.', 'encoder.rel_pos_bias.', BIAS),
+    *under('beit.shared_position_bias.', 'encoder.rel_pos_bias.', BIAS),                     # version 5
     *under('beit.encoder.layer.{i}.', 'encoder.blocks.{i}.', BLOCK),
     *under('beit.layers.{i}.', 'encoder.blocks.{i}.', BLOCK),
     ('layernorm.{p}', 'encoder.norm.{p}'), ('lm_head.{p}', 'head.{p}'))
@@ -43,17 +39,17 @@ def _sizes(state: State) -> dict[str, Any]:
     need(state, ('mask_token', 'head.weight', 'encoder.cls_token', 'encoder.patch_embed.weight',
                  'encoder.rel_pos_bias.table'),
          "this BEiT lacks {}: no shared bias table, or fine-tuned; take one for masked images, pre-trained")
-    sizes: dict[str, Any] = encoder_sizes(state)
+    sizes = encoder_sizes(state)
+    patch = sizes.pop('token')
     scale = {} if 'encoder.blocks.0.gamma_1' in state else dict(layer_scale=None)
-    return dict(sizes, patch=sizes.pop('token'), words=len(state['head.weight']), tokenizer=None, **scale)
+    return dict(sizes, patch=patch, words=len(state['head.weight']), tokenizer=None, **scale)
 
 def read_original(config: dict, state: State, given: dict) -> Read:
     "Arguments of BEiT, from a file of the original code."
     told, imagenet = _sizes(state), config.get('args', {}).get('imagenet_default_mean_and_std')
     if imagenet is None and not {'mean', 'std'} <= set(given):
         warnings.warn("this file does not say which colours it was trained on; taken as ImageNet's mean and "
-                      "std, else "
-                      "give mean= and std=", stacklevel=5)
+                      "std, else give mean= and std=", stacklevel=5)
     return told | ({} if imagenet is not False else dict(mean=(.5,) * 3, std=(.5,) * 3)), ()
 
 def read_transformers(config: dict, state: State, given: dict) -> Read:
@@ -68,18 +64,13 @@ def write_transformers(recipe: Any, weights: State) -> dict[str, Any]:
     encoder, scale = recipe.encoder, recipe.config.get('layer_scale', .1)
     files, config = pictures(recipe, 'BeitImageProcessor', encoder.rel_pos_bias.grid, do_center_crop=False)
     return folder('BeitForMaskedImageModeling', 'beit', encoder, weights, files, **config,
-                  vocab_size=recipe.head.out_features,
-                  use_mask_token=True, use_absolute_position_embeddings=False,
-                  use_relative_position_bias=False,
-                  use_shared_relative_position_bias=True, layer_scale_init_value=0. if scale is None
-                  else scale,
-                  use_mean_pooling=True)
+                  vocab_size=recipe.head.out_features, use_mask_token=True, use_mean_pooling=True,
+                  use_absolute_position_embeddings=False, use_relative_position_bias=False,
+                  use_shared_relative_position_bias=True, layer_scale_init_value=scale or 0.)
 
 FORMATS = (
     Format('original', 'beit', ('mask_token', 'patch_embed.proj.weight', 'lm_head.weight'), ORIGINAL,
-           read_original,
-           lambda recipe, weights: {'beit.pth': {'model': weights}}),
+           read_original, lambda recipe, weights: {'beit.pth': {'model': weights}}),
     Format('transformers', 'beit', ('beit.embeddings.patch_embeddings.projection.weight',), TRANSFORMERS,
-           read_transformers,
-           write_transformers, 'beit', check=lambda recipe: square(recipe.encoder.rel_pos_bias.grid,
-                                                                   "transformers' BEiT")))
+           read_transformers, write_transformers, 'beit',
+           check=lambda recipe: square(recipe.encoder.rel_pos_bias.grid, "transformers' BEiT")))

@@ -13,7 +13,7 @@ from .names import Names, under
 from .transformers import POST_NORM, folder
 
 # %% auto #0
-__all__ = ['TABLES', 'BODY', 'NAMES', 'FORMATS', 'text', 'learned', 'text_folder', 'read', 'check']
+__all__ = ['TABLES', 'BODY', 'NAMES', 'HOLDS', 'FORMATS', 'text', 'learned', 'text_folder', 'read', 'check']
 
 # %% ../../nbs/formats/bert.ipynb #03d442be
 TABLES = (('word_embeddings.weight', 'word.weight'), ('position_embeddings.weight', 'place.weight'),
@@ -43,12 +43,11 @@ def learned(net: Any, kind: str) -> None:
         raise ValueError(f"{kind} has learned positions, and this recipe position={net.position!r}; "
                          "use layout='maskedlab'")
 
-def text_folder(kind: str, model_type: str, net: Any, weights: State,
-                **more: Any) -> dict[str, Any]:
+def text_folder(kind: str, model_type: str, net: Any, weights: State, **more: Any) -> dict[str, Any]:
     "The files of BERT or ELECTRA."
     return folder(kind, model_type, net, weights, vocab_size=net.word.num_embeddings,
-                  max_position_embeddings=net.place.num_embeddings,
-                  type_vocab_size=2, pad_token_id=0, tie_word_embeddings=True, **more)
+                  max_position_embeddings=net.place.num_embeddings, type_vocab_size=2, pad_token_id=0,
+                  tie_word_embeddings=True, **more)
 
 def read(config: dict, state: State, given: dict) -> Read:
     "Arguments of BertMLM, and what a folder lacks."
@@ -64,8 +63,7 @@ def check(recipe: Any) -> None:
         raise ValueError("BertForMaskedLM has no boundary objective, and this recipe has; use "
                          "layout='maskedlab'")
 
-FORMATS = (Format(
-    'transformers', 'bert_mlm', (('bert.embeddings.word_embeddings.weight',
-                                  'embeddings.word_embeddings.weight'),), NAMES,
-    read, lambda recipe, weights: text_folder('BertForMaskedLM', 'bert', recipe.encoder, weights),
-    'bert', check=check),)
+HOLDS = (('bert.embeddings.word_embeddings.weight', 'embeddings.word_embeddings.weight'),)     # one of them
+FORMATS = (Format('transformers', 'bert_mlm', HOLDS, NAMES, read,
+                  lambda recipe, weights: text_folder('BertForMaskedLM', 'bert', recipe.encoder, weights),
+                  'bert', check=check),)

@@ -12,7 +12,7 @@ from .format import Format, Read, State, published
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['HEADS', 'CONVOLUTION', 'REGRESS', 'NAMES', 'FORMATS', 'read', 'check', 'write']
+__all__ = ['HEADS', 'CONVOLUTION', 'REGRESS', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'check', 'write']
 
 # %% ../../nbs/formats/cae.ipynb #6065dcae
 HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}       # of the released models, by their width
@@ -52,14 +52,13 @@ def check(recipe: Any) -> None:
                          "layout='maskedlab'")
     heads, usual = recipe.regressor.blocks[0].attn.heads, HEADS.get(recipe.head.in_features)
     if usual not in (None, heads):
-        raise ValueError(f"such a file does not say how many heads it has: its readers take {usual} for this "
-                         "width, and "
-                         f"this recipe has {heads}; use layout='maskedlab'")
+        raise ValueError("such a file does not say how many heads it has: its readers take "
+                         f"{usual} for this width, and this recipe has {heads}; use layout='maskedlab'")
 
 def write(recipe: Any, weights: State) -> dict[str, Any]:
     "The file of the original code, its copy of the encoder included."
     copies = {f'alignment_{k}': v.clone() for k, v in weights.items() if k.startswith('encoder.')}
     return {'cae.pth': {'model': {**weights, **copies, 'rd_pos_embed': weights['encoder.pos_embed'].clone()}}}
 
-FORMATS = (Format('original', 'cae', ('encoder.cls_token', 'encoder.patch_embed.proj.weight', 'mask_token',
-                                      'regresser.norm.weight'), NAMES, read, write, check=check),)
+HOLDS = ('encoder.cls_token', 'encoder.patch_embed.proj.weight', 'mask_token', 'regresser.norm.weight')
+FORMATS = (Format('original', 'cae', HOLDS, NAMES, read, write, check=check),)

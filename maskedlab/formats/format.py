@@ -71,8 +71,7 @@ def find_format(config: dict[str, Any],             # what the checkpoint says a
     if len(found) > 1:
         a, b = (f'{f.recipe} ({f.name})' for f in found[:2])
         raise ValueError(f"{brief(path, 40)} fits {a} and {b}; give the whole folder, or say whose it is "
-                         "with "
-                         f"recipe={found[0].recipe!r}")
+                         f"with recipe={found[0].recipe!r}")
     return found[0] if found else None
 
 # %% ../../nbs/formats/01_format.ipynb #9ac575fc

@@ -20,9 +20,9 @@ from .names import Names, depth, under
 from .transformers import PRE_NORM, QKV, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'HEADS', 'DECODER_HEADS', 'FORMATS',
-           'read_original', 'read_transformers', 'check_original', 'check_transformers', 'write_original',
-           'write_transformers']
+__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'HEADS', 'DECODER_HEADS', 'HOLDS',
+           'HOLDS_ONE', 'FORMATS', 'read_original', 'read_transformers', 'check_original', 'check_transformers',
+           'write_original', 'write_transformers']
 
 # %% ../../nbs/formats/mae.ipynb #91750f81
 def _from_rows(w: Tensor, recipe: Any) -> Tensor:
@@ -44,8 +44,8 @@ ENCODER = (('embeddings.cls_token', 'cls_token'), ('embeddings.position_embeddin
            ('embeddings.patch_embeddings.projection.bias', 'patch_embed.bias'), ('layernorm.{p}', 'norm.{p}'),
            *under('encoder.layer.{i}.', 'blocks.{i}.', BLOCK), *under('layers.{i}.', 'blocks.{i}.', BLOCK))
 DECODER = (('mask_token', 'mask_token'), ('decoder_pos_embed', 'pos_embed'),
-           ('decoder_embed.{p}', 'embed.{p}'),
-           ('decoder_norm.{p}', 'norm.{p}'), *under('decoder_layers.{i}.', 'blocks.{i}.', BLOCK),
+           ('decoder_embed.{p}', 'embed.{p}'), ('decoder_norm.{p}', 'norm.{p}'),
+           *under('decoder_layers.{i}.', 'blocks.{i}.', BLOCK),
            *under('decoder_encoder.layer.{i}.', 'blocks.{i}.', BLOCK))
 TRANSFORMERS = Names(*under('vit.', 'encoder.', ENCODER), *under('', 'encoder.', ENCODER),
                      *under('decoder.', 'decoder.', DECODER), ('decoder.decoder_pred.{p}', 'head.{p}'))
@@ -57,9 +57,8 @@ DECODER_HEADS = {512: 16}                               # of their decoder
 def _sizes(state: State) -> tuple[dict[str, Any], tuple[str, ...]]:
     "What the tensors say, and the parts that encoder-only files do not hold."
     whole = any(k.startswith('decoder') for k in state)
-    need(state, ('encoder.patch_embed.weight', 'encoder.pos_embed',
-                 *(['decoder.embed.weight'] if whole else [])),
-         'this MAE checkpoint lacks {}; fetch it again')
+    needed = ('encoder.patch_embed.weight', 'encoder.pos_embed', 'decoder.embed.weight')
+    need(state, needed if whole else needed[:2], 'this MAE checkpoint lacks {}; fetch it again')
     dim, channels, patch, _ = state['encoder.patch_embed.weight'].shape
     h, w = _grid(state['encoder.pos_embed'])
     image = h * patch if h == w else (h * patch, w * patch)
@@ -137,10 +136,9 @@ def write_transformers(recipe: Any, weights: State) -> dict[str, Any]:
                   decoder_num_attention_heads=blocks[0].attn.heads, decoder_intermediate_size=4 * width,
                   mask_ratio=recipe.strategy.ratio, norm_pix_loss=recipe.norm_pix)
 
-FORMATS = (
-    Format('original', 'mae', ('cls_token', 'pos_embed', 'patch_embed.proj.weight',
-                               'blocks.0.attn.qkv.weight'), ORIGINAL,
-           read_original, write_original, check=check_original),
-    Format('transformers', 'mae', (('vit.embeddings.patch_embeddings.projection.weight',
-                                    'embeddings.patch_embeddings.projection.weight'),), TRANSFORMERS,
-           read_transformers, write_transformers, 'vit_mae', check=check_transformers))
+HOLDS = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight')
+HOLDS_ONE = ('vit.embeddings.patch_embeddings.projection.weight',
+             'embeddings.patch_embeddings.projection.weight')
+FORMATS = (Format('original', 'mae', HOLDS, ORIGINAL, read_original, write_original, check=check_original),
+           Format('transformers', 'mae', (HOLDS_ONE,), TRANSFORMERS, read_transformers, write_transformers,
+                  'vit_mae', check=check_transformers))

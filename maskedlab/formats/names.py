@@ -48,6 +48,7 @@ class _Pair(NamedTuple):
 def _all(template: Any) -> tuple[str, ...]:
     return template if isinstance(template, tuple) else () if template is None else (template,)
 
+# %% ../../nbs/formats/00_names.ipynb #14ef21fd
 class Names:
     "Pairs of names, theirs and ours, compiled once."
 
@@ -61,9 +62,7 @@ class Names:
         return next(((pair, holes) for pair, holes in found if holes is not None), None)
 
     def named(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our names, their shapes.
-
-        What has no pair, or lacks its companions, keeps its name: it is unexpected."""
+        "Our names, their shapes; what has no pair here keeps its name, and is unexpected."
         found: dict[str, Tensor] = {}
         for name, t in state.items():
             for new, value in self._read(name, state).items():
@@ -103,6 +102,7 @@ class Names:
             found |= dict(zip(parts, t.chunk(len(parts)) if len(parts) > 1 else [t]))
         return found
 
+# %% ../../nbs/formats/00_names.ipynb #f54dbeda
 def under(theirs: str, ours: str, pairs: tuple) -> tuple:
     "The same list, deeper in both networks."
     front = lambda start, t: tuple(start + x for x in t) if isinstance(t, tuple) else t and start + t

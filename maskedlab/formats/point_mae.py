@@ -11,13 +11,13 @@ from .format import Format, Read, State, published
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['HEADS', 'CONVOLUTION', 'POINTNET', 'NAMES', 'FORMATS', 'read', 'write']
+__all__ = ['HEADS', 'CONVOLUTION', 'POINTNET', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
 
 # %% ../../nbs/formats/point_mae.ipynb #209e1287
 HEADS = {384: 6}        # of the released networks, by their width
 CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w[..., None])
-POINTNET = (*((f'{n}_conv.{i}.weight', f'{n}.{i}.weight', CONVOLUTION) for n in ('first', 'second')
-              for i in (0, 3)),
+POINTNET = (*((f'{n}.weight', f'{n.replace("_conv", "")}.weight', CONVOLUTION)
+              for n in ('first_conv.0', 'first_conv.3', 'second_conv.0', 'second_conv.3')),
             *((f'{n}_conv.{{rest}}', f'{n}.{{rest}}') for n in ('first', 'second')))
 NAMES = Names(
     *under('MAE_encoder.encoder.', 'encoder.embed.', POINTNET),
@@ -40,6 +40,5 @@ def write(recipe: Any, weights: State) -> dict[str, Any]:
     "The released pre-training file."
     return {'pretrain.pth': {'base_model': {f'module.{k}': v for k, v in weights.items()}}}
 
-FORMATS = (Format('original', 'point_mae', ('MAE_encoder.encoder.first_conv.0.weight', 'mask_token',
-                                            'increase_dim.0.weight'),
-                  NAMES, read, write),)
+HOLDS = ('MAE_encoder.encoder.first_conv.0.weight', 'mask_token', 'increase_dim.0.weight')
+FORMATS = (Format('original', 'point_mae', HOLDS, NAMES, read, write),)

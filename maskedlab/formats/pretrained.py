@@ -22,10 +22,9 @@ from .format import find_format
 __all__ = ['load_pretrained']
 
 # %% ../../nbs/formats/pretrained.ipynb #87f55ff9
-def load_pretrained(path: Any,               # a folder, a .safetensors or a .pth file; or a list of several that fill one recipe together
+def load_pretrained(path: Any,      # a folder or file (.safetensors, .pth), or several that fill one recipe
                     # whose it is, where that is in doubt: a name, or the class (or 'file.py:Class') of a
-                    # recipe
-                    # from outside the kit, whose code is to be run
+                    # recipe from outside the kit, whose code is to be run
                     recipe: Any = None,
                     **overrides,             # arguments of the recipe, which win over those of the checkpoint
                     ) -> Recipe:             # in eval mode, float32
@@ -52,6 +51,7 @@ def load_pretrained(path: Any,               # a folder, a .safetensors or a .pt
                       stacklevel=2)
     return made
 
+# %% ../../nbs/formats/pretrained.ipynb #9ceefb13
 def _joined(cls: type[Recipe], first: list, given: dict[str, Any], path: str | Path,
             other: str | Path) -> list:
     "What two checkpoints hold together; what both hold must be the same."
@@ -83,5 +83,6 @@ def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, 
     cls = None if recipe is None else recipe_class(recipe)
     found = find_format(config, state, cls and (*cls.formats, *formats_of(name_of(cls))), path)
     if found is not None: return cls or recipe_class(found.recipe), *found.adopt(config, state, given)
-    what = f"model_type {config['model_type']!r}" if 'model_type' in config else f"keys such as {', '.join(list(state)[:2])}"
+    kind = config.get('model_type')
+    what = f"model_type {kind!r}" if kind else f"keys such as {', '.join(list(state)[:2])}"
     raise ValueError(f"{brief(path)} is a checkpoint of no recipe here ({what[:80]}); see ml.list_recipes()")

@@ -13,37 +13,35 @@ from .format import Format, Read, State, need
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['ENCODER', 'COLUMN', 'NAMES', 'FORMATS', 'encoder_sizes', 'read']
+__all__ = ['BIAS', 'ENCODER', 'COLUMN', 'NAMES', 'HOLDS', 'FORMATS', 'encoder_sizes', 'read']
 
 # %% ../../nbs/formats/simmim.ipynb #d750cc9e
-# the encoder of BEiT and SimMIM, in their authors' code and here
-ENCODER = (('patch_embed.proj.{p}', 'patch_embed.{p}'), ('cls_token', 'cls_token'),
-           ('blocks.{rest}', 'blocks.{rest}'),
-           ('norm.{p}', 'norm.{p}'), ('rel_pos_bias.relative_position_bias_table', 'rel_pos_bias.table'),
-           ('rel_pos_bias.relative_position_index', None))             # a buffer, which we compute
+# the encoder of BEiT and SimMIM, in their authors' code and here; the indices of its biases we compute
+BIAS = (('relative_position_bias_table', 'table'), ('relative_position_index', None))
+ENCODER = (('patch_embed.proj.{p}', 'patch_embed.{p}'), ('cls_token', 'cls_token'), ('norm.{p}', 'norm.{p}'),
+           ('blocks.{rest}', 'blocks.{rest}'), *under('rel_pos_bias.', 'rel_pos_bias.', BIAS))
 COLUMN = (lambda t: t.flatten(), lambda t, recipe: t.view(1, 1, -1))
 NAMES = Names(*under('encoder.', 'encoder.', ENCODER), ('encoder.mask_token', 'mask_token', COLUMN),
               ('decoder.0.{p}', 'head.{p}'))
 
 def encoder_sizes(state: State) -> dict[str, int]:
-    """What the tensors of this encoder say: of its table of biases the columns are heads, and the rows
-    offsets."""
+    "What its tensors say: of the table of biases the columns are heads, and the rows offsets."
     dim, channels, token, _ = state['encoder.patch_embed.weight'].shape
     table = state['encoder.rel_pos_bias.table']
     side = (math.isqrt(len(table) - 3) + 1) // 2                            # (2 * side - 1) ** 2 + 3 rows
-    return dict(image=side * token, token=token, channels=channels, dim=dim,
-                depth=depth(state, 'encoder.blocks'),
-                heads=table.shape[1])
+    return dict(image=side * token, token=token, channels=channels, dim=dim, heads=table.shape[1],
+                depth=depth(state, 'encoder.blocks'))
 
 def read(config: dict, state: State, given: dict) -> Read:
     "Arguments of SimMIM."
     need(state, ['encoder.rel_pos_bias.table'],
          "this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
     sizes, data = encoder_sizes(state), config.get('args', {}).get('DATA', {})
-    told = dict(sizes, cell=data.get('MASK_PATCH_SIZE', max(32, sizes['token'])))
-    return told | ({'strategy': Random(data['MASK_RATIO'], law='ceil hidden')} if 'MASK_RATIO' in data
-                   else {}), ()
+    told: dict[str, Any] = dict(sizes, cell=data.get('MASK_PATCH_SIZE', max(32, sizes['token'])))
+    if 'MASK_RATIO' in data:
+        told['strategy'] = Random(data['MASK_RATIO'], law='ceil hidden')
+    return told, ()
 
-FORMATS = (Format('original', 'simmim', ('encoder.mask_token', 'encoder.patch_embed.proj.weight',
-                                         'decoder.0.weight'), NAMES,
-                  read, lambda recipe, weights: {'simmim.pth': {'model': weights}}),)
+HOLDS = ('encoder.mask_token', 'encoder.patch_embed.proj.weight', 'decoder.0.weight')
+FORMATS = (Format('original', 'simmim', HOLDS, NAMES, read,
+                  lambda recipe, weights: {'simmim.pth': {'model': weights}}),)

@@ -49,8 +49,8 @@ def pictures(recipe: Any, processor: str, grid: tuple[int, ...], **more: Any) ->
     side = grid[0] * patch
     file = dict(image_processor_type=processor, do_resize=True, size=dict(height=side, width=side),
                 resample=3,
-                do_rescale=True, do_normalize=True, rescale_factor=1 / 255, image_mean=digits(colours.mean),
-                image_std=digits(colours.std), **more)
+                do_rescale=True, do_normalize=True, rescale_factor=1 / 255,
+                image_mean=digits(colours.mean), image_std=digits(colours.std), **more)
     config = dict(image_size=side, patch_size=patch, num_channels=recipe.cut.channels)
     return {'preprocessor_config.json': file}, config
 
