@@ -149,8 +149,12 @@ class Patches(nn.Module):
     def units(self, batch: dict) -> Units:
         """Patches, `[B, h, w, values]`, pixels in 0..1; ValueError or TypeError where the batch holds no such
         picture."""
-        x = self.cut(check_image(batch, self.channels, self.size, self.what, look=self._look(batch)))
+        x = self.cut(self.checked(batch))
         return Units('grid', x.shape[1:3], x=x, put=lambda batch, x: {**batch, 'image': self.image(x)})
+
+    def checked(self, batch: dict, slack: float = .01) -> Tensor:
+        "The picture of a batch, `[B, C, H, W]`, for recipes whose units are no patches; errors as `units`."
+        return check_image(batch, self.channels, self.size, self.what, slack, self._look(batch))
 
     def _look(self, batch: Any) -> bool:
         "To look at values makes a device wait, so in training there only the first batch is looked at."

@@ -6,166 +6,101 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.units import Units, mean, place, rows, spread, widen
 from ...corruptions.degrade import DEGRADE
 from ...masks.disc import Disc, paired
-from ...contract.units import Units, mean, place, rows, spread, widen
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.patches import Colours, check_image, patchify, sides
-from ...parts.timm_vit import as_encoder, having, uncut
-from ...parts.vit import ViT
+from ...parts.maps import PatchMaps, map_encoder
+from ...parts.patches import Colours, Patches
+from ...parts.watch import one_of, watched
 from ...targets.spectrum import modulus, picture, spectrum
 
 # %% auto #0
-__all__ = ['ORDER', 'REFUSALS', 'REDUCTIONS', 'Tokens', 'Convnet', 'body', 'together', 'MFM']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'REDUCTIONS', 'without', 'together', 'bins_of', 'normal_spectrum', 'sample_mean',
+           'share_of_largest', 'MFM']
 
-# %% ../../../nbs/recipes/image/mfm.ipynb #3a4755b3
-ORDER = 'row column colour'      # of the pixels in a patch
-# how a network of timm says no to a wish
-REFUSALS = AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError
+# %% ../../../nbs/recipes/image/mfm.ipynb #30e20852
+CARD = Card(
+    title='Masked Frequency Modeling for Self-Supervised Visual Pre-Training', year=2023,
+    modality='image',
+    where='a disc of low frequencies, or all outside of it', how='taken out of the picture by a filter',
+    what='the hidden frequencies (modulus of the error)', use='fine-tune a transformer or a convnet',
+    headline='ImageNet-1k fine-tuned, 300 epochs: ViT-B 83.1, ResNet-50 80.1 (README tables)',
+    link='https://arxiv.org/abs/2206.07706')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, strategy=Disc(5)),
+    'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, strategy=Disc(5)),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6),
+    'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
+PLAN = Plan(lr=3e-4, per=512, floor=1 / 120, warmup=1 / 15, clip=3.)
 
-class Tokens(nn.Module):
-    "A vision transformer that sees all patches, as a map of features."
-    def __init__(self, net: nn.Module,      # has the interface of `ViT`
-                 patch: int):
-        super().__init__()
-        self.net: Any = net
-        self.stride, self.dim = patch, self.net.dim
-
-    def maps(self, image: Tensor,                        # normalised, `[B, C, H, W]`
-             watch: list[Tensor] | None = None,          # receives each layer's attention
-             ) -> Tensor:                                # `[B, dim, H/stride, W/stride]`
-        "Encode; the class token is cut off."
-        x = patchify(image, self.stride, ORDER)
-        h = self.net(self.net.embed(x), grid=tuple(x.shape[1:3]), watch=watch)
-        return h[:, self.net.prefix:].mT.unflatten(2, x.shape[1:3])
-
-    def no_weight_decay(self) -> set[str]:
-        "Learned positions, and what timm would not decay."
-        return {'net.pos_embed', *(f'net.{n}' for n in getattr(self.net, 'no_weight_decay', set)())}
-
-class Convnet(nn.Module):
-    "A convnet of timm, or any network of it that gives maps."
-    def __init__(self, name: str,
-                 channels: int,
-                 # pixels of a cell of its map: 8, 16 or 32 for ResNets; default: its own
-                 stride: int | None = None,
-                 # pixels of the pictures; some networks are made for one size
-                 image: int | tuple[int, int] = 224):
-        super().__init__()
-        timm, asked = having(name), {} if stride is None else {'output_stride': stride}
-        self.name, self.channels, size = name, channels, (image, image) if isinstance(image, int) else tuple(
-            image)
-        self.fitting: dict[tuple[int, ...], bool] = {}       # sizes of pictures that were asked about
-        ends: tuple[dict[str, Any], ...] = dict(num_classes=0, global_pool=''), dict(features_only=True)
-        sizes: tuple[dict[str, Any], ...] = dict(img_size=size), {}
-        for end, sized in product(ends, sizes):
-            self.make = partial(timm.create_model, name, in_chans=channels, **end, **sized, **asked)
-            # one cell tells no map from a row; a network for one size has no other
-            found = self.trial(size, 1 if sized else 2)
-            if found: break
-        else:
-            what = f"{name[:50]} gives no maps{f' of stride {stride}' if stride else ''} of pictures of {size[0]} x {size[1]} pixels"
-            raise ValueError(f"{what}; give another image size, or take a ResNet, stride 8, 16 or 32")
-        self.net: Any = self.make()
-        self.stride, self.dim = found
-
-    def maps(self, image: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        "As `Tokens.maps`; there is no attention to watch."
-        return _last(self.net, image)
-
-    @torch.no_grad()
-    def trial(self, size: tuple[int, ...],
-              least: int = 1,                  # cells of the map on each side, however small the pictures
-              ) -> tuple[int, int] | None:
-        """Stride and width of its map of pictures of this size, found without numbers; None where it gives
-        none."""
-        try:
-            with torch.device('meta'):
-                net: Any = self.make().eval()
-                info = net.feature_info
-                stride = info[-1]['reduction'] if isinstance(info, list) else info.reduction()[-1]
-                cells = tuple(max(n // stride, least) for n in size)
-                shape = _last(net, torch.zeros(1, self.channels, *(n * stride for n in cells))).shape
-        except REFUSALS:
-            return None
-        return (stride, shape[1]) if shape[2:] == cells else None
-
-    @torch.compiler.disable
-    def check(self, size: tuple[int, ...]) -> None:
-        "One sentence where pictures of this size have no map of the width that the head expects."
-        if size not in self.fitting:
-            self.fitting[size] = self.trial(size) == (self.stride, self.dim)
-        if not self.fitting[size]:
-            raise ValueError(f"{self.name[:50]} as it was created takes no pictures of {size[0]} x {size[1]} "
-                             "pixels; "
-                             f"create the recipe with image={size[0] if size[0] == size[1] else size}, or "
-                             "take a ResNet")
-
-def _last(net: Any, image: Tensor) -> Tensor:
-    "The last map, `[B, dim, h, w]`, however a network of timm lays it out."
-    h = net(image)
-    h = h[-1] if isinstance(h, list) else h
-    return h.permute(0, 3, 1, 2) if getattr(net, 'output_fmt', None) == 'NHWC' else h
-
-def body(encoder: Any,                # a name or network of timm, or anything with `maps`, `stride` and `dim`
-         channels: int,
-         stride: int | None = None,   # of a convnet
-         image: int | tuple[int, int] = 224,
-         ) -> nn.Module:
-    "An encoder with `maps`."
-    if all(hasattr(encoder, a) for a in ('maps', 'stride', 'dim')): return encoder
-    if isinstance(encoder, str):
-        timm = having(encoder)
-        with torch.device('meta'):
-            plain = uncut(timm.create_model(encoder)) is None
-        if not plain: return Convnet(encoder, channels, stride, image)
-    net: Any = as_encoder(encoder, channels)
-    return Tokens(net, net.patch)
-
-# %% ../../../nbs/recipes/image/mfm.ipynb #f2aafec2
-# of errors `[n]`, the sample of each, and how many samples there are
-REDUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    'batch': lambda e, which, n: mean(e),
-    'sample': lambda e, which, n: (e / which.bincount(minlength=n).clamp_min(1)[which]).sum() / n,
-}
+# %% ../../../nbs/recipes/image/mfm.ipynb #474863ad
+def without(u: Units,         # of a spectrum
+            mask: Tensor,     # bool `[B, H, W]`, True = taken out
+            ) -> Tensor:      # `[B, C, H, W]` in 0..1
+    "The picture without its hidden frequencies, clamped."
+    return picture(torch.where(widen(mask, u.x), 0., u.x)).clamp(0, 1)
 
 def together(batch: dict, image: Tensor) -> dict:
     "A batch with pictures made of bins. Its key 'put' says so to `units`, which lets these alone leave 0..1."
     return {**batch, 'image': image, 'put': torch.ones(len(image), dtype=torch.bool, device=image.device)}
 
+def bins_of(batch: dict, cut: Patches,
+            check: Callable[..., Any] | None = None,     # says no to pictures of a size `(H, W)`
+            ) -> Units:
+    "Bins of the spectrum of pixels in 0..1, `[B, H, W, C, 2]`, real and imaginary part; errors as `Patches`."
+    # bins put together may leave 0..1; pictures from outside may not
+    made = isinstance(batch, dict) and 'put' in batch
+    image = cut.checked(batch, slack=1.5 if made else .01)
+    if check is not None:
+        check(tuple(image.shape[2:]))
+    return Units('spectrum', image.shape[2:], x=spectrum(image),
+                 put=lambda batch, x: together(batch, picture(x)))
+
+# %% ../../../nbs/recipes/image/mfm.ipynb #20060d2f
+def normal_spectrum(x: Tensor,            # `[B, H, W, C, 2]`, of a picture in 0..1
+                    colours: Colours,
+                    ) -> Tensor:          # the same of the normalised picture
+    "The spectrum of a picture scaled, its middle moved."
+    H, W = x.shape[1:3]
+    t = x / colours.std[:, None]
+    t[:, H // 2, W // 2, :, 0] -= colours.mean / colours.std * (H * W) ** .5
+    return t
+
+# %% ../../../nbs/recipes/image/mfm.ipynb #94d1f5ad
+def sample_mean(error: Tensor,      # `[n]`, rows of the scored bins
+                scored: Tensor,     # bool `[B, H, W]`
+                ) -> Tensor:        # a scalar
+    "Each picture's own mean first, then theirs; one without scored bins counts as 0."
+    sample, n = scored.nonzero()[:, 0], scored.flatten(1).sum(1)
+    return (error / n.clamp_min(1)[sample]).sum() / len(scored)
+
+REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    'batch': lambda error, scored: mean(error), 'sample': sample_mean}
+
+def share_of_largest(pred: Tensor, target: Tensor,     # spectra, `[B, H, W, C, 2]`
+                     power: float) -> Tensor:          # `[B, H, W, C]`, without gradient
+    "Each error over the largest of its picture and colour, to a power."
+    each = (pred - target).detach().norm(dim=-1)
+    return (each / each.amax((1, 2), keepdim=True).clamp_min(1e-12)) ** power
+
+# %% ../../../nbs/recipes/image/mfm.ipynb #f2aafec2
 class MFM(Recipe):
     """Masked frequency modeling: a filtered picture in, its missing frequencies as the target (Xie et al.
-
     2023, section 3)."""
-    card = Card(
-        title='Masked Frequency Modeling for Self-Supervised Visual Pre-Training', year=2023,
-        modality='image',
-        where='a disc of low frequencies, or all outside of it', how='taken out of the picture by a filter',
-        what='the hidden frequencies (modulus of the error)', use='fine-tune a transformer or a convnet',
-        headline='ImageNet-1k fine-tuned, 300 epochs: ViT-B 83.1, ResNet-50 80.1 (README tables)',
-        link='https://arxiv.org/abs/2206.07706')
-    view = 'spectrum'
-    sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, strategy=Disc(5)),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, strategy=Disc(5)),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    plan = Plan(lr=3e-4, per=512, floor=1 / 120, warmup=1 / 15, clip=3.)
+    card, sizes, plan, view = CARD, SIZES, PLAN, 'spectrum'
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too, for most networks
                  image: int | tuple[int, int] = 224,
-                 patch: int = 16,                            # side of a patch in pixels
-                 channels: int = 3,
+                 patch: int = 16, channels: int = 3,         # side of a patch in pixels, colours
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  eps: float = 1e-6,                          # of all LayerNorms
                  # of the colours; default ImageNet's
@@ -179,110 +114,65 @@ class MFM(Recipe):
                  reduction: str = 'batch',      # mean over the bins of the 'batch', or of each 'sample' first
                  weight: float = 0.):         # exponent of a weight: an error over the largest of its picture
         super().__init__()
-        for name, given, known in (('corruption', corruption, ('mask', *DEGRADE)),
-                                   ('reduction', reduction, REDUCTIONS)):
-            if given not in known:
-                raise ValueError(f"{name}={str(given)[:40]!r}: choose {' or '.join(map(repr, known))}")
-        if encoder is not None:
-            net: Any = body(encoder, channels, stride, image)
-        else:
-            net = Tokens(ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps,
-                             learned=True), patch)
-        self.encoder, self.channels, self.strategy, self.reduction, self.weight = net, channels, strategy, reduction, weight
-        self.degrade = DEGRADE.get(corruption)
-        self.colours = Colours(channels, mean, std)
-        self.head = nn.Conv2d(net.dim, net.stride ** 2 * channels, 1)
-        if not isinstance(net, Tokens):
+        self.degrade = DEGRADE.get(one_of('corruption', corruption, 'mask', *DEGRADE))
+        self.average, self.weight = REDUCTIONS[one_of('reduction', reduction, *REDUCTIONS)], weight
+        self.encoder = map_encoder(encoder, image, patch, channels, dim, depth, heads, eps, stride,
+                                   learned=True)
+        self.cut = Patches(self.encoder.stride, channels, mean=mean, std=std)
+        self.head, self.strategy = nn.Conv2d(self.encoder.dim, self.cut.values, 1), strategy
+        if not isinstance(self.encoder, PatchMaps):
             self.__dict__['attention'] = None      # a convnet has none
 
     def units(self, batch: dict) -> Units:
         "Bins of the spectrum of pixels in 0..1, `[B, H, W, C, 2]`, real and imaginary part."
-        # bins put together may leave 0..1; pictures from outside may not
-        made = isinstance(batch, dict) and 'put' in batch
-        image = check_image(batch, self.channels, self.encoder.stride, slack=1.5 if made else .01)
-        if isinstance(self.encoder, Convnet):
-            self.encoder.check(tuple(image.shape[2:]))
-        return Units('spectrum', image.shape[2:], x=spectrum(image),
-                     put=lambda batch, x: together(batch, picture(x)))
+        return bins_of(batch, self.cut, getattr(self.encoder, 'check', None))
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
-        """Filter, encode all of the filtered picture, predict a picture, compare its spectrum where something
-        was hidden."""
+        "Filter, encode all of it, predict a picture, compare spectra where something was hidden."
         u = self.units(batch) if units is None else units
-        mask, image = self.hide(u, mask, generator, progress)               # where, how
-        y = self.predict(self.encoder.maps(self.colours(image)))            # predict
-        scored = self.scored(u, mask)
-        bins, goal = spectrum(y), self.target(u)                            # what
+        mask, image = self.hide(u, mask, generator, progress)                   # where, how
+        y = self.predict(self.encoder.maps(self.cut.colours(image)))            # predict
+        bins, goal, scored = spectrum(y), self.target(u), self.scored(u, mask)  # what
         pred, target = rows(bins, scored), rows(goal, scored)
         e = modulus(pred - target)
-        loss = REDUCTIONS[self.reduction]((e * self.weights(bins, goal, scored)).mean(-1),
-                                          scored.nonzero()[:, 0], len(u))
-        return Out({'frequencies': loss}, mask, pred, target, spread(e.mean(-1), scored), u,
-                   seen={**batch, 'image': image})
+        counted = e * rows(share_of_largest(bins, goal, self.weight), scored) if self.weight else e
+        return Out({'frequencies': self.average(counted.mean(-1), scored)}, mask, pred, target,
+                   spread(e.mean(-1), scored), u, seen={**batch, 'image': image})
 
-    def hide(self, u: Units, mask: Any, generator: torch.Generator | None,
-             progress: float) -> tuple[Tensor | None, Tensor]:
-        """The mask, and what the network sees, in 0..1.
-
-        Twins go together: whoever hides the bin (u, v) hides (-u, -v), too. The sister tasks hide no bin, and
-        look at no mask."""
+    def hide(self, u: Units, mask: Any, generator: Any, progress: float) -> tuple[Tensor | None, Tensor]:
+        "The mask with its twins, and what the network sees, in 0..1; a sister task hides no bin."
         if self.degrade is not None:
             return None, self.degrade(picture(u.x).clamp(0, 1), child(generator, u.device))
         mask = paired(draw(self.strategy, u, mask, generator, progress=progress))
-        return mask, self.keep(u, mask)
-
-    def keep(self, u: Units, mask: Tensor) -> Tensor:
-        "The picture without its hidden frequencies, clamped, `[B, C, H, W]`."
-        return picture(torch.where(widen(mask, u.x), 0., u.x)).clamp(0, 1)
-
-    def scored(self, u: Units, mask: Tensor | None) -> Tensor:
-        "Where the loss looks: at what is hidden; at all bins where none is."
-        return u.valid if mask is None else mask
+        return mask, without(u, mask)
 
     def predict(self, maps: Tensor) -> Tensor:
         "One linear layer from each cell of the map to its pixels, normalised, `[B, C, H, W]`."
         return F.pixel_shuffle(self.head(maps), self.encoder.stride)
 
     def target(self, u: Units) -> Tensor:
-        """The spectrum of the clean, normalised picture, `[B, H, W, C, 2]`: that of the picture scaled, its
-        middle moved."""
-        (H, W), std = u.shape, self.colours.std
-        t = u.x / std[:, None]
-        t[:, H // 2, W // 2, :, 0] -= self.colours.mean / std * (H * W) ** .5
-        return t
+        "The spectrum of the clean, normalised picture, `[B, H, W, C, 2]`."
+        return normal_spectrum(u.x, self.cut.colours)
 
-    # of scored bins, `[n, C]`
-    def weights(self, bins: Tensor, goal: Tensor, scored: Tensor) -> Tensor | float:
-        """How much each error counts: 1; or its share of the largest of its picture and colour, kept bins
-        included, to a power (an option)."""
-        if not self.weight: return 1.
-        each = (bins - goal).detach().norm(dim=-1)
-        return rows((each / each.amax((1, 2), keepdim=True).clamp_min(1e-12)) ** self.weight, scored)
+    def scored(self, u: Units, mask: Tensor | None) -> Tensor:
+        "Where the loss looks: at what is hidden; at all bins where none is."
+        return u.valid if mask is None else mask
 
     def fill(self, batch: dict, out: Out) -> dict:
-        """The batch with kept bins of its own and predicted ones in place of the hidden; values may leave
-        0..1 a little."""
+        "The batch with predicted bins in place of the hidden; values may leave 0..1 a little."
         bins = place(self.target(out.units), out.scored, out.pred.detach())
-        return together(batch, self.colours.undo(picture(bins)))
+        return together(batch, self.cut.colours.undo(picture(bins)))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights `[layers, B, heads, Q, K]` over the patches of the filtered picture; no token is a unit, so
-        all units are -1."""
-        u = self.units(batch)
-        mask = paired(draw(self.strategy, u, u.none() if mask is None else mask))
-        watch: list[Tensor] = []
-        with torch.no_grad():
-            self.encoder.maps(self.colours(self.keep(u, mask)), watch)
-        unit = torch.full((len(u), watch[0].shape[-1]), -1, device=u.device)
-        return torch.stack(watch), unit, unit
+        "Weights `[layers, B, heads, Q, K]` over patches of the filtered picture; no token is a unit: all -1."
+        u, mask = self.looked_at(batch, mask)
+        with watched(self.encoder) as weights:
+            self.encoder.maps(self.cut.colours(without(u, paired(mask))))
+        unit = torch.full((len(u), weights[0].shape[-1]), -1, device=u.device)
+        return torch.stack([*weights]), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over the map `[B, dim]`, or its cells `[B, N, dim]`."
-        h = self.encoder.maps(self.colours(picture(self.units(batch).x))).flatten(2).mT
-        return h.mean(1) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "Learned positions, as is usual."
-        return {f'encoder.{n}' for n in getattr(self.encoder, 'no_weight_decay', set)()}
+        h = self.encoder.maps(self.cut.colours(picture(self.units(batch).x)))
+        return pooled(h.flatten(2).mT, pool=pool)
