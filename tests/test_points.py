@@ -174,7 +174,7 @@ def test_count_and_length(mae, batch):                                          
     assert (out.mask.sum(1) == int(.6 * 16)).all() and lengths == [16 - 9]
     assert 'decoder.mask_token' in dict(mae.named_parameters()) and not any('mask_token' in n for n, _ in mae.encoder.named_parameters())
     out.loss.backward()
-    assert mae.mask_token.grad.abs().sum() > 0
+    assert mae.decoder.mask_token.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize('which', ['mae', 'bert'])

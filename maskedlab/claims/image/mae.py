@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...instruments.claim import Claim
-from ...corruptions.replace import replace
+from ...contract.recipe import Out, draw
+from ...contract.units import Units, mean, rows, spread
 from ...masks.strategies import Random
-from ...contract.units import Units
-from ...recipes.image.mae import MAE, ORDER
+from ...recipes.image.mae import MAE
 from ...instruments.probes import labelled, probe
 
 # %% auto #0
@@ -30,14 +30,21 @@ class TokensInEncoder(MAE):
         super().__init__(**arguments)
         self.hidden_token = torch.nn.Parameter(torch.randn(self.encoder.dim) * .02)
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        pos = self.encoder.embed(torch.zeros_like(u.x)) - self.encoder.patch_embed.bias      # positions alone
-        x = replace(self.encoder.embed(self.colours(u.x, ORDER)), mask,
-                    self.hidden_token) + pos * mask.flatten(1)[..., None]
-        return self.encoder(x, watch=watch)
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
+                progress: float = 1.) -> Out:
+        u = self.units(batch) if units is None else units
+        mask = draw(self.strategy, u, mask, generator, progress=progress)
+        y = self.decoder(self.everywhere(u, mask), u.valid)       # every place has a token of its own already
+        pred, target = self.head(rows(y, mask)), self.target(u, mask)
+        e = (pred - target).square().mean(-1)
+        return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
-    def decode(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        return super().decode(h, torch.zeros_like(mask), watch)   # every place has a token of its own already
+    def everywhere(self, u: Units, mask: Tensor) -> Tensor:
+        "All places through the encoder, `[B, 1 + N, dim]`."
+        x = self.cut.normal(u.x)
+        pos = self.encoder.embed(torch.zeros_like(x)) - self.encoder.patch_embed.bias        # positions alone
+        return self.encoder(torch.where(mask.flatten(1)[..., None], self.hidden_token + pos,
+                                        self.encoder.embed(x)))
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy of the linear probe."

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ...contract.recipe import Out, child, draw
+from ...contract.units import Units, mean, rows, spread
 from ...instruments.claim import Claim
 from ...masks.ball import Ball
 from ...masks.strategies import Random
-from ...contract.units import Units
 from ...recipes.points.point_mae import PointMAE
+from ...targets.sets import chamfer
 from ...instruments.probes import labelled, probe
 
 # %% auto #0
@@ -31,15 +32,16 @@ class PlacesInEncoder(PointMAE):
         super().__init__(**arguments)
         self.hidden_token = torch.nn.Parameter(torch.randn(arguments.get('dim', 384)) * .02)
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        x = torch.where(mask[..., None], self.hidden_token, self.embed(u.x))
-        return self.encoder(x, pos=self.position(u.pos), watch=watch, generator=generator)
-
-    def decode(self, h: Tensor, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        # every place has a token of its own already
-        return super().decode(h, u, torch.zeros_like(mask), watch, generator)
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
+                progress: float = 1.) -> Out:
+        u: Any = self.units(batch) if units is None else units
+        mask = draw(self.strategy, u, mask, generator, progress=progress)
+        luck, e = child(generator), self.encoder
+        x = torch.where(mask[..., None], self.hidden_token, e.embed(u.x))
+        y = self.decoder(e(x, pos=e.position(u.pos), generator=luck), u, u.valid, luck)      # no hole is left
+        pred, target = self.head(rows(y, mask)).unflatten(-1, (self.size, 3)), rows(u.x, mask)
+        far = chamfer(pred, target)
+        return Out({'chamfer': mean(far)}, mask, pred, target, spread(far, mask), u)
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy of the linear probe."
