@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .scenes import attention_of, brightest, choice_of, leaving_no_trace, look_at, one_of, scene_of
+from .scenes import (attention_of, brightest, choice_of, leaving_no_trace, look_at, one_of,
+                                   scene_of)
 from .views.base import FAINT, INK, PAPER, Scene, cividis, font, panel
 from .views.table import view_of
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from maskedlab.train.trainer import Trainer
 
 # %% auto #0
-__all__ = ['WIDTH', 'watched', 'seen_now', 'side_by_side', 'thin', 'loss_line', 'Board', 'LiveView']
+__all__ = ['WIDTH', 'watched', 'seen_now', 'side_by_side', 'thin', 'loss_line', 'Widgets', 'LiveView']
 
 # %% ../../nbs/show/06_training.ipynb #05a9492a
 WIDTH = 500     # pixels of all samples of a row
@@ -37,7 +37,8 @@ def watched(trainer: Trainer, view: Any,
     name = own if isinstance(own, str) else None
     if name is None and trainer.source is None:
         name = recipe.card.modality.split()[0]
-    held = [k for k, (known, options, *_) in view.sets.items() if (known, options.get('split')) == (name, 'test')]
+    held = [k for k, (known, options, *_) in view.sets.items()
+            if (known, options.get('split')) == (name, 'test')]
     if held:
         batch, _ = view.load(held[0], recipe)
     elif trainer.source is None:
@@ -100,7 +101,7 @@ def loss_line(values: list[float],          # the losses, one a step
             + '</svg>')
 
 # %% ../../nbs/show/06_training.ipynb #21cf75e0
-class Board:
+class Widgets:
     "The widgets: bar and stop button, a line of words, samples beside the curve."
     def __init__(self, trainer: Trainer):
         import ipywidgets as w
@@ -125,7 +126,7 @@ class Board:
         self.trainer.stop()
 
 # %% ../../nbs/show/06_training.ipynb #cfbd59c2
-class LiveView(Board):
+class LiveView(Widgets):
     "The widget of a run: bar, stop button, curve, samples."
     def __init__(self, trainer: Trainer,
                  every: float = .5,         # seconds between two points in time at which the curve moves

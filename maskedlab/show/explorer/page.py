@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...contract.recipe import Recipe, draw
 from ...contract.strategy import hide
+from ...contract.units import Units
 from .menus import Menus, State
 from .sentences import closest, code_of
 from .shown import Shown, guesses, show
@@ -21,7 +22,25 @@ from ..figures import sheet
 from ..scenes import leaving_no_trace
 
 # %% auto #0
-__all__ = ['Page']
+__all__ = ['painted', 'on_one_sheet', 'Page']
+
+# %% ../../../nbs/show/explorer/03_page.ipynb #7e971a7f
+def painted(mask: Any,          # bool `[*shape]` or `[1, *shape]`
+            u: Units) -> list[int]:
+    "The flat indices of the units that a mask hides; ValueError or TypeError where it does not fit."
+    one = mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask
+    return draw(hide, u, one, torch.Generator())[0].flatten().nonzero()[:, 0].tolist()
+
+def on_one_sheet(d: Shown, view: Any,
+                 # what the slower guesses add
+                 drawn: dict[str, Any], scores: dict[str, float], words: str,
+                 head: str) -> Any:
+    "An answer as one labelled Pillow image."
+    drawn, scores = {**d.pictures, **drawn}, {**d.scores, **scores}
+    names = {'returned': 'network', **view.baselines, **view.slow}
+    say = lambda k: view.measure.say(scores[names[k]]) if names.get(k) in scores else ''
+    return sheet([(title, drawn[k], say(k)) for k, title in view.titles.items() if k in drawn],
+                 [head, d.status, words], view.columns, view.side, view.still)
 
 # %% ../../../nbs/show/explorer/03_page.ipynb #d7c47aff
 class Page:
@@ -45,9 +64,7 @@ class Page:
                              statistics=statistics)
         u = m.units(self.state)
         if mask is not None:
-            one = mask[None] if torch.is_tensor(mask) and tuple(mask.shape) == u.shape else mask
-            painted = draw(hide, u, one, torch.Generator())[0].flatten().nonzero()[:, 0].tolist()
-            self.state = replace(self.state, painted=painted)
+            self.state = replace(self.state, painted=painted(mask, u))
         if strategy is not None:       # what is wrong with it shows here, where a recipe lends it its signals
             with leaving_no_trace(self.recipe):
                 self.recipe(m.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(seed))
@@ -78,11 +95,6 @@ class Page:
 
     def picture(self, s: State) -> Any:
         "What is shown as one labelled Pillow image."
-        d, v = self.show(s), self.menus.view(s.recipe)
-        drawn, scores, words = self.slower(s)
-        drawn, scores = {**d.pictures, **drawn}, {**d.scores, **scores}
-        names = {'returned': 'network', **v.baselines, **v.slow}
-        say = lambda k: v.measure.say(scores[names[k]]) if names.get(k) in scores else ''
         strategy = 'painted by hand' if s.painted is not None else repr(self.menus.strategy(s))
-        return sheet([(title, drawn[k], say(k)) for k, title in v.titles.items() if k in drawn],
-                     [f'{s.recipe}, {strategy}, seed {s.seed}', d.status, words], v.columns, v.side, v.still)
+        d, slower = self.show(s), self.slower(s)
+        return on_one_sheet(d, self.menus.view(s.recipe), *slower, f'{s.recipe}, {strategy}, seed {s.seed}')

@@ -101,7 +101,8 @@ def code_of(menus: Menus, s: State) -> str:
         words.append('batch=batch')
     else:
         name, options = v.options(s.set, r)
-        words.append(f"batch=ml.sample({', '.join([repr(name), *(f'{k}={x!r}' for k, x in options.items())])})")
+        given = [repr(name), *(f'{k}={x!r}' for k, x in options.items())]
+        words.append(f"batch=ml.sample({', '.join(given)})")
     if s.index:
         words.append(f'index={s.index}')
     strategy = menus.strategy(s)

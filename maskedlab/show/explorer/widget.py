@@ -133,7 +133,8 @@ def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
         try:
             s.bind(('127.0.0.1', port))
         except OSError:
-            raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any free one") from None
+            raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any free "
+                             "one") from None
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'

@@ -13,11 +13,11 @@ from torch import Tensor
 from ...instruments.baselines import psnr
 from ...contract.units import Units, widen
 from .base import Measure, Scene, cividis
-from .pictures import PictureView
+from .pictures import PictureDrawings
 from ...targets.spectrum import modulus, picture, spectrum
 
 # %% auto #0
-__all__ = ['magnitudes', 'SpectrumView']
+__all__ = ['magnitudes', 'SpectrumDrawings', 'SpectrumView']
 
 # %% ../../../nbs/show/views/02_spectra.ipynb #265199e3
 def magnitudes(bins: Tensor,      # `[H, W, C, 2]`
@@ -27,29 +27,17 @@ def magnitudes(bins: Tensor,      # `[H, W, C, 2]`
     grey = ((1 + 100 * m).log() / math.log(1 + 100 * most)).clamp(0, 1).mul(255).round().byte()[..., None]
     return torch.cat([grey, grey, grey, torch.full_like(grey, 255)], -1)
 
-# %% ../../../nbs/show/views/02_spectra.ipynb #4769ae01
-class SpectrumView(PictureView):
-    "Draws pictures whose units are frequencies; samples and files are those of pictures."
+# %% ../../../nbs/show/views/02_spectra.ipynb #89c893c9
+class SpectrumDrawings(PictureDrawings):
+    "Draws pictures whose units are frequencies."
     one, many, stage = 'frequency', 'frequencies', 'spectrum'
-    leave_out = ('painted', 'tube', 'span')
-    measure = Measure('PSNR of the whole picture in decibels, since a hidden frequency is missing '
-                      'everywhere; longer is closer.',
-                      'PSNR', ' dB', 25)
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   error='Error, root scale',
                   filtered='The same, as a picture', without='Hidden ones left out')
-    baselines = {'without': 'leaving hidden frequencies out'}
-    slow: dict[str, str] = {}
-    paste: tuple[str, ...] = ()
-    brushes = (1, 3, 7)
     hints = dict(seen='The middle is the slowest wave, the mean. Drag to hide or show frequencies; each '
                       'takes its twin along.',
                  returned='Kept frequencies of the original; hidden ones predicted.')
-    keys = 'Tab into the second picture; arrows move, Space hides or shows a frequency and its twin, r resets.'
     columns = 3
-
-    def paintable(self, u: Units) -> bool:
-        return u.kind == 'spectrum'
 
     def drawings(self, s: Scene) -> dict[str, Tensor]:
         """Original, its spectrum with holes, the filtered picture and the error; returned, where there is
@@ -66,6 +54,25 @@ class SpectrumView(PictureView):
             drawn['returned'] = self.paint(s.filled)
         return drawn
 
+    def place(self, u: Units, unit: int, batch: dict) -> str:
+        at = torch.unravel_index(torch.tensor(unit), u.shape)
+        down, right = (int(i) - n // 2 for i, n in zip(at, u.shape, strict=True))
+        return f'Frequency {down} down, {right} to the right'
+
+# %% ../../../nbs/show/views/02_spectra.ipynb #4769ae01
+class SpectrumView(SpectrumDrawings):
+    "Draws, opens and scores pictures whose units are frequencies."
+    leave_out = ('painted', 'tube', 'span')
+    measure = Measure('PSNR of the whole picture in decibels, since a hidden frequency is missing '
+                      'everywhere; longer is closer.', 'PSNR', ' dB', 25)
+    baselines = {'without': 'leaving hidden frequencies out'}
+    brushes = (1, 3, 7)
+    keys = ('Tab into the second picture; arrows move, Space hides or shows a frequency and its twin, '
+            'r resets.')
+
+    def paintable(self, u: Units) -> bool:
+        return u.kind == 'spectrum'
+
     def guess(self, name: str, s: Scene) -> dict | None:
         "The sample without its hidden frequencies; as it was seen, where none is hidden."
         u = s.units
@@ -74,16 +81,14 @@ class SpectrumView(PictureView):
         grey = s.mask[:, u.shape[0] // 2, u.shape[1] // 2].view(-1, 1, 1, 1) * .5
         return {**s.batch, self.key: (picture(x) + grey).clamp(0, 1)}
 
+    def guessed(self, filled: dict, s: Scene) -> Tensor:
+        return self.paint(filled)
+
     def close(self, filled: dict, s: Scene) -> float:
         "PSNR of the first picture, in decibels; NaN where nothing is hidden."
         if s.out.mask is not None and not bool(s.mask.any()): return float('nan')
         image = filled[self.key][:1].clamp(0, 1)
         return float(psnr(image, s.batch[self.key][:1], torch.ones_like(image[:, 0], dtype=torch.bool))[0])
-
-    def place(self, u: Units, unit: int, batch: dict) -> str:
-        at = torch.unravel_index(torch.tensor(unit), u.shape)
-        down, right = (int(i) - n // 2 for i, n in zip(at, u.shape, strict=True))
-        return f'Frequency {down} down, {right} to the right'
 
     def remark(self, s: Scene) -> str:
         middle = bool(s.mask[0, s.units.shape[0] // 2, s.units.shape[1] // 2])

@@ -142,7 +142,8 @@ def judged(s: Scene) -> dict[int, float] | None:
     return dict(zip(s.out.scored[0].nonzero()[:, 0].tolist(), s.out.pred.sigmoid().tolist(), strict=True))
 
 def ranked(s: Scene) -> dict[str, Any]:
-    "The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each hidden place."
+    """The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each hidden
+    place."""
     filled, hidden, pred = s.filled['ids'][0], s.mask[0].tolist(), s.out.pred
     if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return compared(s, filled)
     names, _ = pieces(s.recipe)
