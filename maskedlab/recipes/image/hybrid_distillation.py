@@ -7,49 +7,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...corruptions.drop import keep
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.units import Units, mean, spread
+from ...corruptions.drop import keep, unpad
 from ...masks.guided import Guided
 from ...masks.strategies import count, first_k
-from ...contract.units import Units, mean, spread
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, draw
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
-from ...stages.teachers import check_teacher, shown
-from ...targets.features import whiten
-from ...parts.transformer import Block, attention_bias, init_xavier
-from ...parts.vit import ViT
+from ...parts.patches import Patches
+from ...parts.timm_vit import image_encoder
+from ...parts.transformer import Block, closed_at, init_xavier
+from ...parts.watch import one_of, units_of, watched
 from ...stages.shelf import find_teacher
+from ...stages.teachers import check_teacher, shown
+from ...targets.features import divergence, relations, whiten
 
 # %% auto #0
-__all__ = ['ORDER', 'relations', 'divergence', 'redundancy', 'leave', 'spot', 'HybridDistillation', 'head_distance', 'nmi',
-           'diagnose']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'Drop', 'ALIKE', 'redundancy', 'most_alike', 'Left', 'leave', 'spot', 'through',
+           'in_two_steps', 'apart', 'relate', 'compared', 'aim', 'far', 'find_teachers', 'full_rows',
+           'HybridDistillation', 'head_distance', 'nmi', 'diagnose']
 
-# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #37d89838
-def relations(block: Block,               # of a transformer
-              x: Tensor,                  # `[B, n, D]`, what goes into it
-              at: Tensor | None = None,   # int `[B, m]`, which tokens; default: all
-              pad: Tensor | None = None,  # bool `[B, m]`, True = padding: nobody relates to it
-              ) -> Tensor:       # log of the relations, `[2, B, heads, m, m]`: by queries and keys, by values
-    "How tokens relate in each head."
-    if at is not None:
-        x = x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))     # gathering x gathers q, k and v
-    q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.heads, -1)).permute(2, 0, 3, 1, 4)
-    likeness = torch.stack([q @ k.mT, v @ v.mT]) * q.shape[-1] ** -.5
-    if pad is not None:
-        likeness = likeness.masked_fill(pad[:, None, None], -torch.inf)
-    return likeness.log_softmax(-1)
-
-def divergence(teacher: Tensor, student: Tensor,      # logs of relations, `[..., m, m]`
-               ) -> Tensor:                           # `[..., m]`, 0 where the rows agree
-    "Kullback-Leibler divergence of the student's rows from the teacher's."
-    p = teacher.exp()
-    return torch.where(p > 0, p * (teacher - student), 0.).sum(-1)
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #5541e9eb
+CARD = Card(
+    title='Hybrid Distillation: Connecting Masked Autoencoders with Contrastive Learners', year=2024,
+    modality='image',
+    where='no random mask: the student drops the tokens that are most alike, 50 % in two steps',
+    how='dropped between blocks',
+    what='relations of tokens of a masked autoencoder, features of a supervised or contrastive network',
+    use='fine-tune or probe the student',
+    headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote them',
+    link='https://arxiv.org/abs/2306.15876',
+    reading='how redundancy is measured, where and how much is dropped, which blocks are compared, how '
+            'the features are scaled '
+            'and their loss (smooth L1): the repository of the authors holds no code')
+SIZES: dict[str, dict[str, Any]] = {
+    'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=(.1307,), std=(.3081,),
+                   masked='mae/digits/digits/0', teacher='vit_teacher/digits/digits/0'),
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, masked='mae/micro/image/0',
+                  teacher='vit_teacher/micro/image/0'),
+    'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, masked='mae/tiny/image/0',
+                  teacher='vit_teacher/tiny/image/0'),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, masked='mae/small/image/0',
+                  teacher='vit_teacher/small/image/0'),
+    'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
+PLAN = Plan(lr=1.5e-4, per=256)      # not found in the sources
 
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #89e1568e
 def redundancy(x: Tensor,               # patch tokens `[B, n, D]`
@@ -60,59 +67,153 @@ def redundancy(x: Tensor,               # patch tokens `[B, n, D]`
     others = ((~gone).sum(1, keepdim=True) - 1).clamp_min(1)
     return ((x * x.sum(1, keepdim=True)).sum(-1) - x.square().sum(-1)) / others
 
+def most_alike(score: Tensor,     # `[B, N]`, the redundancy of each
+               k: Tensor,         # int `[B]`, how many, at most
+               may: Tensor,       # bool `[B, N]`, those that may go
+               ) -> Tensor:       # bool `[B, N]`
+    "The most redundant ones, ties by index."
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(1)
+    return first_k(rank.to(score), k, may)
+
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #049d5a5c
-def leave(x: Tensor,                 # `[B, 1 + n, D]`, the class token first
-          at: Tensor,                # int `[B, 1 + n]`, the place of each, 0 for the class token
-          pad: Tensor | None,        # bool `[B, 1 + n]`, True = padding
-          gone: Tensor,              # bool `[B, N]`, places that are given up
-          ) -> tuple[Tensor, Tensor, Tensor | None]:     # the same three of those that stay
+class Left(NamedTuple):
+    "Tokens that are left, the class token first."
+    x: Tensor                   # `[B, 1 + n, D]`
+    at: Tensor                  # int `[B, 1 + n]`, the place of each: 0 for the class token, 1 + i for unit i
+    pad: Tensor | None = None   # bool `[B, 1 + n]`, True = padding
+
+def leave(left: Left,
+          gone: Tensor,              # bool `[B, N]`, units that are given up
+          ) -> Left:
     "Drop tokens; the class token stays."
+    x, at, pad = left
     stay = ~gone.gather(1, at[:, 1:] - 1)
     if pad is not None:
         stay = stay & ~pad[:, 1:]
     tokens, index, pad = keep(x[:, 1:], stay)
     at = torch.cat([at[:, :1], at[:, 1:].gather(1, index)], 1)
-    return torch.cat([x[:, :1], tokens], 1), at, None if pad is None else F.pad(pad, (1, 0))
+    return Left(torch.cat([x[:, :1], tokens], 1), at, None if pad is None else F.pad(pad, (1, 0)))
 
-def spot(values: Tensor,             # `[B, n]`, one for each patch token
-         at: Tensor, pad: Tensor | None,     # as above
-         count: int, default: float) -> Tensor:      # `[B, count]`
+def spot(values: Tensor,             # `[B, n]`, one for each patch token that is left
+         left: Left, count: int,     # units that there are
+         default: float) -> Tensor:      # `[B, count]`
     "Values at their places, a default elsewhere."
-    # padding is written to place 0 and cut off
-    at = at[:, 1:] if pad is None else at[:, 1:].masked_fill(pad[:, 1:], 0)
+    at, pad = left.at[:, 1:], left.pad
+    at = at if pad is None else at.masked_fill(pad[:, 1:], 0)      # padding goes to place 0, which is cut off
     return values.new_full((len(values), 1 + count), default).scatter(1, at, values)[:, 1:]
 
-# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #debd6983
-ORDER = 'row column colour'      # of the pixels in a patch
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #f384d0ba
+Drop = tuple[int, Callable[[Tensor], Tensor]]      # before which block; redundancy `[B, N]` to bool `[B, N]`
 
+def through(blocks: Sequence[Block],
+            x: Tensor,                     # `[B, 1 + N, D]`, the class token first
+            drops: Sequence[Drop] = (),
+            ) -> list[Left]:               # what goes into each block, and what comes out of the last
+    "Encode, and drop between blocks."
+    N = x.shape[1] - 1
+    left, found = Left(x, torch.arange(1 + N, device=x.device).expand(x.shape[:2])), []
+    for i, block in enumerate(blocks):
+        for pick in (pick for before, pick in drops if before == i):
+            away = torch.zeros_like(left.at, dtype=torch.bool) if left.pad is None else left.pad
+            score = redundancy(left.x[:, 1:], away[:, 1:])
+            left = leave(left, pick(spot(score, left, N, torch.inf)))
+        found.append(left)
+        left = left._replace(x=block(left.x, closed_at(left.pad)))
+    return [*found, left]
+
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #5363468b
+ALIKE = Guided('redundancy', .5, law='floor hidden', draws='hidden', lottery=False)
+
+def in_two_steps(u: Units,
+                 first: float,                 # share of the units that goes at the first step, at most
+                 chosen: Any,                  # the strategy, or the caller's mask
+                 take: Callable[..., Tensor],  # draws it: bool `[B, *shape]`; takes the signal redundancy=
+                 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    "Who is gone after the first and after the second step, by redundancy."
+    share = torch.full((len(u),), first, dtype=torch.float64, device=u.device)
+    k = count('floor hidden', share, u.free.flatten(1).sum(1))
+    if getattr(chosen, 'by', '') == 'redundancy':
+        k = torch.minimum(k, chosen.counts(u)[1])
+        return (lambda score: most_alike(score, k, u.free.flatten(1)),
+                lambda score: score.isinf() | take(redundancy=score).flatten(1))
+    whole = take().flatten(1)
+    return lambda score: most_alike(score, k, whole), lambda score: whole
+
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #37d89838
+def apart(ours: Block, left: Left,          # the student's block, and what goes into it
+          theirs: Block, whole: Tensor,     # that of M, and what goes into it, `[B, 1 + N, D]`
+          ) -> Tensor:                      # a scalar
+    "How far relations are from those of M: both kinds together, mean over heads, tokens and pictures."
+    with torch.no_grad():
+        wanted = relations(theirs, whole, left.at, left.pad)
+    d = divergence(wanted, relations(ours, left.x, pad=left.pad)).sum(0).mean(1)
+    return mean(d if left.pad is None else d[~left.pad])
+
+def relate(ours: Sequence[Block], path: list[Left],       # the student's, and what goes into each
+           masked: Any, image: Tensor,                    # M, and whole pictures as it wants them
+           which: list[int],                              # blocks that are compared
+           ) -> Tensor:                                   # a scalar
+    "How far relations are from those of M, summed over the compared blocks."
+    with torch.no_grad():
+        inputs = masked.inputs(image, which[-1])
+    return torch.stack([apart(ours[i], path[i], masked.blocks[i], inputs[i]) for i in which]).sum()
+
+def compared(which: str, depth: int,     # 'before the last', 'last' or 'all'
+             ) -> list[int]:
+    "The blocks whose relations are compared, counted from 0."
+    one_of('compare', which, 'before the last', 'last', 'all')
+    if which == 'before the last': return list(range(max(depth - 3, 0), max(depth - 1, 1)))
+    return list(range(depth))[-1 if which == 'last' else 0:]
+
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #21450d99
+@torch.no_grad()
+def aim(teacher: Any, image: Tensor,     # C, and whole pictures as it wants them
+        at: Tensor,                      # int `[B, 1 + n]`, places
+        ) -> Tensor:                     # `[B, 1 + n, C's dim]`
+    "Its last features at these places, whitened."
+    last = whiten(teacher.look(image)[0][-1])
+    return last.gather(1, at[..., None].expand(-1, -1, last.shape[-1]))
+
+def far(pred: Tensor, target: Tensor) -> Tensor:      # `[..., dim]` to `[...]`
+    "Smooth L1 of each token (K)."
+    return F.smooth_l1_loss(pred, target, reduction='none').mean(-1)
+
+def find_teachers(masked: Any, teacher: Any,      # M and C, as `find_teacher` takes them
+                  student: Any, channels: int,    # a `ViT`, and its colours
+                  ) -> tuple[Any, Any]:
+    "Both, frozen, or one sentence about what does not fit the student."
+    found = find_teacher(masked), find_teacher(teacher)
+    for t in found:
+        check_teacher(t, student.grid, channels)
+    theirs, ours = (found[0].depth, found[0].heads), (len(student.blocks), student.blocks[0].attn.heads)
+    if theirs != ours:
+        raise ValueError("relations are compared head by head: the masked teacher has "
+                         f"{theirs[0]} blocks of {theirs[1]} heads, "
+                         f"the student {ours[0]} of {ours[1]}; give both the same")
+    return found
+
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #4c80988c
+def full_rows(weights: list[Tensor],     # of each block, `[B, heads, 1 + n, 1 + n]`, among those that were left
+              path: list[Left],          # what went into each
+              count: int,                # units that there are
+              ) -> Tensor:               # `[layers, B, heads, 1 + count, 1 + count]`
+    "Attention as rows of all tokens; who has gone keeps the row of the last block that it was in."
+    B, heads, N = *weights[0].shape[:2], 1 + count
+    batch, head = torch.arange(B)[:, None, None, None], torch.arange(heads)[:, None, None]
+    found = [weights[0].new_zeros(B, heads, N, N)]
+    for w, (_, at, pad) in zip(weights, path):
+        at = at if pad is None else at.masked_fill(pad, N)      # padding goes to a row and column that are cut off
+        wide = w.new_zeros(B, heads, N + 1, N + 1)
+        wide[batch, head, at[:, None, :, None], at[:, None, None]] = w
+        held = torch.zeros(B, N + 1, dtype=torch.bool, device=w.device).scatter(1, at, True)[:, None, :N, None]
+        found.append(torch.where(held, wide[..., :N, :N], found[-1]))
+    return torch.stack(found[1:])
+
+# %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #debd6983
 class HybridDistillation(Recipe):
     """Features of a teacher that tells classes apart, relations of one that was masked; redundant tokens go
     on the way (Shi et al. 2024)."""
-    card = Card(
-        title='Hybrid Distillation: Connecting Masked Autoencoders with Contrastive Learners', year=2024,
-        modality='image',
-        where='no random mask: the student drops the tokens that are most alike, 50 % in two steps',
-        how='dropped between blocks',
-        what='relations of tokens of a masked autoencoder, features of a supervised or contrastive network',
-        use='fine-tune or probe the student',
-        headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote '
-                 'them',
-        link='https://arxiv.org/abs/2306.15876',
-        reading='how redundancy is measured, where and how much is dropped, which blocks are compared, how '
-                'the features are scaled '
-                'and their loss (smooth L1): the repository of the authors holds no code')
-    sizes = {
-        'digits': dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=(.1307,), std=(.3081,),
-                       masked='mae/digits/digits/0', teacher='vit_teacher/digits/digits/0'),
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, masked='mae/micro/image/0',
-                      teacher='vit_teacher/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, masked='mae/tiny/image/0',
-                      teacher='vit_teacher/tiny/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, masked='mae/small/image/0',
-                      teacher='vit_teacher/small/image/0'),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    # not found in the sources
-    plan = Plan(lr=1.5e-4, per=256)
+    card, sizes, plan = CARD, SIZES, PLAN
     declared = ('the student chooses what it drops, after its first blocks have seen it',)
 
     def __init__(self,
@@ -124,7 +225,7 @@ class HybridDistillation(Recipe):
                  alpha: float = 1., beta: float = 1.,        # weights of relations and of features
                  # M, teacher of relations: a stage, or a recipe with a ViT encoder
                  masked: Any = 'mae/base/image/0',
-                 # C, teacher of features: a stage, a name of `TEACHERS`, or with `look`
+                 # C, teacher of features: a stage, a name of `stages.teachers.TEACHERS`, or with `look`
                  teacher: Any = 'vit_teacher/base/image/0',
                  first: float = .3,                 # share of the tokens that goes at the first step, at most
                  # blocks whose relations are compared
@@ -132,157 +233,66 @@ class HybridDistillation(Recipe):
                  eps: float = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Guided('redundancy', .5, law='floor hidden',
-                                                          draws='hidden', lottery=False)):
+                 strategy: Callable[..., Tensor] = ALIKE):
         super().__init__()
         if not 0 <= first <= 1:
-            raise ValueError(f"first={first}: give the share of tokens that goes at the first step, from 0 "
-                             "to 1")
-        self.patch, self.channels, self.alpha, self.beta, self.first, self.strategy = patch, channels, alpha, beta, first, strategy
-        self.colours = Colours(channels, mean, std)
-        self.encoder = ViT(sides(image, patch), patch * patch * channels, dim, depth, heads, eps)
+            raise ValueError(f"first={first}: give the share of tokens that goes at the first step, 0 to 1")
+        self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps)
         self.encoder.norm.requires_grad_(False)              # stands behind all that is compared
-        self.masked: Any = find_teacher(masked)              # M
-        self.teacher: Any = find_teacher(teacher)            # C
-        for t in (self.masked, self.teacher):
-            check_teacher(t, self.encoder.grid, channels)
+        self.cut = Patches(patch, channels, 'row column colour', mean, std)
+        self.masked, self.teacher = find_teachers(masked, teacher, self.encoder, channels)      # M, C
+        self.alpha, self.beta, self.first, self.strategy = alpha, beta, first, strategy
         self.steps = depth // 3, 2 * depth // 3              # blocks before each dropping
-        known = {'before the last': range(max(depth - 3, 0), max(depth - 1, 1)), 'last': [depth - 1],
-                 'all': range(depth)}
-        if compare not in known:
-            raise ValueError(f"compare={str(compare)[:40]!r}: choose one of {', '.join(map(repr, known))}")
-        self.compared = list(known[compare])
-        theirs = self.masked.depth, self.masked.heads
-        if theirs != (depth, heads):
-            raise ValueError(f"relations are compared head by head: the masked teacher has {theirs[0]} "
-                             f"blocks of {theirs[1]} heads, "
-                             f"the student {depth} of {heads}; give both the same")
+        self.compared = compared(compare, depth)
         self.head = nn.Linear(dim, self.teacher.dim).apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
-        """Encode and drop what is redundant on the way; compare relations with M, and the features at the end
-        with C."""
+        "Encode and drop on the way; compare relations with M, and the features at the end with C."
         u = self.units(batch) if units is None else units
-        pick = self.chooser(u, mask, generator, progress)                     # where: between blocks, by whom
-        blocks, h, at, pad = self.encode(u, pick)                               # how: dropped, and encoded on
-        real = torch.ones_like(at, dtype=torch.bool) if pad is None else ~pad
-        left = spot(torch.ones_like(at[:, 1:]), at, pad, u.count, 0).bool().view(u.valid.shape)
-        # what, first: who is like whom
-        terms = {'relations': self.alpha * self.relate(u, blocks)} if self.alpha else {}
-        pred, target = self.head(h), self.aim(u, at)                              # what, second: features
-        e = F.smooth_l1_loss(pred, target, reduction='none').mean(-1)
-        if self.beta or not terms:
-            terms['features'] = self.beta * mean(e[real])
-        patch = real.clone()
-        patch[:, 0] = False                                          # the class token counts, and is no patch
-        gone = u.valid & ~left
-        return Out(terms, gone, pred[patch], target[patch], spread(e[patch], left), u, kept=gone)
+        drops = self.drops(u, mask, generator, progress)                      # where: asked between blocks
+        *path, end = self.encode(u, drops)                                    # how: dropped, and encoded on
+        stay = spot(torch.ones_like(end.at[:, 1:]), end, u.count, 0).bool().view(u.valid.shape)
+        y, t = self.head(end.x), aim(self.teacher, self.whole(u, self.teacher), end.at)         # predict
+        pred, target = unpad(y[:, 1:], stay), unpad(t[:, 1:], stay)           # what: features of C
+        e, terms = far(pred, target), {}
+        if self.alpha:                                                        # what: relations of M
+            terms['relations'] = self.alpha * relate(self.encoder.blocks, path, self.masked,
+                                                     self.whole(u, self.masked), self.compared)
+        if self.beta or not terms:          # the class token counts, and is no patch
+            terms['features'] = self.beta * mean(torch.cat([e, far(y[:, 0], t[:, 0])]))
+        return Out(terms, ~stay, pred, target, spread(e, stay), u, kept=~stay)
 
-    def chooser(self, u: Units, mask: Any, generator: torch.Generator | None,
-                progress: float) -> Callable[[Tensor], Tensor]:
-        """Asked at each step: redundancy `[B, N]` (infinite: gone already) in; bool `[B, N]` out, what is
-        gone from then on."""
-        chosen: Any = self.strategy if mask is None else mask
-        own = getattr(chosen, 'by', '') == 'redundancy'
-        given = None if own else draw(self.strategy, u, mask, generator, progress=progress).flatten(1)
-        k = count('floor hidden', torch.full((len(u),), self.first, dtype=torch.float64, device=u.device),
-                  u.free.flatten(1).sum(1))
-        if own:
-            k = torch.minimum(k, chosen.counts(u)[1])
-        gone: list[Tensor] = []
-        def pick(score: Tensor) -> Tensor:
-            if not gone:                             # the first step: the most redundant of those that may go
-                rank = score.argsort(dim=1, descending=True, stable=True).argsort(1)
-                gone.append(first_k(rank.to(score), k, u.free.flatten(1) if given is None else given))
-            elif given is not None:
-                gone.append(given)
-            else:
-                gone.append(gone[0] | draw(self.strategy, u, mask, generator, progress=progress,
-                                           redundancy=score).flatten(1))
-            return gone[-1]
-        return pick
+    def drops(self, u: Units, mask: Any, generator: Any, progress: float) -> list[Drop]:
+        "Before which blocks who goes."
+        take = partial(draw, self.strategy, u, mask, generator, progress=progress)
+        return list(zip(self.steps, in_two_steps(u, self.first, self.strategy if mask is None else mask, take)))
 
-    def encode(self, u: Units, pick: Callable[[Tensor], Tensor] | None = None,      # None: all tokens stay
-               # receives the attention of each block, among the tokens that it has
-               watch: list[Tensor] | None = None,
-               ) -> tuple[list[tuple[Tensor, Tensor, Tensor | None]], Tensor, Tensor, Tensor | None]:
-        """For each block what goes into it (tokens `[B, 1 + n, dim]`, places, padding), and the same three
-        after the last."""
-        x = self.encoder.front(self.encoder.embed(self.colours(u.x, ORDER)))
-        at, pad = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2]), None
-        blocks = []
-        for i, block in enumerate(self.encoder.blocks):
-            for step in self.steps:
-                if step != i or pick is None: continue
-                away = torch.zeros_like(at[:, 1:], dtype=torch.bool) if pad is None else pad[:, 1:]
-                x, at, pad = leave(x, at, pad,
-                                   pick(spot(redundancy(x[:, 1:], away), at, pad, u.count, torch.inf)))
-            blocks.append((x, at, pad))
-            bias = attention_bias(pad, None)
-            x = block(x, None if bias is None else bias[0], watch)
-        return blocks, x, at, pad
+    def encode(self, u: Units, drops: Sequence[Drop] = ()) -> list[Left]:
+        "What goes into each block, and what comes out of the last."
+        tokens, _ = self.encoder.tokens(self.cut.normal(u.x))
+        return through(self.encoder.blocks, self.encoder.front(tokens), drops)
 
-    def relate(self, u: Units, blocks: list) -> Tensor:
-        """How far the relations are from those of M: mean over pictures, heads and tokens, summed over the
-        compared blocks and both kinds."""
-        image = shown(unpatchify(u.x, self.patch, ORDER), self.masked, u.shape)
-        with torch.no_grad():
-            inputs = self.masked.inputs(image, self.compared[-1])
-        total = u.x.new_zeros(())
-        for i in self.compared:
-            x, at, pad = blocks[i]
-            with torch.no_grad():
-                wanted = relations(self.masked.blocks[i], inputs[i], at, pad)
-            # `[B, 1 + n]`
-            far = divergence(wanted, relations(self.encoder.blocks[i], x, pad=pad)).sum(0).mean(1)
-            total = total + mean(far if pad is None else far[~pad])
-        return total
+    def whole(self, u: Units, teacher: Any) -> Tensor:
+        "The whole picture as a teacher wants it."
+        return shown(self.cut.image(u.x), teacher, u.shape)
 
-    @torch.no_grad()
-    def aim(self, u: Units, at: Tensor) -> Tensor:       # `[B, 1 + n, C's dim]`
-        "The last features of C at these places, whitened."
-        last = whiten(self.teacher.look(shown(unpatchify(u.x, self.patch, ORDER), self.teacher,
-                                              u.shape))[0][-1])
-        return last.gather(1, at[..., None].expand(-1, -1, last.shape[-1]))
-
-    def attention(self, batch: dict, mask: Any = None,          # None: nothing dropped
-                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
-                  ) -> tuple[Tensor, Tensor, Tensor]:
-        "Who looks at whom in the student. A dropped token keeps the row of the last block that it was in."
+    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:     # None: nothing dropped
+        """Who looks at whom in the student: weights `[layers, B, heads, Q, K]`, query and key units (-1: no
+        patch). A dropped token keeps the row of the last block that it was in."""
         u = self.units(batch)
-        seen: list[Tensor] = []
-        with torch.no_grad():
-            blocks, _, _, _ = self.encode(u, None if mask is None else self.chooser(u, mask, None, 1.), seen)
-        N, layers = 1 + u.count, [torch.eye(1 + u.count,
-                                            device=u.device).expand(len(u), seen[0].shape[1], -1, -1)]
-        for w, (_, at, pad) in zip(seen, blocks):
-            # padding goes to a row and a column that are cut off
-            at = at if pad is None else at.masked_fill(pad, N)
-            wide = F.pad(torch.zeros_like(layers[0]), (0, 1, 0, 1))
-            to = lambda a, shape: a.expand(shape)
-            columns = w.new_zeros(*w.shape[:3], N + 1).scatter(3, to(at[:, None, None], w.shape), w)
-            rows = to(at[:, None, :, None], columns.shape)
-            held = torch.zeros(len(u), N + 1, dtype=torch.bool,
-                               device=u.device).scatter(1, at, True)[:, None, :N, None]
-            layers.append(torch.where(held, wide.scatter(2, rows, columns)[:, :, :N, :N], layers[-1]))
-        unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
-        return torch.stack(layers[1:]), unit, unit
+        with watched(self.encoder) as weights:
+            path = self.encode(u, () if mask is None else self.drops(u, mask, None, 1.))
+        unit = units_of(u, prefix=1)
+        return full_rows(weights, path, u.count), unit, unit
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        """The whole picture through the student, nothing dropped: mean over patches `[B, dim]`, or `[B, N,
-        dim]`."""
-        _, h, _, _ = self.encode(self.units(batch))
-        h = self.encoder.norm(h)[:, 1:]
-        return h.mean(1) if pool else h
+        "The whole picture through the student, nothing dropped: mean `[B, dim]`, or `[B, N, dim]`."
+        return pooled(self.encoder.see(self.cut.normal(self.units(batch).x)), 1, pool)
 
     def before_finetuning(self) -> None:
         "The final norm, which stands behind all that is compared, learns now."
