@@ -20,7 +20,7 @@ __all__ = ['ORIGINAL', 'BLOCK', 'TRANSFORMERS', 'FORMATS', 'read_original', 'rea
 ORIGINAL = Names(*under('', 'encoder.', ENCODER), ('mask_token', 'mask_token', COLUMN),
                  ('lm_head.{p}', 'head.{p}'))
 
-BLOCK = (*PRE_NORM, ('lambda_{i}', 'gamma_{i}'),
+BLOCK = (*PRE_NORM, ('lambda_{n}', 'gamma_{n}'),
          (parts('attention.attention.*.weight'), 'attn.qkv.weight'),
          (parts('attention.*_proj.weight', 'qkv'), 'attn.qkv.weight'),                       # version 5
          *((f'attention.{n}.bias', f'attn.{n.split(".")[-1][0]}_bias')

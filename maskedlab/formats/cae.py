@@ -20,7 +20,7 @@ HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}       # of the released models, by
 CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w.view(len(w), -1, recipe.cut.size, recipe.cut.size))
 REGRESS = (('norm1_q.{p}', 'norm1.{p}'), ('norm1_k.{p}', 'norm_k.{p}'), ('norm1_v.{p}', 'norm_v.{p}'),
            ('norm2_cross.{p}', 'norm2.{p}'), ('mlp_cross.{rest}', 'mlp.{rest}'),
-           ('gamma_{i}_cross', 'gamma_{i}'),
+           ('gamma_{n}_cross', 'gamma_{n}'),
            ('cross_attn.q_bias', 'attn.q.bias'), ('cross_attn.v_bias', 'attn.v.bias'),
            ('cross_attn.{rest}', 'attn.{rest}'))
 NAMES = Names(

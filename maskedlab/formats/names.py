@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ['HOLES', 'match', 'Names', 'under', 'parts', 'depth']
 
 # %% ../../nbs/formats/00_names.ipynb #af2ed139
-HOLES = {'i': r'\d+', 'p': 'weight|bias', 'rest': '.+'}
+HOLES = {'i': r'\d+', 'n': r'\d+', 'p': 'weight|bias', 'rest': '.+'}
 
 @lru_cache(None)
 def _pattern(template: str) -> re.Pattern[str]:
