@@ -107,13 +107,13 @@ def test_one_term_a_hidden_patch_of_the_batch(batch):
 def test_the_tokenizer_is_frozen(batch):
     r = make().train()
     before = {k: v.clone() for k, v in r.tokenizer.net.state_dict().items()}
-    ids = r.ids(r.units(batch))
+    ids = r.words.ids(r.units(batch))
     optimiser = torch.optim.SGD(r.parameters(), 1.)
     r(batch, generator=g()).loss.backward()
     optimiser.step()
     assert all(p.grad is None for p in r.tokenizer.net.parameters())
     assert all(torch.equal(v, before[k]) for k, v in r.tokenizer.net.state_dict().items())
-    assert torch.equal(r.eval().ids(r.units(batch)), ids)
+    assert torch.equal(r.eval().words.ids(r.units(batch)), ids)
     assert not any('tokenizer' in k for k in r.state_dict())
 
 

@@ -16,7 +16,7 @@ from ...data.samples import sample
 from ...masks.block import Block
 from ...contract.units import Units, mean, rows, spread
 from ...contract.recipe import Out, draw, evaluating
-from ...recipes.image.beit import BEiT, ORDER
+from ...recipes.image.beit import BEiT
 from ...train.make_stage import train_stage
 from ...instruments.probes import labelled, probe
 
@@ -48,7 +48,7 @@ class Pixels(BEiT):
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)
         pred = self.head(rows(self.encode(u, mask, generator=generator), mask))
-        target = rows(self.colours(u.x, ORDER), mask)
+        target = self.cut.normal(rows(u.x, mask))
         e = (pred - target).square().mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
@@ -60,7 +60,7 @@ class Everywhere(BEiT):
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)
         pred, target = (rows(v, u.valid) for v in (self.head(self.encode(u, mask, generator=generator)),
-                                                   self.ids(u)))
+                                                   self.words.ids(u)))
         e = F.cross_entropy(pred, target, reduction='none')
         return Out({'words': mean(e)}, mask, pred, target, spread(e, u.valid), u)
 

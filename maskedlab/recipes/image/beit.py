@@ -12,40 +12,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.units import Units, mean, rows, spread
 from ...corruptions.replace import replace
 from ...masks.block import Block
-from ...contract.units import Units, mean, place, rows, spread
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, draw
-from ...parts.discrete import check_tokenizer, read_words
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
+from ...parts.patches import Patches, sides
+from ...parts.transformer import init_normal
 from ...parts.vit import BiasedViT
-from ...stages.shelf import find_tokenizer
+from ...parts.watch import watched
+from ...stages.words import PictureWords
 
 # %% auto #0
-__all__ = ['ORDER', 'BEiT']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'BEiT']
 
 # %% ../../../nbs/recipes/image/beit.ipynb #b4e68495
-ORDER = 'colour row column'      # of the pixels in a patch
+CARD = Card(
+    title='BEiT: BERT Pre-Training of Image Transformers', year=2022, modality='image',
+    where='blocks, up to 75 of 196 patches', how='embeddings replaced by one learned vector',
+    what='the word of each hidden patch, from a frozen tokenizer', use='fine-tune',
+    headline='ImageNet-1k fine-tuned, ViT-B 83.2 (abstract); with ImageNet-22k B 83.7, L 86.0 (README)',
+    link='https://arxiv.org/abs/2106.08254')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, drop_path=0., layer_scale=1., init=.08,
+                  bias_init=2., tokenizer='image_dvae/micro/image/0'),
+    'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, drop_path=0., layer_scale=1., init=.08,
+                  bias_init=2., tokenizer='image_dvae/micro/image/0'),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
+    'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
+PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .98), floor=1 / 150, warmup=1 / 80, clip=3.)
 
+# %% ../../../nbs/recipes/image/beit.ipynb #0b29d070
 class BEiT(Recipe):
     "Name the words of hidden blocks of a picture (Bao et al. 2022, section 2)."
-    card = Card(
-        title='BEiT: BERT Pre-Training of Image Transformers', year=2022, modality='image',
-        where='blocks, up to 75 of 196 patches', how='embeddings replaced by one learned vector',
-        what='the word of each hidden patch, from a frozen tokenizer', use='fine-tune',
-        headline='ImageNet-1k fine-tuned, ViT-B 83.2 (abstract); with ImageNet-22k B 83.7, L 86.0 (README)',
-        link='https://arxiv.org/abs/2106.08254')
-    sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, drop_path=0., layer_scale=1., init=.08,
-                      bias_init=2.,
-                      tokenizer='image_dvae/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, drop_path=0., layer_scale=1., init=.08,
-                      bias_init=2.,
-                      tokenizer='image_dvae/micro/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    plan = Plan(lr=1.5e-3, per=2048, betas=(.9, .98), floor=1 / 150, warmup=1 / 80, clip=3.)
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  patch: int = 16,                            # side of a patch in pixels
@@ -64,85 +64,60 @@ class BEiT(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Block(75 / 196, law='at most')):
         super().__init__()
-        self.patch, self.channels, self.strategy = patch, channels, strategy
-        self.colours = Colours(channels, mean, std)
-        self.tokenizer: Any = find_tokenizer(tokenizer)
-        if self.tokenizer is not None:
-            words = check_tokenizer(self.tokenizer, words, channels)
-        if words is None:
-            raise ValueError("BEiT without a tokenizer needs words=, the size of the dictionary that its "
-                             "head names")
-        self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
+        self.cut = Patches(patch, channels, 'colour row column', mean, std)
+        self.words = PictureWords(tokenizer, words, self.cut)
+        # a checkpoint says it, so that another tokenizer is found out
+        self.config['words'] = self.words.count
         self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path,
                                  layer_scale, init, bias_init)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
-        self.head = nn.Linear(dim, words)
-        nn.init.trunc_normal_(self.head.weight, std=.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(dim, self.words.count).apply(init_normal)
+        self.strategy = strategy
+
+    @property
+    def tokenizer(self) -> Any:
+        "The frozen tokenizer, or None."
+        return self.words.tokenizer
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
-        x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide blocks, encode all places, name the words of the hidden ones."
         u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
-        h = self.encode(u, mask, generator=generator)                  # how: one vector at every hidden patch
-        pred = self.head(rows(h, mask))                                      # predict: on hidden patches only
-        target = rows(self.ids(u), mask)                                    # what: words of the clean picture
+        mask = draw(self.strategy, u, mask, generator, progress=progress)   # where
+        h = self.encode(u, mask, generator)                                 # how: a vector for hidden patches
+        pred = self.head(rows(h, mask))                                     # predict: on hidden patches only
+        target = rows(self.words.ids(u), mask)                              # what: words of the clean picture
         e = F.cross_entropy(pred, target, reduction='none')
-        right = (pred.argmax(-1) == target).float()
         return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u,
-                   logs={'named rightly': mean(right).detach()})
+                   logs={'named rightly': mean((pred.argmax(-1) == target).float())})
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        "Encode all places, `[B, h, w, dim]`."
-        x = self.encoder.embed(self.colours(unpatchify(u.x, self.patch, ORDER)))
-        return self.encoder.maps(replace(x, mask, self.mask_token), watch, generator)
-
-    def ids(self, u: Units) -> Tensor:
-        "The word of each patch, `[B, h, w]`: the frozen tokenizer reads the same picture, at its own size."
-        if self.tokenizer is None:
-            raise ValueError("this BEiT has no tokenizer, so patches have no words; give tokenizer=, a stage "
-                             "or a module with ids(image)")
-        return read_words(self.tokenizer, unpatchify(u.x, self.patch, ORDER), u.shape)
+    def encode(self, u: Units, mask: Tensor, generator: Any = None) -> Tensor:
+        "Encode all places, `[B, h, w, dim]`; hidden ones are one learned vector."
+        x = self.encoder.embed(self.cut.picture(u))
+        return self.encoder.maps(replace(x, mask, self.mask_token), generator)
 
     def logits(self, batch: dict, mask: Any = None) -> Tensor:       # mask None: nothing hidden
         "How well each word fits each patch, `[B, h, w, words]`."
-        u = self.units(batch)
-        return self.head(self.encode(u, draw(self.strategy, u, u.none() if mask is None else mask)))
+        return self.head(self.encode(*self.looked_at(batch, mask)))
 
     def fill(self, batch: dict, out: Out) -> dict:
         """The batch with hidden patches painted by the tokenizer from the words that were named; visible
         patches stay."""
-        u, t = out.units, self.tokenizer
-        # the tokenizer sees round corners: nothing hidden may speak
-        bare = u.but(x=u.x.masked_fill(out.mask[..., None], .5))
-        words = place(self.ids(bare), out.scored, out.pred.argmax(-1))
-        image = t.decode(words)
-        if image.shape[-2:] != (size := tuple(n * self.patch for n in u.shape)):
-            image = F.interpolate(image, size, mode='bicubic').clamp(0, 1)
-        return u.put(batch, place(u.x, out.mask, rows(patchify(image, self.patch, ORDER), out.mask)))
+        return out.units.put(batch, self.words.painted(out.units, out.mask, out.pred.argmax(-1)))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Weights `[layers, B, heads, 1+N, 1+N]` over patches and which they are, -1 for the class token."
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        watch: list[Tensor] = []
-        with torch.no_grad():
-            self.encode(u, mask, watch)
-        unit = torch.arange(-1, u.count, device=u.device).expand(len(u), -1)
-        return torch.stack(watch), unit, unit
+        u, mask = self.looked_at(batch, mask)
+        with watched(self.encoder) as weights:
+            self.encode(u, mask)
+        return weights.named(u, prefix=1)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         """The whole picture through the encoder: mean over patches `[B, dim]` (as fine-tuning takes them), or
         `[B, N, dim]`."""
         u = self.units(batch)
-        h = self.encode(u, u.none()).flatten(1, 2)
-        return h.mean(1) if pool else h
+        return pooled(self.encode(u, u.none()).flatten(1, 2), pool=pool)
