@@ -75,7 +75,7 @@ def test_dropped_are_a_fixed_number_of_the_masked_and_length_is_constant(r, batc
 def test_the_encoder_holds_a_mask_vector_for_each_masked_unit_that_stays(r, batch):
     r.encoder.pos_embed.zero_()
     out, x, _ = encoded(r, batch, generator=g())
-    vectors = (x[:, 1:] - r.mask_token).abs().amax(-1) < 1e-6
+    vectors = (x[:, 1:] - r.encoder.mask_token).abs().amax(-1) < 1e-6
     assert (vectors.sum(1) == (out.mask & ~out.extra['dropped']).flatten(1).sum(1)).all() and vectors.any()
 
 
@@ -104,26 +104,27 @@ def test_loss_is_the_mean_over_masked_units_of_four_words(r, batch):
 
 def test_loss_changes_through_masked_units_alone(r, batch):
     out = r(batch, generator=g())
-    decode = r.decode
-    r.decode = lambda h, mask, dropped: decode(h, mask, dropped) + torch.where(mask.flatten(1)[..., None], 0., 5.)
+    fill = r.decoder.fill
+    r.decoder.fill = lambda *a: fill(*a) + torch.where(out.mask.flatten(1)[..., None], 0., 5.)
     assert torch.equal(r(batch, mask=out.mask, generator=g()).loss, out.loss)
     for which in (out.extra['dropped'], out.mask & ~out.extra['dropped']):          # dropped ones count as much as the other masked ones
-        r.decode = lambda h, mask, dropped, which=which: decode(h, mask, dropped) + 5. * which.flatten(1)[..., None] * torch.arange(16.)
+        r.decoder.fill = lambda *a, which=which: fill(*a) + 5. * which.flatten(1)[..., None] * torch.arange(16.)
         assert not torch.equal(r(batch, mask=out.mask, generator=g()).loss, out.loss)
 
 
 def test_gradient_reaches_the_table_by_the_input_and_not_by_the_output(r, batch):
     y = torch.randn(6, 16, requires_grad=True)
-    r.name(y).square().sum().backward()
-    assert r.table.weight.grad is None and r.head.weight.grad.abs().max() > 0 and y.grad.abs().max() > 0
+    table = r.encoder.word_embed
+    r.head(y, table).square().sum().backward()
+    assert table.weight.grad is None and r.head.weight.grad.abs().max() > 0 and y.grad.abs().max() > 0
     r.zero_grad(set_to_none=True)
     r(batch, generator=g()).loss.backward()
-    assert r.table.weight.grad.abs().max() > 0
+    assert table.weight.grad.abs().max() > 0
     # with the input cut off nothing is left
     r.zero_grad(set_to_none=True)
-    r.encode = lambda *a, encode=r.encode, **kw: encode(*a, **kw).detach()
+    r.encoder.see = lambda *a, see=r.encoder.see: see(*a).detach()
     r(batch, generator=g()).loss.backward()
-    assert r.table.weight.grad is None
+    assert table.weight.grad is None
 
 
 # 4. the two ends
@@ -132,9 +133,9 @@ def test_smallest_and_largest_rate(r, batch):
     r.encoder.pos_embed.zero_()
     out, x, _ = encoded(r, batch, mask=Random(.4, law='ceil hidden'), generator=g())
     assert torch.equal(out.mask, out.extra['dropped'])
-    assert not ((x[:, 1:] - r.mask_token).abs().amax(-1) < 1e-6).any()                # MAE: no mask vector
+    assert not ((x[:, 1:] - r.encoder.mask_token).abs().amax(-1) < 1e-6).any()                # MAE: no mask vector
     out, x, _ = encoded(r, batch, mask=Random(1., law='ceil hidden'), generator=g())
-    assert ((x[:, 1:] - r.mask_token).abs().amax(-1) < 1e-6).all()
+    assert ((x[:, 1:] - r.encoder.mask_token).abs().amax(-1) < 1e-6).all()
     other = r(dict(ids=(batch['ids'] + 3) % 8), mask=out.mask, generator=g())
     assert torch.equal(other.pred, out.pred)                                          # position and class token are all there is
 
@@ -203,7 +204,7 @@ def test_one_half_is_cropped_and_the_other_converted(batch):
 
 def test_filler_is_the_class_token_of_the_picture(r, batch):
     with torch.no_grad():
-        r.decoder_pos_embed.zero_()
+        r.decoder.pos_embed.zero_()
     out, _, z = encoded(r, batch, generator=g())
     fillers = [z[i, 1:][out.mask[i].flatten()] for i in range(3)]
     for i in range(3):

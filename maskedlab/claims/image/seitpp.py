@@ -33,7 +33,7 @@ class LabelsAlone(SeiTPP):
     "The same network before any training: a step changes nothing."
     def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
                 progress: float = 1.) -> Out:
-        return Out({'nothing': 0 * self.mask_token.sum()})
+        return Out({'nothing': 0 * self.encoder.mask_token.sum()})
 
 class Naive(SeiTPP):
     """Words are turned as if they were pixels: half of the pictures have their map of numbers mirrored, or
@@ -53,7 +53,7 @@ class Pixels(MAE):
 
     def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
                 progress: float = 1.) -> Out:
-        return Out({'nothing': 0 * self.mask_token.sum()})
+        return Out({'nothing': 0 * self.decoder.mask_token.sum()})
 
 def measure(recipe: Any, seed: int, labels: int = 400) -> dict[str, float]:
     """Accuracy after fine-tuning on what is stored, and its bytes a picture, all told; 'raw': logistic

@@ -9,29 +9,58 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...corruptions.drop import keep, restore
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.units import Units, mean, place, repeat_to, rest, rows, spread
+from ...corruptions.drop import keep
 from ...corruptions.replace import replace
 from ...masks.schedules import Normal
 from ...masks.strategies import Random, first_k, rand
-from ...contract.units import Units, mean, place, repeat_to, rows, spread
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...parts.discrete import check_tokenizer
 from ...parts.moves import move, movements, snap
-from ...parts.patches import check_image, sides
+from ...parts.patches import Patches, sides
 from ...parts.positions import fit_positions
-from ...parts.transformer import Transformer, init_xavier
-from ...parts.vit import ViT
+from ...parts.transformer import init_xavier
+from ...parts.vit import Filler, ViT
+from ...parts.watch import one_of, watched
 from ...stages.shelf import find_tokenizer
 
 # %% auto #0
-__all__ = ['pack', 'unpack', 'storage', 'color_adapt', 'dropout', 'SeiTPP', 'blocks', 'unblock']
+__all__ = ['CARD', 'STAGES', 'SIZES', 'PLAN', 'pack', 'unpack', 'coded', 'storage', 'blocks', 'unblock', 'check_words',
+           'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled', 'WordHead', 'find_adapt',
+           'SeiTPP']
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #19ccec81
+CARD = Card(
+    title='SeiT++: Masked Token Modeling Improves Storage-efficient Training', year=2024,
+    modality='image',
+    where='random units of 2 x 2 words, one rate a batch, at least 40 %',
+    how='40 % dropped, the other masked ones a learned vector',
+    what='the four words of each masked unit', use='fine-tune on words',
+    headline='ImageNet-1k: 74.0 % from words alone, supervised, to 77.8 %, with 1.4 GB in place of 140 '
+             'GB (notes on the paper)',
+    link='https://arxiv.org/abs/2312.10105',
+    reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit '
+            'in place of their ViT-VQGAN; '
+            'no dropout in the decoder; the shipped weights read the words of new crops at every step, '
+            'not of stored ones')
+STAGES: dict[str, Any] = dict(tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
+                  decoder_heads=4, **STAGES),
+    'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
+                  decoder_heads=6, **STAGES),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
+                  decoder_heads=8),
+    'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4,
+                  decoder_heads=16)}
+PLAN = Plan(lr=1.5e-4, per=256, warmup=.1)
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #6b2ec10b
 def pack(ids: Tensor) -> bytes:         # int64, any shape
@@ -53,22 +82,89 @@ def unpack(data: bytes, shape: Sequence[int]) -> Tensor:        # int64 `[*shape
                          "the shape that was packed")
     return torch.tensor(found).view(*shape)
 
+# %% ../../../nbs/recipes/image/seitpp.ipynb #0270c4ef
+def coded(image: Tensor,          # `[B, C, H, W]` in 0..1
+          kind: str,              # 'png', 'jpeg', ...
+          **how: Any) -> float:   # of the library
+    "Bytes of a picture as a file of this kind, on average."
+    from PIL import Image
+    sizes = []
+    for x in (image * 255).round().byte().permute(0, 2, 3, 1).cpu():
+        (file := BytesIO()).name = f'x.{kind}'
+        Image.fromarray(x.squeeze(-1).numpy()).save(file, kind, **how)
+        sizes.append(len(file.getvalue()))
+    return sum(sizes) / len(sizes)
+
 def storage(image: Tensor,          # `[B, C, H, W]` in 0..1
             ids: Tensor,            # int64 `[B, h, w]`
             words: int) -> dict[str, float]:        # bytes a picture
     "What a picture costs: raw, as PNG and JPEG, and as words, packed and in theory."
-    from PIL import Image
-    def coded(kind: str, **how: Any) -> float:
-        sizes = []
-        for x in (image * 255).round().byte().permute(0, 2, 3, 1).cpu():
-            (file := BytesIO()).name = f'x.{kind}'
-            Image.fromarray(x.squeeze(-1).numpy()).save(file, kind, **how)
-            sizes.append(len(file.getvalue()))
-        return sum(sizes) / len(sizes)
-    return {'raw pixels': image[0].numel(), 'PNG': coded('png', optimize=True),
-            'JPEG, quality 75': coded('jpeg', quality=75),
+    return {'raw pixels': image[0].numel(), 'PNG': coded(image, 'png', optimize=True),
+            'JPEG, quality 75': coded(image, 'jpeg', quality=75),
             f'words, log2({words}) bits each': ids[0].numel() * math.log2(words) / 8,
             'words, packed': len(pack(ids)) / len(ids)}
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #357f9f7f
+def blocks(ids: Tensor) -> Tensor:          # `[B, 2h, 2w]` to `[B, h, w, 4]`
+    "Words in blocks of 2 x 2, row by row."
+    return ids.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4).flatten(3)
+
+def unblock(x: Tensor) -> Tensor:           # `[B, h, w, 4]` to `[B, 2h, 2w]`
+    "The inverse of `blocks`."
+    return x.unflatten(3, (2, 2)).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
+
+def check_words(ids: Any, words: int) -> Tensor:      # int64 `[B, h, w]`
+    "The words of a batch, or one sentence about what is wrong with them."
+    if not torch.is_tensor(ids) or ids.ndim != 3 or ids.is_floating_point() or ids.dtype == torch.bool:
+        got = type(ids).__name__
+        if torch.is_tensor(ids):
+            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
+        raise TypeError(f"ids must be whole numbers [B, h, w], a map of words for each picture, got {got}")
+    if not ids.numel() or ids.shape[1] % 2 or ids.shape[2] % 2:
+        raise ValueError(f"ids of shape {list(ids.shape)} do not divide into units of 2 x 2 words; give even "
+                         "sides")
+    low, high = (int(v) for v in ids.aminmax())
+    if low < 0 or high >= words:
+        raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {words - 1}; give the "
+                         "tokenizer that wrote them")
+    return ids.long()
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #b1018d8e
+class StoredWords(nn.Module):
+    "A frozen tokenizer, and pictures as units of four of its words, both ways; holds no state of its own."
+    def __init__(self, tokenizer: Any,           # a stage, or a module: see `SeiTPP`
+                 words: int | None, channels: int,
+                 patch: int):                    # side of a unit in pixels
+        super().__init__()
+        self.tokenizer: Any = find_tokenizer(tokenizer)
+        self.count = check_tokenizer(self.tokenizer, words, channels)        # words of the dictionary
+        if patch != 2 * self.tokenizer.stride:
+            raise ValueError(f"a unit of {patch} pixels is not two words of {self.tokenizer.stride}; "
+                             f"give patch={2 * self.tokenizer.stride} or another tokenizer=")
+        self.cut = Patches(patch, channels, what='unit')
+
+    def units(self, batch: dict) -> Units:
+        "Blocks of 2 x 2 words, `[B, h, w, 4]`, from a picture or from stored words."
+        stored = isinstance(batch, dict) and 'ids' in batch
+        x = blocks(check_words(batch['ids'], self.count) if stored else
+                   self.tokenizer.ids(self.cut.checked(batch)))
+        return Units('grid', x.shape[1:3], x=x, put=self.put)
+
+    def put(self, batch: dict, x: Tensor) -> dict:
+        """A batch that holds these words; without a picture in it, the numbers drawn over their cells (maps
+        of errors and masks want it)."""
+        ids, s = unblock(x), self.tokenizer.stride
+        drawn = repeat_to(ids.float(), [n * s for n in ids.shape[1:]])[:, None]
+        return {'image': drawn.expand(-1, self.cut.channels, -1, -1), **batch, 'ids': ids}
+
+    def picture(self, x: Tensor) -> Tensor:      # units' words `[B, h, w, 4]` to `[B, C, H, W]` in 0..1
+        "The words as the tokenizer paints them."
+        return self.tokenizer.decode(unblock(x))
+
+    def seen(self, batch: dict, u: Units, mask: Tensor) -> dict:
+        "The batch as the tokenizer paints it, nothing in masked units."
+        holes = repeat_to(mask, [n * self.cut.size for n in u.shape])[:, None]
+        return {**batch, 'image': self.picture(u.x).masked_fill(holes, torch.nan)}
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #3131906c
 def color_adapt(code: Tensor,                   # `[B, h, w, D]`, vectors of words
@@ -80,51 +176,120 @@ def color_adapt(code: Tensor,                   # `[B, h, w, D]`, vectors of wor
     s, t = ((x - y).square().mean((1, 2), keepdim=True).sqrt() for x, y in ((code, m), (other, n)))
     return (code - m) / s.clamp_min(eps) * t + n
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #fe5eff18
+def augment(ids: Tensor,              # int64 `[B, h, w]`
+            book: Tensor,             # `[words, D]`, the tokenizer's vectors
+            adapt: Any,               # a TokenAdapt; None: nothing moves
+            colour: float,            # chance that half of the batch goes through ColorAdapt
+            generator: torch.Generator | None = None) -> Tensor:
+    "One half of the batch cropped, the other moved; half of it recoloured where asked for. Always words again."
+    half = len(ids) // 2
+    if adapt is not None:
+        crops = movements(half, generator, degrees=0, offset=0, shear=0, flip=False, device=ids.device)
+        turns = movements(len(ids) - half, generator, flip=adapt.flip, device=ids.device)
+        moved = adapt.moved(ids[half:], turns)
+        if half:
+            code = move(book[ids[:half]].permute(0, 3, 1, 2), crops, mode='bicubic').permute(0, 2, 3, 1)
+            moved = torch.cat([snap(code, book), moved])
+        ids = moved
+    if half and colour and float(rand((), generator)) < colour:
+        ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
+    return ids
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #d108ca53
+def leaving(mask: Tensor,          # bool `[B, h, w]`
+            share: float,          # of all units
+            generator: torch.Generator | None = None) -> Tensor:    # like `mask`
+    "A fixed number of the masked units, any of them alike; all of them where a mask has fewer."
+    noise, n = rand(mask.flatten(1).shape, generator, mask.device), math.ceil(share * mask[0].numel())
+    return first_k(noise, torch.full((len(mask),), n, device=mask.device), mask.flatten(1)).view_as(mask)
+
 def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     "Dropout whose luck is the generator's."
     return x * (rand(x.shape, generator, x.device) >= p) / (1 - p) if p else x
 
+class WordViT(ViT):
+    "A ViT that reads units of four words from a table of its own."
+    def __init__(self, grid: tuple[int, ...], words: int, code: int, dim: int, depth: int, heads: int,
+                 eps: float, dropout: float):
+        super().__init__(grid, 4 * code, dim, depth, heads, eps)
+        self.word_embed, self.embed_norm = nn.Embedding(words, code), nn.LayerNorm(code, eps)
+        # ours: products with a normed vector then begin at 1
+        nn.init.normal_(self.word_embed.weight, std=code ** -.5)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(dim), std=.02))
+        self.dropout = dropout
+
+    def see(self, x: Tensor,                       # words of all units, int64 `[B, h, w, 4]`
+            visible: Tensor | None = None,         # bool `[B, h, w]`, what is not dropped; None: all
+            generator: torch.Generator | None = None,
+            masked: Tensor | None = None,          # bool `[B, h, w]`, what is a learned vector; None: nothing
+            ) -> Tensor:                           # `[B, 1 + units - dropped, dim]`
+        "Visible units, and a learned vector in the place of each masked one that stays."
+        e = self.embed_norm(self.word_embed(x))
+        if self.training:
+            e = dropout(e, self.dropout, generator)
+        h, index, pad = self.patch_embed(e.flatten(3)), None, None
+        if masked is not None:
+            h = replace(h, masked, self.mask_token)
+        h = h.flatten(1, 2) + fit_positions(self.pos_embed, self.grid, tuple(x.shape[1:3]))[:, 1:]
+        if visible is not None:
+            h, index, pad = keep(h, visible)
+        return self(h, pad, index=index, grid=tuple(x.shape[1:3]))
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #a8818164
+def filled(decoder: Filler,        # without a token of its own
+           h: Tensor,              # `[B, 1 + units - dropped, dim]`, as the encoder gave it
+           visible: Tensor,        # bool `[B, h, w]`, what was not dropped
+           masked: Tensor,         # bool `[B, h, w]`
+           ) -> Tensor:            # `[B, N, decoder.dim]`
+    "Decode with the class token of the picture in every masked place, dropped or not."
+    h = decoder.embed(h)
+    hole = h[:, :1]
+    hidden, _, _ = keep(masked.flatten(1)[..., None], visible)       # masked, but in the sequence
+    return decoder.fill(torch.cat([hole, torch.where(hidden, hole, h[:, 1:])], 1), visible, hole)
+
+class WordHead(nn.Linear):
+    "Fits of all words for each of the four of a unit, by products with a table that learns nothing from it."
+    def __init__(self, dim: int, code: int, words: int, eps: float):
+        super().__init__(dim, 4 * code)
+        self.norm, self.word_bias = nn.LayerNorm(code, eps), nn.Parameter(torch.zeros(words))
+        init_xavier(self)
+
+    def forward(self, y: Tensor,            # `[n, dim]`
+                table: Any,                 # an embedding of `words` by `code`
+                ) -> Tensor:                # `[n, 4, words]`
+        "Name the words of units."
+        z = self.norm(F.gelu(super().forward(y).unflatten(-1, (4, -1))))
+        return F.linear(z, table.weight.detach(), self.word_bias)
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #bf4c0b16
+def find_adapt(adapt: Any,           # a stage, a module with `moved`, or None
+               tokenizer: Any, words: int) -> Any:
+    "A frozen TokenAdapt of the same words, or ValueError."
+    found = find_tokenizer(adapt)
+    if found is None: return None
+    if found.words != words:
+        raise ValueError(f"TokenAdapt was trained on {found.words} words, the tokenizer has {words}; give "
+                         "adapt= of the same tokenizer, or adapt=None")
+    theirs, ours = getattr(getattr(found, 'tokenizer', None), 'key', ''), getattr(tokenizer, 'key', '')
+    if theirs and ours and theirs != ours:
+        raise ValueError(f"TokenAdapt stands on the tokenizer {theirs}, and this one is {ours}: the same "
+                         "numbers are other words; give adapt= of the same tokenizer, or adapt=None")
+    return found
+
+# %% ../../../nbs/recipes/image/seitpp.ipynb #fe5eff18
 class SeiTPP(Recipe):
     "Masked token modelling over stored words (Lee et al. 2024, section 3)."
-    card = Card(
-        title='SeiT++: Masked Token Modeling Improves Storage-efficient Training', year=2024,
-        modality='image',
-        where='random units of 2 x 2 words, one rate a batch, at least 40 %',
-        how='40 % dropped, the other masked ones a learned vector',
-        what='the four words of each masked unit', use='fine-tune on words',
-        headline='ImageNet-1k: 74.0 % from words alone, supervised, to 77.8 %, with 1.4 GB in place of 140 '
-                 'GB (notes on the paper)',
-        link='https://arxiv.org/abs/2312.10105',
-        reading='how TokenAdapt is trained was found in no code; the tokenizer is a discrete VAE of the kit '
-                'in place of their ViT-VQGAN; '
-                'no dropout in the decoder; the shipped weights read the words of new crops at every step, '
-                'not of stored ones')
-    sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
-                      decoder_heads=4,
-                      tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
-                      decoder_heads=6,
-                      tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
-                      decoder_heads=8),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4,
-                      decoder_heads=16)}
-    plan = Plan(lr=1.5e-4, per=256, warmup=.1)
+    card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self,
-                 # pixels, square or (height, width); other sizes work too
-                 image: int | tuple[int, int] = 224,
-                 patch: int = 16,                            # side of a unit in pixels: two words
-                 channels: int = 3,
+    def __init__(self, image: int | tuple[int, int] = 224,   # pixels; other sizes work too
+                 patch: int = 16, channels: int = 3,         # side of a unit in pixels: two words
                  dim: int = 768, depth: int = 12, heads: int = 12,                        # encoder
                  decoder_dim: int = 512, decoder_depth: int = 4, decoder_heads: int = 16,
-                 code: int = 32,                             # width of the network's own table of words
-                 words: int | None = None,                   # in the table; default: the tokenizer's
+                 # width of the network's own table of words; its length, default: the tokenizer's
+                 code: int = 32, words: int | None = None,
                  drop: float = .4,                           # share of the units that leave the sequence
-                 dropout: float = .1,                        # of the words' vectors, in training
-                 smoothing: float = 0.,                      # of the labels
+                 # of the words' vectors, in training; of the labels
+                 dropout: float = .1, smoothing: float = 0.,
                  colour: float = 0.,        # chance that half of a batch goes through ColorAdapt, in training
                  # a stage, or a module with `ids`, `decode`, `words`, `stride` and `codebook`
                  tokenizer: Any = 'image_dvae/base/image/0',
@@ -134,190 +299,62 @@ class SeiTPP(Recipe):
                  strategy: Callable[..., Tensor] = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
         super().__init__()
         if not 0 <= drop < 1:
-            raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1; the paper's "
-                             "is .4")
-        self.tokenizer: Any = find_tokenizer(tokenizer)
-        self.adapt: Any = find_tokenizer(adapt)
-        # a checkpoint says it: see BEiT
-        self.words = self.config['words'] = check_tokenizer(self.tokenizer, words, channels)
-        if self.adapt is not None and self.adapt.words != self.words:
-            raise ValueError(f"TokenAdapt was trained on {self.adapt.words} words, the tokenizer has "
-                             f"{self.words}; give adapt= of the same "
-                             "tokenizer, or adapt=None")
-        theirs, ours = getattr(getattr(self.adapt, 'tokenizer', None), 'key',
-                               ''), getattr(self.tokenizer, 'key', '')
-        if theirs and ours and theirs != ours:
-            raise ValueError(f"TokenAdapt stands on the tokenizer {theirs}, and this one is {ours}: the same "
-                             "numbers are other words; "
-                             "give adapt= of the same tokenizer, or adapt=None")
-        if patch != 2 * self.tokenizer.stride:
-            raise ValueError(f"a unit of {patch} pixels is not two words of {self.tokenizer.stride}; "
-                             f"give patch={2 * self.tokenizer.stride} or another tokenizer=")
-        grid = sides(image, patch)
-        self.patch, self.channels, self.code, self.strategy = patch, channels, code, strategy
-        self.drop, self.dropout, self.smoothing, self.colour = drop, dropout, smoothing, colour
-        self.table = nn.Embedding(self.words, code)
-        self.table_norm = nn.LayerNorm(code, eps)
-        self.encoder = ViT(grid, 4 * code, dim, depth, heads, eps)
-        self.mask_token = nn.Parameter(torch.empty(dim))
-        self.decoder_embed = nn.Linear(dim, decoder_dim)
-        self.decoder_pos_embed = nn.Parameter(torch.empty(1, 1 + math.prod(grid), decoder_dim))
-        self.decoder = Transformer(decoder_dim, decoder_depth, decoder_heads, eps=eps)
-        self.head, self.head_norm = nn.Linear(decoder_dim, 4 * code), nn.LayerNorm(code, eps)
-        self.head_bias = nn.Parameter(torch.zeros(self.words))
-        for part in (self.decoder_embed, self.decoder, self.head):
-            part.apply(init_xavier)
-        for p in (self.mask_token, self.decoder_pos_embed):
-            nn.init.normal_(p, std=.02)
-        # ours: products with a normed vector then begin at 1
-        nn.init.normal_(self.table.weight, std=code ** -.5)
+            raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1, such as .4")
+        self.words = StoredWords(tokenizer, words, channels, patch)
+        self.config['words'] = n = self.words.count          # a checkpoint says it: see BEiT
+        self.adapt = find_adapt(adapt, self.tokenizer, n)
+        self.encoder = WordViT(sides(image, patch), n, code, dim, depth, heads, eps, dropout)
+        self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, eps, token=False,
+                              learned=True)
+        self.head = WordHead(decoder_dim, code, n, eps)
+        self.drop, self.smoothing, self.colour, self.strategy = drop, smoothing, colour, strategy
+
+    @property
+    def tokenizer(self) -> Any:
+        "The frozen tokenizer."
+        return self.words.tokenizer
 
     def units(self, batch: dict) -> Units:
-        """Blocks of 2 x 2 words, `[B, h, w, 4]`; pictures go through the tokenizer, stored words are taken as
-        they are."""
-        ids = self.stored(batch) if isinstance(batch, dict) and 'ids' in batch else self.tokenizer.ids(
-            check_image(batch, self.channels, self.patch, 'unit'))
-        x = blocks(ids)
-        return Units('grid', x.shape[1:3], x=x, put=self.put)
+        "Blocks of 2 x 2 words, `[B, h, w, 4]`: those of the tokenizer, or stored ones as they are."
+        return self.words.units(batch)
 
-    def stored(self, batch: dict) -> Tensor:
-        "The words of a batch, or one sentence about what is wrong with them."
-        ids = batch['ids']
-        if not torch.is_tensor(ids) or ids.ndim != 3 or ids.is_floating_point() or ids.dtype == torch.bool:
-            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}" if torch.is_tensor(
-                ids) else type(ids).__name__
-            raise TypeError(f"ids must be whole numbers [B, h, w], a map of words for each picture, got {got}")
-        if not ids.numel() or ids.shape[1] % 2 or ids.shape[2] % 2:
-            raise ValueError(f"ids of shape {list(ids.shape)} do not divide into units of 2 x 2 words; give "
-                             "even sides")
-        low, high = (int(v) for v in ids.aminmax())
-        if low < 0 or high >= self.words:
-            raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {self.words - 1}; "
-                             "give the tokenizer that "
-                             "wrote them")
-        return ids.long()
-
-    def put(self, batch: dict, x: Tensor) -> dict:
-        """A batch that holds these words; without a picture in it, the numbers drawn over their cells (maps
-        of errors and masks want it)."""
-        ids, s = unblock(x), self.tokenizer.stride
-        drawn = ids.float()[:, None].expand(-1, self.channels, -1,
-                                            -1).repeat_interleave(s, 2).repeat_interleave(s, 3)
-        return {'image': drawn, **batch, 'ids': ids}
-
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Mask units, drop some of them, encode, put the class token in every hole, name the words."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)          # where
         luck = child(generator)
-        if self.training:
-            u = self.augmented(u, luck)
-        dropped = self.dropped(mask, luck)                               # how: of the masked, some leave, ...
-        h = self.encode(u, mask, dropped, luck)                               # ... the others become a vector
-        y = self.decode(h, mask, dropped)                           # predict: the class token fills each hole
-        pred, target = self.name(rows(y, mask)), rows(u.x, mask)                   # what: four words a unit
+        u = self.augmented(u, luck) if self.training else u
+        dropped = leaving(mask, self.drop, luck)                # how: of the masked, some leave, ...
+        h = self.encoder.see(u.x, rest(dropped), luck, mask)    # ... the others become a vector
+        y = filled(self.decoder, h, rest(dropped), mask)        # predict: the class token fills each hole
+        pred, target = self.head(rows(y, mask), self.encoder.word_embed), rows(u.x, mask)   # what: four words
         e = F.cross_entropy(pred.flatten(0, 1), target.flatten(), reduction='none',
                             label_smoothing=self.smoothing).view(-1, 4).mean(1)
-        return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u, seen=self.seen(batch, u, mask),
-                   extra={'dropped': dropped})
-
-    def dropped(self, mask: Tensor, generator: torch.Generator | None) -> Tensor:
-        "A fixed number of the masked units, any of them alike; all of them where a mask has fewer."
-        noise, n = rand(mask.flatten(1).shape, generator, mask.device), math.ceil(self.drop * mask[0].numel())
-        return first_k(noise, torch.full((len(mask),), n, device=mask.device), mask.flatten(1)).view_as(mask)
-
-    def encode(self, u: Units, mask: Tensor, dropped: Tensor, generator: torch.Generator | None = None,
-               watch: list[Tensor] | None = None,
-               ) -> Tensor:                     # `[B, 1 + units - dropped, dim]`
-        "Visible units, and a learned vector for each masked one that stays."
-        e = self.table_norm(self.table(u.x))
-        if self.training:
-            e = dropout(e, self.dropout, generator)
-        x = replace(self.encoder.patch_embed(e.flatten(3)), mask, self.mask_token).flatten(1, 2)
-        x = x + fit_positions(self.encoder.pos_embed, self.encoder.grid, u.shape)[:, 1:]
-        x, index, pad = keep(x, ~dropped)
-        return self.encoder(x, index=index, grid=u.shape, pad=pad, watch=watch)
-
-    def decode(self, h: Tensor, mask: Tensor, dropped: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        "The class token in every masked place, positions, decoder: `[B, N, decoder_dim]`."
-        h = self.decoder_embed(h)
-        filler = h[:, :1]
-        z = replace(restore(h[:, 1:], ~dropped, filler), mask, filler)
-        z = torch.cat([filler, z], 1) + fit_positions(self.decoder_pos_embed, self.encoder.grid,
-                                                      tuple(mask.shape[1:]))
-        return self.decoder(z, watch=watch)[:, 1:]
-
-    def name(self, y: Tensor) -> Tensor:         # `[n, decoder_dim]` to `[n, 4, words]`
-        "Fits of all words, by products with the table; no gradient reaches the table from here."
-        z = self.head_norm(F.gelu(self.head(y).unflatten(-1, (4, self.code))))
-        return F.linear(z, self.table.weight.detach(), self.head_bias)
+        return Out({'words': mean(e)}, mask, pred, target, spread(e, mask), u, extra={'dropped': dropped},
+                   seen=None if self.training else self.words.seen(batch, u, mask))
 
     def augmented(self, u: Units, generator: torch.Generator | None = None) -> Units:
-        """One half of the batch cropped, the other moved by TokenAdapt; half of it recoloured where asked
-        for. Always words again."""
-        ids, book, half = unblock(u.x), self.tokenizer.codebook, len(u) // 2
-        if self.adapt is not None:
-            crops = movements(half, generator, degrees=0, offset=0, shear=0, flip=False, device=u.device)
-            turns = movements(len(u) - half, generator, flip=self.adapt.flip, device=u.device)
-            parts = [self.adapt.moved(ids[half:], turns)]
-            if half:
-                parts.insert(0, snap(move(book[ids[:half]].permute(0, 3, 1, 2), crops,
-                                          mode='bicubic').permute(0, 2, 3, 1), book))
-            ids = torch.cat(parts)
-        if half and self.colour and float(rand((), generator)) < self.colour:
-            ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
+        "The units of other words: see `augment`."
+        ids = augment(unblock(u.x), self.tokenizer.codebook, self.adapt, self.colour, generator)
         return u.but(x=blocks(ids))
-
-    def seen(self, batch: dict, u: Units, mask: Tensor) -> dict | None:
-        "The words as the tokenizer paints them, nothing in masked units; in training nobody looks."
-        if self.training: return None
-        s = self.patch
-        holes = repeat_to(mask, [s * n for n in u.shape])[:, None]
-        return {**batch, 'image': self.tokenizer.decode(unblock(u.x)).masked_fill(holes, torch.nan)}
 
     def fill(self, batch: dict, out: Out) -> dict:
         """The batch with predicted words in its holes, and the picture that the tokenizer paints from all
         words: no pixel is kept."""
-        ids = unblock(place(out.units.x, out.mask, out.pred.argmax(-1)))
-        return {**batch, 'ids': ids, 'image': self.tokenizer.decode(ids)}
+        x = place(out.units.x, out.mask, out.pred.argmax(-1))
+        return {**batch, 'ids': unblock(x), 'image': self.words.picture(x)}
 
-    def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
-                  part: str = 'encoder',                 # or 'decoder', which sees every unit
-                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)
+    def attention(self, batch: dict, mask: Any = None,                     # None: nothing hidden
+                  part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every unit
                   ) -> tuple[Tensor, Tensor, Tensor]:
-        "Who looks at whom."
-        if part not in ('encoder', 'decoder'):
-            raise ValueError(f"part={part!r}: choose 'encoder' or 'decoder'")
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []
-        painted: list[Tensor] = []
-        dropped = self.dropped(mask, torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            self.decode(self.encode(u, mask, dropped, watch=seen), mask, dropped, painted)
-        index = torch.arange(u.count, device=u.device).expand(len(u), -1)
-        if part == 'encoder':
-            _, index, pad = keep(index[..., None], ~dropped)
-            index = index if pad is None else index.masked_fill(pad, -1)
-        unit = F.pad(index, (1, 0), value=-1)
-        return torch.stack(seen if part == 'encoder' else painted), unit, unit
+        "Weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
+        u, mask = self.looked_at(batch, mask)
+        stays = rest(leaving(mask, self.drop, torch.Generator().manual_seed(0)))
+        with watched(getattr(self, one_of('part', part, 'encoder', 'decoder'))) as weights:
+            filled(self.decoder, self.encoder.see(u.x, stays, None, mask), stays, mask)
+        return weights.named(u, stays if part == 'encoder' else None, self.encoder.prefix)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "All words through the encoder: mean over units `[B, dim]`, or `[B, N, dim]`."
-        u = self.units(batch)
-        h = self.encode(u, u.none(), u.none())[:, 1:]
-        return h.mean(1) if pool else h
-
-    def no_weight_decay(self) -> set[str]:
-        "Positions and single vectors."
-        return {'decoder_pos_embed', 'mask_token', 'encoder.cls_token'}
-
-def blocks(ids: Tensor) -> Tensor:          # `[B, 2h, 2w]` to `[B, h, w, 4]`
-    "Words in blocks of 2 x 2, row by row."
-    return ids.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4).flatten(3)
-
-def unblock(x: Tensor) -> Tensor:           # `[B, h, w, 4]` to `[B, 2h, 2w]`
-    "The inverse of `blocks`."
-    return x.unflatten(3, (2, 2)).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
+        return pooled(self.encoder.see(self.units(batch).x), self.encoder.prefix, pool)
