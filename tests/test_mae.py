@@ -7,9 +7,9 @@ import maskedlab as ml
 from maskedlab.corruptions.drop import keep
 from maskedlab.masks.strategies import Random
 from maskedlab.contract.units import rows
-from maskedlab.parts.patches import patchify, unpatchify
+from maskedlab.parts.patches import Patches, patchify, unpatchify
 from maskedlab.parts.positions import sincos
-from maskedlab.recipes.image.mae import MAE, ORDER
+from maskedlab.recipes.image.mae import MAE
 from maskedlab.targets.pixels import patch_norm
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
@@ -69,7 +69,7 @@ def test_gradient_with_respect_to_hidden_pixels_is_exactly_zero(r, batch):
     mask = r(batch, generator=g()).mask
     image = batch['image'].clone().requires_grad_()
     r(dict(image=image), mask=mask).pred.square().sum().backward()
-    grad = patchify(image.grad, 8, ORDER)
+    grad = r.cut.cut(image.grad)
     assert (grad[mask] == 0).all() and (grad[~mask].abs().amax(-1) > 0).all()
 
 
@@ -86,15 +86,15 @@ def test_encoder_sees_visible_patches_only_and_decoder_all(r, batch):
 
 def test_mask_token_is_not_in_the_encoders_graph(r, batch):
     u = r.units(batch)
-    h = r.encode(u, Random(.75)(u, generator=g()))
-    assert torch.autograd.grad(h.sum(), r.mask_token, allow_unused=True) == (None,)
+    h = r.encoder.see(r.cut.normal(u.x), ~Random(.75)(u, generator=g()))
+    assert torch.autograd.grad(h.sum(), r.decoder.mask_token, allow_unused=True) == (None,)
 
 
 # 4. the loss
 
 def test_loss_is_the_mean_over_hidden_patches_and_ignores_visible_predictions(r, batch):
     out = r(batch, generator=g())
-    every = r.head(r.decode(r.encode(out.units, out.mask), out.mask)).view(3, 4, 4, -1)
+    every = r.head(r.decoder(r.encoder.see(r.cut.normal(out.units.x), ~out.mask), ~out.mask)).view(3, 4, 4, -1)
     every = torch.where(out.mask[..., None], every, torch.tensor(1e6))                  # edit what is visible
     e = (every - r.target(out.units)).pow(2).mean(-1)
     assert_close(out.loss, (e * out.mask).sum() / out.mask.sum(), rtol=1e-5, atol=1e-6)
@@ -132,7 +132,7 @@ def test_patches_and_back():
     for order in ('row column colour', 'colour row column'):
         assert torch.equal(unpatchify(patchify(image, 8, order), 8, order), image)
     # a pixel's colours lie together
-    assert torch.equal(patchify(image, 8, ORDER)[0, 1, 2, :3], image[0, :, 8, 16])
+    assert torch.equal(Patches(8, 3).cut(image)[0, 1, 2, :3], image[0, :, 8, 16])
 
 
 def test_positions_are_fixed_and_the_column_comes_first(r, batch):
@@ -150,7 +150,7 @@ def test_positions_are_fixed_and_the_column_comes_first(r, batch):
 
 def test_order_of_kept_patches_does_not_matter(r, batch):
     u = r.units(batch)
-    x, index, _ = keep(r.encoder.embed(r.colours(u.x, ORDER)), ~Random(.75)(u, generator=g()))
+    x, index, _ = keep(r.encoder.embed(r.cut.normal(u.x)), ~Random(.75)(u, generator=g()))
     perm = torch.tensor([2, 0, 3, 1])
     y = r.encoder(x[:, perm], index=index[:, perm], grid=(4, 4))
     assert_close(y[:, 1:], r.encoder(x, index=index, grid=(4, 4))[:, 1:][:, perm], rtol=1e-5, atol=1e-5)
@@ -163,7 +163,7 @@ def test_any_size(r, size):
     b = dict(image=torch.rand(2, 3, *size))
     out = r(b, generator=g())
     assert out.loss.isfinite() and out.mask.shape[1:] == (size[0] // 8, size[1] // 8)
-    assert (patchify(r.fill(b, out)['image'] - b['image'], 8, ORDER)[~out.mask] == 0).all()
+    assert (r.cut.cut(r.fill(b, out)['image'] - b['image'])[~out.mask] == 0).all()
     assert r.features(b).shape == (2, 32)
 
 
@@ -193,8 +193,8 @@ def test_ragged_masks_have_gradients_without_nan(r, batch):
 
 def test_nothing_hidden_is_the_plain_encoder(r, batch):
     u = r.units(batch)
-    x = r.encoder.embed(r.colours(u.x, ORDER))
-    assert_close(r.encode(u, u.none()), r.encoder(x))
+    x = r.encoder.embed(r.cut.normal(u.x))
+    assert_close(r.encoder.see(r.cut.normal(u.x)), r.encoder(x))
 
 
 # the doors

@@ -9,7 +9,9 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.parts.patches import patchify
 from maskedlab.parts.timm_vit import TimmViT
-from maskedlab.recipes.image.mae import MAE, ORDER
+from maskedlab.parts.watch import watched
+from maskedlab.recipes.image.mae import MAE
+from maskedlab.train.loop import decays
 
 timm = pytest.importorskip('timm')
 DECODER = dict(decoder_dim=32, decoder_depth=1, decoder_heads=2)
@@ -47,7 +49,7 @@ def r(net):
 
 
 def picture(r, h=4, w=4, n=3):
-    return dict(image=torch.rand(n, 3, h * r.patch, w * r.patch, generator=torch.Generator().manual_seed(1)))
+    return dict(image=torch.rand(n, 3, h * r.cut.size, w * r.cut.size, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize('name', [NETS['plain'], NETS['deit3'], 'vit_wee_patch16_reg1_gap_256',
@@ -56,10 +58,10 @@ def test_whole_networks_by_name(name):
     torch.manual_seed(0)
     r = MAE(encoder=name, **DECODER).eval()
     shake(r)
-    side = r.encoder.grid[0] * r.patch
+    side = r.encoder.grid[0] * r.cut.size
     b = dict(image=torch.rand(1, 3, side, side))
     u = r.units(b)
-    assert_close(r.encode(u, u.none()), r.encoder.net.forward_features(r.colours(b['image'])), rtol=0,
+    assert_close(r.encoder.see(r.cut.normal(u.x)), r.encoder.net.forward_features(r.cut.colours(b['image'])), rtol=0,
                  atol=1e-5)
     out = r(b, generator=torch.Generator().manual_seed(0))
     assert out.loss.isfinite() and out.mask.sum() == u.count - int(u.count * .25)
@@ -69,9 +71,9 @@ def test_nothing_hidden_is_what_timm_computes(r, net):
     for h, w in ((4, 4), (2, 6)):                     # another size too, which timm resizes its positions for
         b = picture(r, h, w)
         u = r.units(b)
-        assert_close(r.encode(u, u.none()), net.forward_features(r.colours(b['image'])), rtol=0, atol=1e-5)
+        assert_close(r.encoder.see(r.cut.normal(u.x)), net.forward_features(r.cut.colours(b['image'])), rtol=0, atol=1e-5)
     b = picture(r)
-    assert_close(r.features(b, pool=False), net.forward_features(r.colours(b['image']))[:, r.encoder.prefix:],
+    assert_close(r.features(b, pool=False), net.forward_features(r.cut.colours(b['image']))[:, r.encoder.prefix:],
                  rtol=0, atol=1e-5)
 
 
@@ -106,9 +108,10 @@ def test_attention_is_watched_and_nothing_else_changes(r, net):
     assert (w[:, 0, ..., front + 4:] == 0).all()                          # nobody looks at padding
     assert torch.equal(r(b, mask=mask).pred, before)
     assert all(m.fused_attn for m in net.modules() if hasattr(m, 'fused_attn'))
-    watch = []
-    u = r.units(b)
-    assert_close(r.encode(u, mask, watch), r.encode(u, mask), rtol=0, atol=1e-5)
+    x = r.cut.normal(r.units(b).x)
+    with watched(r.encoder):
+        seen = r.encoder.see(x, ~mask)
+    assert_close(seen, r.encoder.see(x, ~mask), rtol=0, atol=1e-5)
 
 
 def test_rotary_positions_repeat_in_training():
@@ -154,7 +157,7 @@ def test_another_number_of_channels():
 def test_an_encoder_of_ones_own_is_taken_as_it_is(net):
     own = TimmViT(net)
     assert MAE(encoder=own, **DECODER).encoder is own
-    x = own.embed(patchify(torch.rand(1, 3, 4 * own.patch, 4 * own.patch), own.patch, ORDER))
+    x = own.embed(patchify(torch.rand(1, 3, 4 * own.patch, 4 * own.patch), own.patch, 'row column colour'))
     assert x.shape == (1, 16, own.dim)
 
 
@@ -183,5 +186,5 @@ def test_timm_is_imported_only_when_it_is_asked_for(monkeypatch):
 
 def test_weight_decay():
     r = MAE(encoder=small(NETS['plain']), **DECODER)
-    assert {'encoder.net.pos_embed', 'encoder.net.cls_token'} <= r.no_weight_decay()
-    assert r.no_weight_decay() <= {n for n, _ in r.named_parameters()}
+    decay = decays(r)
+    assert not decay['encoder.net.pos_embed'] and not decay['encoder.net.cls_token'] and decay['head.weight']

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .exercises import Exercise, Hint, Unsolved, mistakes, tensor
 from ..contract.units import place, rows
-from ..parts.patches import patchify, unpatchify
+from ..parts.patches import unpatchify
 from ..targets.pixels import patch_norm, patch_stats
 
 # %% auto #0
-__all__ = ['NORMALISE', 'SEAMS', 'LEND', 'ORDER', 'REASONS', 'PATIENTS', 'EXERCISES', 'patients']
+__all__ = ['NORMALISE', 'SEAMS', 'LEND', 'REASONS', 'PATIENTS', 'EXERCISES', 'patients']
 
 # %% ../../nbs/course/05_five_reasons.ipynb #f674cd69
 def _patches(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -241,7 +241,6 @@ def lend(pred, patches, mask):
     praise="That is right, and honest. In the kit it is r.fill(batch, out, statistics='visible').")
 
 # %% ../../nbs/course/05_five_reasons.ipynb #918672e0
-ORDER = 'row column colour'
 REASONS = {1: 'a normalised target shown as pixels', 2: 'values of a patch in the wrong order',
            3: 'places that were never trained',
            4: 'true statistics lent to a network that knows nothing', 5: 'too little training'}
@@ -252,17 +251,17 @@ def patients(trained: Any, untrained: Any, batch: dict,     # two MAEs with a pl
     "The five faults, under letters."
     with torch.no_grad():
         out, early = trained(batch, mask=mask), untrained(batch, mask=mask)
-    u, colours, p = out.units, trained.colours, trained.patch
+    u, cut = out.units, trained.cut
     pixels = lambda x: u.put(batch, x.clamp(0, 1))['image']
     with torch.no_grad():
-        everywhere = colours.undo(trained.head(trained.decode(trained.encode(u, mask), mask)).view_as(u.x),
-                                  ORDER)
+        h = trained.encoder.see(cut.normal(u.x), ~mask)
+        everywhere = cut.colour(trained.head(trained.decoder(h, ~mask)).view_as(u.x))
     mean, _ = patch_stats(u.x)
     filled = trained.fill(batch, out)['image']
-    mixed = unpatchify(patchify(filled, p, ORDER), p, 'colour row column')
+    mixed = unpatchify(cut.cut(filled), cut.size, 'colour row column')
     pictures = {
-        1: pixels(place(u.x, mask, colours.undo(patch_norm(out.pred), ORDER))),
-        2: torch.where(_pixels(mask, p), mixed, filled),
+        1: pixels(place(u.x, mask, cut.colours.undo(patch_norm(out.pred), cut.order))),
+        2: torch.where(_pixels(mask, cut.size), mixed, filled),
         3: pixels(everywhere),
         4: pixels(place(u.x, mask, rows(mean.expand_as(u.x), mask))),
         5: untrained.fill(batch, early)['image']}
