@@ -38,7 +38,7 @@ def brief(path: Any, n: int = 60) -> str:
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
 ALLOWED: list[Any] = [argparse.Namespace, (OrderedDict, 'yacs.config.CfgNode'), np.dtype,
                       *(type(np.dtype(n)) for n in ('float64', 'float32', 'int64')),
-                      *((np._core.multiarray.scalar, f'numpy.{core}.multiarray.scalar')
+                      *((np.float64().__reduce__()[0], f'numpy.{core}.multiarray.scalar')
                         for core in ('_core', 'core'))]
 
 def read_tensors(path: str | Path,     # .safetensors, or a pickle of torch (.pth, .pt, .bin)
@@ -271,7 +271,10 @@ def save(recipe: Any,
 OLDER: dict[str, tuple[tuple[str, str], ...]] = {
     'mae': (('decoder_embed.', 'decoder.embed.'), ('decoder_pos_embed', 'decoder.pos_embed'),
             ('mask_token', 'decoder.mask_token')),
-    'seitpp': (('decoder_embed.', 'decoder.embed.'), ('decoder_pos_embed', 'decoder.pos_embed')),
+    'seitpp': (('decoder_embed.', 'decoder.embed.'), ('decoder_pos_embed', 'decoder.pos_embed'),
+               ('table.', 'encoder.word_embed.'), ('table_norm.', 'encoder.embed_norm.'),
+               ('mask_token', 'encoder.mask_token'), ('head_norm.', 'head.norm.'),
+               ('head_bias', 'head.word_bias')),
     'point_mae': (('embed.', 'encoder.embed.'), ('position.', 'encoder.position.'),
                   ('decoder_position.', 'decoder.position.'), ('mask_token', 'decoder.mask_token')),
 }
