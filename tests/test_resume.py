@@ -27,24 +27,21 @@ class Nosy(MAE):
         super().__init__(**arguments)
         self.norm, self.drop = torch.nn.BatchNorm1d(16), torch.nn.Dropout(.2)
         self.register_buffer('teacher', torch.zeros(16))
-
-    def encode(self, u, mask, watch=None):
-        h = super().encode(u, mask, watch)
-        return self.drop(self.norm(h.mT).mT)
+        self.encoder.norm.register_forward_hook(lambda norm, given, h: self.drop(self.norm(h.mT).mT))
 
     def after_step(self, out, progress):
         jitter = torch.rand(16) * random.random() * numpy.random.rand()
-        self.teacher.mul_(.9).add_(self.decoder_embed.bias.detach() + jitter, alpha=.1)
+        self.teacher.mul_(.9).add_(self.encoder.norm.bias.detach() + jitter, alpha=.1)
 '''
 
 # What the test needs to know and to do is done from outside: the product has no hook for it.
 CHILD = '''
-import json, os, signal, sys, time
+import os, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from maskedlab.train import checkpoint
 from maskedlab.train.trainer import Trainer
-folder, recipe, plan, die_in_save, die_at_call, workers = *sys.argv[1:4], *map(int, sys.argv[4:])
+folder, recipe, die_in_save, die_at_call, workers = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 
 def step_taken(step, losses):
     print(step, flush=True)
@@ -54,9 +51,9 @@ tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder
             norm_pix=False)
 from maskedlab.contract.create import recipe_class
 torch.manual_seed(3)
-t = Trainer(recipe_class(recipe)(**tiny), 'image', steps=STEPS, batch=8, accumulate=2, ema=.99, clip=1.,
-            seed=5, precision='no', out=folder, resume=True, save_every=SAVE_EVERY, keep=2, show=False,
-            workers=workers, watch=step_taken, **json.loads(plan))
+t = Trainer(recipe_class(recipe)(**tiny), 'image', steps=STEPS, batch=8, accumulate=2, ema=.99, lr=3e-3,
+            clip=1., seed=5, precision='no', out=folder, resume=True, save_every=SAVE_EVERY, keep=2, show=False,
+            workers=workers, watch=step_taken)
 
 saves, calls = 0, 0
 def dying(real):
@@ -82,10 +79,10 @@ t.fit(background=False)
 '''.replace('STEPS', str(STEPS)).replace('SAVE_EVERY', str(SAVE_EVERY))
 
 
-def start(folder: Path, child: Path, plan: dict, die_in_save: int = 0, die_at_call: int = 0,
+def start(folder: Path, child: Path, die_in_save: int = 0, die_at_call: int = 0,
           workers: int = 0) -> subprocess.Popen:
-    words = [sys.executable, child, folder, f'{child.parent / "nosy.py"}:Nosy', json.dumps(plan), die_in_save,
-             die_at_call, workers]
+    words = [sys.executable, child, folder, f'{child.parent / "nosy.py"}:Nosy', die_in_save, die_at_call,
+             workers]
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, env=env)
 
@@ -96,18 +93,14 @@ def rows(folder: Path) -> list[dict]:
             for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
-PLANS = {'AdamW': dict(lr=3e-3), 'SGD': dict(optimiser='SGD', lr=.03, nesterov=True, schedule='multistep')}
-
-@pytest.mark.parametrize('optimiser', PLANS)
-def test_killed_at_drawn_moments_and_inside_the_write(tmp_path, optimiser):
+def test_killed_at_drawn_moments_and_inside_the_write(tmp_path):
     seed = int(os.environ.get('KILL_SEED', random.SystemRandom().randrange(10 ** 6)))
     print(f'\nKILL_SEED={seed}')
     r = random.Random(seed)
     child = tmp_path / 'child.py'
     child.write_text(CHILD)
     (tmp_path / 'nosy.py').write_text(RECIPE)
-    words = PLANS[optimiser]
-    unbroken = start(tmp_path / 'unbroken', child, words)
+    unbroken = start(tmp_path / 'unbroken', child)
     broken = tmp_path / 'broken'
     # four moments at a step or shortly after it, and two in the middle of writing a checkpoint
     ends = [('step', s) for s in sorted(r.sample(range(2, STEPS - 2), 4))]
@@ -115,7 +108,7 @@ def test_killed_at_drawn_moments_and_inside_the_write(tmp_path, optimiser):
         ends.insert(r.randrange(4), ('write', r.randrange(0, 11)))
     kills = 0
     for what, number in ends:
-        p = start(broken, child, words, *((1, number) if what == 'write' else ()), workers=r.randrange(2)
+        p = start(broken, child, *((1, number) if what == 'write' else ()), workers=r.randrange(2)
                   if what == 'step' else 0)
         assert p.stdout is not None
         for line in p.stdout:
@@ -130,7 +123,7 @@ def test_killed_at_drawn_moments_and_inside_the_write(tmp_path, optimiser):
         print(f'killed in {what} {number}: last checkpoint', found and found.step,
               [p.name for p in (broken / 'checkpoints').glob('*')])
     assert kills >= 5
-    p = start(broken, child, words)
+    p = start(broken, child)
     p.communicate(timeout=60)
     assert p.returncode == 0
     unbroken.communicate(timeout=60)
