@@ -41,7 +41,7 @@ STAGES: dict[str, Row] = {
     'image_dvae': Row('maskedlab.stages.image_dvae:ImageDVAE', 'image'),
     'token_adapt': Row('maskedlab.stages.token_adapt:TokenAdapt', 'image'),
     'vit_teacher': Row('maskedlab.stages.vit_teacher:ViTTeacher', 'image'),
-    'mae': RECIPES['mae'],
+    **{name: RECIPES[name] for name in ('mae',)},       # recipes that serve as a stage too
 }
 ALIASES: dict[str, str] = {}    # short names that the field has
 

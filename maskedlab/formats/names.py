@@ -64,7 +64,7 @@ class Names:
     def named(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         "Our names, their shapes; what has no pair here keeps its name, and is unexpected."
         found: dict[str, Tensor] = {}
-        for name, t in state.items():
+        for name in state:
             for new, value in self._read(name, state).items():
                 if new in found and not torch.equal(found[new], value):
                     raise ValueError(f"two tensors would share the name {new[:60]}: this checkpoint mixes "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,10 +41,10 @@ def load_pretrained(path: Any,      # a folder or file (.safetensors, .pth), or 
         cls = _trusted(str(config['recipe']), recipe, path)
         arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
     else:
-        cls, *found = _adopted(config, state, overrides, recipe, path)
+        cls, *held = _adopted(config, state, overrides, recipe, path)
         for other in several[1:]:
-            found = _joined(cls, found, overrides, path, other)
-        arguments, state, untrained = found
+            held = _joined(cls, held, overrides, path, other)
+        arguments, state, untrained = cast(Any, held)
     made = make_saved(cls, {**arguments, **overrides}, state, path, untrained)
     if untrained:
         warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(untrained)}",
@@ -81,7 +81,8 @@ def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, 
              ) -> tuple[type[Recipe], dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
     "The recipe that a checkpoint of another library fills, and with what."
     cls = None if recipe is None else recipe_class(recipe)
-    found = find_format(config, state, cls and (*cls.formats, *formats_of(name_of(cls))), path)
+    own = None if cls is None else (*cls.formats, *formats_of(name_of(cls)))
+    found = find_format(config, state, own, path)
     if found is not None: return cls or recipe_class(found.recipe), *found.adopt(config, state, given)
     kind = config.get('model_type')
     what = f"model_type {kind!r}" if kind else f"keys such as {', '.join(list(state)[:2])}"
