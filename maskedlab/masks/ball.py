@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from .strategies import Law, Rate, count, rand, rates
+from .strategies import LAWS, Law, Rate, quota, rand
 from ..contract.strategy import Range, Strategy
 from ..contract.units import Units
 
@@ -38,8 +38,7 @@ class Ball(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         free, at = u.free.flatten(1), places(u)
-        k = torch.minimum(count(self.law, rates(self.ratio, len(u), generator, progress, u.device),
-                                free.sum(1)), free.sum(1))
+        k = torch.minimum(quota(LAWS[self.law], self.ratio, free, generator, progress), free.sum(1))
         # chance; what is not free comes last
         order = rand(free.shape, generator, u.device).masked_fill(~free, 2).argsort(1)
         seed = at.gather(1, order[:, :1, None].expand(-1, -1, at.shape[-1]))
@@ -55,5 +54,5 @@ class Ball(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
-        k = count(self.law, rates(self.ratio, len(u), device=u.device), u.free.flatten(1).sum(1))
+        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1))
         return k, k

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.strategy import Range, Strategy
-from .strategies import Rate, count, first_k, rand, rates
+from .strategies import LAWS, Rate, first_k, quota, rand, seed
 from ..contract.units import Units
 
 # %% auto #0
@@ -37,15 +37,20 @@ def _unpack(bits: np.ndarray, H: int, W: int) -> np.ndarray:
     return np.unpackbits(octets, axis=1, count=H * W, bitorder='little').view(bool).reshape(-1, H, W)
 
 @lru_cache(8)
-def _edges(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:    # uint64 `[words, H + 1]` and `[words, W + 1]`
-    "The units above row 0, 1, ..., H, and those before column 0, 1, ..., W."
-    i, j = np.indices((H, W))
-    return _pack(i < np.arange(H + 1)[:, None, None]), _pack(j < np.arange(W + 1)[:, None, None])
+def _bands(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:    # uint64 `[words, (H + 1) ** 2]` and `[words, (W + 1) ** 2]`
+    "Bands of h rows from row i on, at `h * (H + 1) + i`, and the same of columns; empty for h = H."
+    def bands(axis: int, n: int) -> np.ndarray:
+        place = np.indices((H, W))[axis]
+        before = _pack(place < np.arange(n + 1)[:, None, None])
+        size, start = np.divmod(np.arange((n + 1) ** 2), n + 1)
+        end = np.minimum(start + size, n)
+        return before[:, end] ^ before[:, np.where(size < n, start, end)]
+    return bands(0, H), bands(1, W)
 
 # %% ../../nbs/masks/02_block.ipynb #79d83a38
 def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and not hidden yet
            room: np.ndarray,            # float32 `[b]`, how many may still be hidden
-           tries: np.ndarray,           # `[b]`, attempts that each sample has left
+           tries: np.ndarray,           # float32 `[b]`, attempts that each sample has left
            uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1)
            H: int, W: int,
            area: int,                   # the smallest area to draw
@@ -53,23 +58,25 @@ def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and no
            # the open units of that block, as `open_`, and their number; 0 where none fits
            ) -> tuple[np.ndarray, np.ndarray]:
     "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
-    size, shape, down, right = uniform
+    _, b, many = uniform.shape
+    size, shape, *corner = uniform.reshape(4, -1)               # all attempts in one long row
+    most = room.repeat(many)
     # where room < area the ends are swapped, as released
-    side = np.sqrt(area + (room[:, None] - area) * size)
+    side = np.sqrt(area + (most - area) * size)
     shape = np.exp((shape - .5) * math.log(aspect))                 # square root of height by width
-    h = np.minimum(np.rint(side * shape), H).astype(np.intp)
-    w = np.minimum(np.rint(side / shape), W).astype(np.intp)
-    fits = (h < H) & (w < W) & (np.arange(down.shape[1]) < tries[:, None])
-    top, left = (down * (H + 1 - h)).astype(np.intp), (right * (W + 1 - w)).astype(np.intp)
-    above, before = _edges(H, W)
-    block = (above.take(top + h, 1) ^ above.take(top, 1)) & (
-        before.take(left + w, 1) ^ before.take(left, 1)) & open_[..., None]
+    block = open_.repeat(many, 1)
+    for side, luck, n, bands in zip((side * shape, side / shape), corner, (H, W), _bands(H, W)):
+        side = np.minimum(np.rint(side), n)
+        start = np.multiply(luck, n + 1 - side, dtype=np.float64).astype(np.intp)
+        block &= bands.take((side * (n + 1)).astype(np.intp) + start, 1)
     new = np.add.reduce(np.bitwise_count(block), 0, np.float32)
-    fits &= (new > 0) & (new <= room[:, None])
+    fits = (new > 0) & (new <= most)
+    if many > tries.min():
+        fits &= (np.arange(many) < tries[:, None]).ravel()
     # the first True of each sample, in flat places
-    first = np.arange(0, fits.size, fits.shape[1]) + fits.argmax(1)
+    first = np.arange(0, b * many, many) + fits.reshape(b, many).argmax(1)
     there = fits.take(first)
-    return block.reshape(len(open_), -1).take(first, 1) * there, new.take(first) * there
+    return block.take(first, 1) * there, new.take(first) * there
 
 # %% ../../nbs/masks/02_block.ipynb #e2a7f64a
 def _blocks(free: Tensor,       # bool `[B, H, W]`
@@ -80,8 +87,7 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
             ) -> Tensor:        # bool `[B, H, W]`, at most n True
     "Lay blocks until n units are hidden, or none is found."
     bits, (H, W) = _pack(free.cpu().numpy()), free.shape[1:]
-    draws = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator, device=generator.device
-                                                    if generator else 'cpu')))
+    draws = np.random.default_rng(seed(generator))
     room = n.cpu().numpy().astype(np.float32)
     # of the samples still at work
     open_, left, todo = bits.copy(), np.full(len(room), patience), np.arange(len(room))
@@ -152,21 +158,21 @@ class Block(Strategy):
     attempts: Annotated[int, Range(1, 100, 1)] = 10         # misses in a row after which 'at most' stops
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        n = self._n(u, rates(self.ratio, len(u), generator, progress, u.device))
+        n = self._n(u, self.ratio, generator, progress)
         if self.law == 'single': return _single(u.free, n, self.aspect, generator)
         area = self.min_area or min(16, max(1, u.count * 16 // 196))
         if self.law == 'at most': return _blocks(u.free, n, area, self.aspect, self.attempts, generator)
         return _fill(_blocks(u.free, n, area, self.aspect, 500, generator), u.free, n, generator)
 
-    def _n(self, u: Units, rate: Tensor) -> Tensor:
+    def _n(self, u: Units, ratio: Rate, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
         if len(u.shape) != 2:
             raise ValueError(f"Block hides rectangles of a 2-D grid, and these units have shape {u.shape}: "
                              "take Span for one axis, Tube for three")
         if self.n > u.count:
             raise ValueError(f"Block(n={self.n}) asks for more than the {u.count} units of {u.shape}: give a "
                              "ratio, or a smaller n")
-        free = u.free.flatten(1).sum(1)
-        return free.clamp(max=self.n) if self.n else count('floor hidden', rate, free)
+        k = quota(LAWS['floor hidden'], ratio, u.free.flatten(1), generator, progress)
+        return u.free.flatten(1).sum(1).clamp(max=self.n) if self.n else k
 
     @property
     def exact(self) -> bool:
@@ -178,5 +184,5 @@ class Block(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio) and not self.n: return super().counts(u)
-        n = self._n(u, rates(0. if callable(self.ratio) else self.ratio, len(u), device=u.device))
+        n = self._n(u, 0. if callable(self.ratio) else self.ratio)
         return (torch.zeros_like(n) if self.law == 'at most' else n), n

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from .strategies import Law, Rate, count, first_k, rand, rates
+from .strategies import LAWS, Law, Rate, first_k, quota, rand
 from ..contract.strategy import Range, Strategy
 from ..contract.units import Units
 
@@ -91,7 +91,7 @@ class Tube(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         places = self._places(u)
-        k = count(self.law, rates(self.ratio, len(u), generator, progress, u.device), places.sum(1))
+        k = quota(LAWS[self.law], self.ratio, places, generator, progress)
         hidden = first_k(rand(places.shape, generator, u.device), k, places)
         return hidden.view(len(u), 1, *u.shape[1:]).expand(u.free.shape)
 
@@ -109,7 +109,7 @@ class Tube(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         places = self._places(u)
         if callable(self.ratio): return super().counts(u)
-        k = count(self.law, rates(self.ratio, len(u), device=u.device), places.sum(1))[:, None]
+        k = quota(LAWS[self.law], self.ratio, places)[:, None]
         steps = u.free.sum(1).flatten(1)                                        # free steps of each place
         rank = torch.arange(steps.shape[1], device=u.device)
         few = steps.masked_fill(~places, u.shape[0] + 1).sort(1).values   # places that do not count come last
@@ -119,7 +119,7 @@ class Tube(Strategy):
     def chance(self, u: Units) -> Tensor | None:
         places = self._places(u)
         if callable(self.ratio): return None
-        k = count(self.law, rates(self.ratio, len(u), device=u.device), places.sum(1))
+        k = quota(LAWS[self.law], self.ratio, places)
         each = k.double() / places.sum(1).clamp_min(1)
         return u.free * each.view(-1, *[1] * len(u.shape))
 

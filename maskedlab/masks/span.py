@@ -8,16 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.strategy import Range, Strategy
-from .strategies import Rate, first_k, rand, rates
+from .strategies import Rate, first_k, quota, rand, seed
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['distinct', 'Span']
+__all__ = ['ONE', 'distinct', 'lengthened', 'Span']
 
 # %% ../../nbs/masks/03_span.ipynb #3cf90b3b
 def distinct(n: Tensor,         # `[B]` int64, how many
@@ -30,16 +31,36 @@ def distinct(n: Tensor,         # `[B]` int64, how many
     if not n.is_cpu or (2 * n > places).any():
         noise = rand((len(n), width), generator, n.device)
         return first_k(noise, n, torch.arange(width, device=n.device) < places[:, None])
-    chosen = torch.zeros(len(n), width + 1, dtype=torch.bool)       # the last column takes what is not needed
-    missing = n
-    while missing.any():
-        most = int(missing.max())
-        draw = (rand((len(n), most), generator) * places[:, None]).long()
-        chosen.scatter_(1, torch.where(torch.arange(most) < missing[:, None], draw, width), True)
-        missing = n - chosen[:, :width].sum(1)
-    return chosen[:, :width]
+    draws = np.random.default_rng(seed(generator))
+    need, ends = n.numpy()[:, None], places.numpy()
+    column = np.arange(max(int(n.max()), 1), dtype=np.int32)
+    start = (draws.random((len(n), len(column))) * ends[:, None]).astype(np.int32)
+    start = np.where(column < need, start, width + column)          # what is not needed never comes twice
+    while True:
+        start.sort(1)
+        again = np.flatnonzero(start[:, 1:] == start[:, :-1])
+        if not len(again): break
+        row = again // (len(column) - 1)
+        start.ravel()[again + row] = draws.random(len(row)) * ends[row]
+    chosen = np.zeros((len(n), width + len(column)), bool)
+    chosen.ravel()[start + np.arange(len(n))[:, None] * chosen.shape[1]] = True
+    return torch.from_numpy(chosen)[:, :width]
+
+def lengthened(start: Tensor,   # bool `[B, N]`
+               length: int,
+               ) -> Tensor:     # bool `[B, N]`, the `length` units from each True on
+    "Runs from their starts: doubled, as long as that is not too much."
+    # all samples as one long row, with space between them for what runs on; numpy is quicker at it
+    space = F.pad(start, (length - 1, 0))
+    run, long = space.flatten().numpy() if start.is_cpu else space.flatten(), 1
+    while long < length:
+        more = min(long, length - long)
+        run, long = run[more:] | run[:-more], long + more
+    return torch.as_tensor(run).as_strided(start.shape, space.stride())
 
 # %% ../../nbs/masks/03_span.ipynb #59863da3
+ONE = 2 ** 24       # a number of spans is counted in parts of this size, which is how finely `rand` draws
+
 @dataclass(frozen=True)
 class Span(Strategy):
     """Runs of `length` units along one axis, which may overlap (wav2vec 2.0, Baevski et al. 2020, section 3.1 and the released code).
@@ -55,13 +76,10 @@ class Span(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         self._one_axis(u)
         N, L = u.count, u.free.sum(1)
-        spans = self._expected(rates(self.prob, len(u), generator, progress, u.device), L)
-        n = self._spans(spans, rand((len(u),), generator, u.device).double())
+        expected = quota(self._expected, self.prob, u.free, generator, progress)
+        n = self._spans(expected, (rand((len(u),), generator, u.device) * ONE).long())
         start = distinct(n, self._places(L, n), max(N, self._most(N) + 1), generator)
-        begun = F.pad(start, (self.length, 0)).cumsum(1)
-        # has a span begun in the last `length` units?
-        covered = (begun[:, self.length:] > begun[:, :-self.length])[:, :N]
-        mask = self._lay(covered, u)
+        mask = u.free & self._lay(lengthened(start[:, :N], self.length), u)
         if not self.equal: return mask
         k = mask.sum(1)
         return first_k(rand(mask.shape, generator, u.device), k.min().expand_as(k), mask)
@@ -72,20 +90,26 @@ class Span(Strategy):
                              "Block or Random")
 
     def _lay(self, x: Tensor, u: Units) -> Tensor:
-        "From the order of the free units to their places, `[B, N]`; nothing to do where all are free."
-        if u.free.is_cpu and u.free.all(): return x
-        return u.free * x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
+        "From the order of the free units to their places, `[B, N]`; they are the same where the free ones come first."
+        if u.whole or u.free.is_cpu and self._first(u.free): return x
+        return x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
 
-    def _expected(self, rate: Tensor, L: Tensor) -> Tensor:
-        return rate * L.double() / self.length
+    def _first(self, free: Tensor) -> bool:
+        "Are the first units of each sample free, and no others?"
+        end = torch.from_numpy(free.numpy().argmin(1))                  # 0 also where there is none
+        return bool((end.where(~free[:, -1], free.shape[1]) == free.sum(1)).all())
 
-    def _spans(self, expected: Tensor, u: Tensor | float) -> Tensor:
-        "How many spans, `[B]` int64, for the uniform number `u`."
-        return torch.where(expected > 0, (expected + u).floor().clamp_min(self.least), 0).long()
+    def _expected(self, L: Tensor, rate: Tensor) -> Tensor:
+        "Spans of L units, in parts of `ONE`."
+        return (rate * L / self.length * ONE).floor()
+
+    def _spans(self, expected: Tensor, u: Tensor | int) -> Tensor:
+        "How many spans, `[B]` int64, for the uniform number `u` in parts of `ONE`."
+        return ((expected + u) // ONE).clamp_min(self.least) * (expected > 0)
 
     def _places(self, L: Tensor, n: Tensor) -> Tensor:
         "From how many first units the starts are drawn."
-        return torch.where(L - self.length > n, L - self.length, n + 1)
+        return torch.maximum(L - self.length, n + 1)
 
     def _most(self, N: int) -> int:
         "The most spans of any sample of N units."
@@ -95,9 +119,8 @@ class Span(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         self._one_axis(u)
         if callable(self.prob): return super().counts(u)
-        L = u.free.sum(1)
-        e = self._expected(rates(self.prob, len(u), device=u.device), L)
-        few, many = self._spans(e, 0.), self._spans(e, 1.)
+        L, e = u.free.sum(1), quota(self._expected, self.prob, u.free)
+        few, many = self._spans(e, 0), self._spans(e, ONE)
         # all starts in a row
         low = torch.where((L - self.length > many) & (few > 0), self.length + few - 1, 0)
         high = torch.minimum(many * self.length, L)
@@ -108,12 +131,10 @@ class Span(Strategy):
         probability."""
         self._one_axis(u)
         if callable(self.prob) or self.equal: return None
-        L = u.free.sum(1)
-        e = self._expected(rates(self.prob, len(u), device=u.device), L)
-        more = e - e.floor()
-        few, many = (self._covered(u, L, self._spans(e, x)) for x in (0., 1.))
-        p = torch.lerp(few, many, more[:, None])
-        return self._lay(p, u)
+        L, e = u.free.sum(1), quota(self._expected, self.prob, u.free)
+        few, many = (self._covered(u, L, self._spans(e, x)) for x in (0, ONE))
+        p = torch.lerp(few, many, (e % ONE)[:, None].double() / ONE)
+        return u.free * self._lay(p, u)
 
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."

@@ -11,8 +11,10 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ from ..contract.strategy import Range, Strategy
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['Rate', 'Law', 'rand', 'rates', 'count', 'first_k', 'Random', 'share', 'sketch', 'list_strategies', 'create_strategy']
+__all__ = ['Rate', 'Law', 'Rule', 'LAWS', 'rand', 'seed', 'rounded_up', 'whole', 'rates', 'count', 'quota', 'first_k', 'Random',
+           'share', 'sketch', 'list_strategies', 'create_strategy']
 
 # %% ../../nbs/masks/01_strategies.ipynb #eb8c6be1
 def rand(shape: Sequence[int],
@@ -31,6 +34,23 @@ def rand(shape: Sequence[int],
     "Uniform numbers, all from `generator`."
     return torch.rand(tuple(shape), generator=generator, device=device if generator is None
                       else generator.device).to(device)
+
+def seed(generator: torch.Generator | None = None) -> int:
+    "For a generator of numpy, whose small steps start faster than torch's."
+    return int(torch.randint(2 ** 62, (), generator=generator, device=generator.device if generator else 'cpu'))
+
+# %% ../../nbs/masks/01_strategies.ipynb #7729d5ce
+def rounded_up(x: Tensor,       # float64
+               ) -> Tensor:     # float32; `rand() < rounded_up(x)` where `rand() < x`
+    "The smallest number of 32 bits that is not below x."
+    y = x.float()
+    return torch.where(y.double() < x, torch.nextafter(y, torch.full_like(y, torch.inf)), y)
+
+def whole(luck: Tensor,         # from `rand`
+          n: Tensor,            # int64, below 2**39; broadcasts with luck
+          ) -> Tensor:          # int64, each of 0, 1, ..., n - 1 equally likely
+    "`floor(luck * n)`, exactly."
+    return (luck * 2 ** 24).long() * n >> 24
 
 # %% ../../nbs/masks/01_strategies.ipynb #bb35b885
 Rate = float | Callable[..., Tensor]    # a share from 0 to 1, or a schedule
@@ -57,35 +77,63 @@ def rates(ratio: Rate,
 
 # %% ../../nbs/masks/01_strategies.ipynb #79296a6c
 Law = Literal['floor kept', 'round kept', 'floor hidden', 'round hidden', 'ceil hidden']
+Rule = Callable[[Tensor, Tensor], Tensor]       # units that may be hidden, and rates, to how many are hidden
+LAWS: dict[str, Rule] = {
+    'floor kept':   lambda n, rate: n - (n * (1 - rate)).floor(),
+    'round kept':   lambda n, rate: n - (n * (1 - rate)).round(),
+    'floor hidden': lambda n, rate: (n * rate).floor(),
+    'round hidden': lambda n, rate: (n * rate).round(),
+    'ceil hidden':  lambda n, rate: (n * rate).ceil()}
 
 def count(law: Law,       # which side of the count is rounded, and how ('round': half to even)
           rate: Tensor,   # `[B]` float64, share to hide
           n: Tensor,      # `[B]` units that may be hidden
           ) -> Tensor:    # `[B]` int64, how many to hide
     "The law of the count, computed in float64 as the released codes do."
-    n = n.to(torch.float64)
-    k = {'floor kept':   lambda: n - (n * (1 - rate)).floor(),
-         'round kept':   lambda: n - (n * (1 - rate)).round(),
-         'floor hidden': lambda: (n * rate).floor(),
-         'round hidden': lambda: (n * rate).round(),
-         'ceil hidden':  lambda: (n * rate).ceil()}[law]()
-    return k.long()
+    return LAWS[law](n.to(torch.float64), rate).long()
+
+# %% ../../nbs/masks/01_strategies.ipynb #b3c74304
+@lru_cache(256)
+def _table(rule: Rule, rate: float, N: int, device: torch.device) -> Tensor:      # int64 `[N + 1]`
+    "What the rule says of 0, 1, ..., N units."
+    return rule(torch.arange(N + 1, dtype=torch.float64), torch.tensor(rate, dtype=torch.float64)).long().to(device)
+
+def quota(rule: Rule,       # such as `LAWS['floor kept']`; the same function each time, as its table is kept
+          ratio: Rate,      # a share, or a schedule
+          free: Tensor,     # bool `[B, N]`
+          generator: torch.Generator | None = None,
+          progress: float = 1.,
+          ) -> Tensor:      # int64 `[B]`
+    "How many units to hide of the True ones of each sample."
+    n = free.sum(1)
+    if not callable(ratio): return _table(rule, float(ratio), free.shape[1], free.device)[n]
+    rate = rates(ratio, len(n), generator, progress, 'cpu')
+    if n.is_cpu: return rule(n.double(), rate).long()
+    every = rule(torch.arange(free.shape[1] + 1, dtype=torch.float64), rate[:, None]).long().to(n.device)
+    return every.gather(1, n[:, None])[:, 0]
 
 # %% ../../nbs/masks/01_strategies.ipynb #3202b690
 def first_k(noise: Tensor,  # `[B, N]`
             k: Tensor,      # `[B]` int64
             free: Tensor,   # bool `[B, N]`
-            # bool `[B, N]`, exactly min(k, free units) True in each row, even where noise has ties
+            # bool `[B, N]`, exactly min(k, free units) True in each row; of equal numbers the first ones
             ) -> Tensor:
     "The k free units with the smallest noise."
-    k = torch.minimum(k, free.sum(1))
-    noise = torch.where(free, noise, torch.inf)
-    # on a GPU this question would make the host wait, and sorting is cheap there
-    if noise.is_cpu and (k == k[0]).all():
-        return torch.zeros_like(free).scatter_(1, noise.topk(int(k[0]), 1, largest=False,
-                                                             sorted=False).indices, True)
-    return torch.empty_like(free).scatter_(1, noise.argsort(1),
-                                           torch.arange(free.shape[1], device=free.device) < k[:, None])
+    k, noise = torch.minimum(k, free.sum(1)), torch.where(free, noise, torch.inf)
+    # on a GPU sorting is cheap, and the question below would make the host wait
+    if not noise.is_cpu: return _in_order(noise, k)
+    noise = noise.detach().to(torch.promote_types(noise.dtype, torch.float32))      # numpy has no bfloat16
+    last = torch.from_numpy(np.sort(noise.numpy(), 1)).gather(1, (k - 1).clamp_min(0)[:, None])
+    hidden = noise <= last.masked_fill_(k[:, None] == 0, -torch.inf)
+    tied = (hidden.sum(1) != k).nonzero()[:, 0]
+    if len(tied):
+        hidden[tied] = _in_order(noise[tied], k[tied])
+    return hidden
+
+def _in_order(noise: Tensor, k: Tensor) -> Tensor:
+    "The k smallest of each row."
+    first = torch.arange(noise.shape[1], device=k.device) < k[:, None]
+    return torch.empty_like(first).scatter_(1, noise.argsort(dim=1, stable=True), first)
 
 # %% ../../nbs/masks/01_strategies.ipynb #66e9ab38
 @dataclass(frozen=True)
@@ -98,7 +146,7 @@ class Random(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         free = u.free.flatten(1)
-        k = count(self.law, rates(self.ratio, len(u), generator, progress, u.device), free.sum(1))
+        k = quota(LAWS[self.law], self.ratio, free, generator, progress)
         return first_k(rand(free.shape, generator, u.device), k, free).view(u.free.shape)
 
     @property
@@ -111,7 +159,7 @@ class Random(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
-        k = count(self.law, rates(self.ratio, len(u), device=u.device), u.free.flatten(1).sum(1))
+        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1))
         return k, k
 
     def chance(self, u: Units) -> Tensor | None:

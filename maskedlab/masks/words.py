@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..contract.strategy import Range, Strategy
-from .strategies import Rate, rand, rates, share
+from .strategies import LAWS, Rate, Rule, quota, rand, rates, rounded_up, share, whole
 from ..contract.units import Units
 
 # %% auto #0
@@ -24,9 +25,11 @@ def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None
                  most: int | None = None) -> Tensor:        # int64 `[B]`
     """How many to hide: a share of all real units, special ones included, at least one; none where the ratio
     is 0."""
-    rate = rates(ratio, len(u), generator, progress, u.device)
-    k = (rate * u.valid.flatten(1).sum(1)).round().clamp(1, most).masked_fill(rate == 0, 0)
-    return torch.minimum(k.long(), u.free.flatten(1).sum(1))
+    k = quota(_some, ratio, u.valid.flatten(1), generator, progress)
+    return torch.minimum(k if most is None else k.clamp_max(most), u.free.flatten(1).sum(1))
+
+def _some(n: Tensor, rate: Tensor) -> Tensor:
+    return (rate * n).round().clamp_min(1) * (rate > 0)
 
 # %% ../../nbs/masks/07_words.ipynb #6e4f1cb8
 def lots(luck: Tensor,    # `[B, N]` in [0, 1)
@@ -88,7 +91,7 @@ class Bernoulli(Strategy):
     ratio: Annotated[Rate, Range(0, 1)] = .15       # chance of each free unit, or a schedule
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        rate = rates(self.ratio, len(u), generator, progress, u.device)
+        rate = rounded_up(rates(self.ratio, len(u), generator, progress, 'cpu')).to(u.device)
         return rand(u.free.shape, generator, u.device) < rate.view(-1, *[1] * len(u.shape))
 
     @property
@@ -119,18 +122,15 @@ class Slots(Strategy):
         k, free = self._count(u, generator, progress), u.free.flatten(1)
         if not self.replacement: return pick(k, free, generator).view(u.free.shape)
         # the how-manieth free unit
-        draw = (rand((len(u), u.count), generator, u.device).double() * free.sum(1)[:, None]).long()
+        draw = whole(rand((len(u), u.count), generator, u.device), free.sum(1)[:, None])
         hit = torch.zeros_like(free, dtype=torch.uint8).scatter_reduce_(
             1, draw.clamp(max=u.count - 1),
             (torch.arange(u.count, device=u.device) < k[:, None]).to(torch.uint8), 'amax').bool()
         return (free & hit.gather(1, (free.cumsum(1) - 1).clamp_min(0))).view(u.free.shape)
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
-        rate = rates(self.ratio, len(u), generator, progress, u.device)
-        slots = ((rate + .005) * u.count).floor()
-        k = torch.minimum(slots, (rate * u.valid.flatten(1).sum(1)).round()).clamp_min(1).masked_fill(
-            rate == 0, 0)
-        return torch.minimum(k.long(), u.free.flatten(1).sum(1))
+        k = quota(_slots(u.count), self.ratio, u.valid.flatten(1), generator, progress)
+        return torch.minimum(k, u.free.flatten(1).sum(1))
 
     @property
     def exact(self) -> bool:
@@ -150,6 +150,11 @@ class Slots(Strategy):
         k, n = self.counts(u)[1].double(), u.free.flatten(1).sum(1).clamp_min(1).double()
         each = 1 - (1 - 1 / n) ** k if self.replacement else k / n
         return u.free * each.view(-1, *[1] * len(u.shape))
+
+@lru_cache(64)
+def _slots(N: int) -> Rule:
+    "The rule of `Slots` for rows of N units."
+    return lambda n, rate: torch.minimum(((rate + .005) * N).floor(), (rate * n).round()).clamp_min(1) * (rate > 0)
 
 # %% ../../nbs/masks/07_words.ipynb #652ecceb
 def runs(which: Tensor,               # bool `[B, N]`
@@ -216,13 +221,13 @@ class WordSpans(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         self._one_axis(u)
         K, word = self._count(u, generator, progress), runs(u.free, u.group).cumsum(1)
-        law = self.lengths(u.device).cumsum(0)[:-1].contiguous()
+        law = rounded_up(self.lengths().cumsum(0)[:-1]).to(u.device)
         mask, missing = u.none(), K
         while bool((missing > 0).any()):
-            luck = rand((2, len(u)), generator, u.device).double()
+            luck = rand((2, len(u)), generator, u.device)
             length = torch.searchsorted(law, luck[0].contiguous(), right=True) + 1
             open_ = (u.free & ~mask).cumsum(1)
-            nth = (luck[1] * open_[:, -1]).long().clamp_max((open_[:, -1] - 1).clamp_min(0)) + 1
+            nth = whole(luck[1], open_[:, -1]).clamp_max((open_[:, -1] - 1).clamp_min(0)) + 1
             anchor = torch.searchsorted(open_, nth[:, None]).clamp_max(u.count - 1)
             ahead = word - word.gather(1, anchor)
             new = u.free & ~mask & (ahead >= 0) & (ahead < length[:, None])
@@ -241,7 +246,7 @@ class WordSpans(Strategy):
                              "take Block or Random")
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
-        return (rates(self.ratio, len(u), generator, progress, u.device) * u.free.sum(1)).ceil().long()
+        return quota(LAWS['ceil hidden'], self.ratio, u.free, generator, progress)
 
     @property
     def exact(self) -> bool:
