@@ -10,12 +10,15 @@ import maskedlab as ml
 from maskedlab.masks.guided import Guided
 from maskedlab.masks.strategies import Random
 from maskedlab.parts.transformer import Block
+from maskedlab.parts.watch import watched
 from maskedlab.recipes.image import hybrid_distillation as module
+from maskedlab.recipes.image.cae import CAE
 from maskedlab.recipes.image.hybrid_distillation import (
-    HybridDistillation, diagnose, divergence, head_distance, leave, nmi, redundancy, relations,
+    HybridDistillation, Left, aim, diagnose, head_distance, leave, nmi, redundancy,
 )
 from maskedlab.recipes.image.mae import MAE
 from maskedlab.stages.vit_teacher import ViTTeacher
+from maskedlab.targets.features import divergence, relations
 from maskedlab.train.trainer import fit
 
 SMALL = dict(image=40, patch=8, dim=32, depth=3, heads=4)      # 25 patches: 18, then 13 stay
@@ -61,7 +64,7 @@ def steps(r, batch, mask=None, generator=None):
     "Places that are held before each block."
     u = r.units(batch)
     return [[set(p[~q].tolist()) if pad is not None else set(p.tolist())
-             for p, q in zip(at, pad if pad is not None else at)] for _, at, pad in r.encode(u, r.chooser(u, mask, generator, 1.))[0]]
+             for p, q in zip(at, pad if pad is not None else at)] for _, at, pad in r.encode(u, r.drops(u, mask, generator, 1.))[:-1]]
 
 
 # 1. rows sum to 1
@@ -70,7 +73,7 @@ def steps(r, batch, mask=None, generator=None):
 def test_rows_of_relations_sum_to_one_also_after_dropping(dropped, r, batch):
     at = torch.tensor([[0, 3, 5, 9], [0, 1, 2, 25], [0, 7, 8, 9]]) if dropped else None
     u = r.units(batch)
-    x = r.encode(u)[0][1][0]
+    x = r.encode(u)[1].x
     inputs = r.masked.inputs(batch['image'], 1)
     ours, theirs = relations(r.encoder.blocks[1], x, at).exp(), relations(r.masked.blocks[1], inputs[1], at).exp()
     n = 4 if dropped else 26
@@ -119,6 +122,26 @@ def test_relations_do_not_change_when_a_head_is_turned():
             w[rows] = T @ w[rows]
             b[rows] = T @ b[rows]
     assert_close(relations(block, x), before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('key_bias', [True, False, None])
+def test_relations_by_queries_and_keys_are_the_blocks_own_attention(key_bias):
+    "Whatever biases it has: BEiT's and CAE's blocks keep those of queries and values apart."
+    torch.manual_seed(0)
+    block, x = stir(Block(32, 4, key_bias=key_bias), .3), torch.randn(2, 6, 32)
+    with watched(block) as weights:
+        block(x)
+    assert_close(relations(block, x)[0].exp(), weights[0], atol=1e-6, rtol=0)
+
+
+def test_a_cae_can_be_the_teacher_of_relations(batch):
+    torch.manual_seed(0)
+    cae = stir(CAE(**SMALL, regressor_depth=1, decoder_depth=1, tokenizer=None, words=8), .3)
+    assert cae.encoder.blocks[0].attn.key_bias is False
+    out = make(masked=cae)(batch)
+    for block in cae.encoder.blocks:                        # a bias of all queries or values changes who is like whom
+        torch.nn.init.zeros_(block.attn.q_bias)
+    assert abs(float(make(masked=cae)(batch).terms['relations'] - out.terms['relations'])) > 1e-4
 
 
 # 4. who is listened to
@@ -171,7 +194,7 @@ def test_twins_go_first():
 
 
 def test_the_most_alike_go_first_in_a_forward(r, batch):
-    x = r.encode(r.units(batch))[0][1][0][:, 1:]
+    x = r.encode(r.units(batch))[1].x[:, 1:]
     alike = F.cosine_similarity(x[:, :, None], x[:, None], dim=-1).mean(-1)
     for score, held in zip(alike, steps(r, batch)[1]):
         stay = torch.tensor([p in held for p in range(1, 26)])
@@ -182,8 +205,7 @@ def test_all_alike_goes_by_index(r):
     out = r(dict(image=torch.full((2, 3, 40, 40), .5)))                # positions still differ
     assert out.loss.isfinite()
     u = r.units(dict(image=torch.zeros(2, 3, 40, 40)))
-    pick = r.chooser(u, None, None, 1.)
-    first, last = pick(torch.ones(2, 25)), pick(torch.ones(2, 25))
+    first, last = (pick(torch.ones(2, 25)) for _, pick in r.drops(u, None, None, 1.))
     assert first[0].nonzero()[:, 0].tolist() == list(range(7)) and last[0].nonzero()[:, 0].tolist() == list(range(12))
     assert not redundancy(torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.bool)).isnan().any()
 
@@ -210,7 +232,7 @@ def test_teachers_see_everything_and_learn_nothing(batch):
 
 
 def test_what_teachers_say_does_not_depend_on_the_choice(r, batch):
-    whole = r.aim(r.units(batch), torch.arange(26).expand(3, -1))
+    whole = aim(r.teacher, batch['image'], torch.arange(26).expand(3, -1))
     out = r(batch)
     assert torch.equal(out.target, whole[:, 1:][~out.mask.flatten(1)])
     assert_close(out.target.mean(-1), torch.zeros(39), atol=1e-5, rtol=0)
@@ -348,13 +370,13 @@ def test_attention_keeps_the_last_row_of_what_was_dropped(r, batch):
 
 
 def test_leaving_keeps_places_together():
-    x, at = torch.arange(6.)[None, :, None], torch.arange(6)[None]
+    left = Left(torch.arange(6.)[None, :, None], torch.arange(6)[None])
     for gone in ([1, 3], [0, 1, 3]):
         away = torch.zeros(1, 5, dtype=torch.bool)
         away[0, gone] = True
-        x, at, pad = leave(x, at, None, away)
-        assert torch.equal(x[..., 0].long(), at) and pad is None
-    assert at.tolist() == [[0, 3, 5]]
+        left = leave(left, away)
+        assert torch.equal(left.x[..., 0].long(), left.at) and left.pad is None
+    assert left.at.tolist() == [[0, 3, 5]]
 
 
 def test_without_dropping_nothing_is_gathered(batch, monkeypatch):

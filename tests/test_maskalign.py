@@ -9,12 +9,12 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.masks.guided import Guided
 from maskedlab.masks.strategies import Random
-from maskedlab.contract.units import rows
-from maskedlab.parts.patches import patchify
+from maskedlab.contract.units import rest, rows
+from maskedlab.parts.watch import units_of
 from maskedlab.stages.teachers import as_teacher, shown
 from maskedlab.targets.features import whiten
 from maskedlab.recipes.image.mae import MAE
-from maskedlab.recipes.image.maskalign import ORDER, MaskAlign
+from maskedlab.recipes.image.maskalign import MaskAlign
 from maskedlab.stages.vit_teacher import ViTTeacher
 from maskedlab.train.loop import decay_groups
 from maskedlab.train.trainer import fit
@@ -93,7 +93,7 @@ def attended(r, batch):
     """Attention of the class token to each patch in the teacher's last block, mean over heads, from the
     weights."""
     net = r.teacher.net.net
-    x = net.encoder.front(net.encoder.embed(net.colours(net.units(batch).x, ORDER)))
+    x = net.encoder.front(net.encoder.embed(net.cut.normal(net.units(batch).x)))
     for block in net.encoder.blocks[:-1]:
         x = block(x)
     last = net.encoder.blocks[-1]
@@ -142,7 +142,7 @@ def test_gradient_with_respect_to_hidden_pixels_is_exactly_zero(r, batch):
     mask = r(batch, generator=g()).mask
     image = batch['image'].clone().requires_grad_()
     r(dict(image=image), mask=mask).loss.backward()         # targets are given: no gradient goes through them
-    grad = patchify(image.grad, 8, ORDER)
+    grad = r.cut.cut(image.grad)
     assert (grad[mask] == 0).all() and (grad[~mask].abs().amax(-1) > 0).all()
 
 
@@ -180,7 +180,7 @@ def test_identity_matrix_and_identity_heads_give_the_levels_themselves(batch):
             head.weight.copy_(torch.eye(32))
             head.bias.zero_()
     u = r.units(batch)
-    h, _, _ = r.encode(u, u.none())
+    h = r.encoder.levels(r.cut.normal(u.x))
     assert_close(r.predict(h), torch.stack(h[-2:], 2))
 
 
@@ -207,7 +207,7 @@ def test_loss_of_the_right_answer_and_of_silence(r, batch, monkeypatch):
     u = r.units(batch)
     mask = r(batch, generator=g()).mask
     target = whiten(torch.stack(r.look(u)[0][-2:], 2))
-    places = r.encode(u, mask)[1]
+    places = units_of(u, rest(mask), 1) + 1                  # 0 is the class token's
     right = target.gather(1, places[..., None, None].expand(-1, -1, 2, 24))
     monkeypatch.setattr(r, 'predict', lambda h: right)
     assert r(batch, mask=mask).loss.item() == 0
@@ -231,7 +231,7 @@ def test_teacher_is_frozen_and_in_no_state(r, batch):
 def test_loss_is_the_mean_squared_error_where_differences_are_small(r, batch, monkeypatch):
     u = r.units(batch)
     mask = r(batch, generator=g()).mask
-    _, places, _ = r.encode(u, mask)
+    places = units_of(u, rest(mask), 1) + 1
     target = whiten(torch.stack(r.look(u)[0][-2:], 2)).gather(1,
                                                               places[..., None, None].expand(-1, -1, 2, 24))
     near = target + torch.rand(target.shape, generator=g(2)) - .5
@@ -242,8 +242,9 @@ def test_loss_is_the_mean_squared_error_where_differences_are_small(r, batch, mo
 
 def test_class_token_counts_as_one_token(r, batch):
     out = r(batch, generator=g())
-    h, places, _ = r.encode(out.units, out.mask)
-    pred = r.predict(h)
+    visible = rest(out.mask)
+    places = units_of(out.units, visible, 1) + 1
+    pred = r.predict(r.encoder.levels(r.cut.normal(out.units.x), visible))
     target = whiten(torch.stack(r.look(out.units)[0][-2:],
                                 2)).gather(1, places[..., None, None].expand_as(pred))
     e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))

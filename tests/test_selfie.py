@@ -10,8 +10,7 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.masks.strategies import Random
 from maskedlab.contract.units import rows
-from maskedlab.parts.patches import patchify
-from maskedlab.recipes.image.selfie import ORDER, Selfie, shift, undecidable
+from maskedlab.recipes.image.selfie import Selfie, right_answers, shift, undecidable
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, stages=(1, 1, 1), stem='small')
 
@@ -39,7 +38,7 @@ def batch():
 
 
 def vectors(r, u, mask):
-    return r.pool(r.embed(u), mask)
+    return r.pool(r.embed(u), ~mask)
 
 
 # 1. the count
@@ -78,7 +77,7 @@ def test_gradient_of_the_vectors_with_respect_to_hidden_pixels_is_exactly_zero(r
     image = batch['image'].clone().requires_grad_()
     out = r(dict(image=image), generator=g())
     out.pred.square().sum().backward()
-    grad = patchify(image.grad, 8, ORDER)
+    grad = r.cut.cut(image.grad)
     assert (grad[out.mask] == 0).all() and (grad[~out.mask] != 0).any(-1).all()
 
 
@@ -113,7 +112,7 @@ def test_the_order_of_the_context_does_not_matter(r, batch):
 
 def test_permuting_hidden_patches_permutes_rows_and_columns_together(r, batch):
     out = r(batch, generator=g())
-    v, h = rows(r.pool(r.embed(out.units), out.mask)[:, None, None] + r.code((4, 4)),
+    v, h = rows(vectors(r, out.units, out.mask)[:, None, None] + r.places.code((4, 4)),
                 out.mask).view(3, 4, -1), r.embed(out.units)
     order = torch.tensor([2, 0, 3, 1])
     answers = rows(h, out.mask).view(3, 4, -1)
@@ -133,7 +132,7 @@ def test_a_patch_is_embedded_alone(r, batch):
     u = r.units(batch)
     h = r.embed(u)
     for i, y, x in ((0, 0, 0), (1, 2, 3), (2, 3, 1)):
-        patch = r.colours(batch['image'][i:i + 1, :, 8 * y:8 * y + 8, 8 * x:8 * x + 8])
+        patch = r.cut.colours(batch['image'][i:i + 1, :, 8 * y:8 * y + 8, 8 * x:8 * x + 8])
         assert_close(r.patches(patch).mean((2, 3))[0], h[i, y, x], rtol=1e-5, atol=1e-5)
     changed = u.x.clone()
     changed[:, 1:] = .3
@@ -161,12 +160,12 @@ def test_equal_patches_have_equal_columns(r, batch):
 
 def test_codes_of_rows_and_columns(r):
     assert sum(p.numel() for p in r.places) == (4 + 4) * 32
-    code = r.code((4, 4))
+    code = r.places.code((4, 4))
     for c, d in ((0, 1), (2, 3)):
         assert_close(code[0, c] - code[0, d], code[3, c] - code[3, d])
     each = Selfie(**SMALL, positions='each')
     assert sum(p.numel() for p in each.places) == 16 * 32
-    assert r.code((2, 3)).shape == each.code((2, 3)).shape == (2, 3, 32)
+    assert r.places.code((2, 3)).shape == each.places.code((2, 3)).shape == (2, 3, 32)
 
 
 # 8. gradients, and chance
@@ -175,8 +174,8 @@ def test_codes_of_rows_and_columns(r):
 def test_gradient_reaches_the_patch_network_from_both_sides(r, batch, side):
     out, h = r(batch, generator=g()), r.embed(r.units(batch))
     a, c = (h, h.detach()) if side == 'context' else (h.detach(), h)
-    v = r.pool(a, out.mask)[:, None, None] + r.code((4, 4))
-    loss = F.cross_entropy(r.quiz(v, c, out.mask)[0], r.right(out.mask))
+    v = r.pool(a, ~out.mask)[:, None, None] + r.places.code((4, 4))
+    loss = F.cross_entropy(r.quiz(v, c, out.mask)[0], right_answers(out.mask))
     assert_close(loss, out.loss)
     loss.backward()
     assert r.patches.stem.weight.grad.abs().max() > 0
@@ -189,8 +188,8 @@ def test_gradients_of_both_sides_add_up(r, batch):
     parts = torch.zeros_like(whole)
     for a, c in ((h, h.detach()), (h.detach(), h)):
         r.zero_grad()
-        v = r.pool(a, out.mask)[:, None, None] + r.code((4, 4))
-        F.cross_entropy(r.quiz(v, c, out.mask)[0], r.right(out.mask)).backward(retain_graph=True)
+        v = r.pool(a, ~out.mask)[:, None, None] + r.places.code((4, 4))
+        F.cross_entropy(r.quiz(v, c, out.mask)[0], right_answers(out.mask)).backward(retain_graph=True)
         parts += r.patches.stem.weight.grad
     assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
@@ -266,9 +265,9 @@ def test_features_are_convolutions_over_the_whole_picture(r, batch):
     dense = r.features(batch, pool=False)
     assert dense.shape == (3, 64, 32)
     assert_close(dense.mean(1), r.features(batch))
-    assert_close(dense[1].T.view(32, 8, 8), r.patches(r.colours(batch['image'][1:2]))[0], rtol=1e-5,
+    assert_close(dense[1].T.view(32, 8, 8), r.patches(r.cut.colours(batch['image'][1:2]))[0], rtol=1e-5,
                  atol=1e-5)
-    r.grow(2)
+    r.before_finetuning()
     assert r.features(batch).shape == (3, 64) and sum(p.numel() for p in r.fourth.parameters()) > 0
 
 
@@ -303,13 +302,13 @@ def test_it_learns_the_quiz():
     def gradients():            # two colours say where a patch lies
         while True:
             yield dict(image=torch.stack([y, x, 0 * y]) + .3 * torch.rand(16, 3, 32, 32, generator=luck))
-    history = fit(r, gradients(), 60, lr=8e-3, seed=0)
+    history = fit(r, gradients(), 60, optimiser='AdamW', lr=8e-3, seed=0)
     assert sum(h['loss'] for h in history[-5:]) / 5 < .9 < math.log(4)
 
 
 @pytest.mark.parametrize('change, words', [(dict(dim=40), 'multiple of 16'),
-                                           (dict(stem='huge'), "'small' or 'large'"),
-                                           (dict(positions='none'), "'row column' or 'each'"),
+                                           (dict(stem='huge'), "'small', 'large'"),
+                                           (dict(positions='none'), "'row column', 'each'"),
                                            (dict(patch=7), 'does not divide'),
                                            (dict(heads=5), 'heads')])
 def test_bad_arguments(change, words):

@@ -12,17 +12,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.units import Units, mean, place, rest, rows, spread
 from ...corruptions.drop import keep
 from ...masks.strategies import Random
-from ...contract.units import Units, mean, place, rows, spread
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
+from ...parts.patches import Patches, check_image, sides
 from ...parts.text import PostNorm
-from ...parts.transformer import attention_bias
+from ...parts.transformer import closed_at
+from ...parts.watch import one_of, watched
 
 # %% auto #0
-__all__ = ['ORDER', 'Bottleneck', 'PatchNet', 'shift', 'Selfie', 'undecidable']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'Bottleneck', 'PatchNet', 'stage_widths', 'shift', 'regrid', 'Places', 'choices',
+           'grid_of_choices', 'chosen', 'right_answers', 'attention_pool', 'fourth_stage', 'Selfie', 'undecidable']
+
+# %% ../../../nbs/recipes/image/selfie.ipynb #0d74a4c8
+CARD = Card(
+    title='Selfie: Self-supervised Pretraining for Image Embedding', year=2019, modality='image',
+    where='random patches, a quarter', how='dropped before they are pooled',
+    what="which of the picture's own hidden patches belongs in a place: what comes back is a "
+         "rearrangement of true patches",
+    use='fine-tune the convnet on whole pictures, with a new fourth stage',
+    headline='ImageNet 224, ResNet-50, 5 % of the labels: 46.7 against 35.6 without pre-training (abstract)',
+    link='https://arxiv.org/abs/1906.02940',
+    reading='share of hidden patches, pooling and padding are those of a public re-implementation; the '
+            'norm and ReLU that end the '
+            'patch network are ours: no code of the authors was found')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small',
+                  positions='each'),
+    'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small',
+                  positions='each'),
+    'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
+    'base':  dict(image=224, patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6))}
+PLAN = Plan(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-4, warmup=.01, small=.1)
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #fa32bd68
 class Bottleneck(nn.Module):
@@ -53,9 +76,7 @@ class PatchNet(nn.Module):
                  # 3x3, stride 1; or 7x7, stride 2, and max-pooling by 2
                  stem: Literal['small', 'large'] = 'small'):
         super().__init__()
-        if stem not in ('small', 'large'):
-            raise ValueError(f"stem={str(stem)[:40]!r}: choose 'small' or 'large'")
-        first, large = widths[0] // 4, stem == 'large'
+        first, large = widths[0] // 4, one_of('stem', stem, 'small', 'large') == 'large'
         self.stem = nn.Conv2d(channels, first, 7 if large else 3, 2 if large else 1, 3 if large else 1,
                               bias=False)
         self.shrink = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
@@ -74,6 +95,12 @@ class PatchNet(nn.Module):
             x = block(x)
         return F.relu(self.norm(x))
 
+def stage_widths(dim: int) -> tuple[int, int, int]:
+    "A quarter of the last stage's width, half of it, and all."
+    if dim % 16:
+        raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple of 16")
+    return dim // 4, dim // 2, dim
+
 # %% ../../../nbs/recipes/image/selfie.ipynb #e5f1b08a
 def shift(image: Tensor,                        # `[B, C, H, W]`
           pad: int,                             # pixels of black on each side
@@ -86,33 +113,93 @@ def shift(image: Tensor,                        # `[B, C, H, W]`
     big, b = F.pad(image, [pad] * 4), torch.arange(B, device=image.device)[:, None, None]
     return big[b, :, (at[:H] + down)[:, :, None], (at[:W] + right)[:, None]].permute(0, 3, 1, 2)
 
-# %% ../../../nbs/recipes/image/selfie.ipynb #88b04f30
-ORDER = 'colour row column'      # of the pixels in a patch: a patch is a small picture
+def regrid(u: Units, cut: Patches, pad: int, generator: torch.Generator | None = None) -> Units:
+    "The same pictures under a grid that fell elsewhere."
+    return u.but(x=cut.cut(shift(cut.image(u.x), pad, generator)))
 
+# %% ../../../nbs/recipes/image/selfie.ipynb #8262ba1e
+class Places(nn.ParameterList):
+    "What each place of a grid adds."
+    def __init__(self, grid: tuple[int, int], dim: int,
+                 kind: Literal['row column', 'each']):     # a code for each row and column, or for each place
+        h, w = grid
+        each = one_of('positions', kind, 'row column', 'each') == 'each'
+        shapes = [(h, w, dim)] if each else [(h, 1, dim), (1, w, dim)]
+        super().__init__(nn.Parameter(torch.randn(s) * .02) for s in shapes)
+        self.grid = grid
+
+    def code(self, grid: tuple[int, ...]) -> Tensor:
+        "For all places, `[h, w, dim]`; on another grid it is interpolated."
+        parts: list[Tensor] = list(self)
+        if tuple(grid) != self.grid:
+            fit = lambda p: [n if p.shape[i] > 1 else 1 for i, n in enumerate(grid)]
+            parts = [F.interpolate(p.permute(2, 0, 1)[None], fit(p), mode='bilinear')[0].permute(1, 2, 0)
+                     for p in parts]
+        return sum(parts[1:], parts[0])
+
+    def no_weight_decay(self) -> set[str]:
+        "All of them (ours)."
+        return {n for n, _ in self.named_parameters()}
+
+# %% ../../../nbs/recipes/image/selfie.ipynb #db1929c7
+def choices(v: Tensor, h: Tensor,     # vectors of places, and of patches, `[B, *shape, dim]`
+            mask: Tensor,             # bool `[B, *shape]`
+            ) -> tuple[Tensor, Tensor]:       # `[n, choices + 1]`, and which units these are, `[n, choices]`
+    "For each hidden place the products with its picture's hidden patches."
+    answers, index, pad = keep(h.flatten(1, -2), mask)
+    of = mask.flatten(1).nonzero()[:, 0]                                # the picture of each hidden place
+    logits = torch.einsum('nd,nkd->nk', rows(v, mask), answers[of])
+    if pad is not None:
+        logits = logits.masked_fill(pad[of], -torch.inf)    # pictures may hide different numbers
+    # one more that nobody can choose: never an empty row
+    return F.pad(logits, (0, 1), value=-torch.inf), index[of]
+
+def grid_of_choices(image: int | tuple[int, int], patch: int) -> tuple[int, int]:
+    "Rows and columns of patches, where there are enough for a choice."
+    h, w = sides(image, patch)
+    if h * w < 8:
+        raise ValueError(f"image={image} and patch={patch} make {h} x {w} patches; of fewer than 8 a quarter "
+                         "is one, and one answer is no choice: take a smaller patch=")
+    return h, w
+
+def chosen(out: Out) -> Tensor:     # `[n, values]`
+    "For each hidden place the content of the patch that was chosen."
+    unit = out.extra['index'].gather(1, out.extra['logits'].argmax(-1, keepdim=True))
+    of = out.mask.flatten(1).nonzero()[:, 0]
+    return out.units.x.flatten(1, -2)[of, unit[:, 0]].detach()
+
+def right_answers(mask: Tensor) -> Tensor:     # int64 `[n]`
+    "The right choice of each hidden place: it is the how-manieth hidden one of its picture."
+    return rows(mask.flatten(1).cumsum(1) - 1, mask)
+
+# %% ../../../nbs/recipes/image/selfie.ipynb #5d81c917
+def attention_pool(blocks: Any,          # of `PostNorm`
+                   u0: Tensor,           # `[1, 1, dim]`
+                   h: Tensor,            # `[B, *shape, dim]`, vectors of patches
+                   visible: Tensor,      # bool `[B, *shape]`
+                   ) -> Tensor:          # `[B, dim]`
+    "What u0 has become after it looked at what is visible."
+    x, _, pad = keep(h.flatten(1, -2), visible)
+    x = torch.cat([u0.expand(len(x), -1, -1).to(x.dtype), x], 1)
+    bias = closed_at(None if pad is None else F.pad(pad, (1, 0)))
+    for block in blocks:
+        x = block(x, bias)
+    return x[:, 0]
+
+# %% ../../../nbs/recipes/image/selfie.ipynb #f3f96fd3
+def fourth_stage(dim: int, blocks: int) -> nn.Sequential:    # `[B, dim, h, w]` to `[B, 2 dim, h / 2, w / 2]`
+    "Twice as wide and half as fine."
+    shapes = [(dim, 2), *[(2 * dim, 1)] * (blocks - 1)]
+    return nn.Sequential(*(Bottleneck(inside, 2 * dim, stride) for inside, stride in shapes),
+                         nn.BatchNorm2d(2 * dim), nn.ReLU())
+
+# %% ../../../nbs/recipes/image/selfie.ipynb #88b04f30
 class Selfie(Recipe):
     "Choose the patch that belongs in a place, among the picture's own hidden patches (Trinh et al. 2019)."
-    card = Card(
-        title='Selfie: Self-supervised Pretraining for Image Embedding', year=2019, modality='image',
-        where='random patches, a quarter', how='dropped before they are pooled',
-        what="which of the picture's own hidden patches belongs in a place: what comes back is a "
-             "rearrangement of true patches",
-        use='fine-tune the convnet on whole pictures, with a new fourth stage',
-        headline='ImageNet 224, ResNet-50, 5 % of the labels: 46.7 against 35.6 without pre-training '
-                 '(abstract)',
-        link='https://arxiv.org/abs/1906.02940',
-        reading='share of hidden patches, pooling and padding are those of a public re-implementation; the '
-                'norm and ReLU that end the '
-                'patch network are ours: no code of the authors was found')
-    sizes = {
-        'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small',
-                      positions='each'),
-        'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small',
-                      positions='each'),
-        'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
-        'base':  dict(image=224, patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6))}
-    plan = Plan(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-4, warmup=.01, small=.1)
+    card, sizes, plan = CARD, SIZES, PLAN
     declared = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
                 'places (Out.pred) must not',)
+    quiz = staticmethod(choices)
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too
@@ -133,145 +220,69 @@ class Selfie(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Random(.25, law='floor hidden')):
         super().__init__()
-        if dim % 16:
-            raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple "
-                             "of 16")
-        if positions not in ('row column', 'each'):
-            raise ValueError(f"positions={str(positions)[:40]!r}: choose 'row column' or 'each'")
-        self.grid, self.patch, self.channels, self.strategy = sides(image, patch), patch, channels, strategy
-        if self.grid[0] * self.grid[1] < 8:
-            raise ValueError(f"image={image} and patch={patch} make {self.grid[0]} x {self.grid[1]} patches; "
-                             "of fewer than 8 a quarter is "
-                             "one, and one answer is no choice: take a smaller patch=")
-        self.stages = tuple(stages)
-        self.pad, self.context_positions = patch // 2 if pad is None else pad, context_positions
-        self.colours = Colours(channels, mean, std)
-        self.patches = PatchNet(channels, (dim // 4, dim // 2, dim), stages, stem)
+        self.cut = Patches(patch, channels, 'colour row column', mean, std)      # a patch is a small picture
+        self.patches = PatchNet(channels, stage_widths(dim), stages, stem)       # P
         self.u0 = nn.Parameter(torch.randn(1, 1, dim) * .02)
         self.pooling = nn.ModuleList(PostNorm(dim, heads, int(dim * mlp_ratio), eps) for _ in range(depth))
-        h, w = self.grid
-        shapes = [(h, 1, dim), (1, w, dim)] if positions == 'row column' else [(h, w, dim)]
-        self.places = nn.ParameterList(nn.Parameter(torch.randn(s) * .02) for s in shapes)
-        self.fourth: Any = None
+        self.places = Places(grid_of_choices(image, patch), dim, positions)
+        self.pad, self.context_positions = patch // 2 if pad is None else pad, context_positions
+        self.stages, self.strategy, self.fourth = tuple(stages), strategy, None
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
-        x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, embed each patch alone, pool what is visible, ask each hidden place for its patch."
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
         luck = child(generator)
-        if self.training:
-            u = self.moved(u, luck)
+        u = regrid(u, self.cut, self.pad, luck) if self.training else u
         h = self.embed(u)                                                    # P, on context and answers alike
         # how: hidden patches are not pooled; predict
-        v = self.pool(h, mask)[:, None, None] + self.code(u.shape)
+        v = self.pool(h, rest(mask))[:, None, None] + self.places.code(u.shape)
         logits, index = self.quiz(v, h, mask)                             # what: which hidden patch lies here
-        right = self.right(mask)
+        right = right_answers(mask)
         e = F.cross_entropy(logits, right, reduction='none')
         return Out({'choice': mean(e)}, mask, rows(v, mask), rows(h, mask).detach(), spread(e, mask), u,
-                   extra={'logits': logits, 'index': index, 'right': right},
-                   logs={'chosen rightly': mean((logits.argmax(-1) == right).float())})
-
-    def moved(self, u: Units, generator: torch.Generator | None) -> Units:
-        "The same pictures under a grid that fell elsewhere."
-        return u.but(x=patchify(shift(unpatchify(u.x, self.patch, ORDER), self.pad, generator), self.patch,
-                                ORDER))
+                   logs={'chosen rightly': mean((logits.argmax(-1) == right).float())},
+                   extra={'logits': logits, 'index': index, 'right': right})
 
     def embed(self, u: Units) -> Tensor:
         "Each patch through P alone, averaged over its places: `[B, h, w, dim]`."
-        x = self.colours(u.x, ORDER).reshape(-1, self.channels, self.patch, self.patch)
+        x = self.cut.normal(u.x).reshape(-1, self.cut.channels, self.cut.size, self.cut.size)
         return self.patches(x).mean((2, 3)).view(*u.x.shape[:3], -1)
 
-    def code(self, grid: tuple[int, ...]) -> Tensor:
-        "What each place adds to u, `[h, w, dim]`; on another grid it is interpolated."
-        parts: list[Tensor] = list(self.places)
-        if tuple(grid) != self.grid:
-            fit = lambda p: [n if p.shape[i] > 1 else 1 for i, n in enumerate(grid)]
-            parts = [F.interpolate(p.permute(2, 0, 1)[None], fit(p), mode='bilinear')[0].permute(1, 2, 0)
-                     for p in parts]
-        return sum(parts[1:], parts[0])
-
-    def pool(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        "One vector of a picture's visible patches, `[B, dim]`: what u0 has become after it looked at them."
-        x, _, pad = keep((h + self.code(h.shape[1:3]) if self.context_positions else h).flatten(1, 2), ~mask)
-        x = torch.cat([self.u0.expand(len(x), -1, -1).to(x.dtype), x], 1)
-        bias = attention_bias(None if pad is None else F.pad(pad, (1, 0)), None)
-        for block in self.pooling:
-            x = block(x, None if bias is None else bias[0], watch)
-        return x[:, 0]
-
-    def quiz(self, v: Tensor, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """For each hidden place a row of products with the picture's hidden patches, and which units these
-        are, `[n, choices]`."""
-        answers, index, pad = keep(h.flatten(1, 2), mask)
-        of = mask.flatten(1).nonzero()[:, 0]                                # the picture of each hidden place
-        logits = torch.einsum('nd,nkd->nk', rows(v, mask), answers[of])
-        if pad is not None:
-            logits = logits.masked_fill(pad[of], -torch.inf)    # pictures may hide different numbers
-        # one more that nobody can choose: never an empty row
-        return F.pad(logits, (0, 1), value=-torch.inf), index[of]
-
-    def right(self, mask: Tensor) -> Tensor:
-        "The right choice of each hidden place: it is the how-manieth hidden one of its picture."
-        return rows(mask.flatten(1).cumsum(1) - 1, mask)
+    def pool(self, h: Tensor, visible: Tensor) -> Tensor:
+        "One vector of a picture's visible patches, `[B, dim]`."
+        h = h + self.places.code(h.shape[1:3]) if self.context_positions else h
+        return attention_pool(self.pooling, self.u0, h, visible)
 
     def fill(self, batch: dict, out: Out) -> dict:
         """The batch with the chosen patches pasted into its holes: true patches, perhaps in the wrong place,
         and perhaps one of them twice."""
-        u = out.units
-        if not len(out.pred): return u.put(batch, u.x)
-        chosen = out.extra['index'].gather(1, out.extra['logits'].argmax(-1, keepdim=True))
-        of = out.mask.flatten(1).nonzero()[:, 0]
-        return u.put(batch, place(u.x, out.mask, u.x.flatten(1, 2)[of, chosen[:, 0]].detach()))
+        return out.units.put(batch, place(out.units.x, out.mask, chosen(out)))
 
     # mask None: nothing hidden
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Who looks at whom in the pooling: weights `[layers, B, heads, Q, K]`, query and key units (-1: the
         vector u)."""
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: list[Tensor] = []
-        with torch.no_grad():
-            self.pool(self.embed(u), mask, seen)
-        index = torch.arange(u.count, device=u.device).expand(len(u), -1)
-        _, index, pad = keep(index[..., None], ~mask)
-        unit = F.pad(index if pad is None else index.masked_fill(pad, -1), (1, 0), value=-1)
-        return torch.stack(seen), unit, unit
+        u, mask = self.looked_at(batch, mask)
+        with watched(self.pooling) as weights:
+            self.pool(self.embed(u), rest(mask))
+        return weights.named(u, rest(mask), 1)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         """P's convolutions over the whole picture, and the fourth stage where it was grown: mean `[B, D]`, or
         the map `[B, N, D]`."""
-        x = self.patches(self.colours(check_image(batch, self.channels, 1)))
-        x = (x if self.fourth is None else self.fourth(x)).flatten(2).mT
-        return x.mean(1) if pool else x
+        x = self.patches(self.cut.colours(check_image(batch, self.cut.channels, 1)))
+        return pooled((x if self.fourth is None else self.fourth(x)).flatten(2).mT, 0, pool)
 
     def before_finetuning(self) -> None:
-        "The fourth stage joins, where it has not."
+        "The fourth stage joins, where it has not; as many blocks as the first has, which is ResNet-50's rule."
         if self.fourth is None:
-            self.grow()
-
-    def grow(self,
-             # default: as many as the first stage has, which is ResNet-50's rule
-             blocks: int | None = None,
-             ) -> Selfie:
-        """Add a fourth stage, twice as wide and half as fine, with random weights: what is fine-tuned in the
-        paper."""
-        dim, blocks = self.patches.norm.num_features, self.stages[0] if blocks is None else blocks
-        self.fourth = nn.Sequential(*(Bottleneck(2 * dim if k else dim, 2 * dim, 1 if k else 2)
-                                      for k in range(blocks)),
-                                    nn.BatchNorm2d(2 * dim), nn.ReLU()).to(self.u0)
-        return self
-
-    def no_weight_decay(self) -> set[str]:
-        "u0 and the codes of the places (ours)."
-        return {'u0', *(f'places.{i}' for i in range(len(self.places)))}
+            self.fourth = fourth_stage(self.u0.shape[-1], self.stages[0]).to(self.u0)
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #590be619
 def undecidable(out: Out,           # of Selfie
