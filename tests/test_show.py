@@ -229,7 +229,8 @@ def test_own_file(core, tmp_path):
     raw = data.getvalue()
     cut = len(raw) // 2
     for part, piece in enumerate((raw[:cut], raw[cut:])):
-        reply, _ = answer(core, dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2, seq=1),
+        reply, _ = answer(core, dict(kind='file', recipe='mae', name='holiday.jpg', part=part, parts=2,
+                                     seq=1),
                                [memoryview(piece)])
     assert reply['kind'] == 'filed' and reply['set'] in reply['sets']
     s = replace(core.state, set='holiday.jpg')

@@ -1,4 +1,4 @@
-"""Text and clouds in the explorer, without a browser: the kit's recipes, and recipes from outside the package."""
+"""Text and clouds in the explorer, without a browser: the kit's recipes, and recipes from outside."""
 import json
 from dataclasses import asdict, replace
 
@@ -32,7 +32,8 @@ class Judge(Recipe):
     def units(self, batch):
         valid = batch['valid']
         free = valid & (batch['ids'] > 4)
-        return Units('sequence', valid.shape[1:], x=batch['ids'], valid=valid, free=free, put=lambda b, x: {**b, 'ids': x})
+        return Units('sequence', valid.shape[1:], x=batch['ids'], valid=valid, free=free,
+                     put=lambda b, x: {**b, 'ids': x})
 
     def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
         u = self.units(batch) if units is None else units
@@ -41,7 +42,8 @@ class Judge(Recipe):
         target = rows((fake != u.x).float(), u.valid)
         pred = 8 * target - 4
         e = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
-        return Out({'verdict': mean(e)}, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake})
+        seen = {**batch, 'ids': fake}
+        return Out({'swapped': mean(e)}, mask, pred, target, spread(e, u.valid), u, seen=seen)
 
     def fill(self, batch, out):
         return out.seen
@@ -116,11 +118,12 @@ def test_code_recreates_and_strategies_can_be_drawn(name):
     assert ask(e, 'draw')[0]['kind'] == 'drawn'
 
 
-def test_a_perfect_judge_has_all_right_and_its_verdict_is_shown():
+def test_a_perfect_judge_has_all_right_and_its_judgement_is_shown():
     e = Page(Judge, batch=ml.encode('The river runs through the old town and into the sea.'))
     d = e.show(e.state)
     assert d.scores == {'network': 100.} and d.notes['commonest'] and 'suspects 0' in d.status + d.notes['']
-    assert {c['unit'] for c in d.pictures['seen']['chips'] if c['role'] == 'swapped'} == set(d.mask.nonzero()[:, 0].tolist())
+    hidden = set(d.mask.nonzero()[:, 0].tolist())
+    assert {c['unit'] for c in d.pictures['seen']['chips'] if c['role'] == 'swapped'} == hidden
     values = {c['unit']: c['value'] for c in d.pictures['returned']['chips']}
     assert all((values[i] > .5) == bool(d.mask[i]) for i in values)
     one = e.show(replace(e.state, painted=[]))
@@ -134,7 +137,8 @@ def test_blobs_from_outside_come_back_exactly():
     drawn = d.pictures['returned']
     assert int((drawn['role'] == 2).sum()) == 16 * d.hidden
     alone = e.show(replace(e.state, paste=False)).pictures['returned']
-    assert set(alone['role'].tolist()) == {2} and set(alone['unit'].tolist()) == set(d.mask.nonzero()[:, 0].tolist())
+    assert set(alone['role'].tolist()) == {2}
+    assert set(alone['unit'].tolist()) == set(d.mask.nonzero()[:, 0].tolist())
     assert e.picture(e.state).width > 600
 
 
@@ -152,17 +156,22 @@ def test_own_text():
 
 def test_own_cloud_with_few_points_is_one_sentence():
     core = Page('point_mae')
-    for data, words in ((b'0 0 0\n1 1 1', '2 points'), (b'0 0 nan\n1 1 1', 'NaN'), (b'\n'.join([b'0 0 1'] * 50), 'different points')):
+    same = b'\n'.join([b'0 0 1'] * 50)
+    for data, words in ((b'0 0 0\n1 1 1', '2 points'), (b'0 0 nan\n1 1 1', 'NaN'),
+                        (same, 'different points')):
         reply, _ = ask(core, 'file', recipe='point_mae', name='c.xyz', buffers=[data])
         assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200, reply
 
 
 def test_another_kind_of_data_from_the_same_menu():
     core = Page('bert_mlm')
-    assert set(list(core.menus.kinds())[:len(TEXTS)]) == set(TEXTS) and {'mae', 'point_mae'} <= set(core.menus.kinds())
+    menu = list(core.menus.kinds())
+    assert set(menu[:len(TEXTS)]) == set(TEXTS) and {'mae', 'point_mae'} <= set(menu)
     for name in ('mae', 'point_mae', 'bert_mlm'):
         reply, _ = ask(core, 'open', recipe=name)
-        assert reply['spec']['stage'] == view_of(core.menus.recipe(name)).stage and reply['state']['set'] in reply['spec']['sets']
+        built = reply['spec']
+        assert built['stage'] == view_of(core.menus.recipe(name)).stage
+        assert reply['state']['set'] in built['sets']
         state = replace(core.state, **reply['state'])
         assert ask(core, 'draw', state)[0]['kind'] == 'drawn'
 

@@ -18,7 +18,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-READY = "() => { const r = document.querySelector('.mlx'); return r && r.dataset.rested && r.dataset.rested === r.dataset.painted; }"
+READY = """() => { const r = document.querySelector('.mlx');
+    return r && r.dataset.rested && r.dataset.rested === r.dataset.painted; }"""
 
 
 def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
@@ -47,7 +48,8 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
             page.locator('.mlx-look .mlx-stage').click(
                 position=dict(x=box['width'] * .3, y=box['height'] * .44))
             page.wait_for_timeout(500)
-            if page.locator('.mlx-attention option, select[aria-label="Part of the network"] option').count() > 1:
+            part = 'select[aria-label="Part of the network"] option'
+            if page.locator(f'.mlx-attention option, {part}').count() > 1:
                 page.get_by_label('Part of the network').select_option('decoder')
             page.wait_for_timeout(500)
             page.wait_for_function(READY, timeout=60_000)

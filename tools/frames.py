@@ -1,4 +1,4 @@
-"""The still pictures at the top of the tutorials, made by the kit itself and kept as attachments of the notebooks.
+"""The still pictures at the top of the tutorials, made by the kit and kept as attachments of the notebooks.
 
     python tools/frames.py              (the third trains for a minute)
     python tools/frames.py 01_see_it    one of them

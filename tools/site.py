@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The notebooks, the tutorials and the index as plain HTML that opens from a folder: no kernel, no server, no network.
+"""Notebooks, tutorials and index as plain HTML that opens from a folder: no kernel, no server, no network.
 
-python tools/site.py                 write _docs/ ; tutorials are run first, on the budget of the tests (a few minutes)
+python tools/site.py                 write _docs/ ; tutorials are run first, on the budget of the tests
 python tools/site.py --no-run        write it from the outputs that are stored in the notebooks
 python tools/site.py --run-all       run the notebooks of nbs/ too
 python tools/site.py --out FOLDER    write it elsewhere
@@ -29,14 +29,18 @@ from pygments.formatters import HtmlFormatter
 ROOT = Path(__file__).resolve().parents[1]
 RATIOS = [k / 10 for k in range(1, 10)]
 WIDGET, FIGURE = 'application/vnd.jupyter.widget-view+json', 'application/vnd.plotly.v1+json'
+FRAME = ('<iframe src="{up}frames.html" title="Move the ratio: stored pictures of a masked autoencoder">'
+         '</iframe>')
 
 
-# ------------------------------------------------------------------------------------------------------------------ the shell
+# ---- the shell
 
 CSS = """
 :root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --code: #f6f8fa; --link: #0b5cad; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --code: #1d2228; --link: #7ab7ff; }
+  :root {
+    --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --code: #1d2228; --link: #7ab7ff;
+  }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
@@ -47,19 +51,31 @@ a { color: var(--link); }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em; }
 h1 { margin-top: .6em; }
 .anchor-link { display: none; }
-pre { margin: 0; padding: .7rem .9rem; overflow-x: auto; font: 13.5px/1.5 ui-monospace, monospace; white-space: pre; }
-code { font-family: ui-monospace, monospace; font-size: .9em; background: var(--code); padding: .1em .3em; border-radius: 4px; }
+pre {
+  margin: 0; padding: .7rem .9rem; overflow-x: auto; white-space: pre;
+  font: 13.5px/1.5 ui-monospace, monospace;
+}
+code {
+  font-family: ui-monospace, monospace; font-size: .9em; background: var(--code); padding: .1em .3em;
+  border-radius: 4px;
+}
 pre code { padding: 0; background: none; font-size: 1em; }
-.highlight, .jp-RenderedHTMLCommon pre, main > pre, details pre { background: var(--code); border-radius: 6px; margin: .6rem 0; }
+.highlight, .jp-RenderedHTMLCommon pre, main > pre, details pre {
+  background: var(--code); border-radius: 6px; margin: .6rem 0;
+}
 .output, .jp-OutputArea { overflow-x: auto; }
 .prompt, .jp-InputPrompt, .jp-OutputPrompt { display: none; }
 blockquote { margin: 0 0 1em; padding-left: 1em; border-left: 4px solid var(--line); color: var(--faint); }
 main table { border-collapse: collapse; display: block; overflow-x: auto; max-width: 100%; }
-main th, main td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+main th, main td {
+  border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top;
+}
 main img { max-width: 100%; height: auto; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; }
-iframe { width: 100%; height: 30rem; border: 1px solid var(--line); border-radius: 6px; background: var(--paper); }
+iframe {
+  width: 100%; height: 30rem; border: 1px solid var(--line); border-radius: 6px; background: var(--paper);
+}
 .note { color: var(--faint); }
 .jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { display: none; }
 """
@@ -87,9 +103,10 @@ SCRIPT</body>
 
 PLOTS = """<script src="UPplotly.min.js"></script>
 <script>
-for (const el of document.querySelectorAll('.figure'))
-  Plotly.newPlot(el, JSON.parse(el.querySelector('script').textContent).data,
-                 JSON.parse(el.querySelector('script').textContent).layout, {displaylogo: false, responsive: true});
+for (const el of document.querySelectorAll('.figure')) {
+  const { data, layout } = JSON.parse(el.querySelector('script').textContent);
+  Plotly.newPlot(el, data, layout, { displaylogo: false, responsive: true });
+}
 </script>
 """
 
@@ -98,7 +115,8 @@ def shell(title: str, body: str, depth: int) -> str:
     """A whole page; `depth` folders below the index."""
     up = '../' * depth
     script = PLOTS.replace('UP', up) if 'class="figure"' in body else ''
-    return PAGE.replace('UP', up).replace('TITLE', html.escape(title)).replace('SCRIPT', script).replace('BODY', body)
+    page = PAGE.replace('UP', up).replace('TITLE', html.escape(title)).replace('SCRIPT', script)
+    return page.replace('BODY', body)
 
 
 def css() -> str:
@@ -109,11 +127,11 @@ def css() -> str:
     return f'{CSS}{clean(light)}\n@media (prefers-color-scheme: dark) {{\n{clean(dark)}\n}}\n{plain}'
 
 
-# ------------------------------------------------------------------------------------------------------------------ notebooks
+# ---- notebooks
 
 
 def cleaned(nb: nbformat.NotebookNode, up: str = '../') -> nbformat.NotebookNode:
-    """A copy as a reader wants it: no directives, no plumbing, and outputs that a page without a kernel can show."""
+    """A copy as a reader wants it: no directives, no plumbing, outputs that need no kernel."""
     nb = nbformat.from_dict(json.loads(json.dumps(nb)))
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*(hide|default_exp)', c.source, re.M)]
     nb.metadata.pop('widgets', None)
@@ -128,11 +146,12 @@ def cleaned(nb: nbformat.NotebookNode, up: str = '../') -> nbformat.NotebookNode
             widget, figure = data.pop(WIDGET, None), data.pop(FIGURE, None)
             if figure:
                 text = json.dumps({k: figure[k] for k in ('data', 'layout')}).replace('</', '<\\/')
-                data['text/html'] = f'<div class="figure"><script type="application/json">{text}</script></div>'
+                stored = f'<script type="application/json">{text}</script>'
+                data['text/html'] = f'<div class="figure">{stored}</div>'
             elif widget and 'image/png' in data:
                 data['text/html'] = (
-                    '<p class="note">The page itself needs a kernel. Here the same with stored pictures: move the ratio.</p>'
-                    f'<iframe src="{up}frames.html" title="Move the ratio: stored pictures of a masked autoencoder"></iframe>'
+                    '<p class="note">The page itself needs a kernel. Here the same with stored pictures: '
+                    f'move the ratio.</p>{FRAME.format(up=up)}'
                 )
     return nb
 
@@ -143,10 +162,12 @@ def run(nb: nbformat.NotebookNode, folder: Path, **env: str) -> None:
 
     old = dict(os.environ)
     path = os.pathsep.join(p for p in (str(ROOT), old.get('PYTHONPATH', '')) if p)
-    os.environ.update({'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1', 'PLOTLY_RENDERER': 'plotly_mimetype', 'PYTHONPATH': path, **env})
+    os.environ.update({'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1',
+                       'PLOTLY_RENDERER': 'plotly_mimetype', 'PYTHONPATH': path, **env})
     try:
         where = {'metadata': {'path': str(folder)}}
-        NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False, resources=where).execute()
+        NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False,
+                       resources=where).execute()
     finally:
         os.environ.clear()
         os.environ.update(old)
@@ -164,9 +185,8 @@ def described(body: str) -> str:
 
 def page(nb: nbformat.NotebookNode, title: str, depth: int) -> str:
     """The page of a notebook."""
-    body, _ = HTMLExporter(template_name='basic', exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(
-        cleaned(nb, '../' * depth)
-    )
+    exporter = HTMLExporter(template_name='basic', exclude_input_prompt=True, exclude_output_prompt=True)
+    body, _ = exporter.from_notebook_node(cleaned(nb, '../' * depth))
     return shell(title, described(local(body)), depth)
 
 
@@ -177,7 +197,7 @@ def heading(nb: nbformat.NotebookNode) -> tuple[str, str]:
     return title[1].removeprefix('# ') if title else 'Notebook', quote[1] if quote else ''
 
 
-# ------------------------------------------------------------------------------------------------- frames: the ratio, no kernel
+# ---- frames: the ratio, no kernel
 
 
 def frames(pictures: int = 4, masks: int = 3) -> str:
@@ -193,7 +213,7 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
     except (FileNotFoundError, ValueError):
         r, trained = ml.create_recipe('mae').eval(), False
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small steps: on a busy machine two threads wait for each other most of the time
+    torch.set_num_threads(1)  # many small steps: on a busy machine two threads wait for each other
     b = ml.sample('image', n=pictures, split='test')
     truth = b['image']
     u = r.units(b)
@@ -204,7 +224,8 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
     store: list[dict] = []
     for seed in range(masks):
         # one order of the patches for all ratios: what is hidden at a tenth stays hidden at two tenths
-        rank = torch.rand(pictures, u.count, generator=torch.Generator().manual_seed(seed)).argsort(1).argsort(1)
+        drawn = torch.rand(pictures, u.count, generator=torch.Generator().manual_seed(seed))
+        rank = drawn.argsort(1).argsort(1)
         rows, facts = [], []
         for ratio in RATIOS:
             mask = (rank < round(ratio * u.count)).view(pictures, *u.shape)
@@ -213,16 +234,21 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
             hidden = hidden_pixels(out.units, out.mask)
             filled = r.fill(b, out)['image']
             error = (filled - truth).abs().mean(1, keepdim=True).expand_as(truth) * 3
-            rows.append(torch.cat([byte(torch.where(hidden[:, None], 0.5, truth)), byte(filled), byte(error)], 2))
-            score = [psnr(x, truth, hidden) for x in (filled, inpaint(truth, hidden, 'harmonic'), visible_mean(truth, hidden))]
-            facts.append([[int(mask[i].sum()), *(round(s[i].item(), 1) for s in score)] for i in range(pictures)])
+            seen = torch.where(hidden[:, None], 0.5, truth)
+            rows.append(torch.cat([byte(seen), byte(filled), byte(error)], 2))
+            guesses = filled, inpaint(truth, hidden, 'harmonic'), visible_mean(truth, hidden)
+            score = [psnr(x, truth, hidden) for x in guesses]
+            told = lambda i, score=score: [round(s[i].item(), 1) for s in score]
+            facts.append([[int(mask[i].sum()), *told(i)] for i in range(pictures)])
         for i in range(pictures):
             sheet = torch.cat([row[i] for row in rows])
-            store.append({'picture': i, 'mask': seed, 'sheet': _png(Image.fromarray(sheet.numpy())), 'facts': [f[i] for f in facts]})
+            store.append({'picture': i, 'mask': seed, 'sheet': _png(Image.fromarray(sheet.numpy())),
+                          'facts': [f[i] for f in facts]})
     torch.set_num_threads(threads)
     names = [ml.data.samples.photo_credits()[int(k)]['title'] for k in b['label']]
     originals = [_png(Image.fromarray(x.numpy())) for x in byte(truth)]
-    data = {'side': truth.shape[-1], 'patches': u.count, 'ratios': RATIOS, 'names': names, 'originals': originals, 'frames': store}
+    data = {'side': truth.shape[-1], 'patches': u.count, 'ratios': RATIOS, 'names': names,
+            'originals': originals, 'frames': store}
     about = '' if trained else 'The network here has random weights: its trained ones are not in this copy. '
     return FRAMES.replace('ABOUT', about).replace('DATA', json.dumps(data).replace('</', '<\\/'))
 
@@ -242,7 +268,9 @@ FRAMES = """<!doctype html>
 <link rel="icon" href="data:,">
 <style>
 :root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --accent: #0b5cad; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; } }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; }
+}
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 56rem; padding: .6rem 1rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -251,13 +279,19 @@ h1 { font-size: 1.25rem; margin: 0 0 .5rem; }
 label { display: inline-flex; gap: .5rem; align-items: center; }
 input[type=range] { width: 15rem; max-width: 60vw; accent-color: var(--accent); }
 output { font-variant-numeric: tabular-nums; min-width: 3ch; }
-button, select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 6px;
-  padding: .2rem .7rem; max-width: 22rem; }
+button, select {
+  font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 6px;
+  padding: .2rem .7rem; max-width: 22rem;
+}
 :focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
-.pictures { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .8rem; margin: .9rem 0 .4rem; }
+.pictures {
+  display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .8rem; margin: .9rem 0 .4rem;
+}
 @media (max-width: 34rem) { .pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 figure { margin: 0; }
-canvas { width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; border: 1px solid var(--line); }
+canvas {
+  width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; border: 1px solid var(--line);
+}
 figcaption { font-size: .9rem; }
 #said { margin: .4rem 0; min-height: 3em; }
 .faint { color: var(--faint); font-size: .9rem; margin: .2rem 0; }
@@ -278,13 +312,17 @@ figcaption { font-size: .9rem; }
 <figure><canvas id="error" role="img"></canvas><figcaption>error, three times enlarged</figcaption></figure>
 </div>
 <p id="said" role="status" aria-live="polite"></p>
-<p class="faint">ABOUTThe pictures are stored in this page; nothing is computed here. The photographs were not used in training.
-PSNR is measured on hidden pixels, more is better. Arrow keys move the slider.</p>
+<p class="faint">ABOUTThe pictures are stored in this page; nothing is computed here. The photographs were not
+used in training. PSNR is measured on hidden pixels, more is better. Arrow keys move the slider.</p>
 <script type="application/json" id="data">DATA</script>
 <script>
 const d = JSON.parse(document.getElementById('data').textContent), s = d.side;
 const at = (id) => document.getElementById(id);
-const load = (src) => new Promise((done) => { const i = new Image(); i.onload = () => done(i); i.src = src; });
+const load = (src) => new Promise((done) => {
+  const i = new Image();
+  i.onload = () => done(i);
+  i.src = src;
+});
 d.names.forEach((name, i) => at('picture').add(new Option(name, i)));
 const masks = d.frames.length / d.names.length;
 let mask = 0, newest = 0;
@@ -306,8 +344,8 @@ async function show() {
   draw('error', sheet, 2 * s, k * s, 'error: brighter is farther from the original');
   at('value').textContent = d.ratios[k].toFixed(1);
   at('ratio').setAttribute('aria-valuetext', d.ratios[k].toFixed(1));
-  at('said').textContent = `${hidden} of ${d.patches} patches hidden. Network ${network} dB, inpainting ${smooth} dB, ` +
-    `mean of the visible pixels ${mean} dB.`;
+  at('said').textContent = `${hidden} of ${d.patches} patches hidden. Network ${network} dB, ` +
+    `inpainting ${smooth} dB, mean of the visible pixels ${mean} dB.`;
   document.body.dataset.shown = [p, mask, k].join(' ');
 }
 at('ratio').addEventListener('input', show);
@@ -320,7 +358,7 @@ show();
 """
 
 
-# ------------------------------------------------------------------------------------------------------------------- the site
+# ---- the site
 
 
 def found(folder: str) -> list[Path]:
@@ -338,7 +376,7 @@ def index(lists: str) -> str:
     body = re.sub(r'<pre><code class="([\w-]*)">', r'<pre class="highlight"><code>', body)
     blob = f'{project["urls"]["Repository"]}/blob/main/'
     body = re.sub(r'href="(?!https?:|#)(?![^"]*\.ipynb)([^"]*)"', lambda m: f'href="{blob}{m[1]}"', body)
-    frame = '<iframe src="frames.html" title="Move the ratio: stored pictures of a masked autoencoder"></iframe>'
+    frame = FRAME.format(up='')
     first, rest = body.split('<h2', 1) if '<h2' in body else (body, '')
     return shell('maskedlab', described(local(f'{first}{frame}{lists}' + (f'<h2{rest}' if rest else ''))), 0)
 
@@ -368,15 +406,18 @@ def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: s
             to = out / Path(name).with_suffix('.html')
             to.parent.mkdir(parents=True, exist_ok=True)
             head, below = heading(nb)
-            to.write_text(page(nb, f'{head} · maskedlab', len(to.relative_to(out).parts) - 1), encoding='utf-8')
+            body = page(nb, f'{head} · maskedlab', len(to.relative_to(out).parts) - 1)
+            to.write_text(body, encoding='utf-8')
             room = path.parent.relative_to(ROOT / folder).as_posix()
             items.append((room, to.relative_to(out).as_posix(), head, below))
         text, last = [f'<h2 id="{title.lower()}">{title}</h2>'], None
         for room, href, head, below in items:
             if room != last:
-                text.append(('</ul>' if last is not None else '') + (f'<h3>{html.escape(room)}</h3>' if room != '.' else '') + '<ul>')
+                section = f'<h3>{html.escape(room)}</h3>' if room != '.' else ''
+                text.append(f"{'' if last is None else '</ul>'}{section}<ul>")
             last = room
-            text.append(f'<li><a href="{href}">{html.escape(head)}</a>{": " + html.escape(below) if below else ""}</li>')
+            more = f': {html.escape(below)}' if below else ''
+            text.append(f'<li><a href="{href}">{html.escape(head)}</a>{more}</li>')
         lists[folder] = '\n'.join(text) + ('</ul>' if items else '')
     first = index('\n'.join(lists.values()))
     pictures_of(first, out)

@@ -2,7 +2,8 @@
 from importlib import import_module as _import
 
 _NAMES = {   # public name -> module
-    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures', 'sheet': 'figures',
+    'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures',
+    'sheet': 'figures',
     'Explorer': 'explorer.widget', 'serve': 'explorer.widget',
     'Page': 'explorer.page', 'State': 'explorer.menus', 'answer': 'explorer.doors',
     'VIEWS': 'views.table', 'view_of': 'views.table', 'cividis': 'views.base',

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .scenes import (attention_of, brightest, choice_of, leaving_no_trace, look_at, one_of,
-                                   scene_of)
+from .scenes import (attention_of, brightest, choice_of, leaving_no_trace, look_at, scene_of,
+                                   single)
 from .views.base import FAINT, INK, PAPER, Scene, cividis, font, panel
 from .views.table import view_of
 
@@ -89,7 +89,7 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
             out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         whole = scene_of(r, batch, out)
-    rows = [panels_of(one_of(whole, i), v) for i in range(min(n, len(out.units)))]
+    rows = [panels_of(single(whole, i), v) for i in range(min(n, len(out.units)))]
     return sheet([p for row in rows for p in row], columns=min(v.columns, len(rows[0])),
                  side=side or v.side * 5 // 6, still=v.still)
 

@@ -20,8 +20,8 @@ from ..contract.recipe import Out, Recipe, evaluating
 from .views.base import Scene
 
 # %% auto #0
-__all__ = ['SMALL', 'Choice', 'choice_of', 'leaving_no_trace', 'choices_of', 'scene_of', 'one_of', 'parts_of', 'attention_of',
-           'look_at', 'brightest']
+__all__ = ['ONE_THREAD', 'Choice', 'choice_of', 'leaving_no_trace', 'choices_of', 'scene_of', 'single', 'parts_of',
+           'attention_of', 'look_at', 'brightest']
 
 # %% ../../nbs/show/00_scenes.ipynb #63ed873a
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def choice_of(which: Any,       # a name, class, instance or 'file.py:Class'
                                                   'so what it returns is noise.')
 
 # %% ../../nbs/show/00_scenes.ipynb #3dadad38
-SMALL = 5_000_000       # parameters up to which one thread is quickest
+ONE_THREAD = 5_000_000       # parameters up to which one thread is quickest
 
 @contextmanager
 def leaving_no_trace(recipe: Recipe) -> Iterator[None]:
     """Evaluation mode, no gradients, one thread for small networks; everything as before afterwards, the
     global generator too."""
-    threads, small = torch.get_num_threads(), sum(p.numel() for p in recipe.parameters()) <= SMALL
+    threads, small = torch.get_num_threads(), sum(p.numel() for p in recipe.parameters()) <= ONE_THREAD
     if small:
         torch.set_num_threads(1)
     try:
@@ -84,7 +84,7 @@ def scene_of(recipe: Recipe, batch: dict, out: Out, paste: bool = True, statisti
     return Scene(recipe, batch, out, u, mask, error, filled, paste)
 
 # %% ../../nbs/show/00_scenes.ipynb #be5b970c
-def one_of(s: Scene, i: int) -> Scene:
+def single(s: Scene, i: int) -> Scene:
     "One sample of a scene, on the CPU."
     mine, here = partial(_each, lambda x: x[i:i + 1]), partial(_each, Tensor.cpu)
     which = None if s.out.error is None else s.out.scored.nonzero()[:, 0] == i

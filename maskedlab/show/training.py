@@ -14,7 +14,7 @@ import torch
 
 from ..contract.recipe import evaluating
 from .figures import panels_of, sheet
-from .scenes import one_of, scene_of
+from .scenes import scene_of, single
 from .views.table import view_of
 from ..train.seeds import drawing, own_strategies, seeded
 from ..train.watch import VIEWERS
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from maskedlab.train.trainer import Trainer
 
 # %% auto #0
-__all__ = ['WIDTH', 'watched', 'seen_now', 'side_by_side', 'thin', 'loss_line', 'Widgets', 'LiveView']
+__all__ = ['WIDTH', 'subjects', 'seen_now', 'side_by_side', 'thin', 'loss_line', 'Widgets', 'LiveView']
 
 # %% ../../nbs/show/06_training.ipynb #05a9492a
 WIDTH = 500     # pixels of all samples of a row
 
-def watched(trainer: Trainer, view: Any,
-            n: int = 4,             # samples
-            ) -> dict | None:
+def subjects(trainer: Trainer, view: Any,
+             n: int = 4,             # samples
+             ) -> dict | None:
     """A few samples: held-out ones where the data are the kit's, else the first of the run's own; None where
     there are none."""
     recipe, own = trainer.recipe, trainer.data
@@ -59,7 +59,7 @@ def seen_now(trainer: Trainer, view: Any,
         out = recipe.forward(batch, generator=drawing(trainer.seed, 'view'))  # .forward: not the compiled one
         if out.units is None: return None
         scene = scene_of(recipe, batch, out)
-        return [panels_of(one_of(scene, i), view) for i in range(len(out.units))]
+        return [panels_of(single(scene, i), view) for i in range(len(out.units))]
 
 def side_by_side(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
     "Samples side by side: originals, below them what the network sees, and below that what it returns."
@@ -140,7 +140,7 @@ class LiveView(Widgets):
         self.batch: dict | None = None
         try:
             self.view = view_of(trainer.recipe)
-            self.batch = watched(trainer, self.view, min(4, self.view.columns))
+            self.batch = subjects(trainer, self.view, min(4, self.view.columns))
         except (ValueError, AttributeError) as error:
             self.trouble = error      # a kind of data that nobody can draw yet: the curve alone
 

@@ -1,4 +1,4 @@
-"""A real browser, and two ways to the explorer: in JupyterLab, and on a bare page whose messages go straight to Python."""
+"""A real browser, and two ways to the explorer: in JupyterLab, and on a bare page that asks Python."""
 import base64
 import json
 import os
@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 STATIC = ROOT / 'maskedlab' / 'show' / 'static'
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--no-first-run']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
+         '--no-first-run']
 
 
 def pytest_collection_modifyitems(items):
@@ -48,7 +49,8 @@ def chromium():
         b.close()
 
 
-BARE = '''<!doctype html><meta charset="utf-8"><style>body {margin: 0; BODY} CSS</style><body ATTR><div id="here"></div>
+BARE = '''<!doctype html><meta charset="utf-8"><style>body {margin: 0; BODY} CSS</style>
+<body ATTR><div id="here"></div>
 <script type="module">
 MODULE
 const heard = new Set();
@@ -62,7 +64,8 @@ const model = {
     });
     const base64 = await Promise.all((buffers ?? []).map(read));
     const [reply, data] = JSON.parse(await window.ask(JSON.stringify([message, base64])));
-    const back = data.map((d) => { const a = Uint8Array.from(atob(d), (c) => c.charCodeAt(0)); return new DataView(a.buffer); });
+    const bytes = (d) => Uint8Array.from(atob(d), (c) => c.charCodeAt(0));
+    const back = data.map((d) => new DataView(bytes(d).buffer));
     for (const f of heard) f(reply, back);
   },
 };
@@ -72,8 +75,9 @@ page.render({ model, el: document.getElementById("here") });
 
 
 def open_page(browser, core, file, width=1240, height=900, dark=False, theme=None):
-    "An explorer without Jupyter, in a context of its own; `page.errors` collects what its console complains about."
-    context = browser.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light')
+    "An explorer without Jupyter, in a context of its own; `page.errors` collects what its console says."
+    context = browser.new_context(viewport=dict(width=width, height=height),
+                                  color_scheme='dark' if dark else 'light')
     page = context.new_page()
     page.errors = []
     page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
@@ -88,7 +92,8 @@ def open_page(browser, core, file, width=1240, height=900, dark=False, theme=Non
     page.expose_function('ask', ask)
     module = (STATIC / 'explorer.js').read_text(encoding='utf-8')
     module = module.replace('export default {', 'const page = {').replace('export class', 'class')
-    html = BARE.replace('MODULE', module).replace('CSS', (STATIC / 'explorer.css').read_text(encoding='utf-8'))
+    css = (STATIC / 'explorer.css').read_text(encoding='utf-8')
+    html = BARE.replace('MODULE', module).replace('CSS', css)
     html = html.replace('ATTR', '' if theme is None else f'data-jp-theme-light="{theme}"')
     html = html.replace('BODY', 'background: #14171b' if dark or theme == 'false' else '')
     file.write_text(html, encoding='utf-8')
@@ -121,9 +126,11 @@ def ready(page, timeout=60_000):
 def repaints(page, low, step):
     "Milliseconds from the slider to the repainted page, of 30 changes after three to warm up."
     return page.evaluate('''async ([low, step]) => {
-        const slider = document.querySelector("[data-field=ratio]"), root = document.querySelector(".mlx"), times = [];
+        const slider = document.querySelector("[data-field=ratio]"), times = [];
+        const root = document.querySelector(".mlx");
         for (let i = 0; i < 33; i++) {
-            const painted = (r) => root.addEventListener("maskedlab:painted", () => requestAnimationFrame(r), { once: true });
+            const frame = (r) => () => requestAnimationFrame(r);
+            const painted = (r) => root.addEventListener("maskedlab:painted", frame(r), { once: true });
             const done = new Promise(painted), start = performance.now();
             slider.value = String(low + step * i);
             slider.dispatchEvent(new Event("input"));
@@ -137,7 +144,8 @@ def settled(page, action, timeout=20_000):
     "Do something, wait for the next painting and for rest."
     before = page.evaluate("document.querySelector('.mlx').dataset.painted")
     action()
-    page.wait_for_function("(b) => document.querySelector('.mlx').dataset.painted !== b", arg=before, timeout=timeout)
+    page.wait_for_function("(b) => document.querySelector('.mlx').dataset.painted !== b", arg=before,
+                           timeout=timeout)
     ready(page, timeout)
 
 
@@ -145,8 +153,9 @@ def pixels(page, title):
     "The picture under a title as `[H, W, 4]`, read back from its canvas."
     import numpy as np
     w, h, data = page.evaluate('''(title) => {
-        const figure = [...document.querySelectorAll('.mlx-figure')].find((f) => f.querySelector('h3').textContent === title);
-        const c = figure.querySelector('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        const named = (f) => f.querySelector('h3').textContent === title;
+        const c = [...document.querySelectorAll('.mlx-figure')].find(named).querySelector('canvas');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
         let s = ''; for (const x of d) s += String.fromCharCode(x);
         return [c.width, c.height, btoa(s)]; }''', title)
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(h, w, 4)
@@ -185,14 +194,16 @@ def stop(process):
 def jupyter(tmp_path_factory):
     "A JupyterLab server of its own: (address, token, folder)."
     home, port, token = tmp_path_factory.mktemp('lab'), free_port(), secrets.token_hex(16)
-    env = {**os.environ, 'HOME': str(home), 'JUPYTER_CONFIG_DIR': str(home / 'config'), 'JUPYTER_DATA_DIR': str(home / 'data'),
-           'JUPYTER_RUNTIME_DIR': str(home / 'run'), 'IPYTHONDIR': str(home / 'ipython'), 'PYTHONPATH': str(ROOT)}
+    folders = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data', JUPYTER_RUNTIME_DIR='run',
+                   IPYTHONDIR='ipython')
+    env = {**os.environ, 'HOME': str(home), 'PYTHONPATH': str(ROOT),
+           **{k: str(home / name) for k, name in folders.items()}}
     (home / 'work').mkdir()
     log = (home / 'log').open('w')
-    server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ip=127.0.0.1',
-                               f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={home / "work"}',
-                               '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
-                              env=env, stdout=log, stderr=log, cwd=home / 'work')
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}',
+               '--ip=127.0.0.1', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={home / "work"}',
+               '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=home / 'work')
     try:
         wait_for(f'http://127.0.0.1:{port}/api?token={token}', server)
         yield f'http://127.0.0.1:{port}', token, home / 'work'
@@ -210,7 +221,8 @@ def in_lab(browser, jupyter, source, name, explorer=True, **options):
     "Run a notebook of one cell in JupyterLab and wait for its explorer, if it has one."
     url, token, folder = jupyter
     (folder / f'{name}.ipynb').write_text(notebook(source))
-    context = browser.new_context(**{**dict(viewport=dict(width=1500, height=1100), accept_downloads=True), **options})
+    usual = dict(viewport=dict(width=1500, height=1100), accept_downloads=True)
+    context = browser.new_context(**{**usual, **options})
     context.grant_permissions(['clipboard-read', 'clipboard-write'], origin=url)
     page = context.new_page()
     page.errors = []
@@ -220,10 +232,12 @@ def in_lab(browser, jupyter, source, name, explorer=True, **options):
     page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=90_000)
     for _ in range(3):                                  # first-run dialogs and notices
         try:
-            page.locator('.jp-Dialog button.jp-mod-reject, .jp-Dialog button.jp-mod-accept').first.click(timeout=1500)
+            dialog = page.locator('.jp-Dialog button.jp-mod-reject, .jp-Dialog button.jp-mod-accept')
+            dialog.first.click(timeout=1500)
         except Exception:
             break
-    page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=\"idle\"]')", timeout=90_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached',
+                           timeout=90_000)
     page.locator('.jp-Notebook .jp-CodeCell .cm-content').first.click()
     page.keyboard.press('Shift+Enter')
     if not explorer: return page

@@ -95,16 +95,18 @@ def test_slider_to_repaint(page):
 def test_a_burst_coalesces_and_the_newest_wins(page):
     ready(page)
     seqs, last, sent = page.evaluate('''async () => {
-        const root = document.querySelector('.mlx'), slider = root.querySelector('[data-field=ratio]'), seqs =
-        [], ratios = []; const hear = (e) => { seqs.push(e.detail.seq);
-        ratios.push(e.detail.state.fields.ratio); }; root.addEventListener('maskedlab:painted', hear); for
-        (let i = 1; i <= 20; i++) {
+        const root = document.querySelector('.mlx'), slider = root.querySelector('[data-field=ratio]');
+        const seqs = [], ratios = [];
+        const hear = (e) => { seqs.push(e.detail.seq); ratios.push(e.detail.state.fields.ratio); };
+        root.addEventListener('maskedlab:painted', hear);
+        for (let i = 1; i <= 20; i++) {
             slider.value = String(i * .05);
             slider.dispatchEvent(new Event('input', { bubbles: true }));
             await new Promise((done) => setTimeout(done, 4));
         }
         const end = performance.now() + 8000;
-        while (ratios.at(-1) !== 1 && performance.now() < end) await new Promise((done) => setTimeout(done, 20));
+        const pause = () => new Promise((done) => setTimeout(done, 20));
+        while (ratios.at(-1) !== 1 && performance.now() < end) await pause();
         await new Promise((done) => setTimeout(done, 300));
         root.removeEventListener('maskedlab:painted', hear);
         return [seqs, ratios.at(-1), ratios.length]; }''')

@@ -51,10 +51,10 @@ def test_slider_shows_what_the_package_computes(bare):
 
 def test_an_error_is_shown_where_the_loss_looks(bare):
     over = """(title) => {
-        const figure = [...document.querySelectorAll('.mlx-figure')].find((f) =>
-        f.querySelector('h3').textContent === title); const c = figure.querySelector('.mlx-over'), d =
-        c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.filter((_, i) => i % 4 === 3
-        && d[i]).length; }"""
+        const named = (f) => f.querySelector('h3').textContent === title;
+        const c = [...document.querySelectorAll('.mlx-figure')].find(named).querySelector('.mlx-over');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        return d.filter((_, i) => i % 4 === 3 && d[i]).length; }"""
     # the one is asked for what is hidden, the other for what is not
     for name, covered in (('mae', True), ('maskalign', False)):
         core = Page(name)

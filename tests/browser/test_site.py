@@ -9,7 +9,8 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location('make_site', ROOT / 'tools' / 'site.py')  # `site` is a module of Python's own
+# `site` is a module of Python's own
+spec = importlib.util.spec_from_file_location('make_site', ROOT / 'tools' / 'site.py')
 make_site = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_site)
 
@@ -32,7 +33,8 @@ def visit(browser):
         contexts.append(context)
         page = context.new_page()
         page.asked, page.errors = [], []
-        context.route(re.compile('^https?:'), lambda route: (page.asked.append(route.request.url), route.abort()))
+        refuse = lambda route: (page.asked.append(route.request.url), route.abort())
+        context.route(re.compile('^https?:'), refuse)
         page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' else None)
         page.on('pageerror', lambda e: page.errors.append(str(e)))
         page.goto(path.as_uri())
@@ -84,11 +86,13 @@ def test_frames_are_what_the_package_computes(folder, visit):
 
     page = visit(folder / 'frames.html')
     shown(page, '0 0 7')
-    frames = json.loads(page.locator('#data').inner_text(timeout=5000) or page.evaluate('document.getElementById("data").textContent'))
+    stored = page.locator('#data').inner_text(timeout=5000)
+    frames = json.loads(stored or page.evaluate('document.getElementById("data").textContent'))
     first = next(f for f in frames['frames'] if f['picture'] == 0 and f['mask'] == 0)
     assert [f[0] for f in first['facts']] == [round(r * 64) for r in frames['ratios']]
     seen = page.evaluate(
-        """() => { const c = document.getElementById('seen'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        """() => { const c = document.getElementById('seen');
+            const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
         return [...d].filter((_, i) => i % 4 < 3); }"""
     )
     image = ml.sample('image', n=4, split='test')['image'][0]
@@ -120,15 +124,17 @@ def test_pages_open_without_network(folder, visit, name, scheme):
     assert page.locator('h1').first.is_visible()
     assert page.asked == [] and page.errors == []
     assert page.evaluate('document.documentElement.scrollWidth <= window.innerWidth')  # nothing sticks out
-    broken = page.evaluate("[...document.images].filter((i) => !i.complete || !i.naturalWidth || !i.hasAttribute('alt')).map((i) => i.src)")
+    broken = page.evaluate("[...document.images].filter((i) => !i.complete || !i.naturalWidth || "
+                           "!i.hasAttribute('alt')).map((i) => i.src)")
     assert broken == []
 
 
 def test_outputs_that_need_a_kernel_are_replaced(folder, visit):
-    """A curve is drawn from its stored numbers, the explorer becomes the page with stored frames, a question its words."""
+    """A curve comes from its stored numbers, the explorer is a page of frames, a question its words."""
     dot = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
     widget = {make_site.WIDGET: {'model_id': 'x', 'version_major': 2, 'version_minor': 0}}
-    figure = {'data': [{'type': 'scatter', 'x': [1, 2], 'y': [3, 4]}], 'layout': {'title': {'text': 'Two </script> points'}}}
+    figure = {'data': [{'type': 'scatter', 'x': [1, 2], 'y': [3, 4]}],
+              'layout': {'title': {'text': 'Two </script> points'}}}
     new = nbformat.v4
     show = lambda data: new.new_output('display_data', data={'text/plain': 'a question', **data})
     cells = [

@@ -113,9 +113,12 @@ def test_from_pictures_to_spectra_and_back(bare):
 TIMES = '''async ([n, act]) => {
     const root = document.querySelector(".mlx"), times = [];
     for (let i = 0; i < n; i++) {
-        const done = new Promise((r) => root.addEventListener("maskedlab:painted", () =>
-        requestAnimationFrame(r), { once: true })); const start = performance.now(); window[act](i); await
-        done; times.push(performance.now() - start);
+        const frame = (r) => () => requestAnimationFrame(r);
+        const done = new Promise((r) => root.addEventListener("maskedlab:painted", frame(r), { once: true }));
+        const start = performance.now();
+        window[act](i);
+        await done;
+        times.push(performance.now() - start);
     }
     return times.slice(3); }'''
 
@@ -124,13 +127,16 @@ def test_thirty_changes_within_the_bar(bare):
     # nearly all is hidden: the longest list that a page sends
     page = bare(Page('mfm', strategy=Disc(5, p=1)))
     page.evaluate('''() => {
-        const slider = document.querySelector("[data-field=radius]"), seen = document.querySelector(".mlx-
-        paint .mlx-stage"); window.slide = (i) => { slider.value = String(2 + i); slider.dispatchEvent(new
-        Event("input")); }; seen.setPointerCapture = () => {}; window.dab = (i) => {
+        const slider = document.querySelector("[data-field=radius]");
+        const seen = document.querySelector(".mlx-paint .mlx-stage");
+        window.slide = (i) => { slider.value = String(2 + i); slider.dispatchEvent(new Event("input")); };
+        seen.setPointerCapture = () => {};
+        window.dab = (i) => {
             const box = seen.getBoundingClientRect();
-            const here = { clientX: box.left + box.width * (i + 1.5) / 64, clientY: box.top + box.height *
-            .07, pointerId: 1 }; for (const name of ["pointerdown", "pointerup"]) seen.dispatchEvent(new
-            PointerEvent(name, here));
+            const here = { clientX: box.left + box.width * (i + 1.5) / 64,
+                           clientY: box.top + box.height * .07, pointerId: 1 };
+            for (const name of ["pointerdown", "pointerup"])
+                seen.dispatchEvent(new PointerEvent(name, here));
         }; }''')
     for what in ('slide', 'dab'):
         times = page.evaluate(TIMES, [33, what])

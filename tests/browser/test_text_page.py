@@ -17,7 +17,8 @@ def chips(page, title):
     "Unit, text and classes of every chip of a drawing."
     return stage(page, title).locator('.mlx-chip').evaluate_all(
         '''(all) => all.map((c) => [Number(c.dataset.unit),
-        c.querySelector(".mlx-piece").textContent, [...c.classList].find((n) => n.startsWith("mlx-r-")).slice(6)])''')
+        c.querySelector(".mlx-piece").textContent,
+        [...c.classList].find((n) => n.startsWith("mlx-r-")).slice(6)])''')
 
 
 def equal(page, core):
@@ -107,7 +108,8 @@ def test_attention_has_arcs(bare):
     settled(page, lambda: chip(page, 'Original', 4).click())
     assert core.state.look == 4 and len(chips(page, 'Attention')) == len(chips(page, 'Original'))
     arcs = stage(page, 'Attention').locator('.mlx-arcs')
-    assert arcs.evaluate("(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v)")
+    drawn = "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v)"
+    assert arcs.evaluate(drawn)
     assert page.get_by_label('Layer').locator('option').count() == 4
     assert page.errors == []
 
@@ -163,8 +165,10 @@ def test_narrow_and_dark(bare):
     for width, dark in ((1240, True), (420, False)):
         page = bare(Page('bert_mlm'), width=width, dark=dark)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        cut = page.evaluate('''[...document.querySelectorAll('.mlx button, .mlx h3, .mlx p, .mlx label, .mlx-chip')]
-            .filter((e) => e.offsetParent && !e.closest('.mlx-thumbs') && e.scrollWidth > e.clientWidth + 1).map((e) => e.textContent)''')
+        cut = page.evaluate('''[...document.querySelectorAll(
+            '.mlx button, .mlx h3, .mlx p, .mlx label, .mlx-chip')]
+            .filter((e) => e.offsetParent && !e.closest('.mlx-thumbs') && e.scrollWidth > e.clientWidth + 1)
+            .map((e) => e.textContent)''')
         assert cut == []
         page.locator('.mlx').screenshot(path=str(PICTURES / f"text_{width}{'_dark' if dark else ''}.png"))
 

@@ -1,4 +1,4 @@
-"""A run in JupyterLab: watched, stopped by a click and by the kernel's interrupt in mid-run, with the explorer at work beside it."""
+"""A run in JupyterLab: watched, stopped by a click and by the kernel's interrupt, beside the explorer."""
 import os
 from pathlib import Path
 
@@ -49,17 +49,20 @@ def run_cell(page, text):
 def test_the_stop_button_in_mid_run(training, recipe):
     page, checkpoints = training(f'stop-{recipe}', recipe)
     assert 'the cell is through' in page.locator('.jp-Notebook').inner_text()       # fit() returned at once
-    page.wait_for_function("() => [...document.querySelectorAll('.widget-image')].some((i) => i.naturalWidth > 100)", timeout=60_000)
+    page.wait_for_function("() => [...document.querySelectorAll('.widget-image')]"
+                           ".some((i) => i.naturalWidth > 100)", timeout=60_000)
     page.wait_for_selector('.widget-html-content svg polyline[points*=" "]', state='attached', timeout=60_000)
     early = numbers(page)
-    page.wait_for_function("(early) => !document.body.innerText.includes(early)", arg=early, timeout=60_000)     # it moves
+    # it moves
+    page.wait_for_function("(early) => !document.body.innerText.includes(early)", arg=early, timeout=60_000)
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f'training-{recipe}.png')
-    run_cell(page, 't.fit()')                                                        # a second one says that one is on
+    run_cell(page, 't.fit()')           # a second one says that one is on
     page.wait_for_function("() => document.body.innerText.includes('a run is on')", timeout=30_000)
     assert load_checkpoint(checkpoints) is None
     page.locator('button.jupyter-button', has_text='Stop').click()
-    page.wait_for_function("() => /stopped; fit\\(\\) goes on from step \\d+/.test(document.body.innerText)", timeout=30_000)
+    page.wait_for_function("() => /stopped; fit\\(\\) goes on from step \\d+/.test(document.body.innerText)",
+                           timeout=30_000)
     found = load_checkpoint(checkpoints)
     assert found is not None and 0 < found.step < 100_000 and f'from step {found.step}' in numbers(page)
 
@@ -73,7 +76,8 @@ def test_the_kernels_interrupt(training):
     page.wait_for_function("() => /waited for \\d+/.test(document.body.innerText)", timeout=30_000)
     assert load_checkpoint(checkpoints) is not None
     run_cell(page, "t.fit(); print('again')")                    # and once more, with the kernel idle
-    page.wait_for_function("() => [...document.querySelectorAll('.jupyter-button')].filter((b) => b.innerText.includes('Stop')).length > 1",
+    page.wait_for_function("() => [...document.querySelectorAll('.jupyter-button')]"
+                           ".filter((b) => b.innerText.includes('Stop')).length > 1",
                            timeout=30_000)
     page.wait_for_timeout(1000)
     page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
@@ -87,11 +91,11 @@ def test_the_explorer_stays_quick_while_a_run_is_on(training, recipe):
     ready(page)
     page.evaluate(MOVE, .5)
     saw = []
-    for _ in range(3):                      # two cores may be shared with others: the best of three rounds counts
+    for _ in range(3):                  # two cores may be shared with others: the best of three rounds counts
         times = []
         for value in [round(float(x), 2) for x in np.arange(.1, .9, .05)]:
             times.append(page.evaluate(MOVE, value))
-            ready(page)                     # the slow baseline too: it takes the processor that the next picture needs
+            ready(page)         # the slow baseline too: it takes the processor that the next picture needs
         saw.append(float(np.median(times)))
         print(f'slider to repaint while a run is on: median {saw[-1]:.0f} ms, worst {max(times):.0f} ms')
         if saw[-1] <= LIMIT: break

@@ -17,7 +17,7 @@ from ...contract.strategy import hide
 from ...contract.units import Units
 from .menus import Menus, State
 from .sentences import closest, code_of
-from .shown import Shown, guesses, show
+from .shown import Shown, guesses, shown_of
 from ..figures import sheet
 from ..scenes import leaving_no_trace
 
@@ -77,7 +77,7 @@ class Page:
     def show(self, s: State) -> Shown:
         "One forward, and everything that is seen of it."
         m = self.menus
-        shown = show(m.recipe(s.recipe), m.view(s.recipe), m.batch(s), m.strategy(s), s)
+        shown = shown_of(m.recipe(s.recipe), m.view(s.recipe), m.batch(s), m.strategy(s), s)
         self.last = s, shown
         return shown
 

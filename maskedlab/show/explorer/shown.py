@@ -18,7 +18,7 @@ from ..scenes import attention_of, brightest, leaving_no_trace, look_at, parts_o
 from ..views.base import Scene
 
 # %% auto #0
-__all__ = ['Shown', 'attention', 'guesses', 'show']
+__all__ = ['Shown', 'attention', 'guesses', 'shown_of']
 
 # %% ../../../nbs/show/explorer/02_shown.ipynb #971b33ee
 @dataclass
@@ -83,8 +83,8 @@ def guesses(scene: Scene, view: Any,
             drawn[name], scores[words] = view.guessed(guess, scene), view.close(guess, scene)
     return drawn, scores, notes
 
-def show(recipe: Recipe, view: Any, batch: dict,     # of one sample
-         strategy: Any, s: State) -> Shown:
+def shown_of(recipe: Recipe, view: Any, batch: dict,     # of one sample
+             strategy: Any, s: State) -> Shown:
     "One forward, and everything that is seen of it."
     v, notes, scores, depth = view, {}, {}, (0, 0)
     with leaving_no_trace(recipe):

@@ -18,8 +18,8 @@ from ...data.text import encode, tokenizer
 from .base import FAINT, HOLE, INK, Measure, Scene, View, cividis, font, hatch
 
 # %% auto #0
-__all__ = ['counts', 'between', 'pieces', 'TextSamples', 'chips', 'valued', 'compared', 'judged', 'ranked', 'suspected', 'lined',
-           'on_paper', 'TextDrawings', 'TextView']
+__all__ = ['counts', 'between', 'pieces', 'TextSamples', 'chips_of', 'valued', 'checked', 'judged', 'ranked', 'suspected',
+           'lined', 'on_paper', 'TextDrawings', 'TextView']
 
 # %% ../../../nbs/show/views/03_words.ipynb #fa32169f
 @cache
@@ -107,11 +107,11 @@ class TextSamples(View):
         return u.kind == 'sequence' and len(u.shape) == 1
 
 # %% ../../../nbs/show/views/03_words.ipynb #90a0daa8
-def chips(s: Scene,
-          ids: Tensor,          # int64 `[L]`, the pieces to be shown
-          role: Any,            # role(i) -> what is to be said of piece i
-          **more: Any,          # 'value', 'note' or 'guesses' -> the same, of that
-          ) -> dict[str, Any]:
+def chips_of(s: Scene,
+             ids: Tensor,          # int64 `[L]`, the pieces to be shown
+             role: Any,            # role(i) -> what is to be said of piece i
+             **more: Any,          # 'value', 'note' or 'guesses' -> the same, of that
+             ) -> dict[str, Any]:
     "A drawing: a chip for each real piece."
     names, special = pieces(s.recipe)
     was, valid = s.batch['ids'][0].tolist(), s.units.valid[0].tolist()
@@ -128,12 +128,13 @@ def valued(s: Scene, numbers: list[float]) -> dict[str, Any]:
     "The original, coloured by a number for each piece; faint where there is none."
     known = lambda i: numbers[i] == numbers[i]
     role, value = lambda i: 'plain' if known(i) else 'faint', lambda i: numbers[i] if known(i) else None
-    return chips(s, s.batch['ids'][0], role, value=value)
+    return chips_of(s, s.batch['ids'][0], role, value=value)
 
-def compared(s: Scene, filled: Tensor, **more: Any) -> dict[str, Any]:      # int64 `[L]`; as in `chips`
+def checked(s: Scene, filled: Tensor, **more: Any) -> dict[str, Any]:      # int64 `[L]`; as in `chips_of`
     "A filled text: of each hidden piece, whether it is right."
     same, hidden = (filled == s.batch['ids'][0]).tolist(), s.mask[0].tolist()
-    return chips(s, filled, lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain', **more)
+    role = lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain'
+    return chips_of(s, filled, role, **more)
 
 # %% ../../../nbs/show/views/03_words.ipynb #b58984e3
 def judged(s: Scene) -> dict[int, float] | None:
@@ -145,7 +146,7 @@ def ranked(s: Scene) -> dict[str, Any]:
     """The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each hidden
     place."""
     filled, hidden, pred = s.filled['ids'][0], s.mask[0].tolist(), s.out.pred
-    if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return compared(s, filled)
+    if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return checked(s, filled)
     names, _ = pieces(s.recipe)
     say = lambda k: names.get(k, str(k)).removeprefix('##')
     top = pred.float().softmax(-1).topk(min(5, pred.shape[1]))
@@ -153,14 +154,14 @@ def ranked(s: Scene) -> dict[str, Any]:
               for i, ks, ps in zip(s.out.scored[0].nonzero()[:, 0].tolist(), top.indices.tolist(),
                                    top.values.tolist(), strict=True)}
     sure = lambda i: f'{100 * likely[i][0][1]:.0f} %' if hidden[i] and i in likely else ''
-    return compared(s, filled, guesses=lambda i: likely.get(i) if hidden[i] else None, note=sure)
+    return checked(s, filled, guesses=lambda i: likely.get(i) if hidden[i] else None, note=sure)
 
 def suspected(s: Scene, odds: dict[int, float]) -> dict[str, Any]:
     "What the network got, coloured by how likely it holds each piece to be replaced."
     seen = s.batch['ids'][0] if s.out.seen is None else s.out.seen['ids'][0]
     swapped = (seen != s.batch['ids'][0]).tolist()
     sure = lambda i: f'{100 * odds[i]:.0f} %' if i in odds else ''
-    return chips(s, seen, lambda i: 'swapped' if swapped[i] else 'plain', value=odds.get, note=sure) | dict(
+    return chips_of(s, seen, lambda i: 'swapped' if swapped[i] else 'plain', value=odds.get, note=sure) | dict(
         words='How likely each piece was replaced: dark is hardly, yellow is surely. '
               'Orange frames: truly replaced.')
 
@@ -210,7 +211,7 @@ def on_paper(row: list[dict[str, Any]], side: int) -> Any:
 
 # %% ../../../nbs/show/views/03_words.ipynb #eb381a6c
 class TextDrawings(TextSamples):
-    "Draws texts: a drawing is a dict of chips, see `chips`."
+    "Draws texts: a drawing is a dict of chips, see `chips_of`."
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   error='Error', attention='Attention',
                   commonest='The commonest piece everywhere', neighbours='By its two neighbours')
@@ -228,7 +229,7 @@ class TextDrawings(TextSamples):
             if hidden[i] and (s.out.seen is None or swapped[i] and blank[i]): return 'hidden'
             return 'swapped' if swapped[i] else 'kept' if hidden[i] else 'plain'
         note = lambda i: {'swapped': 'swapped', 'kept': 'kept'}.get(role(i), '')
-        drawn = chips(s, seen, role, note=note)
+        drawn = chips_of(s, seen, role, note=note)
         for c in drawn['chips']:
             if c['role'] == 'hidden':
                 c['text'] = ''
@@ -238,7 +239,7 @@ class TextDrawings(TextSamples):
 
     def drawings(self, s: Scene) -> dict[str, Any]:
         "Original, seen, returned and error."
-        drawn = {'original': chips(s, s.batch['ids'][0], lambda i: 'plain'), 'seen': self.seen(s),
+        drawn = {'original': chips_of(s, s.batch['ids'][0], lambda i: 'plain'), 'seen': self.seen(s),
                  'error': valued(s, s.height[0].tolist())}
         odds = judged(s)
         if odds is not None:
@@ -285,7 +286,7 @@ class TextView(TextDrawings):
         return {**s.batch, 'ids': filled[None]}
 
     def guessed(self, filled: dict, s: Scene) -> dict[str, Any]:
-        return compared(s, filled['ids'][0])
+        return checked(s, filled['ids'][0])
 
     def close(self, filled: dict, s: Scene) -> float:
         "Per cent of the hidden pieces that came back; of a judgement, its balanced accuracy."
