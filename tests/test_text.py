@@ -36,7 +36,7 @@ def test_shares_of_many_draws():
     with torch.no_grad():
         outs = [r(b, mask=Tokens(.15), generator=gen(s)) for s in range(5)]
     chosen = sum(int(o.mask.sum()) for o in outs)
-    token = sum(int((o.mask & (o.seen['ids'] == r.pieces.mask_id)).sum()) for o in outs)
+    token = sum(int((o.mask & (o.seen['ids'] == r.cut.mask_id)).sum()) for o in outs)
     kept = sum(int(o.kept.sum()) for o in outs)
     near = lambda n, p: abs(n / chosen - p) < 4 * (p * (1 - p) / chosen) ** 0.5 + 1e-3
     assert near(token, 0.8) and near(kept, 0.1)

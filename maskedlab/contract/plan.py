@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'Plan']
+__all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'OWNED', 'ABOVE', 'FROM', 'TO_ONE', 'settings', 'fill_in',
+           'check_values', 'Rate', 'Plan']
 
 # %% ../../nbs/contract/07_plan.ipynb #1490e10e
 OPTIMISERS: dict[str, dict[str, Any]] = {'AdamW': dict(betas=(.9, .95), eps=1e-8),
@@ -24,103 +25,68 @@ SCHEDULES: dict[str, dict[str, Any]] = {'cosine': dict(floor=0.),
 CHOICES = {'optimiser': OPTIMISERS, 'schedule': SCHEDULES}
 SMALL = 10_000_000      # a network with fewer parameters is small
 
-def _number(name: str, value: Any, low: float, high: float = math.inf,
-            inside: bool = False,     # are `low` and `high` themselves too much?
-            ) -> None:
-    plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if plain and (low < value < high if inside else low <= value <= high): return
-    limits = f"above {low:g}" if inside else f"from {low:g}"
-    upper = '' if high == math.inf else f" {'below' if inside else 'to'} {high:g}"
-    raise ValueError(f"{name}={value!r}: give a number {limits}{upper}")
+OWNED = {k for choice in CHOICES.values() for own in choice.values() for k in own}   # of one choice only
 
-def _chosen(name: str, value: Any) -> dict[str, Any]:
+def settings(choice: str, value: Any) -> dict[str, Any]:
     "The settings of an optimiser or a schedule, with the values that they have by default."
-    if value in CHOICES[name]: return CHOICES[name][value]
-    raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, CHOICES[name]))}")
+    if value in CHOICES[choice]: return CHOICES[choice][value]
+    raise ValueError(f"{choice}={value!r}: choose one of {', '.join(map(repr, CHOICES[choice]))}")
 
-# %% ../../nbs/contract/07_plan.ipynb #18d3739e
+def fill_in(values: dict[str, Any]) -> dict[str, Any]:
+    "The values with those by default; a setting that its choice does not take is an error."
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if values['clip'] == math.inf:
+        values['clip'] = None
+    for choice, table in CHOICES.items():
+        own = settings(choice, values[choice])
+        for k in {k for others in table.values() for k in others} - own.keys():
+            if values[k] is not None:
+                raise ValueError(f"{k}={values[k]!r} says nothing under {choice}={values[choice]!r}, which "
+                                 f"takes {', '.join(own) or 'no settings'}; leave it out")
+        values |= {k: default for k, default in own.items() if values[k] is None}
+    return values
+
+# %% ../../nbs/contract/07_plan.ipynb #1218e731
+ABOVE = ('lr', 'per', 'small', 'eps', 'gamma', 'clip')        # above 0
+FROM = ('weight_decay', 'warmup')                             # from 0
+TO_ONE = ('floor', 'momentum')                                # from 0 to 1
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+def check_values(values: dict[str, Any]) -> None:
+    "Raise for the first value that cannot be."
+    given = {k: v for k, v in values.items() if v is not None}
+    for k, v in given.items():
+        if k in ABOVE and not (_is_number(v) and v > 0):
+            raise ValueError(f"{k}={v!r}: give a number above 0")
+        if k in FROM and not (_is_number(v) and v >= 0):
+            raise ValueError(f"{k}={v!r}: give a number from 0")
+        if k in TO_ONE and not (_is_number(v) and 0 <= v <= 1):
+            raise ValueError(f"{k}={v!r}: give a number from 0 to 1")
+    pairs = dict(betas='two numbers from 0 to below 1, such as (.9, .95)',
+                 milestones='shares of the run between 0 and 1, such as (.875,)')
+    for k, what in pairs.items():
+        v = given.get(k, ())
+        fine = isinstance(v, tuple) and all(_is_number(x) and 0 <= x < 1 for x in v)
+        if not fine or (k == 'betas' and k in given and len(v) != 2):
+            raise ValueError(f"{k}={v!r}: give {what}")
+    if given.get('nesterov') and not given.get('momentum'):
+        raise ValueError(f"nesterov=True needs momentum, got momentum={values['momentum']!r}; .9 is usual")
+
+# %% ../../nbs/contract/07_plan.ipynb #e1076743
 @dataclass(frozen=True)
-class Plan:
-    """How a recipe is trained: optimiser, rate and schedule.
-
-    Settings of an optimiser or schedule that the plan does not have are None."""
-    optimiser: str = 'AdamW'                   # or 'SGD'
+class Rate:
+    "The learning rate: how high it is, and how it moves over a run."
     lr: float = 1e-3                           # the highest rate
     per: int | None = None      # the batch that `lr` is meant for: it grows in proportion; None: any batch
     small: float | None = 1e-3  # the highest rate of networks with fewer than `SMALL` parameters; None: `lr`
-    weight_decay: float = .05
-    betas: tuple[float, float] | None = None   # AdamW: memory of the moments, default (.9, .95)
-    eps: float | None = None                   # AdamW, default 1e-8
-    momentum: float | None = None              # SGD, default .9
-    nesterov: bool | None = None               # SGD, default False
     schedule: str = 'cosine'                   # or 'linear', 'multistep', 'constant'
-    floor: float | None = None                 # cosine, linear: last rate as a share of the highest, default 0
+    # cosine, linear: last rate as a share of the highest, default 0
+    floor: float | None = None
     milestones: tuple[float, ...] | None = None  # multistep: shares of the run at which the rate drops
     gamma: float | None = None                 # multistep: to which share it drops, default .1
     warmup: float = .05                        # below 1: a share of the steps; from 1: a number of steps
-    clip: float | None = None                  # largest norm of the gradient; None: any
-
-    def __post_init__(self):
-        for choice in CHOICES:
-            own, value = _chosen(choice, getattr(self, choice)), getattr(self, choice)
-            others = {k for table in CHOICES[choice].values() for k in table} - set(own)
-            for k in sorted(others):
-                if getattr(self, k) is not None:
-                    raise ValueError(f"{k}={getattr(self, k)!r} says nothing under {choice}={value!r}, which "
-                                     f"takes {', '.join(own) or 'no settings'}; leave it out")
-            for k, default in own.items():
-                if getattr(self, k) is None:
-                    object.__setattr__(self, k, default)
-        for k in ('betas', 'milestones'):
-            if isinstance(getattr(self, k), list):
-                object.__setattr__(self, k, tuple(getattr(self, k)))
-        if self.clip == math.inf:
-            object.__setattr__(self, 'clip', None)
-        self._check()
-
-    def _check(self) -> None:
-        above = dict(lr=self.lr, per=self.per, small=self.small, eps=self.eps, gamma=self.gamma,
-                     clip=self.clip)
-        for k, value in above.items():
-            if value is not None:
-                _number(k, value, 0, inside=True)
-        for k in ('weight_decay', 'warmup'):
-            _number(k, getattr(self, k), 0)
-        if self.floor is not None:
-            _number('floor', self.floor, 0, 1)
-        if self.momentum is not None:
-            _number('momentum', self.momentum, 0, 1)
-        if self.betas is not None and not (isinstance(self.betas, tuple) and len(self.betas) == 2 and
-                                           all(0 <= b < 1 for b in self.betas)):
-            raise ValueError(f"betas={self.betas!r}: give two numbers from 0 to below 1, such as (.9, .95)")
-        if self.milestones is not None and not (isinstance(self.milestones, tuple) and
-                                                all(0 < m < 1 for m in self.milestones)):
-            raise ValueError(f"milestones={self.milestones!r}: give shares of the run between 0 and 1, such "
-                             "as (.875,)")
-        if self.nesterov and not self.momentum:
-            raise ValueError(f"nesterov=True needs momentum, got momentum={self.momentum!r}; .9 is usual")
-
-    def rows(self) -> dict[str, Any]:
-        "What this plan says: every value that is read, by name."
-        taken = {k for choice in CHOICES for k in _chosen(choice, getattr(self, choice))}
-        settings = {k for table in CHOICES.values() for own in table.values() for k in own}
-        names = [f.name for f in fields(self)]
-        return {k: getattr(self, k) for k in names if k not in settings or k in taken}
-
-    def but(self, **changes: Any) -> Plan:
-        """The same with other values. An optimiser or schedule that is exchanged takes its own settings along,
-        and a rate that is given is the highest one: `per` and `small` go, unless they are given too."""
-        unknown = sorted(set(changes) - {f.name for f in fields(self)})
-        if unknown:
-            raise ValueError(f"a plan has no {unknown[0]!r}; it has {', '.join(f.name for f in fields(self))}")
-        kept = self.rows()
-        for choice in CHOICES:
-            if choice in changes:
-                gone = set(_chosen(choice, getattr(self, choice))) - set(_chosen(choice, changes[choice]))
-                kept = {k: v for k, v in kept.items() if k not in gone}
-        if 'lr' in changes:
-            kept |= dict(per=None, small=None)
-        return Plan(**{**kept, **changes})
 
     def highest(self, batch: int,            # samples of a step
                 parameters: int,             # of the network, trained ones
@@ -129,10 +95,10 @@ class Plan:
         if self.small is not None and parameters < SMALL: return self.small
         return self.lr if self.per is None else self.lr * batch / self.per
 
-    def share(self, step: int,               # from 0
+    def share(self, step: float,             # from 0; between two whole numbers: within a step
               steps: int,                    # of the whole run
               ) -> float:
-        "The share of the highest rate at a step: linear from 0 over the warm-up, then the schedule."
+        "The share of the highest rate: linear from 0 over the warm-up, then the schedule."
         # a share times a number of steps may lie a rounding below a whole number
         warmup = self.warmup if self.warmup >= 1 else int(self.warmup * steps + 1e-9)
         if step < warmup: return step / warmup
@@ -142,9 +108,51 @@ class Plan:
         if self.schedule == 'linear': return floor + (1 - floor) * (1 - done)
         return (self.gamma or 1.) ** sum(step >= m * steps for m in self.milestones or ())
 
-    def rate(self, step: int, steps: int, batch: int, parameters: int) -> float:
+    def rate(self, step: float, steps: int, batch: int, parameters: int) -> float:
         "The rate of a step."
         return self.highest(batch, parameters) * self.share(step, steps)
+
+# %% ../../nbs/contract/07_plan.ipynb #ab44ea43
+@dataclass(frozen=True)
+class Plan(Rate):
+    """How a recipe is trained: rate, schedule and optimiser.
+
+    Settings of an optimiser or schedule that the plan does not have are None."""
+    optimiser: str = 'AdamW'                   # or 'SGD'
+    betas: tuple[float, float] | None = None   # AdamW: memory of the moments, default (.9, .95)
+    eps: float | None = None                   # AdamW, default 1e-8
+    momentum: float | None = None              # SGD, default .9
+    nesterov: bool | None = None               # SGD, default False
+    weight_decay: float = .05
+    clip: float | None = None                  # largest norm of the gradient; None: any
+
+    def __post_init__(self):
+        values = fill_in({f.name: getattr(self, f.name) for f in fields(self)})
+        check_values(values)
+        for k, v in values.items():
+            object.__setattr__(self, k, v)
+
+    def rows(self) -> dict[str, Any]:
+        "What this plan says: every value that is read, by name."
+        taken = {k for choice in CHOICES for k in settings(choice, getattr(self, choice))}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in taken or f.name not in OWNED}
+
+    def but(self, **changes: Any) -> Plan:
+        """The same with other values.
+
+        An optimiser or schedule that is exchanged takes its own settings along, and a rate that is given is
+        the highest one: `per` and `small` go, unless they are given too."""
+        names = [f.name for f in fields(self)]
+        unknown = next((k for k in changes if k not in names), None)
+        if unknown is not None:
+            raise ValueError(f"a plan has no {unknown!r}; it has {', '.join(names)}")
+        kept = self.rows()
+        for choice in changes.keys() & CHOICES.keys():
+            gone = settings(choice, getattr(self, choice)).keys() - settings(choice, changes[choice]).keys()
+            kept = {k: v for k, v in kept.items() if k not in gone}
+        if 'lr' in changes:
+            kept |= dict(per=None, small=None)
+        return Plan(**{**kept, **changes})
 
     def make(self, groups: Any,              # parameters, or groups of them with a weight decay each
              lr: float | None = None,        # default: `lr` as it stands here

@@ -131,6 +131,7 @@ class Recipe(nn.Module):
     features: Any = None                  # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
     view: str = ''    # who draws its units, a key of `show.views.VIEWS`; default: that of the card's modality
     declared: tuple[str, ...] = ()  # what hidden units give away by design, in words: the leak check names it
+    cut: Any       # how a batch becomes units: has `units(batch)`, such as `Patches`, `Pieces` or `Clouds`
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds
 
@@ -148,8 +149,11 @@ class Recipe(nn.Module):
         return self
 
     def units(self, batch: dict) -> Units:
-        "What can be hidden in this batch: a pure function of it."
-        raise NotImplementedError(f"{type(self).__name__} does not say what its units are")
+        "What can be hidden in this batch, a pure function of it: by default what `self.cut` makes of it."
+        if not hasattr(self, 'cut'):
+            raise NotImplementedError(f"{type(self).__name__} does not say what its units are; give it `cut` "
+                                      "or `units`")
+        return self.cut.units(batch)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
                 generator: torch.Generator | None = None,

@@ -63,8 +63,10 @@ def index_of(which: Tensor) -> Tensor | None:       # int64 `[B, each]`, flat; N
     if each is None: return None
     if not hasattr(which, 'unit_index'):
         flat = which.flatten(1)
-        order = flat.nonzero()[:, 1] if which.is_cpu else flat.byte().argsort(1, descending=True,
-                                                                              stable=True)[:, :each]
+        if which.is_cpu:
+            order = flat.nonzero()[:, 1]
+        else:                               # which a device could not answer before it has counted
+            order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, :each]
         setattr(which, 'unit_index', order.reshape(len(flat), each))
     return getattr(which, 'unit_index')
 

@@ -18,7 +18,7 @@ from .transformer import Transformer, init_normal, init_xavier
 
 # %% auto #0
 __all__ = ['SHARED', 'fps', 'knn', 'Groups', 'dense', 'check_points', 'groups', 'gather', 'put_back', 'seen_points', 'overlap',
-           'told', 'MiniPointNet', 'centre_net', 'GroupViT', 'GroupFiller']
+           'told', 'Clouds', 'MiniPointNet', 'centre_net', 'GroupViT', 'GroupFiller']
 
 # %% ../../nbs/parts/08_groups.ipynb #c25ee737
 @torch.no_grad()
@@ -201,6 +201,21 @@ def told(batch: Any, u: Any, mask: Tensor) -> dict[str, Any]:
     if getattr(u, 'index', None) is None: return {}
     return dict(seen={**dense(batch), 'points_valid': seen_points(u, mask)},
                 logs={'overlap': overlap(u, mask)})
+
+class Clouds:
+    "Clouds as groups of points: what a recipe on them holds as its `cut`."
+    def __init__(self, groups: int,          # of a cloud, G
+                 size: int,                  # points of a group, k
+                 skip: float = 0.):          # 1e-3: centres as the released CUDA kernel chooses them
+        self.groups, self.size, self.skip = groups, size, skip
+
+    def units(self, batch: Any) -> Groups:
+        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric is taken too."
+        return groups(dense(batch), self.groups, self.size, self.skip)
+
+    def paste(self, batch: Any, u: Units, x: Tensor) -> dict:
+        "The batch with these points; those that sit in an unchanged group, or in none, stay."
+        return u.put(dense(batch), x.detach())
 
 # %% ../../nbs/parts/08_groups.ipynb #18967fbd
 class MiniPointNet(nn.Module):

@@ -39,7 +39,7 @@ class PlacesInEncoder(PointMAE):
         luck, e = child(generator), self.encoder
         x = torch.where(mask[..., None], self.hidden_token, e.embed(u.x))
         y = self.decoder(e(x, pos=e.position(u.pos), generator=luck), u, u.valid, luck)      # no hole is left
-        pred, target = self.head(rows(y, mask)).unflatten(-1, (self.size, 3)), rows(u.x, mask)
+        pred, target = self.head(rows(y, mask)).unflatten(-1, (self.cut.size, 3)), rows(u.x, mask)
         far = chamfer(pred, target)
         return Out({'chamfer': mean(far)}, mask, pred, target, spread(far, mask), u)
 

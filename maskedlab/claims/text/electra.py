@@ -92,7 +92,7 @@ class AllTokens(Electra):
     without its copy mechanism)."""
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
-        self.head = TiedHead(self.encoder.dim, self.encoder.word.weight.shape[1], self.pieces.vocab, std=.1)
+        self.head = TiedHead(self.encoder.dim, self.encoder.word.weight.shape[1], self.cut.vocab, std=.1)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
                 generator: torch.Generator | None = None,

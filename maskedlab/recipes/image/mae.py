@@ -70,10 +70,6 @@ class MAE(Recipe):
         self.head = nn.Linear(decoder_dim, self.cut.values).apply(init_xavier)
         self.norm_pix, self.strategy = norm_pix, strategy
 
-    def units(self, batch: dict) -> Units:
-        "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        return self.cut.units(batch)
-
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, encode what is visible, decode all, compare where it was hidden."

@@ -20,7 +20,7 @@ from ...contract.units import Units, mean, place, rest, rows, spread
 from ...corruptions.replace import replace
 from ...masks.ball import Ball
 from ...masks.schedules import Uniform
-from ...parts.groups import SHARED, centre_net, dense, groups, told
+from ...parts.groups import SHARED, Clouds, centre_net, told
 from ...parts.transformer import Transformer, init_normal
 from ...parts.watch import watched
 from ...stages.words import CloudWords
@@ -114,7 +114,7 @@ class PointBERT(Recipe):
                  tokenizer: Any = 'point_dvae/base/points/0',
                  strategy: Callable[..., Tensor] = Ball(Uniform(.25, .45))):
         super().__init__()
-        self.groups, self.size, self.skip, self.strategy = groups, size, skip, strategy
+        self.cut, self.strategy = Clouds(groups, size, skip), strategy
         self.temperature, self.momentum, self.mixing = temperature, momentum, mixing
         self.words = CloudWords(tokenizer)
         self.tokenizer = self.words.tokenizer
@@ -124,10 +124,6 @@ class PointBERT(Recipe):
         self.follower: Any = copy.deepcopy(self.student).requires_grad_(False) if mixing else None
         self.register_buffer('queue', F.normalize(torch.randn(queue if mixing else 0, contrast_dim), dim=1))
         self.register_buffer('place', torch.zeros((), dtype=torch.long))
-
-    def units(self, batch: Any) -> Units:
-        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric is taken too."
-        return groups(dense(batch), self.groups, self.size, self.skip)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -162,8 +158,8 @@ class PointBERT(Recipe):
     def fill(self, batch: dict, out: Out) -> dict:
         """Hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no
         group, stay."""
-        u = out.units
-        return u.put(dense(batch), self.words.painted(u, out.mask, out.pred.argmax(-1)))
+        x = self.words.painted(out.units, out.mask, out.pred.argmax(-1))
+        return self.cut.paste(batch, out.units, x)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."

@@ -15,7 +15,7 @@ from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...contract.units import Units, mean, place, rest, rows, spread
 from ...masks.strategies import Random
-from ...parts.groups import SHARED, GroupFiller, GroupViT, dense, groups, told
+from ...parts.groups import SHARED, GroupFiller, GroupViT, Clouds, told
 from ...parts.watch import one_of, watched
 from ...targets.sets import chamfer
 
@@ -53,14 +53,10 @@ class PointMAE(Recipe):
                  skip: float = 0.,                    # 1e-3: centres as the released CUDA kernel chooses them
                  strategy: Callable[..., Tensor] = Random(.6, law='floor hidden')):
         super().__init__()
-        self.groups, self.size, self.skip, self.strategy = groups, size, skip, strategy
+        self.cut, self.strategy = Clouds(groups, size, skip), strategy
         self.encoder = GroupViT(dim, depth, heads, pointnet, drop_path)
         self.decoder = GroupFiller(dim, decoder_depth, decoder_heads, drop_path)
         self.head = nn.Linear(dim, 3 * size)
-
-    def units(self, batch: Any) -> Units:
-        "Groups, `[B, G, k, 3]` relative to their centres `pos`; a batch of PyTorch Geometric is taken too."
-        return groups(dense(batch), self.groups, self.size, self.skip)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -70,7 +66,7 @@ class PointMAE(Recipe):
         luck = child(generator)                                                  # of stochastic depth
         h = self.encoder.see(u, rest(mask), luck)                             # how: never gets what is hidden
         y = self.decoder(h, u, rest(mask), luck)                                 # predict
-        pred = self.head(rows(y, mask)).unflatten(-1, (self.size, 3))
+        pred = self.head(rows(y, mask)).unflatten(-1, (self.cut.size, 3))
         target = rows(u.x, mask)                                                 # what: a set of points
         e = chamfer(pred, target)
         return Out({'chamfer': mean(e)}, mask, pred, target, spread(e, mask), u, **told(batch, u, mask))
@@ -81,7 +77,7 @@ class PointMAE(Recipe):
 
         The batch also holds its grouping. A prediction is a set: all of it is
         `out.pred + rows(u.pos, out.mask)[:, None]`."""
-        return out.units.put(dense(batch), place(out.units.x, out.mask, out.pred.detach()))
+        return self.cut.paste(batch, out.units, place(out.units.x, out.mask, out.pred))
 
     def attention(self, batch: dict, mask: Any = None,                     # None: nothing hidden
                   part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every group

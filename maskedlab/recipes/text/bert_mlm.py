@@ -90,22 +90,19 @@ class BertMLM(Recipe):
                  strategy: Callable[..., Tensor] = Tokens(.15)):
         super().__init__()
         self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, None, hidden, eps, std)
-        self.pieces = Pieces(vocab, mask_id, special, self.encoder.longest)
+        self.cut = Pieces(vocab, mask_id, special, self.encoder.longest)
         self.head = TiedHead(dim, dim, vocab, eps, std)
         self.boundary = Boundary(dim, dim, vocab, eps=eps) if boundary else None
         self.shares, self.fate, self.strategy = check_shares(shares), one_of('fate', fate, 'token',
                                                                              'run'), strategy
 
-    def units(self, batch: dict) -> Units:
-        "Pieces; special ones are not free."
-        return self.pieces.units(batch)
-
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, replace them, encode, predict what stood there."
-        u, p, table = self.units(batch) if units is None else units, self.pieces, self.encoder.word.weight
+        u, table = self.units(batch) if units is None else units, self.encoder.word.weight
         mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
-        ids, kept = mask_keep_random(u.x, mask, p.mask_id, p.vocab, self.shares, self.fate,      # how
+        # how
+        ids, kept = mask_keep_random(u.x, mask, self.cut.mask_id, self.cut.vocab, self.shares, self.fate,
                                      generator=child(generator, u.device))
         h = self.encoder(ids, u.valid)                                          # predict
         pred, target = self.head(rows(h, mask), table), rows(u.x, mask)         # what
@@ -121,13 +118,13 @@ class BertMLM(Recipe):
 
     def logits(self, batch: dict) -> Tensor:
         "Logits at every place with nothing hidden, `[B, L, vocab]`; those at padding mean nothing."
-        return self.head(self.encoder(*self.pieces.read(batch)), self.encoder.word.weight)
+        return self.head(self.encoder(*self.cut.read(batch)), self.encoder.word.weight)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Weights `[layers, B, heads, L, L]` where chosen pieces are [MASK]; -1 where a token is padding."
         u, mask = self.looked_at(batch, mask)
-        return self.encoder.looks(self.pieces.hidden(u, mask), u)
+        return self.encoder.looks(self.cut.hidden(u, mask), u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]` with zeros at padding."
-        return (self.encoder.pooled if pool else self.encoder)(*self.pieces.read(batch))
+        return (self.encoder.pooled if pool else self.encoder)(*self.cut.read(batch))

@@ -86,11 +86,7 @@ class Electra(Recipe):
         self.generator.share(self.encoder)
         self.generator_head = TiedHead(small, width, vocab, eps, std)
         self.dense, self.verdict = normal(nn.Linear(dim, dim), std), normal(nn.Linear(dim, 1), std)
-        self.pieces, self.strategy = Pieces(vocab, mask_id, special, self.encoder.longest), strategy
-
-    def units(self, batch: dict) -> Units:
-        "Pieces; special ones are not free."
-        return self.pieces.units(batch)
+        self.cut, self.strategy = Pieces(vocab, mask_id, special, self.encoder.longest), strategy
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -113,7 +109,7 @@ class Electra(Recipe):
         [MASK]."""
         hide = mask if g is None or self.mask_share == 1 else mask & (
             rand(mask.shape, g, u.device) < self.mask_share)
-        h = self.generator(self.pieces.hidden(u, hide), u.valid)
+        h = self.generator(self.cut.hidden(u, hide), u.valid)
         return self.generator_head(rows(h, mask), self.encoder.word.weight).float()
 
     def judge(self, ids: Tensor, valid: Tensor | None) -> Tensor:
@@ -126,11 +122,11 @@ class Electra(Recipe):
 
     def logits(self, batch: dict) -> Tensor:
         "The verdict on a text as it is, `[B, L]`: above 0 is *replaced*; those at padding mean nothing."
-        return self.judge(*self.pieces.read(batch))
+        return self.judge(*self.cut.read(batch))
 
     def proposals(self, batch: dict) -> Tensor:
         "The generator's logits on a text as it is, `[B, L, vocab]`; those at padding mean nothing."
-        return self.generator_head(self.generator(*self.pieces.read(batch)), self.encoder.word.weight)
+        return self.generator_head(self.generator(*self.cut.read(batch)), self.encoder.word.weight)
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """The discriminator's weights, the generator's best guesses in chosen places; -1 where a token is
@@ -140,4 +136,4 @@ class Electra(Recipe):
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The discriminator on the whole text: mean over real pieces `[B, dim]`, or `[B, L, dim]`."
-        return (self.encoder.pooled if pool else self.encoder)(*self.pieces.read(batch))
+        return (self.encoder.pooled if pool else self.encoder)(*self.cut.read(batch))
