@@ -453,6 +453,7 @@ class Result:
     skipped: int = 0
     seconds: float = 0
     text: str = ''  # shown where something failed
+    processor: float | None = None  # seconds of processor time, where that is known: others disturb it less
     load: float = 0  # processes that wanted to run, for each core, at its end
     cases: dict[str, float] = field(default_factory=dict)  # of pytest: seconds of each test
 
@@ -518,6 +519,8 @@ def counts(report: Path) -> Result:
 class Cold:
     """Runs a check in a Python of its own."""
 
+    processor: float | None = None
+
     def __init__(self, command: list[str], env: dict[str, str], out: Path):
         python = [] if command[0].endswith('.exe') else [str(PYTHON)]
         with out.open('wb') as file:
@@ -557,6 +560,7 @@ class Warm:
 
     server: subprocess.Popen | None = None
     alive = False
+    processor: float | None = None
     answers: dict[int, queue.Queue] = {}
     lock = threading.Lock()
 
@@ -575,9 +579,11 @@ class Warm:
     def wait(self, seconds: float) -> int | None:
         """Its exit code; None where it has none after that time."""
         try:
-            return self.said.get(timeout=seconds)['code']
+            answer = self.said.get(timeout=seconds)
         except queue.Empty:
             return None
+        self.processor = answer.get('processor')
+        return answer['code']
 
     def stop(self) -> None:
         """End it and what it started."""
@@ -643,6 +649,7 @@ def run(item: Item, env: dict[str, str], patience: float = 1) -> Result:
     else:
         result = Result(passed=int(code == 0), failed=int(code != 0))
     result.seconds, result.text, result.load = seconds, text, load()
+    result.processor = process.processor
     if code is None:
         why = f'stopped after {seconds:.0f} s'
     elif code == 5 and item.report:
@@ -1046,6 +1053,7 @@ def write_times(path: Path, results: list[tuple[str, Result]], seconds: float) -
     files = {
         name: dict(
             seconds=r.seconds,
+            processor=r.processor,
             budget=budget(name),
             load=r.load,
             passed=r.passed,

@@ -63,7 +63,8 @@ class Table:
         threads = 'one thread' if m['threads'] == 1 else f"{m['threads']} threads"
         where = ', '.join([f"{m['processor']}, {m['cores']} cores, {threads}",
                            *([m['gpu']] if 'gpu' in m else []),
-                           m['system'], f"torch {m['torch']}", f'{self.rounds} interleaved rounds',
+                           m['system'], f"torch {m['torch']}",
+                           *([f'{self.rounds} interleaved rounds'] if self.rounds else []),
                            self.clock, self.date])
         return '\n'.join([f"{'#' * level} {self.title}", '', self.about, '', *self.lines(), '',
                           f'{where}. `{self.command}`', ''])
@@ -101,7 +102,7 @@ in the same rounds. With `--threads 1` the processor's time is counted, which ot
 the clock's. The farthest points of point clouds have a bench of their own, `python -m bench.points`, with
 `results/points.json`.
 """
-ORDER = ['step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets']
+ORDER = ['step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets', 'tests', 'price']
 
 
 def overview(folder: Path = RESULTS) -> str:

@@ -1,13 +1,34 @@
-"""`pytest tests/test_contract.py --recipe my_file.py:Mine` holds a recipe of your own to the contract too."""
+"""`pytest tests/test_contract.py --recipe mae` (or `my_file.py:Mine`) holds one recipe to the contract."""
+
+import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption('--recipe', action='append', default=[], metavar='FILE.py:CLASS',
-                     help='a recipe from outside the package')
+    parser.addoption('--recipe', action='append', default=[], metavar='NAME or FILE.py:CLASS',
+                     help='hold this recipe alone to the contract, also one from outside the package')
 
 
 def pytest_generate_tests(metafunc):
-    # other files have cases of their own
+    # `case` is a recipe with a batch, made once for all tests of it; other files have cases of their own
     if 'case' in metafunc.fixturenames and hasattr(metafunc.module, 'NAMES'):
         given = metafunc.config.getoption('--recipe')
         metafunc.parametrize('case', given or metafunc.module.NAMES, indirect=True, scope='module')
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--recipe'):
+        mine = [i for i in items if 'case' in getattr(i, 'fixturenames', ())]
+        config.hook.pytest_deselected(items=[i for i in items if i not in mine])
+        items[:] = mine
+
+
+def pytest_configure(config):
+    config.addinivalue_line('filterwarnings', 'ignore:the stage .* has not been trained:UserWarning')
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Networks that start with plain numbers: a normal distribution of a hundred million is dear."""
+    from torch.nn import init
+    for name in ('trunc_normal_', 'normal_', 'kaiming_uniform_', 'xavier_uniform_'):
+        monkeypatch.setattr(init, name, lambda tensor, *args, **kwargs: tensor.data.uniform_(-.02, .02))

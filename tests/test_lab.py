@@ -604,7 +604,8 @@ def test_chromium_comes_from_apt_where_it_may(monkeypatch):
 def test_the_last_line_is_the_count(results, code, last, capsys):
     assert lab.close(results, 61, options('test')) == code
     said = capsys.readouterr().out.splitlines()
-    assert said[-2:] == ['1 min 1 s', last] and any(line.startswith('Failed: ') for line in said) == bool(code)
+    assert said[-2:] == ['1 min 1 s', last] and any(line.startswith('Failed: ')
+                                                    for line in said) == bool(code)
 
 
 def test_all_stages_run_even_where_one_breaks(project, monkeypatch, capsys):

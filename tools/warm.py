@@ -6,8 +6,8 @@ included.
 
 A request is a line of JSON, `{"id", "command", "env", "out"}`: what follows `python` on a command line, the
 whole environment, and the file for what is said. Two lines answer it: `{"id", "pid"}` at once (the fork leads
-a process group, so that it may be ended with what it started), `{"id", "code"}` at its end. The server ends
-with its input.
+a process group, so that it may be ended with what it started), `{"id", "code", "processor"}` at its end. The
+server ends with its input.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ def serve() -> None:
                 running[pid] = number
                 tell(id=number, pid=pid)
         for pid in list(running):
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done, status, used = os.wait4(pid, os.WNOHANG)
             if done:
-                tell(id=running.pop(pid), code=os.waitstatus_to_exitcode(status))
+                code = os.waitstatus_to_exitcode(status)
+                tell(id=running.pop(pid), code=code, processor=used.ru_utime + used.ru_stime)
 
 
 if __name__ == '__main__':

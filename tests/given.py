@@ -1,0 +1,36 @@
+"""What many tests need: generators, a plain batch, networks with no zeros, masks with unequal counts."""
+import torch
+
+import maskedlab as ml
+
+
+def g(seed=0):
+    """A generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def plain(recipe, n=3, **more):
+    """`n` embedded samples of what a recipe takes."""
+    return ml.sample(recipe.card.modality.split()[0], n=n, **more)
+
+
+def stir(net, by=.05):
+    """Move every parameter: at the start many are zero, which would hide a mistake."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape, generator=g(7)) * by)
+    return net
+
+
+def ragged(u):
+    """A mask whose counts differ: one unit of the first sample, a few of the second, every third
+    of the others."""
+    mask = u.none().flatten(1)
+    mask[0, 1] = mask[1, 1:5] = True
+    mask[2:, 1::3] = True
+    return mask.view(u.free.shape) & u.free
+
+
+def same(a, b):
+    """Equal, NaN included."""
+    return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
