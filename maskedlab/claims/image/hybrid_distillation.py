@@ -9,7 +9,6 @@ import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...instruments.claim import Claim
@@ -18,10 +17,8 @@ from ...data.samples import sample
 from ...masks.strategies import Random
 from ...contract.units import Units, mean
 from ...contract.recipe import Out
-from ...parts.patches import patchify, unpatchify
-from ...stages.teachers import shown
-from ...targets.features import whiten
-from ...recipes.image.hybrid_distillation import ORDER, HybridDistillation, diagnose
+from ...parts.patches import patchify
+from ...recipes.image.hybrid_distillation import HybridDistillation, aim, diagnose, far
 from ...stages.shelf import stage
 from ...instruments.probes import features, labelled, probe
 
@@ -48,13 +45,9 @@ class BothFeatures(HybridDistillation):
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         out = super().forward(batch, mask, units=u, generator=generator, progress=progress)
-        _, h, at, pad = self.encode(u, self.chooser(u, out.mask, None, progress))
-        with torch.no_grad():
-            last = whiten(self.masked.look(shown(unpatchify(u.x, self.patch, ORDER), self.masked,
-                                                 u.shape))[0][-1])
-        e = F.smooth_l1_loss(self.second(h), last.gather(1, at[..., None].expand(-1, -1, last.shape[-1])),
-                             reduction='none').mean(-1)
-        out.terms['features of M'] = mean(e if pad is None else e[~pad])
+        end = self.encode(u, self.drops(u, out.mask, None, progress))[-1]
+        e = far(self.second(end.x), aim(self.masked, self.whole(u, self.masked), end.at))
+        out.terms['features of M'] = mean(e if end.pad is None else e[~end.pad])
         return out
 
 class RandomDropping(HybridDistillation):
@@ -65,7 +58,7 @@ class RandomDropping(HybridDistillation):
 # %% ../../../nbs/claims/image/hybrid_distillation.ipynb #46c33b47
 def dense(batch: dict, patch: int = 4) -> tuple[Tensor, Tensor]:      # bool `[B, N]`, int64 `[B, N]`
     "Which patches have ink, and of which digit each is a part."
-    ink = patchify(batch['image'], patch, ORDER).flatten(1, 2).mean(-1) > .1
+    ink = patchify(batch['image'], patch, 'row column colour').flatten(1, 2).mean(-1) > .1
     return ink, batch['label'][:, None].expand(ink.shape)
 
 def measure(recipe: Any, seed: int) -> float:
@@ -76,8 +69,8 @@ def measure(recipe: Any, seed: int) -> float:
     train, test = labelled('digits', labels=400, seed=seed)
     rows = []
     for batch in (train, test):
-        x = patchify(batch['image'], 4, ORDER).flatten(1, 2) if isinstance(recipe, str) else features(
-            recipe, batch, pool=False)
+        raw = patchify(batch['image'], 4, 'row column colour').flatten(1, 2)
+        x = raw if isinstance(recipe, str) else features(recipe, batch, pool=False)
         ink, label = dense(batch)
         rows += [x[ink].numpy(), label[ink].numpy()]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...instruments.claim import Claim
@@ -16,12 +15,11 @@ from ...corruptions.drop import restore
 from ...corruptions.replace import replace
 from ...masks.guided import Guided
 from ...masks.strategies import Random
-from ...contract.units import Units, mean, rows, spread
+from ...contract.units import Units, mean, rest, rows, spread
 from ...contract.recipe import Out, child, draw
-from ...parts.vit import states
 from ...targets.features import whiten
 from ...parts.transformer import Transformer, init_xavier
-from ...recipes.image.maskalign import ORDER, MaskAlign
+from ...recipes.image.maskalign import MaskAlign, far
 from ...stages.shelf import stage
 from ...train.make_stage import train_stage
 from ...instruments.probes import labelled, probe
@@ -65,7 +63,7 @@ class Hidden(MaskAlign):
         mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)
         pred = rows(self.everywhere(u, mask, child(generator)), mask)
         target = rows(whiten(torch.stack(levels[-self.top:], 2))[:, 1:], mask)
-        e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((1, 2))
+        e = far(pred, target)
         return Out({'features': mean(e)}, mask, pred, target, spread(e, mask), u)
 
     # `[B, N, top, teacher's dim]`
@@ -82,9 +80,8 @@ class Decoded(Hidden):
         self.decoder = Transformer(dim, 2, self.encoder.blocks[0].attn.heads).apply(init_xavier)
 
     def everywhere(self, u: Units, mask: Tensor, generator: torch.Generator) -> Tensor:
-        h, _, _ = self.encode(u, mask, generator)
-        x = torch.cat([h[-1][:, :1], restore(h[-1][:, 1:], ~mask, self.mask_token)],
-                      1) + self.encoder.pos_embed
+        h = self.encoder.levels(self.cut.normal(u.x), rest(mask), generator)[-1]
+        x = torch.cat([h[:, :1], restore(h[:, 1:], rest(mask), self.mask_token)], 1) + self.encoder.pos_embed
         y = self.decoder(x)[:, 1:]
         return torch.stack([head(y) for head in self.heads], 2)
 
@@ -96,9 +93,13 @@ class Inpainted(Hidden):
 
     def everywhere(self, u: Units, mask: Tensor, generator: torch.Generator) -> Tensor:
         place = self.encoder.embed(torch.zeros_like(u.x)) - self.encoder.patch_embed.bias    # positions alone
-        x = replace(self.encoder.embed(self.colours(u.x, ORDER)), mask,
+        x = replace(self.encoder.embed(self.cut.normal(u.x)), mask,
                     self.mask_token) + place * mask.flatten(1)[..., None]
-        return self.predict(states(self.encoder, x, generator=generator))[:, 1:]
+        h, levels = self.encoder.front(x), []
+        for block in self.encoder.blocks:
+            h = block(h, None, generator)
+            levels.append(h)
+        return self.predict(levels)[:, 1:]
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #ddd58b52
 def measure(recipe: Any, seed: int) -> float:

@@ -18,10 +18,10 @@ from ...instruments.claim import Claim
 from ...corruptions.drop import keep
 from ...data.pictures import Held, Pictures, cropped
 from ...data.samples import photographs
-from ...contract.units import mean, rows, spread
+from ...contract.units import mean, rest, rows, spread
 from ...contract import recipe as contract
 from ...contract.recipe import Out
-from ...recipes.image.selfie import ORDER, Selfie
+from ...recipes.image.selfie import Selfie, choices, regrid, right_answers
 from ...uses.finetune import finetune
 from ...instruments.probes import probe
 
@@ -65,31 +65,31 @@ class Scratch(Selfie):
 
 class OtherPictures(Selfie):
     "Wrong answers from the same places of another picture: colour tells them apart."
-    def quiz(self, v: Tensor, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        (own, index), (other, _) = super().quiz(v, h, mask), super().quiz(v, h.roll(1, 0), mask)
-        return torch.where(F.one_hot(self.right(mask), own.shape[1]).bool(), own, other), index
+    @staticmethod
+    def quiz(v: Tensor, h: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        (own, index), (other, _) = choices(v, h, mask), choices(v, h.roll(1, 0), mask)
+        return torch.where(F.one_hot(right_answers(mask), own.shape[1]).bool(), own, other), index
 
 class MeanPooling(Selfie):
     "u is the mean of the visible patches."
-    def pool(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None) -> Tensor:
-        x, _, _ = keep(h.flatten(1, 2), ~mask)
-        return x.sum(1) / (~mask).flatten(1).sum(1, keepdim=True).clamp_min(1)
+    def pool(self, h: Tensor, visible: Tensor) -> Tensor:
+        x, _, _ = keep(h.flatten(1, 2), visible)
+        return x.sum(1) / visible.flatten(1).sum(1, keepdim=True).clamp_min(1)
 
 class Painter(Selfie):
     "From the same vector of a place its pixels, by a linear layer and squared error: no answers are shown."
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
-        self.head = nn.Linear(self.u0.shape[-1], self.patch ** 2 * self.channels)
+        self.head = nn.Linear(self.u0.shape[-1], self.cut.values)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Any = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         mask = contract.draw(self.strategy, u, mask, generator, progress=progress)
         luck = contract.child(generator)
-        if self.training:
-            u = self.moved(u, luck)
-        v = self.pool(self.embed(u), mask)[:, None, None] + self.code(u.shape)
-        pred, target = self.head(rows(v, mask)), rows(self.colours(u.x, ORDER), mask)
+        u = regrid(u, self.cut, self.pad, luck) if self.training else u
+        v = self.pool(self.embed(u), rest(mask))[:, None, None] + self.places.code(u.shape)
+        pred, target = self.head(rows(v, mask)), rows(self.cut.normal(u.x), mask)
         e = (pred - target).square().mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
