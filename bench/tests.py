@@ -42,7 +42,7 @@ def read(file: Path) -> dict[str, Any]:
         times = json.loads(file.read_text('utf-8'))
         return {'seconds': times['seconds'], 'cores': times['cores'], 'files': times['files']}
     except (OSError, ValueError, KeyError):
-        raise ValueError(f"{file} holds no times; write them with `python lab.py test --times FILE`") from None
+        raise ValueError(f"{file} holds no times; `python lab.py test --times FILE` writes them") from None
 
 
 def room(name: str) -> str:
