@@ -17,7 +17,7 @@ from ..parts.patches import Patches
 from .shelf import find_tokenizer
 
 # %% auto #0
-__all__ = ['Words', 'PictureWords', 'CloudWords']
+__all__ = ['frozen_tokenizer', 'Words', 'PictureWords', 'CloudWords']
 
 # %% ../../nbs/stages/02_words.ipynb #9c1b80ed
 class Words(nn.Module):
@@ -63,6 +63,10 @@ class Words(nn.Module):
 
     def draw(self, words: Tensor, u: Units) -> Tensor:
         raise NotImplementedError
+
+# for the class of a recipe that keeps them as `self.words`: `recipe.tokenizer`
+frozen_tokenizer = property(lambda recipe: getattr(recipe.words, 'tokenizer', None),
+                            doc="The frozen tokenizer, or None.")
 
 # %% ../../nbs/stages/02_words.ipynb #6fc3c892
 class PictureWords(Words):

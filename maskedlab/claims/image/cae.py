@@ -13,7 +13,8 @@ from torch import Tensor
 from ...instruments.claim import Claim
 from ...data.samples import sample
 from ...contract.recipe import Out, evaluating
-from ...recipes.image.cae import CAE
+from ...contract.units import rest
+from ...recipes.image.cae import CAE, places
 from ...instruments.probes import labelled, probe
 
 # %% auto #0
@@ -27,18 +28,13 @@ DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, he
 
 class OpenDecoder(CAE):
     "The separation broken: kept patches, as the encoder describes them, stand before the decoder too."
-    def regress(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
-                generator: torch.Generator | None = None) -> Tensor:
-        self.__dict__['kept'] = h[:, 1:]
-        return super().regress(h, mask, watch, generator)
-
-    def decode(self, z: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        h = self.__dict__.pop('kept')
-        (pos_kept, pad_kept), (pos, pad) = self.positions(~mask), self.positions(mask)
+    def guess(self, h: Tensor, mask: Tensor, generator: Any = None) -> tuple[Tensor, Tensor]:
+        there, here = places(self.encoder, rest(mask)), places(self.encoder, mask)
+        z = self.regressor(h[:, 1:], there, here, generator)
+        (pos_kept, pad_kept), (pos, pad) = there, here
         both = torch.cat([pad_kept, pad], 1) if pad_kept is not None and pad is not None else None
-        x = torch.cat([h + pos_kept, z + pos], 1)
-        return self.decoder(x, both, watch=watch, generator=generator)[:, h.shape[1]:]
+        x = torch.cat([h[:, 1:] + pos_kept, z + pos], 1)
+        return z, self.decoder(x, both, generator=generator)[:, pos_kept.shape[1]:]
 
 class AlignmentAlone(CAE):
     "No tokens in the loss: the encoder is pulled towards itself and nothing else."

@@ -21,7 +21,7 @@ from ...parts.patches import Patches, sides
 from ...parts.transformer import init_normal
 from ...parts.vit import BiasedViT
 from ...parts.watch import watched
-from ...stages.words import PictureWords
+from ...stages.words import PictureWords, frozen_tokenizer
 
 # %% auto #0
 __all__ = ['CARD', 'SIZES', 'PLAN', 'BEiT']
@@ -45,7 +45,7 @@ PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .98), floor=1 / 150, warmup=1 / 80, 
 # %% ../../../nbs/recipes/image/beit.ipynb #0b29d070
 class BEiT(Recipe):
     "Name the words of hidden blocks of a picture (Bao et al. 2022, section 2)."
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
                  patch: int = 16,                            # side of a patch in pixels
@@ -73,11 +73,6 @@ class BEiT(Recipe):
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
         self.head = nn.Linear(dim, self.words.count).apply(init_normal)
         self.strategy = strategy
-
-    @property
-    def tokenizer(self) -> Any:
-        "The frozen tokenizer, or None."
-        return self.words.tokenizer
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."

@@ -12,25 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...contract.plan import Plan
+from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.units import Units, each_in, mean, rest, rows, spread
 from ...corruptions.drop import keep
 from ...masks.block import Block
-from ...contract.units import Units, mean, place, rows, spread
 from ...parts import transformer
-from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.discrete import check_tokenizer, read_words
-from ...parts.patches import Colours, check_image, patchify, sides, unpatchify
+from ...parts.patches import Patches, sides
 from ...parts.positions import fit_positions
-from ...parts.transformer import Transformer, attention_bias, init_xavier
+from ...parts.transformer import Transformer, attend, closed_at, init_xavier
 from ...parts.vit import ViT
-from ...stages.shelf import find_tokenizer
+from ...parts.watch import one_of, units_of, watched
+from ...stages.words import PictureWords, frozen_tokenizer
 
 # %% auto #0
-__all__ = ['ORDER', 'CrossAttention', 'Regress', 'Regressor', 'spread_of', 'CAE']
+__all__ = ['Places', 'PARTS', 'CARD', 'SIZES', 'PLAN', 'CrossAttention', 'Regress', 'Regressor', 'places', 'held', 'distance',
+           'spread_of', 'CAE']
 
 # %% ../../../nbs/recipes/image/cae.ipynb #95c19436
 class CrossAttention(nn.Module):
     "Queries of one set, keys and values of another; query and value have a bias, the key has none."
+    watch: Any = None        # a list that receives the weights `[B, heads, Q, K]`: see `parts.watch`
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         if dim % heads: raise ValueError(f"width {dim} does not divide into {heads} heads")
@@ -41,16 +44,12 @@ class CrossAttention(nn.Module):
     def forward(self, q: Tensor,                       # `[B, Q, D]`
                 k: Tensor, v: Tensor,                  # `[B, K, D]`
                 bias: Tensor | None = None,     # float, added to the logits: broadcasts to `[B, heads, Q, K]`
-                watch: list[Tensor] | None = None,     # a list that receives the weights
                 ) -> Tensor:                           # `[B, Q, D]`
         "Look."
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f,
-                   x in ((self.q, q), (self.k, k), (self.v, v)))
-        if watch is not None:
-            logits = q @ k.mT * q.shape[-1] ** -.5
-            watch.append((logits if bias is None else logits + bias).softmax(-1).detach())
-        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
+        apart = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return self.proj(attend(apart(self.q(q)), apart(self.k(k)), apart(self.v(v)), bias, self.watch))
 
+# %% ../../../nbs/recipes/image/cae.ipynb #d708db06
 class Regress(transformer.Block):
     "Queries look at what is kept and at each other."
     def __init__(self, dim: int, heads: int, eps: float, layer_scale: float | None, drop_path: float):
@@ -58,17 +57,19 @@ class Regress(transformer.Block):
         self.attn: Any = CrossAttention(dim, heads)
         self.norm_k, self.norm_v = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
 
-    def forward(self,
-                # type: ignore[override]
-                q: Tensor, kept: Tensor, pos_q: Tensor, pos_kept: Tensor, bias: Tensor | None = None,
-                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, q: Tensor, kept: Tensor,               # `[B, Q, D]` and `[B, n, D]`
+                pos_q: Tensor, pos_kept: Tensor,             # their places, as wide  # type: ignore[override]
+                bias: Tensor | None = None,                  # float, to `[B, heads, Q, n + Q]`
+                generator: torch.Generator | None = None) -> Tensor:
         "The queries after one block, `[B, Q, D]`."
         v = torch.cat([kept, q], 1)
         k = v + torch.cat([pos_kept, pos_q], 1)
-        x = q + self._branch(self.attn(self.norm1(q + pos_q), self.norm_k(k), self.norm_v(v), bias, watch),
-                             self.gamma_1, generator)
-        x = self.norm2(x)
+        looked = self.attn(self.norm1(q + pos_q), self.norm_k(k), self.norm_v(v), bias)
+        x = self.norm2(q + self._branch(looked, self.gamma_1, generator))
         return x + self._branch(self.mlp(x), self.gamma_2, generator)
+
+# %% ../../../nbs/recipes/image/cae.ipynb #917a355c
+Places = tuple[Tensor, Tensor | None]    # positions `[B, n, D]`, and bool `[B, n]`: which of them are padding
 
 class Regressor(nn.Module):
     "From the representations of visible patches to those of hidden ones."
@@ -79,22 +80,52 @@ class Regressor(nn.Module):
         self.blocks = nn.ModuleList(Regress(dim, heads, eps, layer_scale, drop_path * i / max(depth - 1, 1))
                                     for i in range(depth))
         self.norm = nn.LayerNorm(dim, eps)
+        self.apply(init_xavier)
+        nn.init.trunc_normal_(self.mask_token, std=.02)
 
     def forward(self, kept: Tensor,                 # `[B, n, D]`, without the class token
-                pos_kept: Tensor, pos: Tensor,      # `[B, n, D]` and, of the hidden places, `[B, m, D]`
-                pad: Tensor | None = None,          # bool `[B, n + m]`, True = padding
-                # `[B, m, D]`
-                watch: list[Tensor] | None = None, generator: torch.Generator | None = None) -> Tensor:
-        "Predict representations."
-        bias = attention_bias(pad, None)
-        q = self.mask_token.expand(len(pos), pos.shape[1], -1)
+                there: Places, here: Places,        # of the visible patches, of the hidden ones
+                generator: torch.Generator | None = None) -> Tensor:       # `[B, m, D]`
+        "Guess the representations of hidden patches."
+        (pos_kept, pad_kept), (pos, pad) = there, here
+        # ragged on one side is so on both
+        bias = None if pad is None or pad_kept is None else closed_at(torch.cat([pad_kept, pad], 1))
+        q = self.mask_token.expand(*pos.shape[:2], -1)
         for block in self.blocks:
-            q = block(q, kept, pos, pos_kept, None if bias is None else bias[0], watch, generator)
+            q = block(q, kept, pos, pos_kept, bias, generator)
         return self.norm(q)
 
-# %% ../../../nbs/recipes/image/cae.ipynb #32b07279
-ORDER = 'colour row column'      # of the pixels in a patch: that of a convolution, as in the released code
+# %% ../../../nbs/recipes/image/cae.ipynb #d4b21edf
+def places(encoder: ViT,
+           which: Tensor,      # bool `[B, h, w]`
+           ) -> Places:
+    "Positions of the chosen patches, as the encoder has them."
+    pos = fit_positions(encoder.pos_embed, encoder.grid, tuple(which.shape[1:]))[:, 1:]
+    x, _, pad = keep(pos.expand(len(which), -1, -1), which)
+    return x, pad
 
+def held(x: Tensor,            # `[B, hidden, D]`, tokens of hidden patches, padded to the largest count
+         mask: Tensor,         # bool `[B, h, w]`
+         ) -> Tensor:          # `[n, D]`
+    "Tokens as rows, in the order of `mask.nonzero()`."
+    if each_in(mask) is not None: return x.flatten(0, 1)
+    n = mask.flatten(1).sum(1)
+    return x[torch.arange(x.shape[1], device=x.device) < n[:, None]]
+
+def distance(pred: Tensor,     # `[n, words]`, or `[n, values]`
+             target: Tensor,   # int64 `[n]`, words; or as `pred`, pixels
+             ) -> Tensor:      # `[n]`
+    "The error of each row: cross-entropy for words, squared error for pixels."
+    if target.is_floating_point(): return F.mse_loss(pred, target, reduction='none').mean(-1)
+    return F.cross_entropy(pred, target, reduction='none')
+
+# %% ../../../nbs/recipes/image/cae.ipynb #acf5e91f
+PARTS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    'encoder': lambda kept, hidden: (F.pad(kept, (1, 0), value=-1),) * 2,      # with the class token
+    'regressor': lambda kept, hidden: (hidden, torch.cat([kept, hidden], 1)),
+    'decoder': lambda kept, hidden: (hidden, hidden)}
+
+# %% ../../../nbs/recipes/image/cae.ipynb #36551b63
 def spread_of(x: Tensor,         # `[n, D]`, a row for each hidden patch
               mask: Tensor,      # bool `[B, *shape]`
               # 0: each place has one representation for all pictures; 1: pictures share nothing; NaN: one
@@ -106,174 +137,97 @@ def spread_of(x: Tensor,         # `[n, D]`, a row for each hidden patch
     middle = x.new_zeros(len(n), x.shape[1]).index_add(0, at, x) / n.clamp_min(1)[:, None]
     # unbiased; a place that one picture hides says nothing
     weight = torch.where(n > 1, n / (n - 1).clamp_min(1), 0.)[at]
-    apart, size = ((y.square().mean(-1) * w).sum() for y,
-                   w in ((x - middle[at], weight), (x, (weight > 0).to(x))))
-    return (apart / size).sqrt()
+    total = lambda y, w: (y.square().mean(-1) * w).sum()
+    return (total(x - middle[at], weight) / total(x, (weight > 0).to(x))).sqrt()
 
+# %% ../../../nbs/recipes/image/cae.ipynb #048f603d
+CARD = Card(
+    title='Context Autoencoder for Self-Supervised Representation Learning', year=2022, modality='image',
+    where='blocks, exactly half of the patches', how='dropped before the first block',
+    what="tokens of the hidden patches, and the encoder's own representation of them",
+    use='probe or fine-tune the encoder',
+    headline='ImageNet-1k, ViT-B, 1600 epochs: linear 70.3, attentive 77.2, fine-tuned 83.9 (README)',
+    link='https://arxiv.org/abs/2202.03026')
+SIZES: dict[str, dict[str, Any]] = {
+    'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, regressor_depth=2, decoder_depth=2,
+                  drop_path=0., layer_scale=1., tokenizer='image_dvae/micro/image/0'),
+    'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, regressor_depth=2, decoder_depth=2,
+                  drop_path=0., layer_scale=1., tokenizer='image_dvae/micro/image/0'),
+    'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
+    'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
+PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .999), warmup=1 / 30, clip=3.)
+
+# %% ../../../nbs/recipes/image/cae.ipynb #32b07279
 class CAE(Recipe):
     """Context autoencoder: encode what is visible, regress the representation of the rest, decode tokens from
     that (Chen et al. 2022)."""
-    card = Card(
-        title='Context Autoencoder for Self-Supervised Representation Learning', year=2022, modality='image',
-        where='blocks, exactly half of the patches', how='dropped before the first block',
-        what="tokens of the hidden patches, and the encoder's own representation of them",
-        use='probe or fine-tune the encoder',
-        headline='ImageNet-1k, ViT-B, 1600 epochs: linear 70.3, attentive 77.2, fine-tuned 83.9 (README)',
-        link='https://arxiv.org/abs/2202.03026')
-    sizes = {
-        'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, regressor_depth=2, decoder_depth=2,
-                      drop_path=0., layer_scale=1.,
-                      tokenizer='image_dvae/micro/image/0'),
-        'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, regressor_depth=2, decoder_depth=2,
-                      drop_path=0., layer_scale=1.,
-                      tokenizer='image_dvae/micro/image/0'),
-        'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
-        'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-    plan = Plan(lr=1.5e-3, per=2048, betas=(.9, .999), warmup=1 / 30, clip=3.)
+    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
 
     def __init__(self,
-                 # pixels, square or (height, width); other sizes work too
-                 image: int | tuple[int, int] = 224,
-                 patch: int = 16,                            # side of a patch in pixels
-                 channels: int = 3,
+                 # pixels, square or (height, width), other sizes work too; side of a patch; colours
+                 image: int | tuple[int, int] = 224, patch: int = 16, channels: int = 3,
                  # encoder; regressor and decoder are as wide
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  regressor_depth: int = 4, decoder_depth: int = 4,
-                 layer_scale: float | None = .1,             # start of the scale of each branch
-                 drop_path: float = .1,                      # of the last blocks of the three, in training
+                 # start of the scale of each branch; chance to skip the last ones of the three, in training
+                 layer_scale: float | None = .1, drop_path: float = .1,
                  align: float = 2.,                          # weight of the alignment
                  # 'pixels': plain ones, where no tokenizer is at hand
                  target: Literal['tokens', 'pixels'] = 'tokens',
                  # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  tokenizer: Any = 'image_dvae/base/image/0',
-                 # of the head; default: the tokenizer's (None: no tokenizer, no loss)
-                 words: int | None = None,
-                 eps: float = 1e-6,
+                 # outputs of the head, default: the tokenizer's words (None: no tokenizer, no loss); of norms
+                 words: int | None = None, eps: float = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Block(.5)):
         super().__init__()
-        if target not in ('tokens', 'pixels'):
-            raise ValueError(f"target={str(target)[:40]!r}: choose 'tokens' or 'pixels'")
-        values = patch * patch * channels
-        self.patch, self.channels, self.align, self.strategy = patch, channels, align, strategy
-        self.colours = Colours(channels, mean, std)
-        self.pixels = target == 'pixels'
-        self.tokenizer: Any = None if self.pixels else find_tokenizer(tokenizer)
-        if self.tokenizer is not None:
-            words = check_tokenizer(self.tokenizer, words, channels)
-        if words is None and not self.pixels:
-            raise ValueError("CAE without a tokenizer needs words=, the size of the dictionary that its head "
-                             "names, or target='pixels'")
-        self.config['words'] = words         # a checkpoint says it, so that another tokenizer is found out
-        out = values if words is None or self.pixels else words
-        self.encoder = ViT(sides(image, patch), values, dim, depth, heads, eps, False, layer_scale, drop_path,
-                           row_first=True)
-        self.regressor = Regressor(dim, regressor_depth, heads, eps, layer_scale, drop_path)
-        self.decoder = Transformer(dim, decoder_depth, heads, eps=eps, key_bias=False,
-                                   layer_scale=layer_scale, drop_path=drop_path)
-        self.head = nn.Linear(dim, out)
-        for part in (self.regressor, self.decoder, self.head):
-            part.apply(init_xavier)
-        for token in (self.encoder.cls_token, self.regressor.mask_token):
-            nn.init.trunc_normal_(token, std=.02)
+        self.cut = Patches(patch, channels, 'colour row column', mean, std)
+        self.pixels = one_of('target', target, 'tokens', 'pixels') == 'pixels'
+        self.words = None if self.pixels else PictureWords(tokenizer, words, self.cut)
+        # a checkpoint says it, so that another tokenizer is found out
+        self.config['words'] = None if self.words is None else self.words.count
+        deep = dict(heads=heads, eps=eps, layer_scale=layer_scale, drop_path=drop_path)
+        self.align, self.strategy, grid = align, strategy, sides(image, patch)
+        self.encoder = ViT(grid, self.cut.values, dim, depth, key_bias=False, row_first=True, **deep)
+        self.regressor = Regressor(dim, regressor_depth, **deep)
+        self.decoder = Transformer(dim, decoder_depth, key_bias=False, **deep).apply(init_xavier)
+        self.head = nn.Linear(dim, self.config['words'] or self.cut.values).apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
-        x = patchify(check_image(batch, self.channels, self.patch), self.patch, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.patch, ORDER)})
+        return self.cut.units(batch)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, describe what is visible, guess the description of the rest, name its tokens from that guess."
         u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)       # where
-        luck = child(generator)
-        h = self.encode(u, mask, generator=luck)                  # how: the encoder never gets what is hidden
-        z = self.regress(h, mask, generator=luck)                               # predict: representations
-        # ... and, from these alone, tokens
-        pred = self.head(self.held(self.decode(z, mask, generator=luck), mask))
+        mask = draw(self.strategy, u, mask, generator, progress=progress)   # where
+        x, luck = self.cut.normal(u.x), child(generator)
+        h = self.encoder.see(x, rest(mask), luck)             # how: the encoder never gets what is hidden
+        z, y = self.guess(h, mask, luck)                      # predict: representations, and from them tokens
         with torch.no_grad():
-            a = self.encode(u, ~mask, generator=luck)[:, 1:]  # what: the encoder on the hidden patches alone
-        z, a, target = self.held(z, mask), self.held(a, mask), self.target(u, mask)
-        e = self.distance(pred, target)
+            a = self.encoder.see(x, mask, luck)[:, 1:]        # what: its own reading of the hidden ones alone
+        z, a, pred = held(z, mask), held(a, mask), self.head(held(y, mask))
+        target = self.cut.normal(rows(u.x, mask)) if self.words is None else rows(self.words.ids(u), mask)
+        e = distance(pred, target)
         terms = {'pixels' if self.pixels else 'tokens': mean(e),
                  'alignment': self.align * mean((z - a).square())}
         return Out(terms, mask, pred, target, spread(e, mask), u, extra={'predicted': z, 'aligned': a},
                    logs={'spread': spread_of(a, mask)})
 
-    def encode(self, u: Units, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        "Encode the visible patches, `[B, 1 + visible, dim]`."
-        x, index, pad = keep(u.x.flatten(1, 2), ~mask)
-        x = self.encoder.embed(self.colours(x, ORDER), index, u.shape)
-        return self.encoder(x, index=index, grid=u.shape, pad=pad, watch=watch, generator=generator)
-
-    def regress(self, h: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
-                generator: torch.Generator | None = None) -> Tensor:
-        """Representations of the hidden patches, `[B, hidden, dim]`, from those of the visible ones; the
-        class token stays outside."""
-        (pos_kept, pad_kept), (pos, pad) = self.positions(~mask), self.positions(mask)
-        # ragged on one side is so on both
-        both = torch.cat([pad_kept, pad], 1) if pad_kept is not None and pad is not None else None
-        return self.regressor(h[:, 1:], pos_kept, pos, both, watch, generator)
-
-    def decode(self, z: Tensor, mask: Tensor, watch: list[Tensor] | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        """Decoder over predicted representations and their places, `[B, hidden, dim]`: no visible patch, no
-        class token."""
-        pos, pad = self.positions(mask)
-        return self.decoder(z + pos, pad, watch=watch, generator=generator)
-
-    def positions(self, which: Tensor) -> tuple[Tensor, Tensor | None]:
-        "Positions of the chosen patches, `[B, n, dim]`, and which of them are padding."
-        pos = fit_positions(self.encoder.pos_embed, self.encoder.grid, tuple(which.shape[1:]))[:, 1:]
-        x, _, pad = keep(pos.expand(len(which), -1, -1), which)
-        return x, pad
-
-    def held(self, x: Tensor, mask: Tensor) -> Tensor:
-        "Tokens of hidden patches `[B, hidden, dim]` as rows."
-        n = mask.flatten(1).sum(1)
-        return x[torch.arange(x.shape[1], device=x.device) < n[:, None]]
-
-    def target(self, u: Units, mask: Tensor) -> Tensor:
-        "Rows of what is to be predicted: token ids, or pixels."
-        if self.pixels: return rows(self.colours(u.x, ORDER), mask)
-        return rows(self.ids(u), mask)
-
-    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        "The error of each row."
-        if self.pixels: return (pred - target).square().mean(-1)
-        return F.cross_entropy(pred, target, reduction='none')
-
-    def ids(self, u: Units) -> Tensor:
-        "The token of each patch, `[B, h, w]`; the tokenizer reads the same picture at its own scale."
-        t = self.tokenizer
-        if t is None:
-            raise ValueError("this CAE has no tokenizer, so patches have no words; give tokenizer=, a stage "
-                             "or a module with ids(image)")
-        if t.words != self.head.out_features:
-            raise ValueError(f"the tokenizer has a codebook of {t.words} words and the head names "
-                             f"{self.head.out_features}; "
-                             "create the recipe with this tokenizer=")
-        return read_words(t, unpatchify(u.x, self.patch, ORDER), u.shape)
+    def guess(self, h: Tensor, mask: Tensor, generator: Any = None) -> tuple[Tensor, Tensor]:
+        """Representations of hidden patches, from those of the visible ones without the class token; and what
+        the decoder makes of these and their places, with no visible patch; `[B, hidden, dim]` each."""
+        there, here = places(self.encoder, rest(mask)), places(self.encoder, mask)
+        z = self.regressor(h[:, 1:], there, here, generator)
+        return z, self.decoder(z + here[0], here[1], generator=generator)
 
     def fill(self, batch: dict, out: Out) -> dict:
         """The batch with predictions pasted over its hidden patches, in 0..1: pixels, or predicted tokens as
         the tokenizer draws them."""
-        u, t, mask = out.units, self.tokenizer, out.mask
-        if self.pixels:
-            return u.put(batch, place(u.x, mask, self.colours.undo(out.pred, ORDER).clamp(0, 1).detach()))
-        with torch.no_grad():
-            # the tokenizer sees round corners: nothing hidden may speak
-            bare = u.but(x=u.x.masked_fill(mask[..., None], .5))
-            image = t.decode(place(self.ids(bare), mask, out.pred.argmax(-1)))
-            if t.stride != self.patch:
-                image = F.interpolate(image, tuple(n * self.patch for n in u.shape),
-                                      mode='bicubic').clamp(0, 1)
-        return u.put(batch, place(u.x, mask, rows(patchify(image, self.patch, ORDER), mask)))
+        if self.words is None: return self.cut.paste(batch, out, out.pred)
+        return out.units.put(batch, self.words.painted(out.units, out.mask, out.pred.argmax(-1)))
 
     def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
                   # among visible; from hidden to all; among hidden
@@ -281,25 +235,13 @@ class CAE(Recipe):
                   # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
                   ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom; units are flat indices of patches."
-        if part not in ('encoder', 'regressor', 'decoder'):
-            raise ValueError(f"part={part!r}: choose 'encoder', 'regressor' or 'decoder'")
-        u = self.units(batch)
-        mask = draw(self.strategy, u, u.none() if mask is None else mask)
-        seen: dict[str, list[Tensor]] = dict(encoder=[], regressor=[], decoder=[])
-        with torch.no_grad():
-            z = self.regress(self.encode(u, mask, seen['encoder']), mask, seen['regressor'])
-            self.decode(z, mask, seen['decoder'])
-        (_, kept, pad_kept), (_, hidden, pad) = (keep(u.x.flatten(1, 2), m) for m in (~mask, mask))
-        kept = kept if pad_kept is None else kept.masked_fill(pad_kept, -1)
-        hidden = hidden if pad is None else hidden.masked_fill(pad, -1)
-        alone, both = torch.cat([kept.new_full((len(u), 1), -1), kept], 1), torch.cat([kept, hidden], 1)
-        queries, keys = dict(encoder=(alone, alone), regressor=(hidden, both), decoder=(hidden, hidden))[part]
-        return torch.stack(seen[part]), queries, keys
+        u, mask = self.looked_at(batch, mask)
+        with watched(getattr(self, one_of('part', part, *PARTS))) as weights:
+            self.guess(self.encoder.see(self.cut.normal(u.x), rest(mask)), mask)
+        return torch.stack([*weights]), *PARTS[part](units_of(u, rest(mask)), units_of(u, mask))
 
     def features(self, batch: dict, pool: bool | Literal['class'] = True) -> Tensor:
         """The whole picture through the encoder: mean over patches `[B, dim]`, or `[B, N, dim]`; 'class': the
         class token `[B, dim]`."""
-        u = self.units(batch)
-        h = self.encode(u, u.none())
-        if pool == 'class': return h[:, 0]
-        return h[:, 1:].mean(1) if pool else h[:, 1:]
+        h = self.encoder.see(self.cut.normal(self.units(batch).x))
+        return h[:, 0] if pool == 'class' else pooled(h, self.encoder.prefix, pool)
