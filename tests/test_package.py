@@ -100,24 +100,17 @@ def test_public_names_exist():
 
 # ------------------------------------------------------------------------------------------------------------- how it is built
 
-LEVEL = {
-    'contract': 0,
-    'masks': 1,
-    'corruptions': 2,
-    'targets': 2,
-    'parts': 3,
-    'stages': 4,
-    'recipes': 5,
-    'formats': 6,
-    'train': 7,
-    'uses': 8,
-    'instruments': 9,
-    'show': 10,
-    'claims': 11,
-    'course': 11,
-    'cli': 12,
-}
-APART = ('settings', 'data')  # anybody may import these; they import no room (data may ask for settings)
+def plan_of_rooms():
+    """ROOMS and APART as the design notebook has them: what stands above may be used."""
+    for cell in json.loads(read(ROOT / 'nbs' / 'design.ipynb'))['cells']:
+        text = ''.join(cell['source'])
+        if text.startswith('ROOMS = ['):
+            found = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(text).body}
+            return {room: i for i, row in enumerate(found['ROOMS']) for room in row}, found['APART']
+    raise AssertionError('nbs/design.ipynb holds no cell that begins with ROOMS = [')
+
+
+LEVEL, APART = plan_of_rooms()
 
 
 def imports(path):
@@ -143,7 +136,7 @@ def test_imports_point_one_way():
         own = room('.'.join(path.relative_to(ROOT).with_suffix('').parts))
         if own.startswith('_'):
             continue
-        assert own in (*LEVEL, *APART), f'{name_of(path)}: give the new room {own!r} its place in LEVEL'
+        assert own in (*LEVEL, *APART), f'{name_of(path)}: give the new room {own!r} its place in nbs/design.ipynb'
         for module in imports(path):
             other = room(module)
             if other == own or other not in (*LEVEL, *APART):

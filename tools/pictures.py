@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Draw the still picture of each recipe's notebook again: tools/pictures.py [NAME ...]
+"""Draw the still picture of each recipe's notebook again, and the rooms of the house: tools/pictures.py [NAME ... | house]
 
 Held-out samples, the small weights that ship, seed 0. A notebook links the file by a relative address, so
 that it says something on a code host, where nothing is run."""
+import json
 import sys
 from pathlib import Path
 
 import maskedlab as ml
 
-FOLDER = Path(__file__).resolve().parents[1] / 'nbs' / 'recipes' / 'pictures'
+NBS = Path(__file__).resolve().parents[1] / 'nbs'
+FOLDER = NBS / 'recipes' / 'pictures'
 
 
 def draw(name: str) -> Path:
@@ -22,7 +24,20 @@ def draw(name: str) -> Path:
     return path
 
 
+def house() -> Path:
+    """The rooms, by the code of the design notebook."""
+    cells = [''.join(c['source']) for c in json.loads((NBS / 'design.ipynb').read_text())['cells']]
+    known = {'Path': Path}
+    for cell in cells:
+        if cell.startswith(('ROOMS = [', 'import ast, html', 'import ast\nimport html', 'def house(')):
+            exec(cell, known)
+    (NBS / 'pictures').mkdir(exist_ok=True)
+    path = NBS / 'pictures' / 'house.svg'
+    path.write_text(known['house'](Path(ml.__file__).parent) + '\n')
+    return path
+
+
 if __name__ == '__main__':
-    for name in sys.argv[1:] or ml.list_recipes():
-        path = draw(name)
+    for name in sys.argv[1:] or [*ml.list_recipes(), 'house']:
+        path = house() if name == 'house' else draw(name)
         print(f'{path.name}: {path.stat().st_size // 1000} kB')
