@@ -97,7 +97,8 @@ def cases():
     draw = lambda s, u: lambda: s(u, generator=g)
     return [
         ('Random, 256 x 196', draw(Random(), flat), lambda: double_argsort(256, 196), 2.5),
-        ('Random, 256 x 196, ragged', draw(Random(), ragged), lambda: ragged_double_argsort(ragged.valid), 2.5),
+        ('Random, 256 x 196, ragged', draw(Random(), ragged),
+         lambda: ragged_double_argsort(ragged.valid), 2.5),
         ('Block, 256 x 14 x 14, at most 75', draw(Block(n=75, law='at most'), patches),
          lambda: block_loop(256, 14, 14, 75, False, by_cells), 12),
         ('  beside a loop that paints by slices', draw(Block(n=75, law='at most'), patches),

@@ -38,7 +38,8 @@ class Ball(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         free, at = u.free.flatten(1), places(u)
-        k = torch.minimum(quota(LAWS[self.law], self.ratio, free, generator, progress), free.sum(1))
+        n = free.sum(1)
+        k = torch.minimum(quota(LAWS[self.law], self.ratio, n, u.count, generator, progress), n)
         # chance; what is not free comes last
         order = rand(free.shape, generator, u.device).masked_fill(~free, 2).argsort(1)
         seed = at.gather(1, order[:, :1, None].expand(-1, -1, at.shape[-1]))
@@ -54,5 +55,5 @@ class Ball(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1))
+        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count)
         return k, k

@@ -37,7 +37,9 @@ def _unpack(bits: np.ndarray, H: int, W: int) -> np.ndarray:
     return np.unpackbits(octets, axis=1, count=H * W, bitorder='little').view(bool).reshape(-1, H, W)
 
 @lru_cache(8)
-def _bands(H: int, W: int) -> tuple[np.ndarray, np.ndarray]:    # uint64 `[words, (H + 1) ** 2]` and `[words, (W + 1) ** 2]`
+def _bands(H: int, W: int,
+           # uint64 `[words, (H + 1) ** 2]` and `[words, (W + 1) ** 2]`
+           ) -> tuple[np.ndarray, np.ndarray]:
     "Bands of h rows from row i on, at `h * (H + 1) + i`, and the same of columns; empty for h = H."
     def bands(axis: int, n: int) -> np.ndarray:
         place = np.indices((H, W))[axis]
@@ -164,15 +166,17 @@ class Block(Strategy):
         if self.law == 'at most': return _blocks(u.free, n, area, self.aspect, self.attempts, generator)
         return _fill(_blocks(u.free, n, area, self.aspect, 500, generator), u.free, n, generator)
 
-    def _n(self, u: Units, ratio: Rate, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
+    def _n(self, u: Units, ratio: Rate, generator: torch.Generator | None = None,
+           progress: float = 1.) -> Tensor:
         if len(u.shape) != 2:
             raise ValueError(f"Block hides rectangles of a 2-D grid, and these units have shape {u.shape}: "
                              "take Span for one axis, Tube for three")
         if self.n > u.count:
             raise ValueError(f"Block(n={self.n}) asks for more than the {u.count} units of {u.shape}: give a "
                              "ratio, or a smaller n")
-        k = quota(LAWS['floor hidden'], ratio, u.free.flatten(1), generator, progress)
-        return u.free.flatten(1).sum(1).clamp(max=self.n) if self.n else k
+        n = u.free.flatten(1).sum(1)
+        k = quota(LAWS['floor hidden'], ratio, n, u.count, generator, progress)
+        return n.clamp(max=self.n) if self.n else k
 
     @property
     def exact(self) -> bool:

@@ -35,7 +35,7 @@ class Guided(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         score = self.score(u, signals.get(self.by))
         free = u.free.flatten(1)
-        k = quota(LAWS[self.law], self.ratio, free, generator, progress)
+        k = quota(LAWS[self.law], self.ratio, free.sum(1), u.count, generator, progress)
         if self.lottery:
             noise = rand(free.shape, generator, u.device).clamp(1e-12, 1 - 1e-7)
             score = score.log() - (-noise.log()).log()                      # Gumbel
@@ -67,5 +67,5 @@ class Guided(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1))
+        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count)
         return k, k

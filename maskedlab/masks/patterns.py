@@ -91,7 +91,7 @@ class Tube(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         places = self._places(u)
-        k = quota(LAWS[self.law], self.ratio, places, generator, progress)
+        k = quota(LAWS[self.law], self.ratio, places.sum(1), places.shape[1], generator, progress)
         hidden = first_k(rand(places.shape, generator, u.device), k, places)
         return hidden.view(len(u), 1, *u.shape[1:]).expand(u.free.shape)
 
@@ -109,7 +109,7 @@ class Tube(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         places = self._places(u)
         if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, places)[:, None]
+        k = quota(LAWS[self.law], self.ratio, places.sum(1), places.shape[1])[:, None]
         steps = u.free.sum(1).flatten(1)                                        # free steps of each place
         rank = torch.arange(steps.shape[1], device=u.device)
         few = steps.masked_fill(~places, u.shape[0] + 1).sort(1).values   # places that do not count come last
@@ -119,7 +119,7 @@ class Tube(Strategy):
     def chance(self, u: Units) -> Tensor | None:
         places = self._places(u)
         if callable(self.ratio): return None
-        k = quota(LAWS[self.law], self.ratio, places)
+        k = quota(LAWS[self.law], self.ratio, places.sum(1), places.shape[1])
         each = k.double() / places.sum(1).clamp_min(1)
         return u.free * each.view(-1, *[1] * len(u.shape))
 

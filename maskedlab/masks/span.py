@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.strategy import Range, Strategy
-from .strategies import Rate, first_k, quota, rand, seed
+from .strategies import Rate, first_k, quota, rand
 from ..contract.units import Units
 
 # %% auto #0
@@ -31,17 +31,17 @@ def distinct(n: Tensor,         # `[B]` int64, how many
     if not n.is_cpu or (2 * n > places).any():
         noise = rand((len(n), width), generator, n.device)
         return first_k(noise, n, torch.arange(width, device=n.device) < places[:, None])
-    draws = np.random.default_rng(seed(generator))
+    draw = lambda *shape: rand(shape, generator, 'cpu').numpy()
     need, ends = n.numpy()[:, None], places.numpy()
     column = np.arange(max(int(n.max()), 1), dtype=np.int32)
-    start = (draws.random((len(n), len(column))) * ends[:, None]).astype(np.int32)
+    start = (draw(len(n), len(column)) * ends[:, None]).astype(np.int32)
     start = np.where(column < need, start, width + column)          # what is not needed never comes twice
     while True:
         start.sort(1)
         again = np.flatnonzero(start[:, 1:] == start[:, :-1])
         if not len(again): break
         row = again // (len(column) - 1)
-        start.ravel()[again + row] = draws.random(len(row)) * ends[row]
+        start.ravel()[again + row] = draw(len(row)) * ends[row]
     chosen = np.zeros((len(n), width + len(column)), bool)
     chosen.ravel()[start + np.arange(len(n))[:, None] * chosen.shape[1]] = True
     return torch.from_numpy(chosen)[:, :width]
@@ -51,12 +51,17 @@ def lengthened(start: Tensor,   # bool `[B, N]`
                ) -> Tensor:     # bool `[B, N]`, the `length` units from each True on
     "Runs from their starts: doubled, as long as that is not too much."
     # all samples as one long row, with space between them for what runs on; numpy is quicker at it
-    space = F.pad(start, (length - 1, 0))
-    run, long = space.flatten().numpy() if start.is_cpu else space.flatten(), 1
+    B, N = start.shape
+    if start.is_cpu:
+        space = np.zeros((B, N + length - 1), bool)
+        space[:, length - 1:] = start.numpy()
+    else:
+        space = F.pad(start, (length - 1, 0))
+    run, long = space.reshape(-1), 1
     while long < length:
         more = min(long, length - long)
         run, long = run[more:] | run[:-more], long + more
-    return torch.as_tensor(run).as_strided(start.shape, space.stride())
+    return torch.as_tensor(run).as_strided((B, N), (N + length - 1, 1))
 
 # %% ../../nbs/masks/03_span.ipynb #59863da3
 ONE = 2 ** 24       # a number of spans is counted in parts of this size, which is how finely `rand` draws
@@ -76,11 +81,12 @@ class Span(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         self._one_axis(u)
         N, L = u.count, u.free.sum(1)
-        expected = quota(self._expected, self.prob, u.free, generator, progress)
+        expected = quota(self._expected, self.prob, L, N, generator, progress)
         n = self._spans(expected, (rand((len(u),), generator, u.device) * ONE).long())
         start = distinct(n, self._places(L, n), max(N, self._most(N) + 1), generator)
-        mask = u.free & self._lay(lengthened(start[:, :N], self.length), u)
+        mask = self._lay(lengthened(start[:, :N], self.length), u, L)
         if not self.equal: return mask
+        mask = mask & u.free
         k = mask.sum(1)
         return first_k(rand(mask.shape, generator, u.device), k.min().expand_as(k), mask)
 
@@ -89,15 +95,15 @@ class Span(Strategy):
             raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take "
                              "Block or Random")
 
-    def _lay(self, x: Tensor, u: Units) -> Tensor:
-        "From the order of the free units to their places, `[B, N]`; they are the same where the free ones come first."
-        if u.whole or u.free.is_cpu and self._first(u.free): return x
+    def _lay(self, x: Tensor, u: Units, L: Tensor) -> Tensor:
+        """From the order of the free units to their places, `[B, N]`, which are the same where padding comes
+        last; what is not free is not cleared."""
+        if u.whole: return x
+        if u.free.is_cpu:
+            free = u.free.numpy()
+            end = np.where(free[:, -1], u.count, free.argmin(1))        # the first that is not free
+            if (end == L.numpy()).all(): return x
         return x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
-
-    def _first(self, free: Tensor) -> bool:
-        "Are the first units of each sample free, and no others?"
-        end = torch.from_numpy(free.numpy().argmin(1))                  # 0 also where there is none
-        return bool((end.where(~free[:, -1], free.shape[1]) == free.sum(1)).all())
 
     def _expected(self, L: Tensor, rate: Tensor) -> Tensor:
         "Spans of L units, in parts of `ONE`."
@@ -119,7 +125,8 @@ class Span(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         self._one_axis(u)
         if callable(self.prob): return super().counts(u)
-        L, e = u.free.sum(1), quota(self._expected, self.prob, u.free)
+        L = u.free.sum(1)
+        e = quota(self._expected, self.prob, L, u.count)
         few, many = self._spans(e, 0), self._spans(e, ONE)
         # all starts in a row
         low = torch.where((L - self.length > many) & (few > 0), self.length + few - 1, 0)
@@ -131,10 +138,11 @@ class Span(Strategy):
         probability."""
         self._one_axis(u)
         if callable(self.prob) or self.equal: return None
-        L, e = u.free.sum(1), quota(self._expected, self.prob, u.free)
+        L = u.free.sum(1)
+        e = quota(self._expected, self.prob, L, u.count)
         few, many = (self._covered(u, L, self._spans(e, x)) for x in (0, ONE))
         p = torch.lerp(few, many, (e % ONE)[:, None].double() / ONE)
-        return u.free * self._lay(p, u)
+        return u.free * self._lay(p, u, L)
 
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."

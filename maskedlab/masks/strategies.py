@@ -37,7 +37,8 @@ def rand(shape: Sequence[int],
 
 def seed(generator: torch.Generator | None = None) -> int:
     "For a generator of numpy, whose small steps start faster than torch's."
-    return int(torch.randint(2 ** 62, (), generator=generator, device=generator.device if generator else 'cpu'))
+    return int(torch.randint(2 ** 62, (), generator=generator,
+                             device=generator.device if generator else 'cpu'))
 
 # %% ../../nbs/masks/01_strategies.ipynb #7729d5ce
 def rounded_up(x: Tensor,       # float64
@@ -96,20 +97,21 @@ def count(law: Law,       # which side of the count is rounded, and how ('round'
 @lru_cache(256)
 def _table(rule: Rule, rate: float, N: int, device: torch.device) -> Tensor:      # int64 `[N + 1]`
     "What the rule says of 0, 1, ..., N units."
-    return rule(torch.arange(N + 1, dtype=torch.float64), torch.tensor(rate, dtype=torch.float64)).long().to(device)
+    every = torch.arange(N + 1, dtype=torch.float64)
+    return rule(every, torch.tensor(rate, dtype=torch.float64)).long().to(device)
 
 def quota(rule: Rule,       # such as `LAWS['floor kept']`; the same function each time, as its table is kept
           ratio: Rate,      # a share, or a schedule
-          free: Tensor,     # bool `[B, N]`
+          n: Tensor,        # int64 `[B]`, units that may be hidden
+          N: int,           # at least the most of them
           generator: torch.Generator | None = None,
           progress: float = 1.,
           ) -> Tensor:      # int64 `[B]`
-    "How many units to hide of the True ones of each sample."
-    n = free.sum(1)
-    if not callable(ratio): return _table(rule, float(ratio), free.shape[1], free.device)[n]
+    "How many units of each sample to hide."
+    if not callable(ratio): return _table(rule, float(ratio), N, n.device)[n]
     rate = rates(ratio, len(n), generator, progress, 'cpu')
     if n.is_cpu: return rule(n.double(), rate).long()
-    every = rule(torch.arange(free.shape[1] + 1, dtype=torch.float64), rate[:, None]).long().to(n.device)
+    every = rule(torch.arange(N + 1, dtype=torch.float64), rate[:, None]).long().to(n.device)
     return every.gather(1, n[:, None])[:, 0]
 
 # %% ../../nbs/masks/01_strategies.ipynb #3202b690
@@ -146,7 +148,7 @@ class Random(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         free = u.free.flatten(1)
-        k = quota(LAWS[self.law], self.ratio, free, generator, progress)
+        k = quota(LAWS[self.law], self.ratio, free.sum(1), u.count, generator, progress)
         return first_k(rand(free.shape, generator, u.device), k, free).view(u.free.shape)
 
     @property
@@ -159,7 +161,7 @@ class Random(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1))
+        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count)
         return k, k
 
     def chance(self, u: Units) -> Tensor | None:

@@ -25,7 +25,7 @@ def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None
                  most: int | None = None) -> Tensor:        # int64 `[B]`
     """How many to hide: a share of all real units, special ones included, at least one; none where the ratio
     is 0."""
-    k = quota(_some, ratio, u.valid.flatten(1), generator, progress)
+    k = quota(_some, ratio, u.valid.flatten(1).sum(1), u.count, generator, progress)
     return torch.minimum(k if most is None else k.clamp_max(most), u.free.flatten(1).sum(1))
 
 def _some(n: Tensor, rate: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class Slots(Strategy):
         return (free & hit.gather(1, (free.cumsum(1) - 1).clamp_min(0))).view(u.free.shape)
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
-        k = quota(_slots(u.count), self.ratio, u.valid.flatten(1), generator, progress)
+        k = quota(_slots(u.count), self.ratio, u.valid.flatten(1).sum(1), u.count, generator, progress)
         return torch.minimum(k, u.free.flatten(1).sum(1))
 
     @property
@@ -154,7 +154,9 @@ class Slots(Strategy):
 @lru_cache(64)
 def _slots(N: int) -> Rule:
     "The rule of `Slots` for rows of N units."
-    return lambda n, rate: torch.minimum(((rate + .005) * N).floor(), (rate * n).round()).clamp_min(1) * (rate > 0)
+    def rule(n: Tensor, rate: Tensor) -> Tensor:
+        return torch.minimum(((rate + .005) * N).floor(), (rate * n).round()).clamp_min(1) * (rate > 0)
+    return rule
 
 # %% ../../nbs/masks/07_words.ipynb #652ecceb
 def runs(which: Tensor,               # bool `[B, N]`
@@ -246,7 +248,7 @@ class WordSpans(Strategy):
                              "take Block or Random")
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
-        return quota(LAWS['ceil hidden'], self.ratio, u.free, generator, progress)
+        return quota(LAWS['ceil hidden'], self.ratio, u.free.sum(1), u.count, generator, progress)
 
     @property
     def exact(self) -> bool:
