@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.units import Units
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
+from ..contract.units import Units
 from ..parts.discrete import gumbel_softmax, half_cosine, in_use, perplexity, uniform_kl
-from ..parts.patches import check_image, patchify, unpatchify
+from ..parts.patches import Patches
 
 # %% auto #0
-__all__ = ['Residual', 'reader', 'painter', 'ImageDVAE']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'Residual', 'reader', 'painter', 'ImageDVAE']
 
 # %% ../../nbs/stages/image_dvae.ipynb #d1625d0a
 class Residual(nn.Module):
@@ -46,25 +46,28 @@ def painter(code: int, width: int, halvings: int, blocks: int, channels: int) ->
     return nn.Sequential(nn.Conv2d(code, width, 3, padding=1), *(Residual(width) for _ in range(blocks)),
                          *double)
 
+# %% ../../nbs/stages/image_dvae.ipynb #83b584da
+CARD = Card(
+    title='Zero-Shot Text-to-Image Generation (its discrete VAE, as BEiT\'s tokenizer)', year=2021,
+    modality='image',
+    where='nothing is hidden', how='a word for each cell', what='the picture, from its words',
+    use='the words are the targets of BEiT and CAE', headline='8,192 words, 8 pixels a side (DALL-E)',
+    link='https://arxiv.org/abs/2102.12092')
+SIZES: dict[str, dict[str, Any]] = {
+    # 7 x 7 words
+    'digits':     dict(image=28, channels=1, stride=4, words=64, code=32, width=48, blocks=1),
+    'finedigits': dict(image=28, channels=1, stride=2, words=64, code=32, width=32, blocks=1),   # 14 x 14
+    'micro':      dict(image=64, stride=8, words=256, code=64, width=64, blocks=1),                # 8 x 8
+    'fine':       dict(image=64, stride=4, words=256, code=64, width=64, blocks=1),              # 16 x 16
+    'small':      dict(stride=8, words=1024, width=128),
+    'base':       dict()}                                                                        # 14 x 14
+PLAN = Plan(lr=1e-3, weight_decay=1e-4, warmup=.01)
+
 # %% ../../nbs/stages/image_dvae.ipynb #e56306e5
 class ImageDVAE(Recipe):
     """A table of K words, and the networks that choose one for each cell of a picture and paint the picture
     again."""
-    card = Card(
-        title='Zero-Shot Text-to-Image Generation (its discrete VAE, as BEiT\'s tokenizer)', year=2021,
-        modality='image',
-        where='nothing is hidden', how='a word for each cell', what='the picture, from its words',
-        use='the words are the targets of BEiT and CAE', headline='8,192 words, 8 pixels a side (DALL-E)',
-        link='https://arxiv.org/abs/2102.12092')
-    sizes = {
-        # 7 x 7 words
-        'digits':     dict(image=28, channels=1, stride=4, words=64, code=32, width=48, blocks=1),
-        'finedigits': dict(image=28, channels=1, stride=2, words=64, code=32, width=32, blocks=1),   # 14 x 14
-        'micro':      dict(image=64, stride=8, words=256, code=64, width=64, blocks=1),                # 8 x 8
-        'fine':       dict(image=64, stride=4, words=256, code=64, width=64, blocks=1),              # 16 x 16
-        'small':      dict(stride=8, words=1024, width=128),
-        'base':       dict()}                                                                        # 14 x 14
-    plan = Plan(lr=1e-3, weight_decay=1e-4, warmup=.01)
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, image: int = 112,   # pixels of the pictures that it is trained on; it reads others too
                  channels: int = 3,
@@ -77,6 +80,7 @@ class ImageDVAE(Recipe):
         halvings = stride.bit_length() - 1
         if stride < 2 or 2 ** halvings != stride:
             raise ValueError(f"stride={stride} is no power of two; take 2, 4, 8 or 16")
+        self.cut = Patches(stride, channels, what='word')
         self.channels, self.stride, self.words, self.low, self.weight = channels, stride, words, low, weight
         self.read = reader(channels, width, halvings, blocks, words)
         self.codebook = nn.Parameter(torch.randn(words, code))
@@ -87,10 +91,7 @@ class ImageDVAE(Recipe):
 
     def units(self, batch: dict) -> Units:
         "Cells, `[B, h, w, stride*stride*channels]`, pixels in 0..1."
-        order = 'row column colour'
-        x = patchify(check_image(batch, self.channels, self.stride, 'word'), self.stride, order)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, self.stride, order)})
+        return self.cut.units(batch)
 
     def logits(self, image: Tensor) -> Tensor:      # `[B, C, H, W]` in 0..1 to `[B, h, w, words]`
         "How well each word fits each cell."
@@ -118,12 +119,11 @@ class ImageDVAE(Recipe):
         "The share of words chosen in the last fifty batches of its training; None before any."
         return float((self.recent > .98 ** 50).float().mean()) if float(self.recent.sum()) else None
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Choose words softly, paint the picture again."
         u: Any = self.units(batch) if units is None else units
-        image = unpatchify(u.x, self.stride, 'row column colour')
+        image = self.cut.image(u.x)
         logits = self.logits(image)
         soft = gumbel_softmax(logits, half_cosine(1., self.low, progress), child(generator, u.device))
         error = F.mse_loss(self.paint(soft @ self.codebook), image)

@@ -11,37 +11,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.units import Units
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
+from ..contract.units import Units
 from ..parts.discrete import check_tokenizer
 from ..parts.moves import move, movements
-from ..parts.patches import check_image, patchify, unpatchify
+from ..parts.patches import Patches
 from ..parts.transformer import Transformer, init_xavier
 from .shelf import find_tokenizer
 
 # %% auto #0
-__all__ = ['ORDER', 'TokenAdapt']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'TokenAdapt']
+
+# %% ../../nbs/stages/token_adapt.ipynb #5e8d174c
+CARD = Card(
+    title='SeiT++: Masked Token Modeling Improves Storage-efficient Training (its TokenAdapt)', year=2024,
+    modality='image',
+    where='nothing is hidden', how='words become a map like pixels',
+    what='the words of the moved picture, from the moved map',
+    use='augmentation of stored words in seitpp',
+    headline='74.0 to 77.8 % on ImageNet-1k with all of SeiT++ (notes on the paper)',
+    link='https://arxiv.org/abs/2312.10105')
+SIZES: dict[str, dict[str, Any]] = {
+    # mirrored digits are none
+    'finedigits': dict(image=28, dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),
+    'fine':       dict(image=64, dim=128, heads=4, tokenizer='image_dvae/fine/image/0'),
+    'base':       dict()}
+PLAN = Plan(lr=1e-3)
 
 # %% ../../nbs/stages/token_adapt.ipynb #31b5e63b
-ORDER = 'row column colour'
-
 class TokenAdapt(Recipe):
     "Vectors of words to a map that can be moved, and back to words (Lee et al. 2024)."
-    card = Card(
-        title='SeiT++: Masked Token Modeling Improves Storage-efficient Training (its TokenAdapt)', year=2024,
-        modality='image',
-        where='nothing is hidden', how='words become a map like pixels',
-        what='the words of the moved picture, from the moved map',
-        use='augmentation of stored words in seitpp',
-        headline='74.0 to 77.8 % on ImageNet-1k with all of SeiT++ (notes on the paper)',
-        link='https://arxiv.org/abs/2312.10105')
-    sizes = {
-        # mirrored digits are none
-        'finedigits': dict(image=28, dim=64, heads=4, tokenizer='image_dvae/finedigits/digits/0', flip=False),
-        'fine':       dict(image=64, dim=128, heads=4, tokenizer='image_dvae/fine/image/0'),
-        'base':       dict()}
-    plan = Plan(lr=1e-3)
+    card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, image: int = 224,                # pixels of its training pictures; it moves others too
                  dim: int = 384, heads: int = 6, depth: int = 1,          # of the two Transformers
@@ -52,18 +53,15 @@ class TokenAdapt(Recipe):
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.words, self.flip = check_tokenizer(self.tokenizer), flip
         code = self.tokenizer.codebook.shape[1]
-        self.enter, self.first, self.up = nn.Linear(code, dim), Transformer(
-            dim, depth, heads), nn.ConvTranspose2d(dim, code, 2, 2)
-        self.down, self.second, self.head = nn.Conv2d(code, dim, 2, 2), Transformer(
-            dim, depth, heads), nn.Linear(dim, self.words)
+        self.cut = Patches(self.tokenizer.stride, self.tokenizer.channels, what='word')
+        self.enter, self.first = nn.Linear(code, dim), Transformer(dim, depth, heads)
+        self.up, self.down = nn.ConvTranspose2d(dim, code, 2, 2), nn.Conv2d(code, dim, 2, 2)
+        self.second, self.head = Transformer(dim, depth, heads), nn.Linear(dim, self.words)
         self.apply(init_xavier)
 
     def units(self, batch: dict) -> Units:
         "Cells of pixels, one for each word."
-        t = self.tokenizer
-        x = patchify(check_image(batch, t.channels, t.stride, 'word'), t.stride, ORDER)
-        return Units('grid', x.shape[1:3], x=x,
-                     put=lambda batch, x: {**batch, 'image': unpatchify(x, t.stride, ORDER)})
+        return self.cut.units(batch)
 
     def space(self, code: Tensor) -> Tensor:      # `[B, h, w, code]` to `[B, code, 2h, 2w]`
         "The forward conversion."
@@ -80,12 +78,11 @@ class TokenAdapt(Recipe):
         "Words of the moved picture."
         return self.logits(move(self.space(self.tokenizer.codebook[ids]), theta)).argmax(-1)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Move the picture; move its words; they should agree."
         u: Any = self.units(batch) if units is None else units
-        image = unpatchify(u.x, self.tokenizer.stride, ORDER)
+        image = self.cut.image(u.x)
         theta = movements(len(u), child(generator), flip=self.flip, device=u.device)
         with torch.no_grad():
             before, after = self.tokenizer.ids(image), self.tokenizer.ids(move(image, theta))

@@ -36,7 +36,7 @@ __all__ = ['CARD', 'STAGES', 'SIZES', 'PLAN', 'pack', 'unpack', 'coded', 'storag
            'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled', 'WordHead', 'find_adapt',
            'SeiTPP']
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #19ccec81
+# %% ../../../nbs/recipes/image/seitpp.ipynb #e81ff1de
 CARD = Card(
     title='SeiT++: Masked Token Modeling Improves Storage-efficient Training', year=2024,
     modality='image',
@@ -82,7 +82,7 @@ def unpack(data: bytes, shape: Sequence[int]) -> Tensor:        # int64 `[*shape
                          "the shape that was packed")
     return torch.tensor(found).view(*shape)
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #0270c4ef
+# %% ../../../nbs/recipes/image/seitpp.ipynb #f9038b7b
 def coded(image: Tensor,          # `[B, C, H, W]` in 0..1
           kind: str,              # 'png', 'jpeg', ...
           **how: Any) -> float:   # of the library
@@ -104,7 +104,7 @@ def storage(image: Tensor,          # `[B, C, H, W]` in 0..1
             f'words, log2({words}) bits each': ids[0].numel() * math.log2(words) / 8,
             'words, packed': len(pack(ids)) / len(ids)}
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #357f9f7f
+# %% ../../../nbs/recipes/image/seitpp.ipynb #8c89f825
 def blocks(ids: Tensor) -> Tensor:          # `[B, 2h, 2w]` to `[B, h, w, 4]`
     "Words in blocks of 2 x 2, row by row."
     return ids.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4).flatten(3)
@@ -129,7 +129,7 @@ def check_words(ids: Any, words: int) -> Tensor:      # int64 `[B, h, w]`
                          "tokenizer that wrote them")
     return ids.long()
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #b1018d8e
+# %% ../../../nbs/recipes/image/seitpp.ipynb #b18e8893
 class StoredWords(nn.Module):
     "A frozen tokenizer, and pictures as units of four of its words, both ways; holds no state of its own."
     def __init__(self, tokenizer: Any,           # a stage, or a module: see `SeiTPP`
@@ -181,7 +181,9 @@ def augment(ids: Tensor,              # int64 `[B, h, w]`
             adapt: Any,               # a TokenAdapt; None: nothing moves
             colour: float,            # chance that half of the batch goes through ColorAdapt
             generator: torch.Generator | None = None) -> Tensor:
-    "One half of the batch cropped, the other moved; half of it recoloured where asked for. Always words again."
+    """One half of the batch cropped, the other moved; half of it recoloured where asked for.
+
+    Always words again."""
     half = len(ids) // 2
     if adapt is not None:
         crops = movements(half, generator, degrees=0, offset=0, shear=0, flip=False, device=ids.device)
@@ -195,7 +197,7 @@ def augment(ids: Tensor,              # int64 `[B, h, w]`
         ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
     return ids
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #d108ca53
+# %% ../../../nbs/recipes/image/seitpp.ipynb #892a2454
 def leaving(mask: Tensor,          # bool `[B, h, w]`
             share: float,          # of all units
             generator: torch.Generator | None = None) -> Tensor:    # like `mask`
@@ -235,7 +237,7 @@ class WordViT(ViT):
             h, index, pad = keep(h, visible)
         return self(h, pad, index=index, grid=tuple(x.shape[1:3]))
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #a8818164
+# %% ../../../nbs/recipes/image/seitpp.ipynb #622eba95
 def filled(decoder: Filler,        # without a token of its own
            h: Tensor,              # `[B, 1 + units - dropped, dim]`, as the encoder gave it
            visible: Tensor,        # bool `[B, h, w]`, what was not dropped
@@ -261,7 +263,7 @@ class WordHead(nn.Linear):
         z = self.norm(F.gelu(super().forward(y).unflatten(-1, (4, -1))))
         return F.linear(z, table.weight.detach(), self.word_bias)
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #bf4c0b16
+# %% ../../../nbs/recipes/image/seitpp.ipynb #31885594
 def find_adapt(adapt: Any,           # a stage, a module with `moved`, or None
                tokenizer: Any, words: int) -> Any:
     "A frozen TokenAdapt of the same words, or ValueError."
