@@ -315,18 +315,18 @@ def test_only_the_student_learns_and_the_follower_follows(bert, batch):         
     out = bert(batch, generator=g())
     assert set(out.terms) == {'words', 'mixed words', 'contrast'}
     out.loss.backward()
-    assert all(p.grad is None for p in bert.follower.parameters()) and all(p.grad is None for p in bert.tokenizer.parameters())
-    assert all(p.grad is not None for p in bert.student.parameters()) and not bert.queue.requires_grad
-    old = [p.clone() for p in bert.follower.parameters()]
-    queue = bert.queue.clone()
+    assert all(p.grad is None for p in bert.mixing.follower.parameters()) and all(p.grad is None for p in bert.tokenizer.parameters())
+    assert all(p.grad is not None for p in bert.student.parameters()) and not bert.mixing.queue.requires_grad
+    old = [p.clone() for p in bert.mixing.follower.parameters()]
+    queue = bert.mixing.queue.clone()
     with torch.no_grad():
         for p in bert.student.parameters():
             p.add_(1)
     bert.after_step(out, 0.)
-    for a, p, q in zip(old, bert.follower.parameters(), bert.student.parameters()):
+    for a, p, q in zip(old, bert.mixing.follower.parameters(), bert.student.parameters()):
         assert_close(p, (.999 * a + .001 * q).detach())
-    assert bert.queue.shape == queue.shape and torch.equal(bert.queue[:4], out.extra['keys']) and torch.equal(bert.queue[4:], queue[4:])
-    assert_close(bert.queue.norm(dim=1), torch.ones(12))
+    assert bert.mixing.queue.shape == queue.shape and torch.equal(bert.mixing.queue[:4], out.extra['keys']) and torch.equal(bert.mixing.queue[4:], queue[4:])
+    assert_close(bert.mixing.queue.norm(dim=1), torch.ones(12))
     assert all(torch.equal(v, state[k]) or 'batches' in k or 'running' in k for k, v in bert.tokenizer.state_dict().items())
 
 

@@ -275,6 +275,8 @@ OLDER: dict[str, tuple[tuple[str, str], ...]] = {
                ('table.', 'encoder.word_embed.'), ('table_norm.', 'encoder.embed_norm.'),
                ('mask_token', 'encoder.mask_token'), ('head_norm.', 'head.norm.'),
                ('head_bias', 'head.word_bias')),
+    'maskalign': (('align', 'match.align'), ('heads.', 'match.heads.')),
+    'point_bert': (('follower.', 'mixing.follower.'), ('queue', 'mixing.queue'), ('place', 'mixing.place')),
     'point_mae': (('embed.', 'encoder.embed.'), ('position.', 'encoder.position.'),
                   ('decoder_position.', 'decoder.position.'), ('mask_token', 'decoder.mask_token')),
 }

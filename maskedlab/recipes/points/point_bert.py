@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from ...targets.contrast import contrast, remember
 from ...targets.cycles import follow
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'Student', 'mix', 'blend', 'PointBERT']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'Student', 'mix', 'blend', 'Mixing', 'PointBERT']
 
 # %% ../../../nbs/recipes/points/point_bert.ipynb #0bb58fe0
 class Student(nn.Module):
@@ -78,6 +79,36 @@ def blend(u: Any, ids: Tensor,      # groups of clouds, and their words `[B, G]`
     x, pos, ids = mix(own, u.x, u.pos, ids)
     return u.but(x=x, pos=pos), ids, lam
 
+# %% ../../../nbs/recipes/points/point_bert.ipynb #4250036a
+class Mixing(nn.Module):
+    "Point patch mixing: words and contrast of mixed clouds (Yu et al. 2022, section 3.3)."
+    def __init__(self, student: Student, width: int,     # of the contrast
+                 queue: int,                             # earlier clouds that are remembered
+                 temperature: float, momentum: float):
+        super().__init__()
+        self.temperature, self.momentum = temperature, momentum
+        self.follower = copy.deepcopy(student).requires_grad_(False)
+        self.register_buffer('queue', F.normalize(torch.randn(queue, width), dim=1))
+        self.register_buffer('place', torch.zeros((), dtype=torch.long))
+
+    def forward(self, student: Student, u: Any, ids: Tensor,       # clean groups and their words `[B, G]`
+                strategy: Callable[..., Tensor], luck: torch.Generator,
+                ) -> tuple[dict[str, Tensor], Tensor]:      # terms, and the keys of these clouds `[B, width]`
+        "The terms of one mixed pass."
+        v, ids, lam = blend(u, ids, luck)
+        mask, other = (hide(strategy, w, luck) for w in (v, u))
+        h = student(v, mask, luck)
+        e = F.cross_entropy(student.words(rows(h[:, 1:], mask)), rows(ids, mask), reduction='none')
+        with torch.no_grad():
+            keys = self.follower.query(self.follower(u, other, luck))
+        near = contrast(student.query(h), keys, self.queue.clone(), lam, self.temperature)
+        return {'mixed words': mean(e), 'contrast': near}, keys
+
+    def step(self, student: Student, keys: Tensor) -> None:
+        "After an optimiser step: the follower moves, the keys enter the queue."
+        follow(self.follower, student, self.momentum)
+        remember(self.queue, self.place, keys)
+
 # %% ../../../nbs/recipes/points/point_bert.ipynb #cca045cf
 CARD = Card(
     title='Point-BERT: Pre-training 3D Point Cloud Transformers with Masked Point Modeling', year=2022,
@@ -115,15 +146,12 @@ class PointBERT(Recipe):
                  strategy: Callable[..., Tensor] = Ball(Uniform(.25, .45))):
         super().__init__()
         self.cut, self.strategy = Clouds(groups, size, skip), strategy
-        self.temperature, self.momentum, self.mixing = temperature, momentum, mixing
         self.words = CloudWords(tokenizer)
         self.tokenizer = self.words.tokenizer
         self.student = Student(self.tokenizer.embed, self.words.count, dim, depth, heads, drop_path,
                                contrast_dim)
         self.student.contrast.requires_grad_(mixing)
-        self.follower: Any = copy.deepcopy(self.student).requires_grad_(False) if mixing else None
-        self.register_buffer('queue', F.normalize(torch.randn(queue if mixing else 0, contrast_dim), dim=1))
-        self.register_buffer('place', torch.zeros((), dtype=torch.long))
+        self.mixing = Mixing(self.student, contrast_dim, queue, temperature, momentum) if mixing else None
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -134,26 +162,17 @@ class PointBERT(Recipe):
         h = self.student(u, mask, luck)                                 # how: a vector and a place
         pred, target = self.student.words(rows(h[:, 1:], mask)), rows(ids, mask) # predict
         e = F.cross_entropy(pred, target, reduction='none')
-        mixed, keys = self.mixed(u, ids, luck, progress) if self.training and self.mixing else ({}, None)
-        return Out({'words': mean(e), **mixed}, mask, pred, target, spread(e, mask), u, extra={'keys': keys},
-                   **told(batch, u, mask))
-
-    def mixed(self, u: Any, ids: Tensor, luck: torch.Generator, progress: float) -> tuple[dict, Tensor]:
-        "The terms of point patch mixing (words and contrast), and the keys of these clouds."
-        v, ids, lam = blend(u, ids, luck)
-        mask, other = (hide(self.strategy, w, luck, progress=progress) for w in (v, u))
-        h = self.student(v, mask, luck)
-        e = F.cross_entropy(self.student.words(rows(h[:, 1:], mask)), rows(ids, mask), reduction='none')
-        with torch.no_grad():
-            keys = self.follower.query(self.follower(u, other, luck))
-        near = contrast(self.student.query(h), keys, self.queue.clone(), lam, self.temperature)
-        return {'mixed words': mean(e), 'contrast': near}, keys
+        terms, extra = {'words': mean(e)}, {}
+        if self.training and self.mixing is not None:
+            more, extra['keys'] = self.mixing(self.student, u, ids, partial(self.strategy, progress=progress),
+                                              luck)
+            terms |= more
+        return Out(terms, mask, pred, target, spread(e, mask), u, extra=extra, **told(batch, u, mask))
 
     def after_step(self, out: Out, progress: float) -> None:
         "The follower moves by a thousandth; the keys enter the queue."
-        if self.follower is not None and out.extra['keys'] is not None:
-            follow(self.follower, self.student, self.momentum)
-            remember(self.queue, self.place, out.extra['keys'])
+        if 'keys' in out.extra:
+            self.mixing.step(self.student, out.extra['keys'])
 
     def fill(self, batch: dict, out: Out) -> dict:
         """Hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no
@@ -171,6 +190,5 @@ class PointBERT(Recipe):
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         """Class token and largest value over the groups, `[B, 2 * dim]` (as fine-tuning takes them); or `[B,
         G, dim]`."""
-        u = self.units(batch)
-        h = self.student(u, u.none())
+        h = self.student(*self.looked_at(batch))
         return torch.cat([h[:, 0], h[:, 1:].amax(1)], 1) if pool else h[:, 1:]
