@@ -25,11 +25,12 @@ class ViTTeaches(nn.Module):
     "A recipe with a `ViT` as its encoder, as a teacher."
     def __init__(self, net: Any):
         super().__init__()
-        if not isinstance(getattr(net, 'encoder', None), ViT) or not isinstance(getattr(net, 'cut', None), Patches):
+        encoder, cut = getattr(net, 'encoder', None), getattr(net, 'cut', None)
+        if not isinstance(encoder, ViT) or not isinstance(cut, Patches):
             raise TypeError(f"{type(net).__name__} cannot teach: give a recipe with a ViT encoder, a stage "
                             "such as vit_teacher/micro/image/0, or a module with look(image)")
-        self.net, self.patch, self.channels = net, net.cut.size, net.cut.channels
-        self.grid, self.dim = net.encoder.grid, net.encoder.dim
+        self.net, self.patch, self.channels = net, cut.size, cut.channels
+        self.grid, self.dim = encoder.grid, encoder.dim
         self.depth, self.heads = len(self.blocks), self.blocks[0].attn.heads
 
     @property

@@ -41,7 +41,8 @@ CARD = Card(
     how='dropped between blocks',
     what='relations of tokens of a masked autoencoder, features of a supervised or contrastive network',
     use='fine-tune or probe the student',
-    headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote them',
+    headline='ImageNet-1k fine-tuned: ViT-B 83.7 (MAE + DeiT), ViT-L 87.6 (MAE + CLIP), as reviews quote '
+             'them',
     link='https://arxiv.org/abs/2306.15876',
     reading='how redundancy is measured, where and how much is dropped, which blocks are compared, how '
             'the features are scaled '
@@ -193,7 +194,7 @@ def find_teachers(masked: Any, teacher: Any,      # M and C, as `find_teacher` t
     return found
 
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #4c80988c
-def full_rows(weights: list[Tensor],     # of each block, `[B, heads, 1 + n, 1 + n]`, among those that were left
+def full_rows(weights: list[Tensor],     # of each block, `[B, heads, 1 + n, 1 + n]`, among those left
               path: list[Left],          # what went into each
               count: int,                # units that there are
               ) -> Tensor:               # `[layers, B, heads, 1 + count, 1 + count]`
@@ -202,11 +203,11 @@ def full_rows(weights: list[Tensor],     # of each block, `[B, heads, 1 + n, 1 +
     batch, head = torch.arange(B)[:, None, None, None], torch.arange(heads)[:, None, None]
     found = [weights[0].new_zeros(B, heads, N, N)]
     for w, (_, at, pad) in zip(weights, path):
-        at = at if pad is None else at.masked_fill(pad, N)      # padding goes to a row and column that are cut off
+        at = at if pad is None else at.masked_fill(pad, N)       # to a row and column that are cut off
         wide = w.new_zeros(B, heads, N + 1, N + 1)
         wide[batch, head, at[:, None, :, None], at[:, None, None]] = w
-        held = torch.zeros(B, N + 1, dtype=torch.bool, device=w.device).scatter(1, at, True)[:, None, :N, None]
-        found.append(torch.where(held, wide[..., :N, :N], found[-1]))
+        held = torch.zeros(B, N + 1, dtype=torch.bool, device=w.device).scatter(1, at, True)
+        found.append(torch.where(held[:, None, :N, None], wide[..., :N, :N], found[-1]))
     return torch.stack(found[1:])
 
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #debd6983
@@ -254,10 +255,10 @@ class HybridDistillation(Recipe):
                 progress: float = 1.) -> Out:
         "Encode and drop on the way; compare relations with M, and the features at the end with C."
         u = self.units(batch) if units is None else units
-        drops = self.drops(u, mask, generator, progress)                      # where: asked between blocks
-        *path, end = self.encode(u, drops)                                    # how: dropped, and encoded on
+        # where and how: asked between blocks, dropped, and encoded on
+        *path, end = self.encode(u, self.drops(u, mask, generator, progress))
         stay = spot(torch.ones_like(end.at[:, 1:]), end, u.count, 0).bool().view(u.valid.shape)
-        y, t = self.head(end.x), aim(self.teacher, self.whole(u, self.teacher), end.at)         # predict
+        y, t = self.head(end.x), aim(self.teacher, self.whole(u, self.teacher), end.at)     # predict
         pred, target = unpad(y[:, 1:], stay), unpad(t[:, 1:], stay)           # what: features of C
         e, terms = far(pred, target), {}
         if self.alpha:                                                        # what: relations of M
@@ -270,7 +271,8 @@ class HybridDistillation(Recipe):
     def drops(self, u: Units, mask: Any, generator: Any, progress: float) -> list[Drop]:
         "Before which blocks who goes."
         take = partial(draw, self.strategy, u, mask, generator, progress=progress)
-        return list(zip(self.steps, in_two_steps(u, self.first, self.strategy if mask is None else mask, take)))
+        chosen = self.strategy if mask is None else mask
+        return list(zip(self.steps, in_two_steps(u, self.first, chosen, take)))
 
     def encode(self, u: Units, drops: Sequence[Drop] = ()) -> list[Left]:
         "What goes into each block, and what comes out of the last."
@@ -281,7 +283,8 @@ class HybridDistillation(Recipe):
         "The whole picture as a teacher wants it."
         return shown(self.cut.image(u.x), teacher, u.shape)
 
-    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:     # None: nothing dropped
+    # mask None: nothing dropped
+    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Who looks at whom in the student: weights `[layers, B, heads, Q, K]`, query and key units (-1: no
         patch). A dropped token keeps the row of the last block that it was in."""
         u = self.units(batch)

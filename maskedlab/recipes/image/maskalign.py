@@ -79,7 +79,8 @@ class MaskAlign(Recipe):
                  strategy: Callable[..., Tensor] = Guided('importance', .7)):
         super().__init__()
         if not 1 <= top: raise ValueError(f"top={top}: compare one of the teacher's levels or more")
-        self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps, drop_path=drop_path)
+        self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps,
+                                     drop_path=drop_path)
         self.encoder.norm.requires_grad_(False)      # stands behind all levels, so nothing would move it here
         self.cut = Patches(patch, channels, 'row column colour', mean, std)
         self.teacher: Any = find_teacher(teacher)
@@ -103,9 +104,9 @@ class MaskAlign(Recipe):
         levels, importance = self.look(u)
         mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)   # where
         both = rest(mask)
-        h = self.encoder.levels(self.cut.normal(u.x), both, child(generator))      # how: the rest is not there
-        y, t = self.predict(h), whiten(torch.stack(levels[-self.top:], 2))         # predict
-        pred, target = unpad(y[:, 1:], both), rows(t[:, 1:], both)                 # what
+        h = self.encoder.levels(self.cut.normal(u.x), both, child(generator))    # how: hidden ones dropped
+        y, t = self.predict(h), whiten(torch.stack(levels[-self.top:], 2))       # predict
+        pred, target = unpad(y[:, 1:], both), rows(t[:, 1:], both)               # what: where both have seen
         e = far(pred, target)
         front = far(y[:, 0], t[:, 0])                        # the class token counts, and is no patch
         return Out({'features': mean(torch.cat([e, front]))}, mask, pred, target, spread(e, both), u)

@@ -98,7 +98,8 @@ class PatchNet(nn.Module):
 def stage_widths(dim: int) -> tuple[int, int, int]:
     "A quarter of the last stage's width, half of it, and all."
     if dim % 16:
-        raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple of 16")
+        raise ValueError(f"dim={dim}: P's stages have a quarter, half and all of it, so give a multiple of "
+                         "16")
     return dim // 4, dim // 2, dim
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #e5f1b08a
@@ -280,9 +281,9 @@ class Selfie(Recipe):
         return pooled((x if self.fourth is None else self.fourth(x)).flatten(2).mT, 0, pool)
 
     def before_finetuning(self) -> None:
-        "The fourth stage joins, where it has not; as many blocks as the first has, which is ResNet-50's rule."
-        if self.fourth is None:
-            self.fourth = fourth_stage(self.u0.shape[-1], self.stages[0]).to(self.u0)
+        "The fourth stage joins, where it has not, with as many blocks as the first (ResNet-50's rule)."
+        if self.fourth is not None: return
+        self.fourth = fourth_stage(self.u0.shape[-1], self.stages[0]).to(self.u0)    # type: ignore[assignment]
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #590be619
 def undecidable(out: Out,           # of Selfie
