@@ -140,6 +140,17 @@ def repaints(page, low, step):
         return times.slice(3); }''', [low, step])
 
 
+def in_time(what, times, limit):
+    "Milliseconds stay below a bar in the median; on a machine that others keep busy, times mean nothing."
+    import numpy as np
+    said = f'{what}: median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms'
+    print(said)
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, 'getloadavg') else 0
+    if np.median(times) > limit and load > 2.5:
+        pytest.skip(f'others keep this machine busy (load {load:.1f} a core), so times mean nothing: {said}')
+    assert np.median(times) <= limit, said
+
+
 def settled(page, action, timeout=20_000):
     "Do something, wait for the next painting and for rest."
     before = page.evaluate("document.querySelector('.mlx').dataset.painted")
