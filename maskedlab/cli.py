@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def _explore(a: argparse.Namespace) -> None:
     from maskedlab.show.explorer.widget import serve
     serve(a.recipe, port=a.port)
 
+# %% ../nbs/01_cli.ipynb #6f5a2d25
 def _claim(a: argparse.Namespace) -> None:
     from maskedlab.instruments.claim import find_claim, run_claim
     claim = find_claim(a.recipe)
@@ -111,7 +112,7 @@ def _train(a: argparse.Namespace) -> None:
     if a.dry_run:
         print(overview(Trainer(a.recipe, a.data, **{**words, 'out': None}), given='command line'))
         return
-    if a.out is None: raise ValueError("a run needs a folder for what it makes; give --out FOLDER, or --dry-run")
+    if a.out is None: raise ValueError("a run needs a folder for what it makes: --out FOLDER, or --dry-run")
     out = Path(a.out)
     if out.exists() and any(out.iterdir()) and not (a.overwrite or a.resume):
         raise ValueError(f"{out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
@@ -164,12 +165,14 @@ _PLAN: dict[str, tuple[dict[str, Any], str]] = {
     'nesterov': (dict(action=argparse.BooleanOptionalAction), 'of SGD'),
     'schedule': (dict(), 'cosine, linear, multistep or constant'),
     'floor': (dict(type=float, metavar='SHARE'), 'last rate as a share of the highest (cosine, linear)'),
-    'milestones': (dict(type=float, nargs='+', metavar='SHARE'), 'of the run, where the rate drops (multistep)'),
+    'milestones': (dict(type=float, nargs='+', metavar='SHARE'),
+                   'of the run: here the rate drops (multistep)'),
     'gamma': (dict(type=float), 'to which share the rate drops (multistep)'),
     'warmup': (dict(type=float), 'below 1: a share of the steps; from 1: a number of steps'),
     'clip': (dict(type=float), 'largest norm of the gradient; inf: any'),
 }
 
+# %% ../nbs/01_cli.ipynb #9073a3c2
 def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--out', help='folder for checkpoints, metrics and the weights')
     c.add_argument('--dry-run', action='store_true', help='print what the run would be, and train nothing')
@@ -200,10 +203,40 @@ def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
     c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
     c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
-    plan = c.add_argument_group('the plan', "each value is the recipe's own unless it is given here; --dry-run "
-                                            'prints them')
+    plan = c.add_argument_group('the plan', "each value is the recipe's own unless it is given here")
     for name, (how, text) in _PLAN.items():
         plan.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
+
+# %% ../nbs/01_cli.ipynb #3a322fb4
+def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
+    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict",
+            recipe=True)
+    c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
+    c.add_argument('--arms', nargs='+', default=[], metavar='ARM',
+                   help='these beside the main contrast; added to a result that is there')
+    c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted '
+                                 'run goes on')
+    c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
+    c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
+    c.add_argument('--jobs', type=int, default=1, help='processes at once')
+    c = add('claims', _claims, 'the table of all results')
+    c.add_argument('folder', nargs='?', default='claims')
+
+    c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
+                                 'fine-tuning, cost of a step')
+    c.add_argument('recipes', nargs='+', metavar='RECIPE',
+                   help="names of `maskedlab list`; the first one's step is the measure of cost")
+    c.add_argument('--seeds', type=int, default=3)
+    c.add_argument('--jobs', type=int, default=1, help='processes at once')
+    c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
+    c.add_argument('--steps', type=int, help='of the training; default 400')
+    c.add_argument('--tune', type=int, help='steps of fine-tuning; default 200')
+    c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
+
+    c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the '
+                             'tables')
+    c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE',
+                   help='a table and its options; `maskedlab bench TABLE --help`')
 
 # %% ../nbs/01_cli.ipynb #faddbffb
 def parser() -> argparse.ArgumentParser:
@@ -235,35 +268,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--shape', default='14x14', help='layout of the units, such as 14x14 or 1500')
     c.add_argument('-n', type=int, default=2000, help='masks to draw')
 
-    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict",
-            recipe=True)
-    c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
-    c.add_argument('--arms', nargs='+', default=[], metavar='ARM',
-                   help='these beside the main contrast; added to a result that is there')
-    c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted '
-                                 'run goes on')
-    c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
-    c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
-    c.add_argument('--jobs', type=int, default=1, help='processes at once')
-    c = add('claims', _claims, 'the table of all results')
-    c.add_argument('folder', nargs='?', default='claims')
-
-    c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
-                                 'fine-tuning, cost of a step')
-    c.add_argument('recipes', nargs='+', metavar='RECIPE',
-                   help="names of `maskedlab list`; the first one's step is the measure of cost")
-    c.add_argument('--seeds', type=int, default=3)
-    c.add_argument('--jobs', type=int, default=1, help='processes at once')
-    c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
-    c.add_argument('--steps', type=int, help='of the training; default 400')
-    c.add_argument('--tune', type=int, help='steps of fine-tuning; default 200')
-    c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
-
-    c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the '
-                             'tables')
-    c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE',
-                   help='a table and its options; `maskedlab bench TABLE --help`')
-
+    _comparing(add)
     _train_options(add('train', _train, 'train a recipe', recipe=True))
 
     c = add('explore', _explore, 'the explorer in a browser, without a notebook')

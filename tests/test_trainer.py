@@ -63,6 +63,16 @@ def test_importing_stays_light():
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip() == '[]'
 
 
+@pytest.mark.skipif(importlib.util.find_spec('ipywidgets') is None, reason='ipywidgets is not installed')
+def test_a_live_view_comes_to_a_notebook_alone():
+    "Who asks for the trainer in a kernel gets the view that adds itself; elsewhere nothing of it is imported."
+    code = ("import sys, maskedlab as ml, maskedlab.train.watch as watch\n{}\nml.Trainer\n"
+            "print([v.__name__ for v in watch.VIEWERS], 'maskedlab.show.training' in sys.modules)")
+    said = [subprocess.run([sys.executable, '-c', code.format(how)], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+            for how in ('', 'watch.in_kernel = lambda: True')]
+    assert said == ['[] False', "['LiveView'] True"]
+
+
 @pytest.mark.quick
 def test_it_learns():
     losses = run(ml.create_recipe('mae', image=32, patch=8, dim=32, depth=2, heads=2, decoder_dim=32, decoder_depth=1), steps=60, lr=3e-3)

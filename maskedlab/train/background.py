@@ -15,7 +15,7 @@ from typing import Any
 from .watch import in_kernel
 
 # %% auto #0
-__all__ = ['interruptible', 'Job']
+__all__ = ['interruptible', 'take_place', 'give_back', 'Job']
 
 # %% ../../nbs/train/09_background.ipynb #541731cf
 @contextmanager
@@ -57,6 +57,20 @@ def _yield_to_others() -> None:
 _ONE = threading.Lock()             # one run at a time in one process
 _RUNNING: list[Job] = []
 
+def take_place(job: Job) -> None:
+    "Take the one place that there is."
+    if not _ONE.acquire(blocking=False):
+        other = _RUNNING[0] if _RUNNING else job
+        raise ValueError(f"a run is on ({other.describe()}); wait() for it, or stop() it")
+    _RUNNING[:] = [job]
+
+def give_back(job: Job) -> None:
+    "Give the place back, for whoever had it."
+    if job.running:
+        _RUNNING.clear()
+        _ONE.release()
+
+# %% ../../nbs/train/09_background.ipynb #3cf73d71
 class Job:
     "Work that can be asked to stop, done here or in a thread."
     def __init__(self, work: Callable[[], Any],
@@ -71,19 +85,10 @@ class Job:
         return bool(_RUNNING) and _RUNNING[0] is self
 
     def begin(self) -> None:
-        "Take the one place that there is."
-        if not _ONE.acquire(blocking=False):
-            other = _RUNNING[0] if _RUNNING else self
-            raise ValueError(f"a run is on ({other.describe()}); wait() for it, or stop() it")
-        _RUNNING[:] = [self]
+        "Take the place, or raise who has it."
+        take_place(self)
         self.stopping.clear()
         self.error = None
-
-    def release(self) -> None:
-        "Give the place back."
-        if self.running:
-            _RUNNING.clear()
-            _ONE.release()
 
     def here(self) -> None:
         "Do the work in this thread; Ctrl-C stops it."
@@ -91,23 +96,23 @@ class Job:
             with interruptible(self.stopping.set):
                 self.work()
         finally:
-            self.release()
+            give_back(self)
 
-    def thread(self, after: Callable[[], None]) -> None:    # `after`: called when the work has ended
+    def thread(self, after: Callable[[], Any]) -> None:    # `after`: called when the work has ended
         "Do the work in a thread of its own; returns at once."
         if in_kernel():
             _hear_idle_interrupts(self.stopping.set)
         self.done = threading.Event()
         threading.Thread(target=self._in_thread, args=[after], name='maskedlab training', daemon=True).start()
 
-    def _in_thread(self, after: Callable[[], None]) -> None:
+    def _in_thread(self, after: Callable[[], Any]) -> None:
         _yield_to_others()
         try:
             self.work()
         except BaseException as error:
             self.error = error
         finally:
-            self.release()
+            give_back(self)
             after()
             self.done.set()
 

@@ -74,6 +74,7 @@ class Crops:
 
 Change = Callable[[Tensor, torch.Generator], Tensor]     # `[B, ...]` to the same shape
 
+# %% ../../nbs/train/02_feed.ipynb #c3e274fd
 @dataclass
 class Rows:
     "Samples that are the rows of tensors, such as the embedded digits."
@@ -157,6 +158,7 @@ class OnDevice:
             image = rows[:, None] @ (self.pixels[w].float() / 255) @ columns[:, None].mT
         return {'image': image} if self.labels is None else {'image': image, 'label': self.labels[w]}
 
+# %% ../../nbs/train/02_feed.ipynb #e903ef1f
 def room(device: torch.device) -> int:
     "Bytes that data may take on a device: a quarter of what is free there."
     if device.type == 'cpu': return 0           # they are in memory anyway, and cutting them there is quicker
@@ -195,7 +197,8 @@ CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files as a batch
 FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}
 
-def source_of(data: Any,                    # a name of `list_samples()`, a file, folder or list of pictures, a data set, or a batch
+def source_of(# a name of `list_samples()`, a file, folder or list of pictures, a data set, or a batch
+              data: Any,
               seed: int,
               size: int | tuple[int, int] = 64,  # of pictures, in pixels
               # random crops of pictures and mirroring (never for the digits), clouds scaled and shifted

@@ -47,7 +47,8 @@ def train_stage(key: str,                       # 'name/size/data/seed'
     try:
         recipe.eval().save_pretrained(aside, dtype=torch.float16 if half else None)
         last = history[-20:]
-        more = f"{'' if lr is None else f' --lr {lr:g}'}{' --half' if half else ''}{f' --out {folder}' if folder is not None else ''}"
+        rate = '' if lr is None else f' --lr {lr:g}'
+        more = f"{rate}{' --half' if half else ''}{f' --out {folder}' if folder is not None else ''}"
         about: dict[str, Any] = dict(key=key, command=f'python -m maskedlab.train.make_stage {key} --steps '
                                                       f'{steps}{more}',
                      parameters=sum(p.numel() for p in recipe.parameters()),
@@ -64,6 +65,7 @@ def train_stage(key: str,                       # 'name/size/data/seed'
         shutil.rmtree(aside, ignore_errors=True)
     return target
 
+# %% ../../nbs/train/12_make_stage.ipynb #f01f1d75
 def main(argv: list[str] | None = None) -> int:
     """python -m maskedlab.train.make_stage name/size/data/seed [--steps N] [--out FOLDER] [--half]
     [--overwrite]"""

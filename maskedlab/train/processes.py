@@ -23,7 +23,8 @@ class Processes:
         try:
             from accelerate import Accelerator
         except ImportError:
-            raise ValueError("training needs accelerate, which is not installed; run pip install accelerate") from None
+            raise ValueError("training needs accelerate, which is not installed; run pip install "
+                             "accelerate") from None
         from accelerate.utils import DistributedDataParallelKwargs
         several = int(os.environ.get('WORLD_SIZE', 1)) > 1
         # terms may differ from step to step, and with them the weights that take part

@@ -119,6 +119,7 @@ class Share:
                       group=_rows(u.group, index, len(u)), pos=_rows(u.pos, index, len(u)))
         return hide(self.strategy, whole, g, **{k: _rows(v, index, len(u)) for k, v in signals.items()})[mine]
 
+# %% ../../nbs/train/01_seeds.ipynb #43354e4f
 def _rows(value: Any, index: Tensor, n: int) -> Any:
     "The rows `index` of whatever has a row for each of n samples, within dicts and thunks too."
     if torch.is_tensor(value): return value[index] if value.ndim and len(value) == n else value

@@ -34,6 +34,12 @@ __all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precisi
            'is_stream', 'Run', 'settings_of', 'describe', 'words_of', 'overview']
 
 # %% ../../nbs/train/10_setup.ipynb #e3f0e57d
+def _whole(name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: give a whole number from {least}")
+    return value
+
+# %% ../../nbs/train/10_setup.ipynb #1387a6b7
 @dataclass(kw_only=True, eq=False, repr=False)
 class Options:
     "What a run is asked to be, beside its recipe, its data and its plan."
@@ -69,11 +75,6 @@ class Options:
         self.seed = setting('seed') if self.seed is None else _whole('seed', self.seed, 0)
         self.out = None if self.out is None else Path(self.out).expanduser()
 
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: give a whole number from {least}")
-    return value
-
 # %% ../../nbs/train/10_setup.ipynb #e6b4cfc0
 OPTIONS = tuple(f.name for f in fields(Options))
 PLANNED = tuple(f.name for f in fields(Plan))
@@ -99,6 +100,9 @@ def precision_of(name: str | None, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ValueError(f"precision={name!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
     return PRECISIONS[name]
+
+def _every(name: str, value: Any, default: int) -> int:
+    return default if value is None else _whole(name, value)
 
 def picture_size(recipe: Recipe) -> int | tuple[int, int]:
     "The size of the pictures that a recipe was made for, or 64."
@@ -135,7 +139,8 @@ class Run(Options):
         super().__init__(**options)
         if lr_base is not None:
             if 'lr' in changes:
-                raise ValueError(f"lr={changes['lr']} and lr_base={lr_base} were both given; give one of them")
+                raise ValueError(f"lr={changes['lr']} and lr_base={lr_base} were both given; give one of "
+                                 "them")
             changes |= dict(lr=lr_base, per=256)
         self.processes = Processes()
         self.device, self.world, self.rank = (self.processes.device, self.processes.world,
@@ -150,12 +155,8 @@ class Run(Options):
         self._open_data(data)
         self.samples = None if self.source is None else len(self.source)
         self.steps = steps_of(self.steps, self.epochs, self.samples, self.batch)
-        if self.save_every is None:
-            self.save_every = min(max(self.steps // 10, 1), 1000)
-        if self.log_every is None:
-            self.log_every = 10 if self.device.type == 'cuda' else 1
-        _whole('save_every', self.save_every)
-        _whole('log_every', self.log_every)
+        self.save_every = _every('save_every', self.save_every, min(max(self.steps // 10, 1), 1000))
+        self.log_every = _every('log_every', self.log_every, 10 if self.device.type == 'cuda' else 1)
         self.precision = precision_of(self.precision, self.device)
         self.parameters = sum(p.numel() for p in self.recipe.parameters() if p.requires_grad)
         self.lr = self.plan.highest(self.batch, self.parameters)
@@ -216,7 +217,8 @@ def words_of(about: dict[str, Any]) -> dict[str, Any]:
     for k in ('recipe', 'config', 'samples', 'data', 'optimiser'):
         about.pop(k, None)
     if 'plan' in about: return {**about, 'plan': Plan(**about['plan'])}
-    return {**about, 'optimiser': 'AdamW', 'schedule': 'cosine', 'floor': 0.}      # what there was before plans
+    before_plans = dict(optimiser='AdamW', schedule='cosine', floor=0.)
+    return {**about, **before_plans}
 
 # %% ../../nbs/train/10_setup.ipynb #5edd2b6e
 def overview(run: Run,

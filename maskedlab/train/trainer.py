@@ -18,15 +18,16 @@ from ..contract.create import recipe_class
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
 from ..contract.saved import decode, load_state
-from .background import Job
+from .background import Job, give_back
 from .checkpoint import Checkpoint
 from .feed import Portion, Waiting, rounds
 from .folder import RunFolder, check_same, read_run
 from .setup import Options, Run, describe, settings_of, words_of
+from .step import learning, restore_learner, tensors_of
 from .watch import in_kernel, open_view, reports
 
 # %% auto #0
-__all__ = ['take', 'restore', 'Training', 'Trainer', 'fit']
+__all__ = ['take', 'batches_of', 'restore', 'State', 'Training', 'remade', 'Trainer', 'fit']
 
 # %% ../../nbs/train/11_trainer.ipynb #32e72a27
 def take(feed: Waiting, step: int, safe: str) -> dict:
@@ -37,16 +38,22 @@ def take(feed: Waiting, step: int, safe: str) -> dict:
         kind = type(error) if isinstance(error, FileNotFoundError | TypeError) else ValueError
         raise kind(f"no data for step {step}: {str(error)[:120]}{safe}") from error
 
+def batches_of(run: Run, portion: Portion, step: int) -> Iterator[dict]:
+    "The batches of this process from a step on, one a round."
+    if run.source is None: return itertools.islice(run.stream or iter(()), run.steps - step)
+    first, last = step * run.accumulate, run.steps * run.accumulate
+    return rounds(run.source, portion, run.seed, first, last, run.workers, run.device.type == 'cuda')
+
 def restore(run: Run, folder: RunFolder, found: Checkpoint) -> None:
     "Recipe, learner, history and generators as a checkpoint has them."
     check_same(found.state['settings'], settings_of(run), folder.path)
     load_state(run.recipe, found.tensors['model'], str(folder.path))
-    run.learner.load(found.tensors)
+    restore_learner(run.learner, found.tensors)
     run.log.history = folder.restore(found)
 
 # %% ../../nbs/train/11_trainer.ipynb #c55c4814
-class Training(Run):
-    "A run that goes on step by step; between two steps it is looked at and saved."
+class State(Run):
+    "Where a run is, for whoever looks at it."
     def __init__(self, *of_the_run: Any):
         super().__init__(*of_the_run)
         self.step = 0                                   # steps taken
@@ -58,12 +65,44 @@ class Training(Run):
             self.step = found.step
 
     def _train(self) -> None:
+        raise NotImplementedError
+
+    running = property(lambda self: self.job.running)
+    error = property(lambda self: self.job.error)           # what went wrong in the background
+    history = property(lambda self: self.log.history)       # a row a step: number, loss, terms, rate, ...
+    speed = property(lambda self: self.log.speed)           # samples a second
+    waiting = property(lambda self: self.log.waiting)       # share of the time spent waiting for data
+
+    def status(self) -> str:
+        "One line: the mean loss of late, the speed, and how much of the time the network waits for data."
+        return f"{self.name.rpartition(':')[2]} {self.log}"
+
+    def __repr__(self) -> str:
+        left = 'done' if self.step >= self.steps else 'stopped' if self.step else 'not begun'
+        state = 'running' if self.running else left
+        return f"Trainer({self.name}, step {self.step} of {self.steps}, {state})"
+
+    def _safe(self) -> str:
+        return f'; step {self.folder.saved} is saved' if self.folder and self.folder.saved >= 0 else ''
+
+    def averaged(self) -> Recipe:
+        "A copy of the recipe with the averaged weights."
+        if self.learner.average is None:
+            raise ValueError("this run keeps no average of the weights; give ema=.999")
+        other = copy.deepcopy(self.recipe)
+        other.load_state_dict(self.learner.average.values)
+        return other
+
+# %% ../../nbs/train/11_trainer.ipynb #be9fbc8a
+class Training(State):
+    "A run that goes on step by step; between two steps it is looked at and saved."
+    def _train(self) -> None:
         "From where the run is to its end, or to where it is asked to stop."
         portion = Portion(self.batch, self.accumulate, self.world, self.rank)
-        feed = Waiting(iter(self._batches(portion)), self.device)
-        learning = self.learner.learning(portion, self.source is not None, self.compile)
+        feed = Waiting(batches_of(self, portion, self.step), self.device)
+        learns = learning(self.learner, portion, self.source is not None, self.compile)
         metrics = self.folder.metrics(describe(self)) if self.folder else nullcontext()
-        with learning, reports(self) as self.reports, metrics:
+        with learns, reports(self) as self.reports, metrics:
             self.log.begin(self.step)
             while self.step < self.steps and not self._stop_here():
                 try:
@@ -78,11 +117,6 @@ class Training(Run):
                 if self.step % self.save_every == 0:
                     self._save(feed)
             self._save(feed)
-
-    def _batches(self, portion: Portion) -> Iterator[dict]:
-        if self.source is None: return itertools.islice(self.stream or iter(()), self.steps - self.step)
-        first, last = self.step * self.accumulate, self.steps * self.accumulate
-        return rounds(self.source, portion, self.seed, first, last, self.workers, self.device.type == 'cuda')
 
     def _stop_here(self) -> bool:
         "Whether to end before the next step; several processes ask each other, and all end at the same one."
@@ -105,14 +139,20 @@ class Training(Run):
     def _save(self, feed: Waiting) -> None:
         self._look(feed)                        # what is saved has been checked
         if self.folder:
-            self.folder.save(self.step, self.learner.tensors(), settings_of(self), self.keep)
-
-    def _safe(self) -> str:
-        return f'; step {self.folder.saved} is saved' if self.folder and self.folder.saved >= 0 else ''
+            self.folder.save(self.step, tensors_of(self.learner), settings_of(self), self.keep)
 
     def stop(self) -> None:
         "Ask the run to end at the next border between two steps, with a checkpoint. Returns at once."
         self.job.stopping.set()
+
+# %% ../../nbs/train/11_trainer.ipynb #e77d2e9c
+def remade(about: dict[str, Any]) -> Recipe:
+    "The recipe of a run, from what its folder tells."
+    config, name = about['config'], about['recipe']
+    if config is None or name.startswith('__main__'):
+        raise ValueError(f"the recipe of this run, {name[:60]}, cannot be made by name; give it: "
+                         "resume(folder, recipe=...)")
+    return recipe_class(name)(**{k: decode(v) for k, v in config.items()})
 
 # %% ../../nbs/train/11_trainer.ipynb #cd7d500e
 class Trainer(Training):
@@ -143,7 +183,7 @@ class Trainer(Training):
                 self.view = open_view(self)
             self.job.thread(after=lambda: self.view is not None and self.view.close())
         except BaseException:
-            self.job.release()
+            give_back(self.job)
             raise
         return self
 
@@ -153,45 +193,20 @@ class Trainer(Training):
         self.job.wait(timeout)
         return self.history
 
-    running = property(lambda self: self.job.running)
-    error = property(lambda self: self.job.error)           # what went wrong in the background
-    history = property(lambda self: self.log.history)       # a row a step: number, loss, terms, rate, ...
-    speed = property(lambda self: self.log.speed)           # samples a second
-    waiting = property(lambda self: self.log.waiting)       # share of the time spent waiting for data
-
-    def averaged(self) -> Recipe:
-        "A copy of the recipe with the averaged weights."
-        if self.learner.average is None:
-            raise ValueError("this run keeps no average of the weights; give ema=.999")
-        other = copy.deepcopy(self.recipe)
-        other.load_state_dict(self.learner.average.values)
-        return other
-
-    def status(self) -> str:
-        "One line: the mean loss of late, the speed, and how much of the time the network waits for data."
-        return f"{self.name.rpartition(':')[2]} {self.log}"
-
-    def __repr__(self) -> str:
-        left = 'done' if self.step >= self.steps else 'stopped' if self.step else 'not begun'
-        return f"Trainer({self.name}, step {self.step} of {self.steps}, {'running' if self.running else left})"
-
     @classmethod
-    def resume(cls, folder: str | Path,     # `out` of an earlier run
+    def resume(cls,                         # type: ignore[override]
+               folder: str | Path,          # `out` of an earlier run
                recipe: Any = None,          # the recipe itself, where it was not made by name
                data: Any = None,            # the data itself, where they were not given by name or folder
                **changes) -> Trainer:       # whatever is to be other than it was, such as steps=2000
         "A trainer as it was at its last checkpoint; `fit()` goes on."
         about = read_run(folder)
-        config, name, data = about['config'], about['recipe'], about['data'] if data is None else data
-        if recipe is None:
-            if config is None or name.startswith('__main__'):
-                raise ValueError(f"the recipe of this run, {name[:60]}, cannot be made by name; give it: "
-                                 "resume(folder, recipe=...)")
-            recipe = recipe_class(name)(**{k: decode(v) for k, v in config.items()})
+        recipe = remade(about) if recipe is None else recipe
+        data = about['data'] if data is None else data
         if data is None:
             raise ValueError("the data of this run were no folder and no name; give them: resume(folder, "
                              "data=...)")
-        return cls(recipe, data, out=Path(folder).expanduser(), resume=True, **{**words_of(about), **changes})
+        return cls(recipe, data, out=folder, resume=True, **{**words_of(about), **changes})
 
 # %% ../../nbs/train/11_trainer.ipynb #012a0b6a
 def _signature() -> inspect.Signature:
@@ -209,7 +224,7 @@ def fit(recipe: Any,                          # an instance (trained in place), 
         steps: int,                           # optimiser steps
         # called after each step with its number and losses; True stops the run
         watch: Callable[[int, dict], Any] | None = None,
-        **words,                              # of `Trainer`: lr, optimiser, warmup, clip, seed, batch, plan, ...
+        **words,                              # of `Trainer`: lr, optimiser, warmup, seed, batch, plan, ...
         ) -> list[dict[str, float]]:          # losses of each step, `{'loss': ..., term: ...}`
     "Train a recipe here and now."
     return Trainer(recipe, batches, steps=steps, watch=watch, show=False, **words).fit(background=False)

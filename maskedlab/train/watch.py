@@ -51,7 +51,8 @@ def board(trainer: Any, stack: ExitStack) -> Callable[[], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError("tensorboard=True needs the package tensorboard; run pip install tensorboard") from None
+        raise ValueError("tensorboard=True needs the package tensorboard; run pip install "
+                         "tensorboard") from None
     writer = SummaryWriter(str(trainer.out / 'tensorboard'), purge_step=trainer.step)
     stack.callback(writer.close)
     written = [trainer.step]

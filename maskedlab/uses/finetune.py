@@ -18,7 +18,7 @@ from ..parts.transformer import Block
 from ..train.loop import decays
 
 # %% auto #0
-__all__ = ['TUNING', 'Classifier', 'depth_groups', 'finetune']
+__all__ = ['TUNING', 'Classifier', 'depth_groups', 'finetune', 'accuracy_of']
 
 # %% ../../nbs/uses/01_finetune.ipynb #9f8701dc
 class Classifier(nn.Module):
@@ -54,6 +54,7 @@ def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float
             groups.setdefault((depth, wide[name]), new)['params'].append(p)
     return list(groups.values())
 
+# %% ../../nbs/uses/01_finetune.ipynb #e59c356f
 # MAE's and SimMIM's, at the size of the kit's samples
 TUNING = Plan(lr=1e-3, small=None, betas=(.9, .999), warmup=.1, clip=5.)
 
@@ -92,7 +93,10 @@ def finetune(recipe: Recipe,                # trained in place
             nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimiser.step()
         schedule.step()
-    model.eval()
+    return accuracy_of(model.eval(), test)
+
+def accuracy_of(model: Classifier, test: dict) -> float:
+    "The share of a batch that is classified right."
     with torch.no_grad():
         parts = [slice(i, i + 500) for i in range(0, len(test['label']), 500)]
         hits = [model({k: v[p] for k, v in test.items()}).argmax(1) == test['label'][p] for p in parts]
