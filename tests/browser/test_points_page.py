@@ -3,7 +3,6 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import in_time, ready, repaints, settled, stage

@@ -3,7 +3,6 @@ import os
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from conftest import in_time, ready, repaints, settled, stage
 
