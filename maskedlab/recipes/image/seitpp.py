@@ -32,11 +32,11 @@ from ...parts.watch import one_of, watched
 from ...stages.shelf import find_tokenizer
 
 # %% auto #0
-__all__ = ['CARD', 'STAGES', 'SIZES', 'PLAN', 'pack', 'unpack', 'coded', 'storage', 'blocks', 'unblock', 'check_words',
+__all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'pack', 'unpack', 'coded', 'storage', 'blocks', 'unblock', 'check_words',
            'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled', 'WordHead', 'find_adapt',
            'SeiTPP']
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #e81ff1de
+# %% ../../../nbs/recipes/image/seitpp.ipynb #fc510cac
 CARD = Card(
     title='SeiT++: Masked Token Modeling Improves Storage-efficient Training', year=2024,
     modality='image',
@@ -50,12 +50,12 @@ CARD = Card(
             'in place of their ViT-VQGAN; '
             'no dropout in the decoder; the shipped weights read the words of new crops at every step, '
             'not of stored ones')
-STAGES: dict[str, Any] = dict(tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0')
+FINE: dict[str, Any] = dict(tokenizer='image_dvae/fine/image/0', adapt='token_adapt/fine/image/0')
 SIZES: dict[str, dict[str, Any]] = {
     'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
-                  decoder_heads=4, **STAGES),
+                  decoder_heads=4, **FINE),
     'tiny':  dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
-                  decoder_heads=6, **STAGES),
+                  decoder_heads=6, **FINE),
     'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
                   decoder_heads=8),
     'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4,
@@ -82,7 +82,7 @@ def unpack(data: bytes, shape: Sequence[int]) -> Tensor:        # int64 `[*shape
                          "the shape that was packed")
     return torch.tensor(found).view(*shape)
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #f9038b7b
+# %% ../../../nbs/recipes/image/seitpp.ipynb #4094419a
 def coded(image: Tensor,          # `[B, C, H, W]` in 0..1
           kind: str,              # 'png', 'jpeg', ...
           **how: Any) -> float:   # of the library
@@ -104,7 +104,7 @@ def storage(image: Tensor,          # `[B, C, H, W]` in 0..1
             f'words, log2({words}) bits each': ids[0].numel() * math.log2(words) / 8,
             'words, packed': len(pack(ids)) / len(ids)}
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #8c89f825
+# %% ../../../nbs/recipes/image/seitpp.ipynb #a8256e70
 def blocks(ids: Tensor) -> Tensor:          # `[B, 2h, 2w]` to `[B, h, w, 4]`
     "Words in blocks of 2 x 2, row by row."
     return ids.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4).flatten(3)
@@ -129,7 +129,7 @@ def check_words(ids: Any, words: int) -> Tensor:      # int64 `[B, h, w]`
                          "tokenizer that wrote them")
     return ids.long()
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #b18e8893
+# %% ../../../nbs/recipes/image/seitpp.ipynb #fab37018
 class StoredWords(nn.Module):
     "A frozen tokenizer, and pictures as units of four of its words, both ways; holds no state of its own."
     def __init__(self, tokenizer: Any,           # a stage, or a module: see `SeiTPP`
@@ -197,7 +197,7 @@ def augment(ids: Tensor,              # int64 `[B, h, w]`
         ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
     return ids
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #892a2454
+# %% ../../../nbs/recipes/image/seitpp.ipynb #914e822f
 def leaving(mask: Tensor,          # bool `[B, h, w]`
             share: float,          # of all units
             generator: torch.Generator | None = None) -> Tensor:    # like `mask`
@@ -232,12 +232,13 @@ class WordViT(ViT):
         h, index, pad = self.patch_embed(e.flatten(3)), None, None
         if masked is not None:
             h = replace(h, masked, self.mask_token)
-        h = h.flatten(1, 2) + fit_positions(self.pos_embed, self.grid, tuple(x.shape[1:3]))[:, 1:]
+        waves: Any = self.pos_embed
+        h = h.flatten(1, 2) + fit_positions(waves, self.grid, tuple(x.shape[1:3]))[:, 1:]
         if visible is not None:
             h, index, pad = keep(h, visible)
         return self(h, pad, index=index, grid=tuple(x.shape[1:3]))
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #622eba95
+# %% ../../../nbs/recipes/image/seitpp.ipynb #b3e2cf40
 def filled(decoder: Filler,        # without a token of its own
            h: Tensor,              # `[B, 1 + units - dropped, dim]`, as the encoder gave it
            visible: Tensor,        # bool `[B, h, w]`, what was not dropped
@@ -256,14 +257,14 @@ class WordHead(nn.Linear):
         self.norm, self.word_bias = nn.LayerNorm(code, eps), nn.Parameter(torch.zeros(words))
         init_xavier(self)
 
-    def forward(self, y: Tensor,            # `[n, dim]`
+    def forward(self, y: Tensor,            # type: ignore[override]
                 table: Any,                 # an embedding of `words` by `code`
                 ) -> Tensor:                # `[n, 4, words]`
         "Name the words of units."
         z = self.norm(F.gelu(super().forward(y).unflatten(-1, (4, -1))))
         return F.linear(z, table.weight.detach(), self.word_bias)
 
-# %% ../../../nbs/recipes/image/seitpp.ipynb #31885594
+# %% ../../../nbs/recipes/image/seitpp.ipynb #970bb15a
 def find_adapt(adapt: Any,           # a stage, a module with `moved`, or None
                tokenizer: Any, words: int) -> Any:
     "A frozen TokenAdapt of the same words, or ValueError."
