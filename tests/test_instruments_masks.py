@@ -42,36 +42,38 @@ def seeded(seed=0):
 
 @pytest.fixture
 def both(monkeypatch):
-    "Coverage map and count law of one seed. Their draws are the same ones, so they are drawn once."
-    def look(strategy, u, seed):
-        d = draw_many(strategy, u, DRAWS, seeded(seed))
+    "Coverage map and count law of the same draws, which so are drawn once; `risk` is that of each instrument."
+    kept = {}
+    def look(strategy, u, seed, draws=DRAWS, risk=RISK):
+        if (seed, draws) not in kept:
+            kept[seed, draws] = draw_many(strategy, u, draws, seeded(seed))
         for module in ('coverage', 'count_law'):
-            monkeypatch.setattr(f'maskedlab.instruments.{module}.draw_many', lambda *a, **more: d)
+            monkeypatch.setattr(f'maskedlab.instruments.{module}.draw_many',
+                                lambda *a, **more: kept[seed, draws])
+            monkeypatch.setattr(f'maskedlab.instruments.{module}.RISK', risk)
         return coverage_map(strategy, u), count_law(strategy, u)
     return look
 
 
-@pytest.mark.parametrize('strategy,u', RIGHT, ids=lambda x: str(x)[:30])
-def test_no_alarm_in_a_thousand_seeds(strategy, u, both):
-    for seed in range(1000):
-        c, k = both(strategy, u, seed)
+@pytest.mark.parametrize('strategy,u', RIGHT + RAGGED, ids=lambda x: str(x)[:30])
+def test_no_more_alarms_than_the_risk_that_is_taken(strategy, u, both):
+    """At a risk of 5 % for all questions of an instrument together, instead of one in a million; and none at
+    one in a thousand. There a bound that is too narrow shows itself far more often than at one in a million
+    (as if draws were twice as many: `Random` in 4 of 60 seeds, and in none), so that fewer seeds will do."""
+    found = [both(strategy, u, seed, risk=.05) for seed in range(50)]
+    for results in zip(*found):
+        assert sum(not r.ok for r in results) <= 8       # a count of mean 2.5 passes that once in 1,000 times
+    for seed in range(100 if (strategy, u) in RIGHT else 0):
+        # what is silent at the larger risk is silent at the smaller one
+        if seed < 50 and all(r.ok for r in found[seed]): continue
+        c, k = both(strategy, u, seed, risk=1e-3)
         assert c.ok and k.ok, (seed, c, k)
 
 
 @pytest.mark.parametrize('strategy,u', RIGHT + RAGGED, ids=lambda x: str(x)[:30])
-def test_no_more_alarms_than_the_risk_that_is_taken(strategy, u, both, monkeypatch):
-    "At a risk of 5 % for all questions of an instrument together, instead of one in a million."
-    for module in ('coverage', 'count_law'):
-        monkeypatch.setattr(f'maskedlab.instruments.{module}.RISK', .05)
-    found = [both(strategy, u, seed) for seed in range(50)]
-    for results in zip(*found):
-        assert sum(not r.ok for r in results) <= 8       # a count of mean 2.5 passes that once in 1,000 times
-
-
-@pytest.mark.parametrize('strategy,u', RIGHT + RAGGED, ids=lambda x: str(x)[:30])
-def test_no_alarm_in_many_draws(strategy, u):
+def test_no_alarm_in_many_draws(strategy, u, both):
     for seed in range(4):
-        c, k = coverage_map(strategy, u, 4000, seeded(seed)), count_law(strategy, u, 4000, seeded(seed))
+        c, k = both(strategy, u, seed, 4000)
         assert c.alarms == () and k.alarms == (), (c, k)
     assert 'ok' in repr(c) and 'ok' in repr(k)
 
@@ -195,20 +197,16 @@ FAULTS = [(last_row_never, GRID, 'row 6', 'coverage'), (last_row_never_block, GR
 
 @pytest.mark.parametrize('sampler,u,says,by', FAULTS,
                          ids=[getattr(f[0], '__name__', type(f[0]).__name__) for f in FAULTS])
-def test_planted_faults_are_caught(sampler, u, says, by):
-    """In 95 of 100 seeds or more, on a grid and with a number of draws at which 1,000 seeds of right samplers
-    raise no alarm."""
-    caught = {'coverage': 0, 'count': 0}
-    for seed in range(100):
-        found = {'coverage': coverage_map(sampler, u, DRAWS, seeded(seed)),
-                 'count': count_law(sampler, u, DRAWS, seeded(seed))}
-        for name, result in found.items():
+def test_planted_faults_are_caught(sampler, u, says, by, both):
+    """In each of 30 seeds, which a fault that is caught in nine of ten passes once in 24 times; on a grid and
+    with a number of draws at which right samplers raise no alarm."""
+    for seed in range(30):
+        for name, result in zip(('coverage', 'count'), both(sampler, u, seed)):
             if by in (name, 'both'):
-                caught[name] += any(says in a for a in result.alarms) and 'ALARM' in repr(result)
+                assert any(says in a for a in result.alarms) and 'ALARM' in repr(result), (seed, result)
             else:
-                assert result.ok, result
-        assert all(len(a) <= 200 for r in found.values() for a in r.alarms)
-    assert all(n >= 95 for name, n in caught.items() if by in (name, 'both')), caught
+                assert result.ok, (seed, result)
+            assert all(len(a) <= 200 for a in result.alarms)
 
 
 def test_a_learners_function_goes_through_both():
