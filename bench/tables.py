@@ -90,17 +90,15 @@ def load(path: Path) -> Table:
 
 OPENING = """# Benches
 
-Measurements beside other public implementations. Each table is one command, `maskedlab bench NAME` (or
-`python -m bench NAME`), run from a checkout; `--save` writes it to `results/` and makes this page anew. They
-need `pip install 'maskedlab[bench]'`; a library that is missing leaves a row that says so.
+Measurements beside other public implementations. Each table is one command, `maskedlab bench NAME` (or `python -m bench NAME`), run from a
+checkout; `--save` writes it to `results/` and makes this page anew. They need `pip install 'maskedlab[bench]'`; a library that is missing
+leaves a row that says so.
 
-Functions take turns, round by round, each round starting with another one. Times are medians over the rounds,
-with their 95 % interval in brackets; ratios are taken within each round, so that a machine that slows down
-for a while does not decide them. Memory is the peak of a fresh process less that of its imports. The share of
-the limit is the counted operations over the time, beside the rate of a large matrix product that takes part
-in the same rounds. With `--threads 1` the processor's time is counted, which other programs disturb less than
-the clock's. The farthest points of point clouds have a bench of their own, `python -m bench.points`, with
-`results/points.json`.
+Functions take turns, round by round, each round starting with another one. Times are medians over the rounds, with their 95 % interval in
+brackets; ratios are taken within each round, so that a machine that slows down for a while does not decide them. Memory is the peak of a
+fresh process less that of its imports. The share of the limit is the counted operations over the time, beside the rate of a large matrix
+product that takes part in the same rounds. With `--threads 1` the processor's time is counted, which other programs disturb less than the
+clock's. The farthest points of point clouds have a bench of their own, `python -m bench.points`, with `results/points.json`.
 """
 ORDER = ['step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets', 'tests', 'price']
 

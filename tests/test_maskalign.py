@@ -67,7 +67,7 @@ def test_int_of_what_is_kept(grid, ratio, kept):
 def test_base_has_the_papers_counts():
     with torch.device('meta'):
         base = MaskAlign(**{**MaskAlign.sizes['base'], 'teacher': ViTTeacher()})
-    assert base.encoder.grid == (14, 14) and base.top == 5 and base.align.shape == (
+    assert base.encoder.grid == (14, 14) and base.match.top == 5 and base.match.align.shape == (
         12, 12) and base.strategy.ratio == .7
 
 
@@ -175,30 +175,30 @@ def test_targets_are_whitened_token_by_token(r, batch):
 def test_identity_matrix_and_identity_heads_give_the_levels_themselves(batch):
     r = make(teacher=teacher(dim=32, heads=4), top=2)
     with torch.no_grad():
-        r.align.copy_(torch.eye(3))
-        for head in r.heads:
+        r.match.align.copy_(torch.eye(3))
+        for head in r.match.heads:
             head.weight.copy_(torch.eye(32))
             head.bias.zero_()
     u = r.units(batch)
     h = r.encoder.levels(r.cut.normal(u.x))
-    assert_close(r.predict(h), torch.stack(h[-2:], 2))
+    assert_close(r.match(h), torch.stack(h[-2:], 2))
 
 
 def test_rows_of_unused_levels_get_no_gradient(r, batch):
     r(batch, generator=g()).loss.backward()
-    assert (r.align.grad[0] == 0).all() and (r.align.grad[1:] != 0).all()
+    assert (r.match.align.grad[0] == 0).all() and (r.match.align.grad[1:] != 0).all()
     r.zero_grad()
 
 
 @pytest.mark.parametrize('depth, start', [(3, torch.eye(3) + .01), (2, torch.full((3, 2), .5))])
 def test_how_the_matrix_starts(depth, start):
-    assert_close(MaskAlign(**{**SMALL, 'depth': depth, 'teacher': teacher()}).align.detach(), start)
+    assert_close(MaskAlign(**{**SMALL, 'depth': depth, 'teacher': teacher()}).match.align.detach(), start)
 
 
 def test_the_matrix_has_no_weight_decay(r):
     decayed, spared = (group['params'] for group in decay_groups(r, .05))
-    assert any(p is r.align for p in spared) and not any(p is r.align for p in decayed)
-    assert any(p is r.heads[0].weight for p in decayed)
+    assert any(p is r.match.align for p in spared) and not any(p is r.match.align for p in decayed)
+    assert any(p is r.match.heads[0].weight for p in decayed)
 
 
 # 7. the loss at both ends
@@ -209,10 +209,10 @@ def test_loss_of_the_right_answer_and_of_silence(r, batch, monkeypatch):
     target = whiten(torch.stack(r.look(u)[0][-2:], 2))
     places = units_of(u, rest(mask), 1) + 1                  # 0 is the class token's
     right = target.gather(1, places[..., None, None].expand(-1, -1, 2, 24))
-    monkeypatch.setattr(r, 'predict', lambda h: right)
+    monkeypatch.setattr(r.match, "forward", lambda h: right)
     assert r(batch, mask=mask).loss.item() == 0
     # whitened values have mean square 1; where all are at most 1, saying nothing costs exactly that
-    monkeypatch.setattr(r, 'predict', lambda h: torch.zeros_like(right))
+    monkeypatch.setattr(r.match, "forward", lambda h: torch.zeros_like(right))
     monkeypatch.setattr('maskedlab.recipes.image.maskalign.whiten', lambda x: x.sign())
     assert_close(r(batch, mask=mask).loss, torch.tensor(1.))
 
@@ -235,7 +235,7 @@ def test_loss_is_the_mean_squared_error_where_differences_are_small(r, batch, mo
     target = whiten(torch.stack(r.look(u)[0][-2:], 2)).gather(1,
                                                               places[..., None, None].expand(-1, -1, 2, 24))
     near = target + torch.rand(target.shape, generator=g(2)) - .5
-    monkeypatch.setattr(r, 'predict', lambda h: near)
+    monkeypatch.setattr(r.match, "forward", lambda h: near)
     by_level = (near - target).pow(2).mean((0, 1, 3))
     assert_close(r(batch, mask=mask).loss, by_level.mean())
 
@@ -244,7 +244,7 @@ def test_class_token_counts_as_one_token(r, batch):
     out = r(batch, generator=g())
     visible = rest(out.mask)
     places = units_of(out.units, visible, 1) + 1
-    pred = r.predict(r.encoder.levels(r.cut.normal(out.units.x), visible))
+    pred = r.match(r.encoder.levels(r.cut.normal(out.units.x), visible))
     target = whiten(torch.stack(r.look(out.units)[0][-2:],
                                 2)).gather(1, places[..., None, None].expand_as(pred))
     e = 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((2, 3))
@@ -275,7 +275,7 @@ def test_a_masked_autoencoder_can_teach(batch):
     mae = MAE(image=32, patch=8, dim=24, depth=2, heads=2, decoder_dim=16, decoder_depth=1,
               decoder_heads=2).eval()
     r = make(teacher=mae, top=9)
-    assert r.top == 2 and r.align.shape == (2, 3) and r(batch, generator=g()).loss.isfinite()
+    assert r.match.top == 2 and r.match.align.shape == (2, 3) and r(batch, generator=g()).loss.isfinite()
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch):
@@ -308,7 +308,7 @@ def test_the_network_in_a_package(batch, tmp_path):
     net, u = r.teacher.net, r.units(batch)
     (level,), importance = r.look(u)
     assert level.shape == (3, 17, 1280) and importance.shape == (3, 16) and (
-        importance > 0).all() and r.align.shape == (1, 3)
+        importance > 0).all() and r.match.align.shape == (1, 3)
     # a cell is 32 pixels wide
     big = F.interpolate(batch['image'], (128, 128), mode='bicubic', antialias=True).clamp(0, 1)
     with torch.no_grad():
@@ -338,7 +338,7 @@ def test_training_brings_the_student_to_the_teacher(batch):
 def test_save_and_load(tmp_path):
     r = ml.create_recipe('maskalign', size='digits')
     again = ml.load_pretrained(r.save_pretrained(tmp_path))
-    assert again.config['teacher'] == 'vit_teacher/digits/digits/0' and torch.equal(again.align, r.align)
+    assert again.config['teacher'] == 'vit_teacher/digits/digits/0' and torch.equal(again.match.align, r.match.align)
 
 
 @pytest.mark.parametrize('arguments, words', [

@@ -50,8 +50,8 @@ class FixedMatrix(MaskAlign):
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         with torch.no_grad():
-            self.align.copy_(torch.eye(*self.align.shape))
-        self.align.requires_grad_(False)
+            self.match.align.copy_(torch.eye(*self.match.align.shape))
+        self.match.align.requires_grad_(False)
 
 class Hidden(MaskAlign):
     "The teacher's features are asked for where patches are hidden."
@@ -62,7 +62,7 @@ class Hidden(MaskAlign):
         levels, importance = self.look(u)
         mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)
         pred = rows(self.everywhere(u, mask, child(generator)), mask)
-        target = rows(whiten(torch.stack(levels[-self.top:], 2))[:, 1:], mask)
+        target = rows(whiten(torch.stack(levels[-self.match.top:], 2))[:, 1:], mask)
         e = far(pred, target)
         return Out({'features': mean(e)}, mask, pred, target, spread(e, mask), u)
 
@@ -83,7 +83,7 @@ class Decoded(Hidden):
         h = self.encoder.levels(self.cut.normal(u.x), rest(mask), generator)[-1]
         x = torch.cat([h[:, :1], restore(h[:, 1:], rest(mask), self.mask_token)], 1) + self.encoder.pos_embed
         y = self.decoder(x)[:, 1:]
-        return torch.stack([head(y) for head in self.heads], 2)
+        return torch.stack([head(y) for head in self.match.heads], 2)
 
 class Inpainted(Hidden):
     "Mask vectors inside the student, which encodes all places."
@@ -99,7 +99,7 @@ class Inpainted(Hidden):
         for block in self.encoder.blocks:
             h = block(h, None, generator)
             levels.append(h)
-        return self.predict(levels)[:, 1:]
+        return self.match(levels)[:, 1:]
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #ddd58b52
 def measure(recipe: Any, seed: int) -> float:

@@ -48,8 +48,7 @@ class BEiT(Recipe):
     card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
-                 patch: int = 16,                            # side of a patch in pixels
-                 channels: int = 3,
+                 patch: int = 16, channels: int = 3,         # side of a patch in pixels, colours
                  dim: int = 768, depth: int = 12, heads: int = 12,
                  layer_scale: float | None = .1,           # start of the scale of each branch; 1e-5 for ViT-L
                  drop_path: float = .1,                      # of the last block, in training
@@ -71,12 +70,7 @@ class BEiT(Recipe):
         self.encoder = BiasedViT(sides(image, patch), patch, channels, dim, depth, heads, eps, drop_path,
                                  layer_scale, init, bias_init)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
-        self.head = nn.Linear(dim, self.words.count).apply(init_normal)
-        self.strategy = strategy
-
-    def units(self, batch: dict) -> Units:
-        "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
-        return self.cut.units(batch)
+        self.head, self.strategy = nn.Linear(dim, self.words.count).apply(init_normal), strategy
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -114,5 +108,4 @@ class BEiT(Recipe):
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         """The whole picture through the encoder: mean over patches `[B, dim]` (as fine-tuning takes them), or
         `[B, N, dim]`."""
-        u = self.units(batch)
-        return pooled(self.encode(u, u.none()).flatten(1, 2), pool=pool)
+        return pooled(self.encode(*self.looked_at(batch)).flatten(1, 2), pool=pool)

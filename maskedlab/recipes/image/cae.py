@@ -194,10 +194,6 @@ class CAE(Recipe):
         self.decoder = Transformer(dim, decoder_depth, key_bias=False, **deep).apply(init_xavier)
         self.head = nn.Linear(dim, self.config['words'] or self.cut.values).apply(init_xavier)
 
-    def units(self, batch: dict) -> Units:
-        "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
-        return self.cut.units(batch)
-
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, describe what is visible, guess the description of the rest, name its tokens from that guess."

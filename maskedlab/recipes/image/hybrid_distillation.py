@@ -247,10 +247,6 @@ class HybridDistillation(Recipe):
         self.compared = compared(compare, depth)
         self.head = nn.Linear(dim, self.teacher.dim).apply(init_xavier)
 
-    def units(self, batch: dict) -> Units:
-        "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        return self.cut.units(batch)
-
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Encode and drop on the way; compare relations with M, and the features at the end with C."

@@ -52,8 +52,7 @@ class MAE(Recipe):
     card, sizes, plan = CARD, SIZES, PLAN
 
     def __init__(self, image: int | tuple[int, int] = 224,   # pixels; other sizes work too
-                 patch: int = 16,                            # side of a patch in pixels
-                 channels: int = 3,
+                 patch: int = 16, channels: int = 3,         # side of a patch in pixels, colours
                  dim: int = 768, depth: int = 12, heads: int = 12,                        # encoder
                  decoder_dim: int = 512, decoder_depth: int = 8, decoder_heads: int = 16,
                  norm_pix: bool = True,           # predict patches normalised by their own mean and deviation

@@ -26,7 +26,7 @@ from ...stages.teachers import check_teacher, shown
 from ...targets.features import whiten
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'far', 'MaskAlign']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'far', 'Alignment', 'MaskAlign']
 
 # %% ../../../nbs/recipes/image/maskalign.ipynb #ccd1093d
 CARD = Card(
@@ -56,6 +56,31 @@ def far(pred: Tensor, target: Tensor,       # `[..., levels, dim]`
     "Twice the smooth L1, mean over levels and channels (`forward_loss` of the released code)."
     return 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((-2, -1))
 
+# %% ../../../nbs/recipes/image/maskalign.ipynb #1e6b4b81
+class Alignment(nn.Module):
+    """A mix of the student's levels for each of the teacher's last ones, at its width (Xue et al.
+
+    2023, section 3.3)."""
+    def __init__(self, dim: int, depth: int,      # of the student
+                 teacher: Any,                    # has `dim` and `depth`
+                 top: int):                       # how many of its last levels are compared, at most
+        super().__init__()
+        if not 1 <= top: raise ValueError(f"top={top}: compare one of the teacher's levels or more")
+        levels = teacher.depth
+        self.top = min(top, levels)
+        start = torch.eye(depth) + .01 if levels == depth else torch.full((levels, depth), 1 / depth)
+        self.align = nn.Parameter(start)          # W
+        self.heads = nn.ModuleList(nn.Linear(dim, teacher.dim) for _ in range(self.top)).apply(init_xavier)
+
+    def forward(self, h: list[Tensor]) -> Tensor:         # `[B, n, dim]` each to `[B, n, top, teacher's dim]`
+        "Mix, then widen."
+        mixed = torch.einsum('ld,bndc->lbnc', self.align[-self.top:], torch.stack(h, 2))
+        return torch.stack([head(m) for head, m in zip(self.heads, mixed)], 2)
+
+    def no_weight_decay(self) -> set[str]:
+        "W: decay would pull it to nothing, and it starts at the identity."
+        return {'align'}
+
 # %% ../../../nbs/recipes/image/maskalign.ipynb #67c909b4
 class MaskAlign(Recipe):
     """The student sees a part, the teacher the whole; their features agree at what both see (Xue et al.
@@ -78,24 +103,13 @@ class MaskAlign(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Guided('importance', .7)):
         super().__init__()
-        if not 1 <= top: raise ValueError(f"top={top}: compare one of the teacher's levels or more")
         self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps,
                                      drop_path=drop_path)
         self.encoder.norm.requires_grad_(False)      # stands behind all levels, so nothing would move it here
         self.cut = Patches(patch, channels, 'row column colour', mean, std)
         self.teacher: Any = find_teacher(teacher)
         check_teacher(self.teacher, self.encoder.grid, channels)
-        levels = self.teacher.depth
-        self.top, self.strategy = min(top, levels), strategy
-        # W
-        self.align = nn.Parameter(torch.eye(depth) + .01 if levels == depth
-                                  else torch.full((levels, depth), 1 / depth))
-        heads_of = (nn.Linear(dim, self.teacher.dim) for _ in range(self.top))
-        self.heads = nn.ModuleList(heads_of).apply(init_xavier)
-
-    def units(self, batch: dict) -> Units:
-        "Patches, `[B, h, w, patch*patch*channels]`, pixels in 0..1."
-        return self.cut.units(batch)
+        self.match, self.strategy = Alignment(dim, depth, self.teacher, top), strategy
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -105,7 +119,7 @@ class MaskAlign(Recipe):
         mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)   # where
         both = rest(mask)
         h = self.encoder.levels(self.cut.normal(u.x), both, child(generator))    # how: hidden ones dropped
-        y, t = self.predict(h), whiten(torch.stack(levels[-self.top:], 2))       # predict
+        y, t = self.match(h), whiten(torch.stack(levels[-self.match.top:], 2))       # predict
         pred, target = unpad(y[:, 1:], both), rows(t[:, 1:], both)               # what: where both have seen
         e = far(pred, target)
         front = far(y[:, 0], t[:, 0])                        # the class token counts, and is no patch
@@ -117,15 +131,8 @@ class MaskAlign(Recipe):
         "What the teacher shows of whole pictures."
         return self.teacher.look(shown(self.cut.image(u.x), self.teacher, u.shape))
 
-    def predict(self, h: list[Tensor]) -> Tensor:                 # `[B, 1 + n, top, teacher's dim]`
-        "Dynamic alignment: mix the student's levels for each of the teacher's, then to its width."
-        mixed = torch.einsum('ld,bndc->lbnc', self.align[-self.top:], torch.stack(h, 2))
-        return torch.stack([head(m) for head, m in zip(self.heads, mixed)], 2)
-
-    def attention(self, batch: dict, mask: Any = None,           # None: nothing hidden
-                  # weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)
-                  ) -> tuple[Tensor, Tensor, Tensor]:
-        "Who looks at whom in the student; units are flat indices of patches."
+    def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        "The student's weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)."
         u, mask = self.looked_at(batch, mask)
         with watched(self.encoder) as weights:
             self.encoder.see(self.cut.normal(u.x), rest(mask))
@@ -138,7 +145,3 @@ class MaskAlign(Recipe):
     def before_finetuning(self) -> None:
         "The final norm, which stands behind all that is compared, learns now."
         self.encoder.norm.requires_grad_(True)
-
-    def no_weight_decay(self) -> set[str]:
-        "W: decay would pull it to nothing, and it starts at the identity."
-        return {'align'}

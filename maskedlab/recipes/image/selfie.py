@@ -229,10 +229,6 @@ class Selfie(Recipe):
         self.pad, self.context_positions = patch // 2 if pad is None else pad, context_positions
         self.stages, self.strategy, self.fourth = tuple(stages), strategy, None
 
-    def units(self, batch: dict) -> Units:
-        "Patches, `[B, h, w, channels*patch*patch]`, pixels in 0..1."
-        return self.cut.units(batch)
-
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Hide, embed each patch alone, pool what is visible, ask each hidden place for its patch."

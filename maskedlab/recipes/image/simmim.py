@@ -22,7 +22,7 @@ from ...parts.vit import BiasedViT
 from ...parts.watch import units_of, watched
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'SimMIM']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'grids', 'SimMIM']
 
 # %% ../../../nbs/recipes/image/simmim.ipynb #bfcafd60
 CARD = Card(
@@ -39,6 +39,17 @@ SIZES: dict[str, dict[str, Any]] = {
     'base':  dict(image=224, token=16, cell=32, dim=768, depth=12, heads=12)}
 PLAN = Plan(lr=1e-4, per=512, betas=(.9, .999), schedule='multistep', milestones=(.875,), warmup=1 / 80,
             clip=5.)
+
+# %% ../../../nbs/recipes/image/simmim.ipynb #8b912aaa
+def grids(image: int | tuple[int, int], token: int, cell: int,     # pixels
+          ) -> tuple[int, int]:                                    # rows and columns of tokens
+    "The grid of tokens, where cells divide into tokens and the picture into cells; else one sentence."
+    sides(image, cell, 'cell')
+    if cell % token:
+        raise ValueError(f"cells of {cell} pixels do not divide into tokens of {token}; choose cell= a "
+                         "multiple of "
+                         "the encoder's stride")
+    return sides(image, token)
 
 # %% ../../../nbs/recipes/image/simmim.ipynb #47f98804
 class SimMIM(Recipe):
@@ -57,20 +68,12 @@ class SimMIM(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Callable[..., Tensor] = Random(.6, law='ceil hidden')):
         super().__init__()
-        grid = sides(image, token)
-        sides(image, cell, 'cell')
-        if cell % token:
-            raise ValueError(f"cells of {cell} pixels do not divide into tokens of {token}; choose cell= a "
-                             "multiple of the encoder's stride")
-        self.encoder = BiasedViT(grid, token, channels, dim, depth, heads, eps, drop_path)
+        self.encoder = BiasedViT(grids(image, token, cell), token, channels, dim, depth, heads, eps,
+                                 drop_path)
         self.cut = Patches(cell, channels, 'colour row column', mean, std, 'cell')
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=.02))
         self.head = nn.Conv2d(dim, token ** 2 * channels, 1)
         self.strategy = strategy
-
-    def units(self, batch: dict) -> Units:
-        "Cells, `[B, h, w, cell*cell*channels]`, pixels in 0..1."
-        return self.cut.units(batch)
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
@@ -108,5 +111,4 @@ class SimMIM(Recipe):
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over tokens `[B, dim]`, or `[B, N, dim]`."
-        u = self.units(batch)
-        return pooled(self.encode(u, u.none()).flatten(1, 2), pool=pool)
+        return pooled(self.encode(*self.looked_at(batch)).flatten(1, 2), pool=pool)
