@@ -220,8 +220,7 @@ def lend(pred, patches, mask):                           # [B, N, P] twice, bool
 def lend(pred, patches, mask): return pred * patches.std(-1, keepdim=True) + patches.mean(-1, keepdim=True)
 
 === the whole picture
-def lend(pred, patches, mask): return pred * patches.std((1, 2), keepdim=True) + patches.mean((1, 2),
-keepdim=True)
+def lend(pred, patches, mask): return pred * patches.std((1, 2), keepdim=True) + patches.mean((1, 2), keepdim=True)
 
 === from itself
 def lend(pred, patches, mask): return pred * patches[~mask].std() + patches[~mask].mean()
@@ -229,14 +228,12 @@ def lend(pred, patches, mask): return pred * patches[~mask].std() + patches[~mas
 === Count the visible
 def lend(pred, patches, mask):
     seen = ~mask[..., None]
-    return pred * patches[~mask].view(len(mask), -1).std(1)[:, None, None] + (patches * seen).mean((1, 2),
-    keepdim=True)
+    return pred * patches[~mask].view(len(mask), -1).std(1)[:, None, None] + (patches * seen).mean((1, 2), keepdim=True)
 
 === contrast is lost
 def lend(pred, patches, mask):
     seen = ~mask[..., None]
-    return pred * 0 + (patches * seen).sum((1, 2), keepdim=True) / (seen.sum((1, 2), keepdim=True) *
-    patches.shape[-1])
+    return pred * 0 + (patches * seen).sum((1, 2), keepdim=True) / (seen.sum((1, 2), keepdim=True) * patches.shape[-1])
 '''),
     praise="That is right, and honest. In the kit it is r.fill(batch, out, statistics='visible').")
 

@@ -193,8 +193,7 @@ def hidden_error(answer, truth, hidden):
     return ((answer - truth) ** 2 * w).sum((1, 2, 3)) / w.sum((1, 2, 3))
 
 === one for each
-def hidden_error(answer, truth, hidden): return ((answer - truth) ** 2)[hidden[:,
-None].expand_as(truth)].mean()
+def hidden_error(answer, truth, hidden): return ((answer - truth) ** 2)[hidden[:, None].expand_as(truth)].mean()
 
 === stopped
 def hidden_error(answer, truth, hidden): return (answer - truth)[hidden] ** 2
@@ -248,8 +247,7 @@ def mean_fill(image, hidden):
     return m.expand_as(image)
 
 === Too dark
-def mean_fill(image, hidden): return torch.where(hidden[:, None], (image * ~hidden[:, None]).mean((2, 3),
-keepdim=True), image)
+def mean_fill(image, hidden): return torch.where(hidden[:, None], (image * ~hidden[:, None]).mean((2, 3), keepdim=True), image)
 
 === each picture by itself
 def mean_fill(image, hidden):

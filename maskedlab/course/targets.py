@@ -138,8 +138,7 @@ def low(image, r):
 def low(image, r):
     C, H, W = image.shape
     y, x = torch.arange(H)[:, None] - H // 2, torch.arange(W) - W // 2
-    return torch.fft.ifft2(torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1)) * (y ** 2 + x ** 2 < r **
-    2)).real
+    return torch.fft.ifft2(torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1)) * (y ** 2 + x ** 2 < r ** 2)).real
 
 === real part
 def low(image, r):
@@ -208,8 +207,7 @@ FLOOR = Exercise(
                      'mask): one number from 0 to 1.',
     _judge_floor, 'floor',
     solution='''\
-def floor(ids, mask):                                           # int64 [B, h, w], bool [B, h, w] -> one
-number
+def floor(ids, mask):                                           # int64 [B, h, w], bool [B, h, w] -> one number
     hidden = ids[mask]                                          # the loss looks here alone
     return (hidden == hidden.mode().values).float().mean()      # one answer for all of them
 ''',
@@ -218,8 +216,7 @@ number
 def floor(ids, mask): return (ids == ids.flatten().mode().values).float().mean()
 
 === for each picture
-def floor(ids, mask): return torch.stack([(i[m] == i[m].mode().values).float().mean() for i, m in zip(ids,
-mask)]).mean()
+def floor(ids, mask): return torch.stack([(i[m] == i[m].mode().values).float().mean() for i, m in zip(ids, mask)]).mean()
 
 === at random
 def floor(ids, mask): return 1 / len(ids.unique())
@@ -337,8 +334,7 @@ RELATIONS = Exercise(
                          'twice and int64 [n] to '
     '[B, heads, n, n], rows that sum to 1.', _judge_relations, 'relations',
     solution='''\
-def relations(q, k, kept):                                      # [B, heads, N, d], the same, int64 [n] -> [B,
-heads, n, n]
+def relations(q, k, kept):                                      # [B, heads, N, d], the same, int64 [n] -> [B, heads, n, n]
     q, k = q[:, :, kept], k[:, :, kept]                         # first choose,
     logits = q @ k.mT / q.shape[-1] ** .5
     return logits.softmax(-1)                                   # then softmax, so that rows sum to 1

@@ -124,8 +124,7 @@ def follow(teacher, student, momentum):
 def follow(teacher, student, momentum): return [fast.clone() for fast in student]
 
 === add up to 1
-def follow(teacher, student, momentum): return [momentum * slow + fast for slow, fast in zip(teacher,
-student)]
+def follow(teacher, student, momentum): return [momentum * slow + fast for slow, fast in zip(teacher, student)]
 
 === has not moved
 def follow(teacher, student, momentum): return teacher

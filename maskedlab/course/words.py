@@ -313,8 +313,7 @@ def draw(logits, g): return torch.multinomial(logits.softmax(-1).softmax(-1), 1,
 def draw(logits, g): return torch.multinomial(logits[0].softmax(-1), 1, generator=g).expand(len(logits))
 
 === Another generator
-def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1,
-generator=torch.Generator().manual_seed(0))[:, 0]
+def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
 
 === should have shape
 def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1, generator=g)
@@ -355,8 +354,7 @@ REPLACED = Exercise(
     'words/replaced', 'Which pieces are fakes? Write replaced(ids, fake, mask): bool [B, L].',
     _judge_replaced, 'replaced',
     solution='''\
-def replaced(ids, fake, mask):                                  # int64 [B, L] twice, bool [B, L] -> bool [B,
-L]
+def replaced(ids, fake, mask):                                  # int64 [B, L] twice, bool [B, L] -> bool [B, L]
     return fake != ids                                          # a draw that is the true piece is original
 ''',
     wrong=mistakes('''

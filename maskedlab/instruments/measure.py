@@ -110,8 +110,8 @@ def share(work: int,                  # operations of a step
 # %% ../../nbs/instruments/04_measure.ipynb #b72b62a7
 _PEAK = '''
 def _peak():
-    try: return 1024 * int(next(line.split()[1] for line in open('/proc/self/status') if
-    line.startswith('VmHWM'))) except OSError:
+    try: return 1024 * int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))
+    except OSError:
         import resource, sys
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 '''

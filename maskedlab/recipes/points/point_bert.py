@@ -177,8 +177,7 @@ class PointBERT(Recipe):
     def fill(self, batch: dict, out: Out) -> dict:
         """Hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no
         group, stay."""
-        x = self.words.painted(out.units, out.mask, out.pred.argmax(-1))
-        return self.cut.paste(batch, out.units, x)
+        return self.cut.paste(batch, out.units, self.words.painted(out.units, out.mask, out.pred.argmax(-1)))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."
