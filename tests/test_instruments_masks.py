@@ -42,8 +42,9 @@ def seeded(seed=0):
 
 @pytest.fixture
 def both(monkeypatch):
-    "Coverage map and count law of the same draws, which so are drawn once; `risk` is that of each instrument."
+    "Coverage map and count law of the same draws, which so are drawn once; `risk` is that of each."
     kept = {}
+
     def look(strategy, u, seed, draws=DRAWS, risk=RISK):
         if (seed, draws) not in kept:
             kept[seed, draws] = draw_many(strategy, u, draws, seeded(seed))

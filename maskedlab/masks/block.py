@@ -61,16 +61,16 @@ def _round(open_: np.ndarray,           # uint64 `[words, b]`, units free and no
            ) -> tuple[np.ndarray, np.ndarray]:
     "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
     _, b, many = uniform.shape
-    size, shape, *corner = uniform.reshape(4, -1)               # all attempts in one long row
+    extent, shape, *corner = uniform.reshape(4, -1)             # all attempts in one long row
     most = room.repeat(many)
     # where room < area the ends are swapped, as released
-    side = np.sqrt(area + (most - area) * size)
+    side = np.sqrt(area + (most - area) * extent)
     shape = np.exp((shape - .5) * math.log(aspect))                 # square root of height by width
     block = open_.repeat(many, 1)
-    for side, luck, n, bands in zip((side * shape, side / shape), corner, (H, W), _bands(H, W)):
-        side = np.minimum(np.rint(side), n)
-        start = np.multiply(luck, n + 1 - side, dtype=np.float64).astype(np.intp)
-        block &= bands.take((side * (n + 1)).astype(np.intp) + start, 1)
+    for x, luck, n, bands in zip((side * shape, side / shape), corner, (H, W), _bands(H, W)):
+        size = np.minimum(np.rint(x), n)
+        start = np.multiply(luck, n + 1 - size, dtype=np.float64).astype(np.intp)
+        block &= bands.take((size * (n + 1)).astype(np.intp) + start, 1)
     new = np.add.reduce(np.bitwise_count(block), 0, np.float32)
     fits = (new > 0) & (new <= most)
     if many > tries.min():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -52,11 +52,9 @@ def lengthened(start: Tensor,   # bool `[B, N]`
     "Runs from their starts: doubled, as long as that is not too much."
     # all samples as one long row, with space between them for what runs on; numpy is quicker at it
     B, N = start.shape
+    space: Any = np.zeros((B, N + length - 1), bool) if start.is_cpu else F.pad(start, (length - 1, 0))
     if start.is_cpu:
-        space = np.zeros((B, N + length - 1), bool)
         space[:, length - 1:] = start.numpy()
-    else:
-        space = F.pad(start, (length - 1, 0))
     run, long = space.reshape(-1), 1
     while long < length:
         more = min(long, length - long)
