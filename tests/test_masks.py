@@ -224,6 +224,10 @@ def test_ties_do_not_change_the_count(n, b, levels, seed):
     for k in (some, some[:1].expand(b)):
         m = first_k(noise, k, free)
         assert torch.equal(m.sum(1), torch.minimum(k, free.sum(1))) and not (m & ~free).any()
+        # of equal numbers the first ones, whatever the type
+        rank = noise.masked_fill(~free, torch.inf).argsort(dim=1, stable=True).argsort(1)
+        assert torch.equal(m, rank < torch.minimum(k, free.sum(1))[:, None])
+        assert all(torch.equal(m, first_k(noise.to(t), k, free)) for t in (torch.bfloat16, torch.float64))
 
 
 def test_random_is_uniform_over_sets():
