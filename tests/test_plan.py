@@ -249,3 +249,8 @@ def test_fine_tuning_takes_a_plan():
         assert not torch.equal(plain, tuned(**words)), words
     with pytest.raises(ValueError, match="no 'rate'"):
         tuned(rate=1)
+
+
+def test_a_class_that_still_has_defaults_is_told():
+    with pytest.warns(FutureWarning, match='plan = Plan'):
+        type('Old', (ml.Recipe,), {'defaults': {'lr': 1e-3}})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,6 +138,12 @@ class Recipe(nn.Module):
 
     # for a recipe from outside: its checkpoints in other libraries, each a `formats.format.Format`
     formats: tuple[Any, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if 'defaults' in vars(cls):
+            warnings.warn(f"{cls.__name__}.defaults is read no more; write plan = Plan(...)", FutureWarning,
+                          stacklevel=2)
 
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
