@@ -1,1 +1,1 @@
-"""Measurements beside other implementations, one table a command: `maskedlab bench step`, or `python -m bench step`."""
+"""Measurements beside other implementations, one table a command: `maskedlab bench step`."""

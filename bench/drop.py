@@ -1,4 +1,5 @@
-"""`keep` and `restore` beside gathers whose index is repeated over the width, as the original code and transformers have them."""
+"""`keep` and `restore` beside gathers whose index is repeated over the width, as in the original code."""
+
 from __future__ import annotations
 
 import argparse
@@ -31,8 +32,8 @@ def restore_by_gather(tokens: Tensor, shuffle: Tensor, filler: Tensor) -> Tensor
 
 def table(n: int, batch: int = 64, units: int = 196, dim: int = 768) -> Table:
     g = torch.Generator().manual_seed(0)
-    mask = Random(.75)(layout((units,), batch=batch), generator=g)
-    shuffle = mask.long().argsort(dim=1, stable=True)          # visible first, in their order: the same task for both
+    mask = Random(0.75)(layout((units,), batch=batch), generator=g)
+    shuffle = mask.long().argsort(dim=1, stable=True)  # visible first, in their order: the same task for both
     kept = int((~mask[0]).sum())
     x = torch.randn(batch, units, dim, generator=g)
     filler = torch.randn(1, 1, dim, generator=g)
@@ -45,27 +46,45 @@ def table(n: int, batch: int = 64, units: int = 196, dim: int = 768) -> Table:
             f().sum().backward()
             for v in leaves:
                 v.grad = None
+
         return run
 
     cases: dict[str, tuple[Callable, Callable]] = {
         'keep, forward': (lambda: keep(x, ~mask)[0], lambda: keep_by_gather(x, shuffle, kept)),
-        'keep, forward and backward': (back(lambda: keep(lean, ~mask)[0], lean), back(lambda: keep_by_gather(wide, shuffle, kept), wide)),
-        'restore, forward': (lambda: restore(small, ~mask, filler), lambda: restore_by_gather(small, shuffle, filler)),
-        'restore, forward and backward': (back(lambda: restore(few, ~mask, f1), few, f1),
-                                          back(lambda: restore_by_gather(many, shuffle, f2), many, f2)),
+        'keep, forward and backward': (
+            back(lambda: keep(lean, ~mask)[0], lean),
+            back(lambda: keep_by_gather(wide, shuffle, kept), wide),
+        ),
+        'restore, forward': (
+            lambda: restore(small, ~mask, filler),
+            lambda: restore_by_gather(small, shuffle, filler),
+        ),
+        'restore, forward and backward': (
+            back(lambda: restore(few, ~mask, f1), few, f1),
+            back(lambda: restore_by_gather(many, shuffle, f2), many, f2),
+        ),
     }
     for name in ('keep, forward', 'restore, forward'):
         ours, theirs = (f() for f in cases[name])
         if not torch.equal(ours, theirs):
             raise RuntimeError(f"{name}: the two ways differ, so their times cannot be compared")
     out = Table(
-        'drop', 'Taking tokens out and putting them back',
-        f'{batch} x {units} tokens of width {dim}, 75 % hidden, float32. The other way gathers with an int64 index that is repeated over '
-        'the width (twice the bytes of the tokens themselves); sorting the order back is part of its restore. Same results, checked.',
-        ['what', 'kit (ms)', 'repeated index (ms)', 'times faster'], rounds=n)
+        'drop',
+        'Taking tokens out and putting them back',
+        f'{batch} x {units} tokens of width {dim}, 75 % hidden, float32. The other way gathers with an int64 '
+        'index that is repeated over the width (twice the bytes of the tokens themselves); sorting the order '
+        'back is part of its restore. Same results, checked.',
+        ['what', 'kit (ms)', 'repeated index (ms)', 'times faster'],
+        rounds=n,
+    )
     for name, (ours, theirs) in cases.items():
         t = timed({'kit': ours, 'other': theirs}, n, warm=2)
-        out.add(name, middle(t['kit']).show(2, 1e3), middle(t['other']).show(2, 1e3), ratio(t['kit'], t['other']).show(2))
+        out.add(
+            name,
+            middle(t['kit']).show(2, 1e3),
+            middle(t['other']).show(2, 1e3),
+            ratio(t['kit'], t['other']).show(2),
+        )
         out.numbers[name] = t
     return out
 

@@ -1,4 +1,5 @@
-"""The way of a slider's key through the explorer, stage by stage, up to the repainted page in a real browser."""
+"""The way of a slider's key through the explorer, stage by stage, to the repainted page in a real browser."""
+
 from __future__ import annotations
 
 import argparse
@@ -23,7 +24,9 @@ STAGES = ('mask', 'forward', 'fill', 'draw', 'bytes', 'guesses', 'whole answer')
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument('--recipe', action='append', help='may be given more than once; default: all that can be shown')
+    p.add_argument(
+        '--recipe', action='append', help='may be given more than once; default: all that can be shown'
+    )
     p.add_argument('--no-browser', action='store_true', help='leave out the repainting')
 
 
@@ -37,15 +40,20 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
         scene = scene_of(r, b, out)
         drawn, guesses = v.drawings(scene), [k for k in v.baselines if v.guess(k, scene) is not None]
         parts: dict[str, Callable[[], Any]] = {
-            'mask': lambda: hide(strategy, u, g()), 'forward': lambda: r(b, mask=strategy, generator=g()),
+            'mask': lambda: hide(strategy, u, g()),
+            'forward': lambda: r(b, mask=strategy, generator=g()),
             **({'fill': lambda: r.fill(b, out)} if r.fill else {}),
-            'draw': lambda: v.drawings(scene), 'bytes': lambda: [v.wire(d) for d in drawn.values()]}
+            'draw': lambda: v.drawings(scene),
+            'bytes': lambda: [v.wire(d) for d in drawn.values()],
+        }
         try:
             parts['mask']()
         except ValueError:
-            del parts['mask']        # drawn by a score that only the network's forward has
+            del parts['mask']  # drawn by a score that only the network's forward has
         if guesses:
-            parts['guesses'] = lambda: [(v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses]
+            parts['guesses'] = lambda: [
+                (v.guessed(x := v.guess(k, scene), scene), v.close(x, scene)) for k in guesses
+            ]
         t = timed(parts, n, warm=3)
     message = dict(kind='draw', state=asdict(s), view=0, seq=0)
     reply = answer(e, message)[0]
@@ -56,35 +64,49 @@ def stages(name: str, n: int) -> dict[str, list[float]]:
 
 def row(t: dict[str, list[float]]) -> list[str | None]:
     "Cells of one recipe: medians with their intervals, and what 95 of 100 repaints stay below."
-    late = f"{1e3 * sorted(t['repaint'])[math.ceil(.95 * len(t['repaint'])) - 1]:.1f}" if 'repaint' in t else None
+    late = (
+        f"{1e3 * sorted(t['repaint'])[math.ceil(0.95 * len(t['repaint'])) - 1]:.1f}"
+        if 'repaint' in t
+        else None
+    )
     return [*(middle(t[k]).show(1, 1e3) if k in t else None for k in [*STAGES, 'repaint']), late]
 
 
 def repainted(names: list[str]) -> dict[str, list[float]]:
-    "Seconds from the slider to the repainted page, of 30 changes; {} where there is no browser, a recipe without such a slider is missing."
-    if importlib.util.find_spec('playwright') is None or importlib.util.find_spec('pytest') is None: return {}
-    spec: Any = importlib.util.spec_from_file_location('browser', HERE.parent / 'tests' / 'browser' / 'conftest.py')
+    """Seconds from the slider to the repainted page, of 30 changes; {} where there is no browser. A recipe
+    without such a slider is missing."""
+    if importlib.util.find_spec('playwright') is None or importlib.util.find_spec('pytest') is None:
+        return {}
+    spec: Any = importlib.util.spec_from_file_location(
+        'browser', HERE.parent / 'tests' / 'browser' / 'conftest.py'
+    )
     browser = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(browser)        # the page on which the browser tests look at it too
-    if browser.CHROMIUM is None: return {}
+    spec.loader.exec_module(browser)  # the page on which the browser tests look at it too
+    if browser.CHROMIUM is None:
+        return {}
     found = {}
     with browser.chromium() as b, tempfile.TemporaryDirectory() as folder:
         for name in names:
             page = browser.open_page(b, Page(name), Path(folder) / f'{name}.html')
             if page.query_selector('[data-field=ratio]'):
-                found[name] = [x / 1e3 for x in browser.repaints(page, .2, .01)]
+                found[name] = [x / 1e3 for x in browser.repaints(page, 0.2, 0.01)]
             page.context.close()
     return found
 
 
 def table(n: int, recipes: list[str], browser: bool = True) -> Table:
     out = Table(
-        'explorer', "The explorer's answer to a key",
-        'Milliseconds from the message of the page to the bytes that go back, small networks, one sample, one thread as in use. '
-        'The forward draws its mask too; guesses are the quick baselines, drawn and scored. The stages are timed apart; the whole answer '
-        'holds further work (the score, sentences, the line of code). Repaint is the whole way in a browser by the clock, from the '
-        "slider's key to the first frame with the new drawings, 30 changes; empty where there is no browser, or no slider called ratio.",
-        ['recipe', *STAGES, 'repaint', '95th of it'], rounds=n)
+        'explorer',
+        "The explorer's answer to a key",
+        'Milliseconds from the message of the page to the bytes that go back, small networks, one sample, '
+        'one thread as in use. The forward draws its mask too; guesses are the quick baselines, drawn and '
+        'scored. The stages are timed apart; the whole answer holds further work (the score, sentences, the '
+        "line of code). Repaint is the whole way in a browser by the clock, from the slider's key to the "
+        'first frame with the new drawings, 30 changes; empty where there is no browser, or no slider called '
+        'ratio.',
+        ['recipe', *STAGES, 'repaint', '95th of it'],
+        rounds=n,
+    )
     repaint = repainted(recipes) if browser else {}
     for name in recipes:
         t = stages(name, n) | ({'repaint': repaint[name]} if name in repaint else {})

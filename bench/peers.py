@@ -33,7 +33,8 @@ class Shape:
 
     @property
     def label(self) -> str:
-        return f'{self.dim} x {self.depth}, decoder {self.decoder_dim} x {self.decoder_depth}, batch {self.batch}'
+        encoder, decoder = f'{self.dim} x {self.depth}', f'{self.decoder_dim} x {self.decoder_depth}'
+        return f'{encoder}, decoder {decoder}, batch {self.batch}'
 
 
 SHAPES = {s.name: s for s in (
@@ -86,9 +87,10 @@ class Block(nn.Module):
 
 
 class Original(nn.Module):
-    """The method as its released code computes it, written from the paper's card: a convolution embeds all patches, noise is sorted twice,
-    gathers take an index that is repeated over the width, the head predicts every patch, and the loss is
-    masked. Its state has the original names, so that a checkpoint of the original layout loads."""
+    """The method as its released code computes it, written from the paper's card: a convolution embeds all
+    patches, noise is sorted twice, gathers take an index that is repeated over the width, the head predicts
+    every patch, and the loss is masked. Its state has the original names, so that a checkpoint of the
+    original layout loads."""
     def __init__(self, shape: Shape):
         super().__init__()
         d, w = shape.dim, shape.decoder_dim

@@ -89,7 +89,8 @@ def reading(found: dict[str, list[float]]) -> str:
     floor, full, alone = (average[k] for k in ('best constant', 'full', 'centres only'))
     if max(found['full']) > .95 * floor:
         return 'the full network is not clearly below the best constant: trained too little to say'
-    return f'of what the full network gains on the best constant, centres alone give {(floor - alone) / (floor - full):.0%}'
+    share = (floor - alone) / (floor - full)
+    return f'of what the full network gains on the best constant, centres alone give {share:.0%}'
 
 
 def constant(train: dict, test: dict, mask: Any, lab: dict, steps: int = 300) -> float:

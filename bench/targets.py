@@ -1,4 +1,5 @@
-"""Several methods with one encoder, the same digits, steps and seeds: what the features are worth, and what a step costs."""
+"""Several methods with one encoder, the same digits, steps and seeds: worth of features, cost of a step."""
+
 from __future__ import annotations
 
 import argparse
@@ -8,11 +9,16 @@ from bench.tables import RESULTS, Table
 from maskedlab.instruments.compare import Budget, compare, compare_rows
 
 BUDGET = Budget()
-WHY = {'selfie': "its convnet has 6 to 96 channels, and there a core reaches less than a third of the rate of a transformer's products"}
+WHY = {
+    'selfie': "its convnet has 6 to 96 channels, and there a core reaches less than a third of the rate of a "
+    "transformer's products"
+}
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument('names', nargs='*', metavar='RECIPE', help='default: every picture recipe that has a claim')
+    p.add_argument(
+        'names', nargs='*', metavar='RECIPE', help='default: every picture recipe that has a claim'
+    )
     p.add_argument('--jobs', type=int, default=1, help='processes at once')
     p.add_argument('--seeds', type=int, default=3)
 
@@ -29,6 +35,7 @@ def entrants() -> list[str]:
         except ValueError:
             return False
         return card(name).modality == 'image' and (claim.data == 'digits' or claim.compared is not None)
+
     return ['mae', *(n for n in list_recipes() if n != 'mae' and joins(n))]
 
 
@@ -44,10 +51,16 @@ def tables(a: argparse.Namespace) -> list[Table]:
     b = state['budget']
     head, *rows = compare_rows(state)
     out = Table(
-        'targets', 'What to predict: methods side by side',
-        f"One encoder (96 wide, 4 blocks, patches of 4 pixels; a convnet where a method is one), {b['steps']} steps of {b['batch']} "
-        f"digits, {a.seeds} seeds; accuracies in per cent, mean and half of the 95 % interval. *By operations*: the cost of a step as "
-        "its floating-point operations predict it from mae's; *over*: measured over predicted; *MB*: memory of training, without imports."
-        + dear(state), head, rows, rounds=a.rounds)
+        'targets',
+        'What to predict: methods side by side',
+        f"One encoder (96 wide, 4 blocks, patches of 4 pixels; a convnet where a method is one), "
+        f"{b['steps']} steps of {b['batch']} digits, {a.seeds} seeds; accuracies in per cent, mean and half "
+        "of the 95 % interval. *By operations*: the cost of a step as its floating-point operations predict "
+        "it from mae's; *over*: measured over predicted; *MB*: memory of training, without imports."
+        + dear(state),
+        head,
+        rows,
+        rounds=a.rounds,
+    )
     out.numbers = state
     return [out]

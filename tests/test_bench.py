@@ -101,7 +101,8 @@ def test_the_explorer_in_small():
 def test_the_explorer_is_repainted_in_a_browser():
     "In a process of its own: the browser tests may hold a browser in this one."
     pytest.importorskip('playwright.sync_api')
-    code = "from bench.explorer import repainted; t = repainted(['bert_mlm']); print({k: len(v) for k, v in t.items()})"
+    code = ("from bench.explorer import repainted; t = repainted(['bert_mlm']);"
+            " print({k: len(v) for k, v in t.items()})")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                           cwd=Path(__file__).parents[1], timeout=200)
     # {}: no browser is installed
@@ -123,7 +124,8 @@ def test_a_dear_step_is_explained():
     from bench.tables import RESULTS
     text = targets.dear({'costs': {'mae': {'over': [1., .9, 1.1]}, 'selfie': {'over': [3., 2., 4.]},
                                    'other': {'over': [1.4, 1., 2.]}}})
-    assert 'mae' not in text and 'selfie is over 1.3: its convnet' in text and 'other is over 1.3: nobody' in text
+    assert 'mae' not in text and 'selfie is over 1.3: its convnet' in text
+    assert 'other is over 1.3: nobody' in text
     kept = json.loads((RESULTS / 'targets.json').read_text('utf-8'))
     over = [name for name, c in kept['numbers']['costs'].items() if c['over'][0] > 1.3]
     assert 'nobody' not in kept['about'] and all(f'{name} is over' in kept['about'] for name in over)

@@ -127,7 +127,7 @@ def test_the_gradient_of_the_alignment_flows_through_the_kept_patches_only(r, ba
     out = r(batch, generator=g())
     a = out.extra['aligned']
     grads = torch.autograd.grad(out.terms['alignment'], list(r.encoder.parameters()), allow_unused=True)
-    h = encode(r, out.units, out.mask)                                   # the same by hand, against a constant
+    h = encode(r, out.units, out.mask)                                  # the same by hand, against a constant
     alone = 2 * (held(r.guess(h, out.mask)[0], out.mask) - a.clone()).square().mean()
     expected = torch.autograd.grad(alone, list(r.encoder.parameters()), allow_unused=True)
     assert any(e.abs().max() > 0 for e in expected)

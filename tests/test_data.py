@@ -19,7 +19,16 @@ from PIL import Image
 from maskedlab.data import pictures as pic
 from maskedlab.data.batches import batches
 from maskedlab.data.own import images, load_image, to_pixels
-from maskedlab.data.samples import SAMPLES, describe, digits, list_samples, photo_credits, photographs, photos, sample
+from maskedlab.data.samples import (
+    SAMPLES,
+    describe,
+    digits,
+    list_samples,
+    photo_credits,
+    photographs,
+    photos,
+    sample,
+)
 
 FILES = Path(pic.__file__).parent / 'files'
 

@@ -1,7 +1,13 @@
-"""What a step asks of a device, counted without one: fake tensors that live on a GPU raise where the host would have to wait."""
+"""What a step asks of a device, counted without one: fake tensors that live on a GPU raise where the host
+would have to wait."""
+
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 import maskedlab as ml
 from maskedlab.contract import recipe as contract
@@ -11,13 +17,17 @@ from maskedlab.contract.units import known, rest, rows, spread
 def step_without_a_device(name, batch, monkeypatch, **arguments):
     """A forward in training mode on a GPU that is not there (a backward would ask for a real one)."""
     r = ml.create_recipe(name, **arguments).train()
-    r(batch, generator=torch.Generator().manual_seed(0)).loss.backward()       # looks at its first batch, as a run does
+    r(
+        batch, generator=torch.Generator().manual_seed(0)
+    ).loss.backward()  # looks at its first batch, as a run does
     # the generator's own draw is a number of the CPU, which costs a device nothing
     monkeypatch.setattr(contract, 'child', lambda generator=None, device='cpu': torch.Generator())
     with FakeTensorMode(allow_non_fake_inputs=True):
         there = lambda t: torch.empty(t.shape, dtype=t.dtype, device='cuda')
         for m in r.modules():
-            m._parameters = {k: p if p is None else torch.nn.Parameter(there(p)) for k, p in m._parameters.items()}
+            m._parameters = {
+                k: p if p is None else torch.nn.Parameter(there(p)) for k, p in m._parameters.items()
+            }
             m._buffers = {k: b if b is None else there(b) for k, b in m._buffers.items()}
         out = r({k: there(v) for k, v in batch.items()}, generator=torch.Generator())
     assert out.loss.device.type == 'cuda' and out.loss.requires_grad
@@ -31,8 +41,12 @@ def test_a_step_never_waits_for_the_device(name, monkeypatch):
 def test_a_step_that_waits_is_found(monkeypatch):
     """The control: a mask whose count nobody knows has to be counted."""
     with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-        step_without_a_device('mae', {'image': torch.rand(4, 3, 64, 64)}, monkeypatch,
-                              strategy=ml.masks.Random(ml.masks.Uniform(.2, .8)))
+        step_without_a_device(
+            'mae',
+            {'image': torch.rand(4, 3, 64, 64)},
+            monkeypatch,
+            strategy=ml.masks.Random(ml.masks.Uniform(0.2, 0.8)),
+        )
 
 
 @pytest.mark.parametrize('name', ['mae', 'simmim', 'bert_mlm', 'point_mae'])
@@ -41,7 +55,7 @@ def test_blocks_compile_without_a_break(name):
     block = r.encoder.blocks[0]
     x = torch.rand(2, 7, r.encoder.dim)
     torch._dynamo.reset()
-    compiled = torch.compile(block, fullgraph=True, backend='eager')           # raises at a break
+    compiled = torch.compile(block, fullgraph=True, backend='eager')  # raises at a break
     assert torch.allclose(compiled(x), block(x), atol=1e-5)
 
 

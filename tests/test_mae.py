@@ -94,7 +94,8 @@ def test_mask_token_is_not_in_the_encoders_graph(r, batch):
 
 def test_loss_is_the_mean_over_hidden_patches_and_ignores_visible_predictions(r, batch):
     out = r(batch, generator=g())
-    every = r.head(r.decoder(r.encoder.see(r.cut.normal(out.units.x), ~out.mask), ~out.mask)).view(3, 4, 4, -1)
+    every = r.head(r.decoder(r.encoder.see(r.cut.normal(out.units.x), ~out.mask),
+                             ~out.mask)).view(3, 4, 4, -1)
     every = torch.where(out.mask[..., None], every, torch.tensor(1e6))                  # edit what is visible
     e = (every - r.target(out.units)).pow(2).mean(-1)
     assert_close(out.loss, (e * out.mask).sum() / out.mask.sum(), rtol=1e-5, atol=1e-6)

@@ -338,7 +338,8 @@ def test_training_brings_the_student_to_the_teacher(batch):
 def test_save_and_load(tmp_path):
     r = ml.create_recipe('maskalign', size='digits')
     again = ml.load_pretrained(r.save_pretrained(tmp_path))
-    assert again.config['teacher'] == 'vit_teacher/digits/digits/0' and torch.equal(again.match.align, r.match.align)
+    assert again.config['teacher'] == 'vit_teacher/digits/digits/0' and torch.equal(
+        again.match.align, r.match.align)
 
 
 @pytest.mark.parametrize('arguments, words', [

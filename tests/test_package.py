@@ -1,4 +1,5 @@
-"""The package as others get it: the wheel, what an import costs, one-way imports, the README, and what no file may hold."""
+"""The package as others get it: the wheel, what an import costs, one-way imports, the README, and what no
+file may hold."""
 
 import ast
 import json
@@ -19,9 +20,16 @@ import maskedlab as ml
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'maskedlab'
 MODULES = sorted(
-    '.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for p in PACKAGE.rglob('*.py') if p.name != '_modidx.py'
+    '.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+    for p in PACKAGE.rglob('*.py')
+    if p.name != '_modidx.py'
 )
-NOTEBOOKS = sorted(p for f in ('nbs', 'tutorials') for p in (ROOT / f).rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+NOTEBOOKS = sorted(
+    p
+    for f in ('nbs', 'tutorials')
+    for p in (ROOT / f).rglob('*.ipynb')
+    if '.ipynb_checkpoints' not in p.parts
+)
 
 
 def read(path):
@@ -34,15 +42,19 @@ def name_of(path):
 
 def python(code, *, exe=sys.executable, cwd=ROOT, path: str | None = str(ROOT)):
     """Run code in a fresh Python and give what it prints."""
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'IN_TEST') and not k.startswith('COV_')}
+    env = {
+        k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'IN_TEST') and not k.startswith('COV_')
+    }
     if path:
         env['PYTHONPATH'] = path
-    done = subprocess.run([str(exe), '-c', code], capture_output=True, text=True, cwd=cwd, env=env, timeout=200)
+    done = subprocess.run(
+        [str(exe), '-c', code], capture_output=True, text=True, cwd=cwd, env=env, timeout=200
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 
 
-# -------------------------------------------------------------------------------------------------------------------- importing
+# -------------------------------------------------------------------------------------------------- importing
 
 NOTEBOOK_PACKAGES = (
     'IPython',
@@ -57,8 +69,21 @@ NOTEBOOK_PACKAGES = (
     'ipykernel',
     'voila',
 )
-HEAVY_PACKAGES = ('transformers', 'timm', 'torchvision', 'skimage', 'sklearn', 'scipy', 'pandas', 'datasets', 'accelerate')
-WITH_WIDGETS = ('maskedlab.show', 'maskedlab.course')  # the rooms that may ask for notebook packages when they are imported
+HEAVY_PACKAGES = (
+    'transformers',
+    'timm',
+    'torchvision',
+    'skimage',
+    'sklearn',
+    'scipy',
+    'pandas',
+    'datasets',
+    'accelerate',
+)
+WITH_WIDGETS = (
+    'maskedlab.show',
+    'maskedlab.course',
+)  # the rooms that may ask for notebook packages when they are imported
 
 
 def loads(modules):
@@ -84,7 +109,8 @@ def test_no_notebook_package_is_imported_by_the_core_training_or_the_command_lin
 @pytest.mark.quick
 def test_importing_costs_no_more_than_torch():
     code = (
-        'import time, torch\nt = time.perf_counter()\nimport maskedlab\nmaskedlab.list_recipes, maskedlab.Units\n'
+        'import time, torch\nt = time.perf_counter()\nimport maskedlab\n'
+        'maskedlab.list_recipes, maskedlab.Units\n'
         'print(time.perf_counter() - t)'
     )
     seconds = min(float(python(code)) for _ in range(4))
@@ -98,7 +124,8 @@ def test_public_names_exist():
         _ = ml.no_such_name
 
 
-# ------------------------------------------------------------------------------------------------------------- how it is built
+# -------------------------------------------------------------------------------------------- how it is built
+
 
 def plan_of_rooms():
     """ROOMS and APART as the design notebook has them: what stands above may be used."""
@@ -136,7 +163,9 @@ def test_imports_point_one_way():
         own = room('.'.join(path.relative_to(ROOT).with_suffix('').parts))
         if own.startswith('_'):
             continue
-        assert own in (*LEVEL, *APART), f'{name_of(path)}: give the new room {own!r} its place in nbs/design.ipynb'
+        assert own in (*LEVEL, *APART), (
+            f'{name_of(path)}: give the new room {own!r} its place in nbs/design.ipynb'
+        )
         for module in imports(path):
             other = room(module)
             if other == own or other not in (*LEVEL, *APART):
@@ -156,7 +185,11 @@ def module_at(path):
 def test_no_circle_even_inside_a_room():
     """Modules that import each other, at the top or in a function, are one module in two files."""
     known = {module_at(p) for p in PACKAGE.rglob('*.py') if not p.name.startswith('_')}
-    wants = {module_at(p): {m for m in imports(p) if m in known} for p in PACKAGE.rglob('*.py') if not p.name.startswith('_')}
+    wants = {
+        module_at(p): {m for m in imports(p) if m in known}
+        for p in PACKAGE.rglob('*.py')
+        if not p.name.startswith('_')
+    }
     done, on = set(), []
 
     def walk(m):
@@ -184,7 +217,10 @@ def test_no_recipe_imports_another():
 def test_modules_that_moved_answer_to_their_old_names():
     from maskedlab._moved import MOVED
 
-    code = 'from maskedlab.recipes.mae import MAE; from maskedlab.recipes.image.mae import MAE as new; print(MAE is new)'
+    code = (
+        'from maskedlab.recipes.mae import MAE; from maskedlab.recipes.image.mae import MAE as new; '
+        'print(MAE is new)'
+    )
     assert python(code) == 'True'
     python(f'import importlib\nfor m in {sorted(MOVED)!r}: importlib.import_module("maskedlab." + m)')
     with pytest.warns(DeprecationWarning, match='maskedlab.recipes.image.simmim'):
@@ -205,8 +241,15 @@ def source(cell):
 
 
 def test_each_module_has_one_notebook():
-    exps = [m[1] for p in NOTEBOOKS for c in cells(p) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))]
-    assert exps and len(exps) == len(set(exps)), 'two notebooks export the same module and the last one would win'
+    exps = [
+        m[1]
+        for p in NOTEBOOKS
+        for c in cells(p)
+        if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))
+    ]
+    assert exps and len(exps) == len(set(exps)), (
+        'two notebooks export the same module and the last one would win'
+    )
 
 
 def test_the_package_is_what_its_notebooks_export(tmp_path, monkeypatch):
@@ -219,13 +262,33 @@ def test_the_package_is_what_its_notebooks_export(tmp_path, monkeypatch):
 
 
 def test_errors_are_raised_not_asserted():
-    found = [f'{name_of(p)}:{n.lineno}' for p in PACKAGE.rglob('*.py') for n in ast.walk(ast.parse(read(p))) if isinstance(n, ast.Assert)]
+    found = [
+        f'{name_of(p)}:{n.lineno}'
+        for p in PACKAGE.rglob('*.py')
+        for n in ast.walk(ast.parse(read(p)))
+        if isinstance(n, ast.Assert)
+    ]
     assert not found, found
 
 
-# ------------------------------------------------------------------------------------- no shared code asks which method it has
+# -------------------------------------------------------------------- no shared code asks which method it has
 
-MODALITIES = {'image', 'video', 'wave', 'audio', 'ids', 'text', 'points', 'voxels', 'volume', 'motion', 'graph', 'boxes', 'protein', 'code'}
+MODALITIES = {
+    'image',
+    'video',
+    'wave',
+    'audio',
+    'ids',
+    'text',
+    'points',
+    'voxels',
+    'volume',
+    'motion',
+    'graph',
+    'boxes',
+    'protein',
+    'code',
+}
 # Modules that are about one modality, as a recipe is: the feed of crops, and the views.
 ONE_MODALITY = {'instruments/baselines.py', 'train/feed.py', 'show/views/words.py', 'show/views/clouds.py'}
 ASKING = {'modality', 'recipe', 'recipe_name', 'method', 'method_name'}  # variables that hold such a name
@@ -243,7 +306,8 @@ def variable(node):
 
 
 def asks(tree, names, own_batch=False):
-    """Comparisons with, and look-ups by, such a name. `own_batch`: this module may ask a batch for the keys that it works on."""
+    """Comparisons with, and look-ups by, such a name. `own_batch`: this module may ask a batch for the keys
+    that it works on."""
 
     def batch(node):
         name = variable(node.func if isinstance(node, ast.Call) else node)
@@ -256,7 +320,11 @@ def asks(tree, names, own_batch=False):
             sides = [node.left, *node.comparators]
             if any(variable(s) == 'kind' for s in sides):
                 continue  # the kind of a layout (grid, sequence, graph) is no modality
-            member = len(node.ops) == 1 and isinstance(node.ops[0], (ast.In, ast.NotIn)) and not named(node.comparators[0], names)
+            member = (
+                len(node.ops) == 1
+                and isinstance(node.ops[0], (ast.In, ast.NotIn))
+                and not named(node.comparators[0], names)
+            )
             if any(named(s, names) for s in sides) and not (member and batch(node.comparators[0])):
                 yield node
         elif isinstance(node, ast.MatchValue):
@@ -272,7 +340,11 @@ def asks(tree, names, own_batch=False):
                     yield node
             elif called in ('startswith', 'endswith') and named(first, names):
                 yield node
-            elif called == 'getattr' and len(node.args) > 1 and any(variable(n) in ASKING for n in ast.walk(node.args[1])):
+            elif (
+                called == 'getattr'
+                and len(node.args) > 1
+                and any(variable(n) in ASKING for n in ast.walk(node.args[1]))
+            ):
                 yield node
 
 
@@ -338,7 +410,7 @@ def test_a_recipe_may_ask_its_own_batch():
     assert list(asks(ast.parse('if self.card.modality == "image": pass'), MODALITIES, own_batch=True))
 
 
-# ------------------------------------------------------------------------------------------------------------------- notebooks
+# -------------------------------------------------------------------------------------------------- notebooks
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
@@ -348,7 +420,9 @@ def test_a_notebook_is_small_and_holds_no_widget_state(path):
     assert 'widgets' not in nb['metadata'], 'widget state'
     kinds = {k for c in nb['cells'] for o in c.get('outputs', []) for k in o.get('data', {})}
     assert not [k for k in kinds if 'plotly' in k or 'widget' in k], kinds
-    assert not [1 for c in nb['cells'] for o in c.get('outputs', []) if 'Plotly.newPlot' in json.dumps(o)], 'plotly in html'
+    assert not [1 for c in nb['cells'] for o in c.get('outputs', []) if 'Plotly.newPlot' in json.dumps(o)], (
+        'plotly in html'
+    )
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
@@ -356,24 +430,27 @@ def test_a_notebook_runs_and_reads_well(path):
     whole = [source(c) for c in cells(path)]
     assert not [s for s in whole if 'skip_exec' in s], 'a notebook that is not run is no test'
     assert re.match(r'# \w', whole[0]), f'begins with {whole[0][:30]!r}, not with a title'
-    assert not [s for c, s in zip(cells(path), whole) if c['cell_type'] == 'markdown' and re.search(r'^# #', s, re.M)], (
-        'a heading with two marks'
-    )
+    assert not [
+        s for c, s in zip(cells(path), whole) if c['cell_type'] == 'markdown' and re.search(r'^# #', s, re.M)
+    ], 'a heading with two marks'
 
 
-# -------------------------------------------------------------------------------------------------------- what no file may hold
+# -------------------------------------------------------------------------------------- what no file may hold
 
 
 def ours():
     """Text files of the project: those that git knows or would add, or all but what is ignored by name."""
-    git = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True)
+    git = subprocess.run(
+        ['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True, text=True
+    )
     if git.returncode == 0:
         paths = [ROOT / n for n in git.stdout.split('\0') if n]
     else:
         paths = [
             p
             for p in ROOT.rglob('*')
-            if not {'.venv', '.git', 'runs', '__pycache__', '.ipynb_checkpoints'} & set(p.relative_to(ROOT).parts)
+            if not {'.venv', '.git', 'runs', '__pycache__', '.ipynb_checkpoints'}
+            & set(p.relative_to(ROOT).parts)
         ]
     binary = {'.png', '.jpg', '.npz', '.safetensors', '.pt', '.ico', '.xz'}
     return [p for p in paths if p.is_file() and p.suffix not in binary]
@@ -394,13 +471,17 @@ def test_one_address_everywhere():
     address = tomllib.loads(read(ROOT / 'pyproject.toml'))['project']['urls']['Repository']
     own = address.removeprefix('https://github.com/')
     places = [p for p in ours() if p.suffix in ('.md', '.cff', '.toml', '.ipynb', '.py', '.yml')]
-    found = {(name_of(p), m) for p in places for m in re.findall(r'github(?:\.com)?/([\w-]+/maskedlab)\b', read(p))}
+    found = {
+        (name_of(p), m) for p in places for m in re.findall(r'github(?:\.com)?/([\w-]+/maskedlab)\b', read(p))
+    }
     assert {m for _, m in found} == {own}, found
     assert ('CITATION.cff', own) in found and ('README.md', own) in found
 
 
 def test_the_version_is_told_once():
-    assert f'version: {ml.__version__}' in read(ROOT / 'CITATION.cff') and f'## {ml.__version__}' in read(ROOT / 'CHANGELOG.md')
+    assert f'version: {ml.__version__}' in read(ROOT / 'CITATION.cff') and f'## {ml.__version__}' in read(
+        ROOT / 'CHANGELOG.md'
+    )
 
 
 def test_constraints_leave_torch_free():
@@ -415,11 +496,16 @@ def test_extras():
     assert {re.match(r'[\w-]+', r)[0] for r in extras['colab']} == {'plotly', 'ipywidgets', 'anywidget'}
 
 
-# -------------------------------------------------------------------------------------------------------------------- README
+# ----------------------------------------------------------------------------------------------------- README
 
 
 def test_readme_agrees_with_its_notebook():
-    done = subprocess.run([sys.executable, str(ROOT / 'tools' / 'readme.py'), '--check'], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'readme.py'), '--check'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
@@ -427,7 +513,11 @@ def test_readme_agrees_with_its_notebook():
 def test_links_and_pictures_resolve_at_the_root(page):
     text = re.sub(r'```.*?```', '', read(ROOT / page), flags=re.S)
     links = re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(r'(?:src|href)="([^"]+)"', text)
-    missing = [link for link in links if not re.match(r'https?://|mailto:|#', link) and not (ROOT / link.split('#')[0]).exists()]
+    missing = [
+        link
+        for link in links
+        if not re.match(r'https?://|mailto:|#', link) and not (ROOT / link.split('#')[0]).exists()
+    ]
     assert not missing, missing
     assert '<!-- ' not in text.replace('<!-- Made from', ''), 'a table was not filled in'
     assert not re.search(r'^#\|', text, re.M), 'a directive of nbdev is left'
@@ -439,12 +529,13 @@ def test_readme_has_a_row_for_each_recipe():
         assert f'| `{name}` | [{ml.card(name).title}]' in text
 
 
-# ----------------------------------------------------------------------------------------------------------------- the wheel
+# -------------------------------------------------------------------------------------------------- the wheel
 
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-    """The Python of an empty environment with the wheel in it. torch and what else is needed is lent by this environment."""
+    """The Python of an empty environment with the wheel in it. torch and what else is needed is lent by this
+    environment."""
     folder = tmp_path_factory.mktemp('wheel')
     tree = folder / 'tree'  # a copy: a build leaves things behind
     ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
@@ -452,22 +543,39 @@ def installed(tmp_path_factory):
     for name in ('pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'):
         shutil.copy(ROOT / name, tree)
     build = subprocess.run(
-        [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(folder), str(tree)], capture_output=True, text=True
+        [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(folder), str(tree)],
+        capture_output=True,
+        text=True,
     )
     assert build.returncode == 0, build.stdout[-1000:] + build.stderr[-2000:]
     (wheel,) = folder.glob('*.whl')
     venv.create(folder / 'env', with_pip=False, symlinks=os.name != 'nt')
     exe = folder / 'env' / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
     pip = subprocess.run(
-        [sys.executable, '-m', 'pip', '--python', str(exe), 'install', '--no-deps', '--no-index', '--quiet', str(wheel)],
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            '--python',
+            str(exe),
+            'install',
+            '--no-deps',
+            '--no-index',
+            '--quiet',
+            str(wheel),
+        ],
         capture_output=True,
         text=True,
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},  # else it would find the package of this tree
+        env={
+            k: v for k, v in os.environ.items() if k != 'PYTHONPATH'
+        },  # else it would find the package of this tree
     )
     assert pip.returncode == 0, pip.stderr[-2000:]
     site = Path(python('import sysconfig; print(sysconfig.get_paths()["purelib"])', exe=exe, path=None))
-    lent = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-packages')] or [sysconfig.get_paths()['purelib']]
+    lent = [p for p in sys.path if Path(p).name in ('site-packages', 'dist-packages')] or [
+        sysconfig.get_paths()['purelib']
+    ]
     (site / 'lent.pth').write_text('\n'.join(lent) + '\n')
     empty = folder / 'empty'
     empty.mkdir()
@@ -479,11 +587,15 @@ def installed(tmp_path_factory):
 def test_the_wheel_holds_all_modules_data_and_weights(installed):
     exe, package, empty = installed
     files = lambda root: {
-        p.relative_to(root).as_posix() for p in root.rglob('*') if p.is_file() and not {'__pycache__', '.ipynb_checkpoints'} & set(p.parts)
+        p.relative_to(root).as_posix()
+        for p in root.rglob('*')
+        if p.is_file() and not {'__pycache__', '.ipynb_checkpoints'} & set(p.parts)
     }
     assert files(PACKAGE) == files(package)
     assert {'py.typed', 'data/files/CREDITS.md'} <= files(package)
-    python(f'import importlib\nfor m in {MODULES!r}: importlib.import_module(m)', exe=exe, cwd=empty, path=None)
+    python(
+        f'import importlib\nfor m in {MODULES!r}: importlib.import_module(m)', exe=exe, cwd=empty, path=None
+    )
     (info,) = package.parent.glob('maskedlab-*.dist-info')
     assert {'LICENSE', 'NOTICE'} <= {p.name for p in info.rglob('*')}
     assert sum(p.stat().st_size for p in package.rglob('*') if p.is_file()) < 40e6
@@ -492,7 +604,9 @@ def test_the_wheel_holds_all_modules_data_and_weights(installed):
 def test_the_command_comes_with_the_wheel(installed):
     exe, _, empty = installed
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH' and not k.startswith('MASKEDLAB_')}
-    done = subprocess.run([str(exe.parent / 'maskedlab'), 'settings'], capture_output=True, text=True, cwd=empty, env=env)
+    done = subprocess.run(
+        [str(exe.parent / 'maskedlab'), 'settings'], capture_output=True, text=True, cwd=empty, env=env
+    )
     assert done.returncode == 0 and 'seed' in done.stdout, done.stderr[-2000:]
 
 

@@ -52,8 +52,8 @@ tiny = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder
 from maskedlab.contract.create import recipe_class
 torch.manual_seed(3)
 t = Trainer(recipe_class(recipe)(**tiny), 'image', steps=STEPS, batch=8, accumulate=2, ema=.99, lr=3e-3,
-            clip=1., seed=5, precision='no', out=folder, resume=True, save_every=SAVE_EVERY, keep=2, show=False,
-            workers=workers, watch=step_taken)
+            clip=1., seed=5, precision='no', out=folder, resume=True, save_every=SAVE_EVERY, keep=2,
+            show=False, workers=workers, watch=step_taken)
 
 saves, calls = 0, 0
 def dying(real):

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from maskedlab import settings as module
-from maskedlab.settings import SETTINGS, budget, device, find_ini, generator, setting, settings, settings_rows, under_test
+from maskedlab.settings import (
+    SETTINGS,
+    budget,
+    device,
+    find_ini,
+    generator,
+    setting,
+    settings,
+    settings_rows,
+    under_test,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 

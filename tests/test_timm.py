@@ -49,7 +49,8 @@ def r(net):
 
 
 def picture(r, h=4, w=4, n=3):
-    return dict(image=torch.rand(n, 3, h * r.cut.size, w * r.cut.size, generator=torch.Generator().manual_seed(1)))
+    return dict(image=torch.rand(n, 3, h * r.cut.size, w * r.cut.size,
+                                 generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize('name', [NETS['plain'], NETS['deit3'], 'vit_wee_patch16_reg1_gap_256',
@@ -61,7 +62,8 @@ def test_whole_networks_by_name(name):
     side = r.encoder.grid[0] * r.cut.size
     b = dict(image=torch.rand(1, 3, side, side))
     u = r.units(b)
-    assert_close(r.encoder.see(r.cut.normal(u.x)), r.encoder.net.forward_features(r.cut.colours(b['image'])), rtol=0,
+    assert_close(r.encoder.see(r.cut.normal(u.x)), r.encoder.net.forward_features(r.cut.colours(b['image'])),
+                 rtol=0,
                  atol=1e-5)
     out = r(b, generator=torch.Generator().manual_seed(0))
     assert out.loss.isfinite() and out.mask.sum() == u.count - int(u.count * .25)
@@ -71,9 +73,11 @@ def test_nothing_hidden_is_what_timm_computes(r, net):
     for h, w in ((4, 4), (2, 6)):                     # another size too, which timm resizes its positions for
         b = picture(r, h, w)
         u = r.units(b)
-        assert_close(r.encoder.see(r.cut.normal(u.x)), net.forward_features(r.cut.colours(b['image'])), rtol=0, atol=1e-5)
+        assert_close(r.encoder.see(r.cut.normal(u.x)), net.forward_features(r.cut.colours(b['image'])),
+                     rtol=0, atol=1e-5)
     b = picture(r)
-    assert_close(r.features(b, pool=False), net.forward_features(r.cut.colours(b['image']))[:, r.encoder.prefix:],
+    assert_close(r.features(b, pool=False),
+                 net.forward_features(r.cut.colours(b['image']))[:, r.encoder.prefix:],
                  rtol=0, atol=1e-5)
 
 
@@ -176,7 +180,8 @@ def test_checkpoints(tmp_path):
 
 
 def test_timm_is_imported_only_when_it_is_asked_for(monkeypatch):
-    code = "import sys, maskedlab.recipes.image.mae, maskedlab.formats.pretrained; print('timm' in sys.modules or 'transformers' in sys.modules)"
+    code = ("import sys, maskedlab.recipes.image.mae, maskedlab.formats.pretrained; "
+            "print('timm' in sys.modules or 'transformers' in sys.modules)")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                           check=True).stdout.strip() == 'False'
     monkeypatch.setitem(sys.modules, 'timm', None)

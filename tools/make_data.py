@@ -139,9 +139,9 @@ def png(im: Image.Image) -> bytes:
 
 
 def digits(data: bytes) -> dict[str, np.ndarray]:
-    """The 5,000 digits, label in the last column: of each class the first 400 for training, the last 100 for testing, and in each
-    split the classes take turns (0, 1, ..., 9, 0, 1, ...), so that any leading part of a split is
-    balanced."""
+    """The 5,000 digits, label in the last column: of each class the first 400 for training, the last 100 for
+    testing, and in each split the classes take turns (0, 1, ..., 9, 0, 1, ...), so that any leading part of
+    a split is balanced."""
     table = np.loadtxt(io.StringIO(gzip.decompress(data).decode()), delimiter=',',
                        dtype=np.float64).astype(np.uint8)
     pixels, label = table[:, :-1].reshape(-1, 28, 28), table[:, -1]

@@ -1,4 +1,4 @@
-"""Makes `maskedlab/data/files/points.npz`, `points.json` and `CREDITS-points.md` from the furniture models of Sweet Home 3D.
+"""Makes `points.npz`, `points.json` and `CREDITS-points.md` from the furniture models of Sweet Home 3D.
 
     python tools/make_points.py FOLDER [--check]
 
@@ -42,12 +42,13 @@ CLASSES = {         # by the model's name, the first that matches; all else is '
     'table': r'table\b(?! (fan|tennis bat))|\bdesk\b|workbench',
     'cabinet': r'cabinet|wardrobe|cupboard|shel[fv]|bookcase|dresser|drawer|closet|tv stand|locker',
     'door or window': r'\bdoor\b|\bwindow\b',
-    'plant': r'plant\b|\btree\b|flowers|\bbush\b|cactus|bamboo|lily|ficus|acacia|pine\b|cypress|maple|poplar|beech|yucca|tulips|orchids'
-             r'|spathi|blossom',
+    'plant': r'plant\b|\btree\b|flowers|\bbush\b|cactus|bamboo|lily|ficus|acacia|pine\b|cypress'
+             r'|maple|poplar|beech|yucca|tulips|orchids|spathi|blossom',
     'person': r'\bmale\b|female|\bboy\b|\bgirl\b|\bman\b|mannequin',
-    'vehicle': r'\bcar\b|truck|\bbus\b|bike\b|bicycle|motor|sedan|focus|beetle|peugeot|renault|\bsuv\b|chevrolet|scooter|fork lift'
-               r'|tricycle|^van$',
-    'bath': r'washbasin|\bsink\b|toilets unit|bidet|bathtub|^bath$|island bath|urinal|vanity|lavatory|jacuzzi',
+    'vehicle': r'\bcar\b|truck|\bbus\b|bike\b|bicycle|motor|sedan|focus|beetle|peugeot|renault'
+               r'|\bsuv\b|chevrolet|scooter|fork lift|tricycle|^van$',
+    'bath': r'washbasin|\bsink\b|toilets unit|bidet|bathtub|^bath$|island bath|urinal|vanity|lavatory'
+            r'|jacuzzi',
     'appliance': r'fridge|refrigerator|oven\b|washing|microwave|stove|dryer machine|boiler|heater|radiator',
     'wall switch': r'\bplug\b|\bswitch\b|\bsocket\b',
 }

@@ -1,4 +1,4 @@
-"""Makes `maskedlab/data/files/text.xz`, `text.json`, `tokenizer.json` and `CREDITS-text.md` from articles of the English Wikipedia.
+"""Makes `text.xz`, `text.json`, `tokenizer.json` and `CREDITS-text.md` from articles of the Wikipedia.
 
     python tools/make_text.py DUMP.bz2 [--check]
 
@@ -134,10 +134,11 @@ def main() -> None:
                       for a in found)
     credits = f"""# Credits of the embedded text (`text.xz`, `tokenizer.json`)
 
-Made by `tools/make_text.py`. Paragraphs of {len(found)} articles of the English Wikipedia, by its contributors, under
-CC BY-SA 3.0 (https://creativecommons.org/licenses/by-sa/3.0/); the link of each article leads to the version used, and its history names
-the authors. Changed: markup, tables, references and lists were taken away, short paragraphs left out, long articles shortened. This
-derived file and the word pieces learned from it are under CC BY-SA 3.0 too. The articles came as test data of gensim 4.4.0.
+Made by `tools/make_text.py`. Paragraphs of {len(found)} articles of the English Wikipedia, by its
+contributors, under CC BY-SA 3.0 (https://creativecommons.org/licenses/by-sa/3.0/); the link of each article
+leads to the version used, and its history names the authors. Changed: markup, tables, references and lists were taken
+away, short paragraphs left out, long articles shortened. This derived file and the word pieces learned from
+it are under CC BY-SA 3.0 too. The articles came as test data of gensim 4.4.0.
 
 | article | split | version |
 |---|---|---|

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw the still picture of each recipe's notebook again, and the rooms of the house: tools/pictures.py [NAME ... | house]
+"""Draw the still picture of each recipe's notebook and the rooms again: tools/pictures.py [NAME ... | house]
 
 Held-out samples, the small weights that ship, seed 0. A notebook links the file by a relative address, so
 that it says something on a code host, where nothing is run."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""README.md from nbs/index.ipynb: nbdev's filters, nbconvert's Markdown, and tables that are computed and never typed.
+"""README.md from nbs/index.ipynb: nbdev's filters, nbconvert's Markdown, and tables that are computed.
 
 python tools/readme.py                     write README.md
 python tools/readme.py --check             exit 1 where README.md is not what would be written
@@ -38,7 +38,10 @@ def methods() -> str:
             + ' |'
         )
     readings = [f'- `{name}`: {card(name).reading}.' for name in list_recipes() if card(name).reading]
-    words = "Where no source settles a detail, a recipe is the kit's own reading; its notebook says so at that place:"
+    words = (
+        "Where no source settles a detail, a recipe is the kit's own reading; "
+        'its notebook says so at that place:'
+    )
     return '\n'.join([*rows, '', words, '', *readings])
 
 
