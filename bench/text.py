@@ -72,8 +72,8 @@ def step(net: Any, loss: Callable[[dict[str, Tensor]], Tensor],
 def losses(net: Any, unpadded: bool, hidden: bool) -> Callable[[dict[str, Tensor]], Tensor]:
     "Ours, with each of its two savings on or off."
     def loss(b: dict[str, Tensor]) -> Tensor:
-        h = net.encoder(b['seen'], b['valid']) if unpadded else net.encoder._encode(
-            b['seen'], ~b['valid'], None)
+        encode = net.encoder if unpadded else lambda ids, valid: net.encoder._encode(ids, ~valid)
+        h = encode(b['seen'], b['valid'])
         table = net.encoder.word.weight
         pred = net.head(rows(h, b['mask']), table) if hidden else rows(net.head(h, table), b['mask'])
         return F.cross_entropy(pred, rows(b['ids'], b['mask']))
