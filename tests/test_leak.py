@@ -179,3 +179,13 @@ def test_bad_input(pictures):
         ml.leak_check('mae', dict(image=pictures['image'][:1]))
     same = ml.leak_check('mae', dict(image=pictures['image'][:1].expand(3, -1, -1, -1).clone()))
     assert not same.ok and 'same content' in repr(same)
+
+
+def test_rows_that_are_missing_are_told(pictures):
+    class Short(MAE):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.pred = out.pred[1:]
+            return out
+    with pytest.raises(ValueError, match='give pred and target a row for each unit'):
+        ml.leak_check(Short(**MICRO), pictures)

@@ -18,7 +18,7 @@ from .saved import brief, load_saved, name_of
 from .recipe import Card, Recipe
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'recipe_class', 'create_recipe', 'card']
+__all__ = ['SHIPPED', 'recipe_class', 'create_recipe', 'card']
 
 # %% ../../nbs/contract/06_create.ipynb #f580f5e7
 def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
@@ -31,13 +31,17 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
     name = which.replace('-', '_')
     row = RECIPES.get(ALIASES.get(name, name))
     path = row.path if row is not None else which if ':' in which else None
+    if path is None and name.endswith('.py'):
+        raise ValueError(f"{which} is a file; name the class in it too, as in {which}:Mine")
     if path is None:
         near = difflib.get_close_matches(name, [*RECIPES, *ALIASES], 3, .3) or list(RECIPES)[:3]
         raise ValueError(f"there is no recipe {which!r}; did you mean {' or '.join(near)}? ml.list_recipes() "
                          "names all")
     module, cls = path.rsplit(':', 1)
     loaded = _load_file(module) if module.endswith('.py') else importlib.import_module(module)
-    if not hasattr(loaded, cls): raise ValueError(f"{module} holds no class {cls!r}")
+    if not hasattr(loaded, cls):
+        held = [k for k, v in vars(loaded).items() if isinstance(v, type) and v.__module__ == loaded.__name__]
+        raise ValueError(f"{module} holds no class {cls!r}; it holds {', '.join(held[:5]) or 'none'}")
     return getattr(loaded, cls)
 
 def _load_file(path: str) -> Any:
@@ -53,10 +57,11 @@ def _load_file(path: str) -> Any:
     spec.loader.exec_module(module)
     return module
 
-def create_recipe(which: Any,                    # a name, 'my_file.py:Mine', a class, or an instance, which is returned as it is
-                  size: str | None = None,  # one of its sizes; default 'micro', or none where it has no sizes
-                  pretrained: bool = False,      # load the small weights that ship with the kit
-                  **arguments) -> Recipe:    # further arguments of its constructor win over those of the size
+def create_recipe(which: Any,     # a name, 'my_file.py:Mine', a class, or an instance, returned as it is
+                  size: str | None = None,     # one of its sizes; default 'micro', or none where it has none
+                  pretrained: bool = False,    # load the small weights that ship with the kit
+                  **arguments                  # of its constructor; they win over those of the size
+                  ) -> Recipe:
     "Make a recipe."
     if isinstance(which, Recipe): return which
     cls = recipe_class(which)
@@ -71,14 +76,14 @@ def create_recipe(which: Any,                    # a name, 'my_file.py:Mine', a 
         raise TypeError(f"{which}: {error}") from None
 
 # <name>-<size>/, folders as save_pretrained writes them
-WEIGHTS = Path(maskedlab.__file__).parent / 'weights'
+SHIPPED = Path(maskedlab.__file__).parent / 'weights'
 
 def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
     "The recipe with the weights that ship with the kit."
     name = name_of(cls)
-    folder = WEIGHTS / f'{name}-{size}'
+    folder = SHIPPED / f'{name}-{size}'
     if ':' not in name and folder.is_dir(): return load_saved(folder, cls, **arguments)
-    have = sorted(p.name.rpartition('-')[2] for p in WEIGHTS.glob(f'{name}-*')) if ':' not in name else []
+    have = sorted(p.name.rpartition('-')[2] for p in SHIPPED.glob(f'{name}-*')) if ':' not in name else []
     remedy = f"choose size={' or '.join(map(repr, have))}, or" if have else "leave pretrained out, or"
     raise ValueError(f"{brief(name)} ships no weights of size {size!r}; {remedy} give your own to "
                      "ml.load_pretrained")

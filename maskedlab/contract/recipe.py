@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .plan import Plan
-from .strategy import check, hide
+from .strategy import check_mask, hide
 from .units import Units, known, layout
 
 # %% auto #0
@@ -42,6 +42,11 @@ class Out:
     seen: dict[str, Any] | None = None
     logs: dict[str, Any] = field(default_factory=dict)   # numbers to watch
     extra: dict[str, Any] = field(default_factory=dict)  # the recipe's own; shared code never reads it
+
+    def __post_init__(self):
+        if not isinstance(self.terms, dict) or not self.terms:
+            raise TypeError(f"the terms of a loss are a dict, such as {{'pixels': loss}}, got "
+                            f"{type(self.terms).__name__ if self.terms != {} else 'an empty one'}")
 
     @property
     def loss(self) -> Tensor:
@@ -91,7 +96,7 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
     "The mask of this forward."
     g = child(generator, u.device)
     given = torch.is_tensor(mask) or not (mask is None or callable(mask))
-    m = check(mask, u) if given else hide(mask or strategy, u, generator=g, **signals)
+    m = check_mask(mask, u) if given else hide(mask or strategy, u, generator=g, **signals)
     if m.ndim > u.valid.ndim and not views:
         raise ValueError(f"this recipe takes one mask a sample, [{len(u)}, {', '.join(map(str, u.shape))}], "
                          f"got {list(m.shape)}")
@@ -121,6 +126,7 @@ class Card:
     link: str           # the paper
     reading: str = ''   # what no source settles: where this recipe is the kit's own reading of the paper
 
+# %% ../../nbs/contract/04_recipe.ipynb #24ee3c31
 class Recipe(nn.Module):
     "Base of all recipes: `units` and `forward` are theirs to write; the other doors have defaults."
     card: Card

@@ -95,6 +95,7 @@ def _check(r: Any, batch: dict, mask: Any, seed: int, report: Leak) -> None:
     if report.changes and report.control <= TOLERANCE:
         report.faults.append('void: exchanging visible content changes no prediction either')
 
+# %% ../../nbs/instruments/00_leak.ipynb #efd9acb5
 def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> None:
     with torch.no_grad():
         a = run(m, u)
@@ -136,11 +137,17 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
 
 def _why(out: Out) -> str:
     chosen = bool(out.mask.any())
-    return 'what it takes away it has seen, so nothing is secret' if chosen else 'nothing was hidden in this draw'
+    if chosen: return 'what it takes away it has seen, so nothing is secret'
+    return 'nothing was hidden in this draw'
 
 def _rows(out: Out, which: Tensor) -> list[Tensor]:
     "Predictions of the chosen units; several streams give several tensors."
-    if not isinstance(out.pred, dict): return [out.pred[rows(which, out.scored)]]
+    if not isinstance(out.pred, dict):
+        chosen = rows(which, out.scored)
+        if len(out.pred) != len(chosen):
+            raise ValueError(f"{len(out.pred)} rows are predicted and {len(chosen)} units scored; give pred and "
+                             "target a row for each unit where error is a number")
+        return [out.pred[chosen]]
     chosen, scored = out.units.split(which), out.units.split(out.scored)
     return [p[rows(chosen[s], scored[s])] for s, p in out.pred.items()]
 

@@ -114,7 +114,11 @@ def attention_of(recipe: Recipe, batch: dict, mask: Any,
     "A recipe's attention, of one of its parts."
     parts = parts_of(recipe)
     part = part if part in parts else next(iter(parts), None)
-    return part, recipe.attention(batch, mask, **({} if part is None else {'part': part}))
+    found = recipe.attention(batch, mask, **({} if part is None else {'part': part}))
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise TypeError(f"{type(recipe).__name__}.attention returns {type(found).__name__}; make it weights, "
+                        "units of queries, units of keys, as `watched(...)` and its `.named` do")
+    return part, found
 
 def look_at(weights: Tensor,      # `[layers, B, heads, Q, K]`
             query_unit: Tensor,   # `[B, Q]`, -1 where a token is no unit
