@@ -10,6 +10,7 @@ import sys
 
 import nbformat
 import pytest
+import torch
 from test_tutorials import CALL, ROOT, asked, lesson
 
 from maskedlab.course.exercises import TUTORIALS, exercises
@@ -64,6 +65,7 @@ def shell(nb, said):
     from execnb.shell import CaptureShell
     from fastcore.nbio import dict2nb
     os.environ |= {'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1', 'IN_TEST': '1'}
+    torch.set_num_threads(1)        # those of OpenMP do not survive a fork
     os.chdir(ROOT)
     nb, shell = dict2nb(nb), CaptureShell()
     try:
