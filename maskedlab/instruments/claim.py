@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,18 @@ import torch
 
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
-from ..contract.catalogue import RECIPES
 from ..contract.create import create_recipe, recipe_class
+from ..contract.catalogue import RECIPES, STAGES
+from ..data.samples import SAMPLES, sample
 from ..settings import device
+from ..train.feed import CHANGES, SETS, Rows, Source, source_of
+from ..train.make_stage import train_stage
 from ..train.trainer import fit
-from ..data.batches import batches
+from .probes import linear_probe
 
 # %% auto #0
-__all__ = ['EQUAL', 'Claim', 't95', 'interval', 'verdict', 'find_claim', 'attempt', 'each', 'run_claim', 'claims_table']
+__all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 't95', 'interval', 'verdict', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each',
+           'run_claim', 'claims_table', 'recorded']
 
 # %% ../../nbs/instruments/07_claim.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -39,14 +44,14 @@ class Claim:
     effect: float                            # the smallest difference of the first two arms that would matter
     arms: dict[str, Callable[[], Recipe]]   # the claim's own arm first, its contrast second; more with `full`
     # (recipe or 'raw', seed) -> the metric, or a dict with 'score' and more to keep
-    measure: Callable[[Any, int], Any]
-    data: Any = 'digits'                            # what `batches` takes: a name, or a set of pictures
-    options: dict[str, Any] = field(default_factory=dict)     # of the stream of batches
+    measure: Callable[[Any, int], Any] = linear_probe
+    data: Any = 'digits'                            # see `feed`
+    options: dict[str, Any] = field(default_factory=dict)     # of the feed
     steps: int = 500
     batch: int = 64
     lr: float = 1e-3
     seeds: int = 5
-    # of arms whose step costs less: how many steps for one of the claim's
+    # of arms whose step costs less: how many steps for one of the claim's; 0: an arm that is not trained
     pace: dict[str, float] = field(default_factory=dict)
     # its entrant in `maskedlab compare`; default: the claim's own arm
     compared: Callable[[], Recipe] | None = None
@@ -70,9 +75,49 @@ def verdict(differences: list[float], effect: float) -> str:
     if low > 0 and mean >= effect: return 'holds'
     return 'does not hold at this scale' if high < effect else 'undecided'
 
+# %% ../../nbs/instruments/07_claim.ipynb #2197fb00
+# what makes of a recipe's 'micro' one for digits of 28 pixels, alike in all claims
+OF_DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, mean=(.1307,), std=(.3081,))
+
+def ready(key: str,              # of a stage
+          steps: int = 600,      # where it has to be trained
+          ) -> str:              # the key
+    "A stage that is there; it takes nothing from the global generator."
+    with torch.random.fork_rng(devices=[]):
+        train_stage(key, steps)
+    return key
+
+@dataclass(frozen=True)
+class Arms:
+    "Makes the arms of a claim: the same arguments for all, and what an arm has otherwise."
+    shared: dict[str, Any]
+    steps: dict[str, int] = field(default_factory=dict)     # of stages that want more than the usual ones
+
+    def __call__(self, cls: Callable[..., Recipe], **otherwise: Any) -> Callable[[], Recipe]:
+        "An arm, not made yet; the stages that it names are trained first where they are not there."
+        return partial(self.make, cls, otherwise)
+
+    def make(self, cls: Callable[..., Recipe], otherwise: dict[str, Any]) -> Recipe:
+        arguments = {**self.shared, **otherwise}
+        for key in arguments.values():
+            if isinstance(key, str) and key.count('/') == 3 and key.split('/')[0] in STAGES:
+                ready(key, self.steps.get(key, 600))
+        return cls(**arguments)
+
+# %% ../../nbs/instruments/07_claim.ipynb #875ad53e
+def feed(data: Any,           # a name of `list_samples()`, what `source_of` takes, or a function of the seed
+         seed: int,
+         **options: Any,      # of the sample, such as points=512; else of `source_of`
+         ) -> Source:
+    "What an arm is trained on, opened now."
+    if callable(data): return data(seed)
+    if isinstance(data, str) and data in SAMPLES and data not in SETS:
+        return Rows(sample(data, n=None, split='train', **options), seed, CHANGES.get(data, {}))
+    return source_of(data, seed, **options)
+
 # %% ../../nbs/instruments/07_claim.ipynb #1a790bce
 def find_claim(name: str) -> Claim:
-    "The claim of a recipe: from `maskedlab.claims.<name>`, or `CLAIM` in the file of a class from outside."
+    "The claim of a recipe: `CLAIM` of its module among the claims, or in the file of a class from outside."
     if ':' in name:
         module: Any = sys.modules[recipe_class(name).__module__]
     else:
@@ -80,7 +125,8 @@ def find_claim(name: str) -> Claim:
         if name not in RECIPES:
             create_recipe(name)       # raises with the nearest names
         try:
-            module = importlib.import_module(f'maskedlab.claims.{name}')
+            module = importlib.import_module(
+                RECIPES[name].path.partition(':')[0].replace('.recipes.', '.claims.'))
         except ModuleNotFoundError:
             raise ValueError(f"no claim is written down for {name!r} yet; see nbs/claims") from None
     if not hasattr(module, 'CLAIM'):
@@ -100,15 +146,16 @@ def attempt(claim: Claim | str,                         # or its recipe's name
     began = time.perf_counter()
     torch.manual_seed(seed)
     recipe: Any = 'raw' if arm == 'raw input' else c.arms.get(arm, c.arms[next(iter(c.arms))])()
-    if arm in c.arms:
-        stream = batches(c.data, c.batch, generator=torch.Generator().manual_seed(seed), **c.options)
-        fit(recipe, stream, round(steps * c.pace.get(arm, 1)), lr=c.lr, seed=seed, **EQUAL)
+    steps = round(steps * c.pace.get(arm, 1)) if arm in c.arms else 0
+    if steps:
+        fit(recipe, feed(c.data, seed, **c.options), steps, batch=c.batch, lr=c.lr, seed=seed, **EQUAL)
         recipe.cpu()        # where the data of the measure are
     trained = time.perf_counter() - began
     found = c.measure(recipe, seed)
     found = found if isinstance(found, dict) else dict(score=found)
     return {k: round(float(v), 5) for k, v in found.items()} | dict(seconds=round(trained, 1))
 
+# %% ../../nbs/instruments/07_claim.ipynb #4f16ab8f
 def each(f: Callable[..., Any],             # found by its name in a new process
          todo: list[tuple],                 # its arguments
          jobs: int = 1,                     # processes at once, each with one thread; 1: here
@@ -124,6 +171,7 @@ def each(f: Callable[..., Any],             # found by its name in a new process
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
 
+# %% ../../nbs/instruments/07_claim.ipynb #575fe4cc
 def run_claim(name: str,
               claim: Claim | None = None,               # default: the one that belongs to the name
               # file of the result, `claims/<name>.json`; None: keep it in memory
@@ -143,8 +191,9 @@ def run_claim(name: str,
             raise ValueError(f"the claim of {name} has no arm {arm[:40]!r}; it has {', '.join(c.arms)}"[:200])
     arms = {arm: make for i, (arm, make) in enumerate(c.arms.items()) if i < 2 or full is True or full
             and arm in full}
-    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, data=str(c.data), steps=steps,
-                batch=c.batch, lr=c.lr, seeds=seeds,
+    # results of batches that somebody else put together are not added to
+    plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, steps=steps, batch=c.batch, lr=c.lr,
+                data=getattr(c.data, '__name__', str(c.data)), feed='trainer', seeds=seeds,
                 full=full if isinstance(full, bool) else list(full)) | ({'pace': c.pace} if c.pace else {})
     path = None if out is None else Path(out)
     done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]}
@@ -160,6 +209,7 @@ def run_claim(name: str,
         _write(path, {**plan, 'arms': done})
     return _finish(name, path, plan, done, list(arms))
 
+# %% ../../nbs/instruments/07_claim.ipynb #440b0872
 def _resume(path: Path | None, plan: dict) -> dict[str, list]:
     if path is None or not path.exists(): return {}
     old = json.loads(path.read_text())
@@ -211,3 +261,10 @@ def claims_table(folder: str | Path = 'claims',   # of the results
                  r['effect'], score(r, 'untrained'), score(r, 'raw input'), f"**{r['verdict']}**"]
         rows.append(f"| {' | '.join(map(str, cells))} |")
     return '\n'.join(rows)
+
+# %% ../../nbs/instruments/07_claim.ipynb #7f9a1088
+def recorded(name: str,                                    # of a recipe
+             ) -> dict[str, list[dict[str, float]]]:       # arm -> what was measured, seed by seed
+    "The arms of a result in `claims/`, here or in a folder above; empty where none is."
+    files = (p / 'claims' / f'{name}.json' for p in (Path.cwd(), *Path.cwd().parents))
+    return next((json.loads(f.read_text('utf-8'))['arms'] for f in files if f.exists()), {})

@@ -5,6 +5,7 @@
 # %% ../../nbs/instruments/06_probes.ipynb #ef37d68e
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from ..data.samples import sample
 from ..contract.recipe import evaluating
+from ..uses.finetune import finetune
 
 # %% auto #0
-__all__ = ['labelled', 'features', 'probe', 'AttentiveHead', 'attentive_probe']
+__all__ = ['labelled', 'features', 'classifier', 'probe', 'AttentiveHead', 'attentive_probe', 'linear_probe', 'tuned']
 
 # %% ../../nbs/instruments/06_probes.ipynb #283e8129
 def labelled(data: str = 'digits',       # a sample with 'label'
@@ -57,6 +59,16 @@ def features(recipe: Any,           # a recipe with `features`, or 'raw': the in
                  for i in range(0, n, size)]
     return torch.cat(parts)
 
+def classifier(most: int = 2000) -> Any:      # iterations
+    "Logistic regression on standardised features, as scikit-learn has it."
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        raise ImportError("probes need scikit-learn, which is not installed; pip install maskedlab[probe]") from None
+    return make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=most))
+
 def probe(recipe: Any,                      # a recipe, or 'raw'
           train: dict, test: dict,          # from `labelled`
           neighbours: int = 10,
@@ -65,16 +77,12 @@ def probe(recipe: Any,                      # a recipe, or 'raw'
           ) -> dict[str, float]:      # {'linear': accuracy, 'knn': accuracy}, and 'attentive' where asked for
     """Accuracy on the test split of logistic regression on standardised features, and of a vote of nearest
     neighbours by cosine."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.neighbors import KNeighborsClassifier
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise ImportError("probes need scikit-learn, which is not installed; pip install maskedlab[probe]") from None
+    linear = classifier()
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     x, y = features(recipe, train).numpy(), train['label'].numpy()
     u, v = features(recipe, test).numpy(), test['label'].numpy()
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=2000))
     knn = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(x)), metric='cosine',
                                                                weights='distance'))
     found = {'linear': float(linear.fit(x, y).score(u, v)), 'knn': float(knn.fit(x, y).score(u, v))}
@@ -130,3 +138,17 @@ def _tokens(recipe: Any, batch: dict) -> tuple[Tensor, Tensor]:
     "Frozen tokens, and which of them are padding: recipes leave zeros there."
     x = features(recipe, batch, pool=False)
     return x, ~x.any(-1)
+
+# %% ../../nbs/instruments/06_probes.ipynb #9422e140
+def linear_probe(recipe: Any,               # a recipe, or 'raw'
+                 seed: int,                 # which samples are labelled
+                 # as `labelled` takes them
+                 data: str = 'digits', labels: int | None = 400, **options: Any) -> float:
+    "Accuracy of the linear probe."
+    return probe(recipe, *labelled(data, labels, seed, **options))['linear']
+
+def tuned(recipe: Any, train: dict, test: dict,      # as in `probe`
+          **how: Any) -> float:                      # as `finetune` takes it
+    "Accuracy after fine-tuning a copy; of raw input that of the linear probe."
+    if isinstance(recipe, str): return probe(recipe, train, test)['linear']
+    return finetune(copy.deepcopy(recipe), train, test, **how)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from ..data.vary import recolour, turn
 from .seeds import drawing, seeded
 
 # %% auto #0
-__all__ = ['Change', 'SETS', 'CHANGES', 'FILES', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix',
+__all__ = ['Change', 'SETS', 'CHANGES', 'READERS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix',
            'OnDevice', 'room', 'hold', 'source_of', 'Portion', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
@@ -43,6 +43,7 @@ def which(positions: range, n: int, seed: int) -> Tensor:
     return torch.tensor([int(epoch_order(n, seed, p // n)[p % n]) for p in positions])
 
 # %% ../../nbs/train/02_feed.ipynb #fc5344f1
+@runtime_checkable
 class Source(Protocol):
     "Anything that makes the batch of some positions."
     def __len__(self) -> int: ...
@@ -195,9 +196,9 @@ SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files as a batch
-FILES: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}
+READERS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}
 
-def source_of(# a name of `list_samples()`, a file, folder or list of pictures, a data set, or a batch
+def source_of(# a name of `list_samples()`, a file, folder or list of pictures, a data set, batch or source
               data: Any,
               seed: int,
               size: int | tuple[int, int] = 64,  # of pictures, in pixels
@@ -208,6 +209,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
               modality: str = 'image',      # of the recipe: what a reader's files are taken for
               ) -> Source:
     "Whatever a reader trains on, as a source."
+    if isinstance(data, Source): return data            # with a seed of its own
     changes = CHANGES.get(modality, {}) if augment else {}
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
@@ -220,7 +222,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
             names = ', '.join(list_samples())
             raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
                                     f"name ({names[:80]})")
-        if modality in FILES: return Rows(FILES[modality](_files(path)), seed, changes)
+        if modality in READERS: return Rows(READERS[modality](_files(path)), seed, changes)
         # a broken picture is better found now than in the night, as long as looking does not take the night
         # itself
         found = images(data, channels=channels, check=False)

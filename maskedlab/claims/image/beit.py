@@ -8,27 +8,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...instruments.claim import Claim
+from ...instruments.claim import OF_DIGITS, Arms, Claim
 from ...data.samples import sample
 from ...masks.block import Block
 from ...contract.units import Units, mean, rows, spread
 from ...contract.recipe import Out, draw, evaluating
 from ...recipes.image.beit import BEiT
-from ...train.make_stage import train_stage
-from ...instruments.probes import labelled, probe
+from ...recipes.image.cae import distance
+from ...instruments.probes import linear_probe
 
 # %% auto #0
-__all__ = ['TOKENIZER', 'BLOCKS', 'DIGITS', 'CLAIM', 'scattered', 'Pixels', 'Everywhere', 'words', 'measure', 'closer']
+__all__ = ['BLOCKS', 'DIGITS', 'arm', 'pixels', 'CLAIM', 'scattered', 'Everywhere', 'Pixels', 'measure', 'closer']
 
 # %% ../../../nbs/claims/image/beit.ipynb #7e3a968a
-TOKENIZER = 'image_dvae/digits/digits/0'
 BLOCKS = Block(n=19, law='at most')
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307],
-                              std=[.3081], layer_scale=1.,
-                              init=.08, bias_init=2., drop_path=0., tokenizer=TOKENIZER, strategy=BLOCKS)
+DIGITS: dict[str, Any] = {**BEiT.sizes['micro'], **OF_DIGITS, 'tokenizer': 'image_dvae/digits/digits/0',
+                          'strategy': BLOCKS}
 
 def scattered(u: Units, generator: torch.Generator | None = None, **signals: Any) -> Tensor:
     "As many patches as blocks would hide, anywhere."
@@ -36,43 +33,32 @@ def scattered(u: Units, generator: torch.Generator | None = None, **signals: Any
     order = torch.rand(u.valid.shape, generator=generator, device=u.device).flatten(1).argsort(1)
     return mask.flatten(1).gather(1, order).view_as(mask)
 
-class Pixels(BEiT):
-    "The same network; in place of words it regresses normalised pixels by squared error."
-    def __init__(self, **arguments: Any):
-        super().__init__(**{**arguments, 'tokenizer': None,
-                            'words': arguments['patch'] ** 2 * arguments['channels']})
-
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
-                progress: float = 1.) -> Out:
-        u = self.units(batch) if units is None else units
-        mask = draw(self.strategy, u, mask, generator, progress=progress)
-        pred = self.head(rows(self.encode(u, mask, generator=generator), mask))
-        target = self.cut.normal(rows(u.x, mask))
-        e = (pred - target).square().mean(-1)
-        return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
-
 class Everywhere(BEiT):
     "Words at all places, also where the patch is on view."
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)
-        pred, target = (rows(v, u.valid) for v in (self.head(self.encode(u, mask, generator=generator)),
-                                                   self.words.ids(u)))
-        e = F.cross_entropy(pred, target, reduction='none')
-        return Out({'words': mean(e)}, mask, pred, target, spread(e, u.valid), u)
+        asked, wanted = self.question(u, mask)
+        pred, target = (rows(v, asked) for v in (self.head(self.encode(u, mask, generator)), wanted))
+        e = distance(pred, target)
+        return Out({'error': mean(e)}, mask, pred, target, spread(e, asked), u)
 
-def words(cls: type[BEiT] = BEiT, **arguments: Any) -> BEiT:
-    "An arm that names words: its tokenizer is trained first where it is not there."
-    train_stage(TOKENIZER)
-    return cls(**{**DIGITS, **arguments})
+    def question(self, u: Units, mask: Tensor) -> tuple[Tensor, Tensor]:
+        "Where the loss looks, and what it wants at each place."
+        return u.valid, self.words.ids(u)
+
+class Pixels(Everywhere):
+    "The same network without a tokenizer: it regresses normalised pixels of hidden patches by squared error."
+    def question(self, u: Units, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return mask, self.cut.normal(u.x)
+
+arm, pixels = Arms(DIGITS), dict(tokenizer=None, words=16)
 
 # %% ../../../nbs/claims/image/beit.ipynb #7616e8c0
 def measure(recipe: Any, seed: int) -> dict[str, float]:
     "Accuracy of the linear probe; of what names words also how far it is from the floor."
-    found = {'score': probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']}
+    found = {'score': linear_probe(recipe, seed)}
     return found | (closer(recipe, seed) if getattr(recipe, 'tokenizer', None) is not None else {})
 
 def closer(recipe: BEiT, seed: int = 0) -> dict[str, float]:
@@ -88,8 +74,8 @@ def closer(recipe: BEiT, seed: int = 0) -> dict[str, float]:
 CLAIM = Claim(
     sentence='words are a better target than pixels (Bao et al. 2022, ablation)',
     metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
-    arms={'words, blocks': words, 'pixels, blocks': lambda: Pixels(**DIGITS),
-          'words, random': lambda: words(strategy=scattered),
-          'pixels, random': lambda: Pixels(**DIGITS | dict(strategy=scattered)),
-          'words at all places': lambda: words(Everywhere)},
+    arms={'words, blocks': arm(BEiT), 'pixels, blocks': arm(Pixels, **pixels),
+          'words, random': arm(BEiT, strategy=scattered),
+          'pixels, random': arm(Pixels, **pixels, strategy=scattered),
+          'words at all places': arm(Everywhere)},
     data='digits', steps=600, batch=64, lr=2e-3, seeds=3)

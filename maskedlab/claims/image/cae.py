@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...instruments.claim import Claim
+from ...instruments.claim import OF_DIGITS, Arms, Claim
 from ...data.samples import sample
 from ...contract.recipe import Out, evaluating
 from ...contract.units import rest
@@ -18,13 +18,10 @@ from ...recipes.image.cae import CAE, places
 from ...instruments.probes import labelled, probe
 
 # %% auto #0
-__all__ = ['DIGITS', 'CLAIM', 'OpenDecoder', 'AlignmentAlone', 'measure', 'closer']
+__all__ = ['DIGITS', 'arm', 'CLAIM', 'OpenDecoder', 'AlignmentAlone', 'closer']
 
 # %% ../../../nbs/claims/image/cae.ipynb #e89c4cbc
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, regressor_depth=2,
-                              decoder_depth=2,
-                              layer_scale=1., drop_path=0., mean=[.1307], std=[.3081],
-                              tokenizer='image_dvae/digits/digits/0')
+DIGITS: dict[str, Any] = {**CAE.sizes['micro'], **OF_DIGITS, 'tokenizer': 'image_dvae/digits/digits/0'}
 
 class OpenDecoder(CAE):
     "The separation broken: kept patches, as the encoder describes them, stand before the decoder too."
@@ -43,10 +40,6 @@ class AlignmentAlone(CAE):
         out.terms = {'alignment': out.terms['alignment']}
         return out
 
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']
-
 def closer(recipe: Any, seed: int = 0) -> dict[str, float]:
     """What one number does not tell: all three probes, and the spread of the aim of the alignment (0:
     collapsed)."""
@@ -56,11 +49,11 @@ def closer(recipe: Any, seed: int = 0) -> dict[str, float]:
         out = recipe(sample('digits', n=200, split='test'), generator=torch.Generator().manual_seed(seed))
     return {**found, 'spread': float(out.logs['spread'])}
 
+arm = Arms(DIGITS)
 CLAIM = Claim(
     sentence='alignment in the space of representations gives better features (Chen et al. 2022, section 3)',
-    metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
-    arms={'CAE': lambda: CAE(**DIGITS), 'no alignment': lambda: CAE(**DIGITS, align=0.),
-          'decoder sees kept patches': lambda: OpenDecoder(**DIGITS),
-          'alignment alone': lambda: AlignmentAlone(**DIGITS),
-          'pixels': lambda: CAE(**DIGITS, target='pixels')},
+    metric='linear probe, 400 labelled digits', effect=.01,
+    arms={'CAE': arm(CAE), 'no alignment': arm(CAE, align=0.),
+          'decoder sees kept patches': arm(OpenDecoder), 'alignment alone': arm(AlignmentAlone),
+          'pixels': arm(CAE, target='pixels')},
     data='digits', steps=500, batch=64, lr=1e-3, seeds=3)

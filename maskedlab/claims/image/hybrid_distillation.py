@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...instruments.claim import Claim
-from .maskalign import TEACHER, ready
+from ...instruments.claim import Arms, Claim, ready
 from ...data.samples import sample
 from ...masks.strategies import Random
 from ...contract.units import Units, mean
@@ -20,19 +19,14 @@ from ...contract.recipe import Out
 from ...parts.patches import patchify
 from ...recipes.image.hybrid_distillation import HybridDistillation, aim, diagnose, far
 from ...stages.shelf import stage
-from ...instruments.probes import features, labelled, probe
+from ...instruments.probes import classifier, features, labelled, probe
 
 # %% auto #0
-__all__ = ['MASKED', 'DIGITS', 'CLAIM', 'student', 'BothFeatures', 'RandomDropping', 'dense', 'measure', 'closer', 'gates']
+__all__ = ['DIGITS', 'arm', 'CLAIM', 'BothFeatures', 'dense', 'measure', 'closer', 'gates']
 
 # %% ../../../nbs/claims/image/hybrid_distillation.ipynb #bed8a0a3
-MASKED = 'mae/digits/digits/0'
-DIGITS: dict[str, Any] = dict(HybridDistillation.sizes['digits'])
-
-def student(cls: type[HybridDistillation] = HybridDistillation, **arguments: Any) -> HybridDistillation:
-    "An arm, with teachers that have been trained."
-    ready(MASKED, 4000), ready(TEACHER)
-    return cls(**{**DIGITS, **arguments})
+DIGITS = HybridDistillation.sizes['digits']
+arm = Arms(DIGITS, steps={DIGITS['masked']: 4000})      # their teachers are trained first
 
 class BothFeatures(HybridDistillation):
     "Features of both teachers, and no relations."
@@ -40,8 +34,7 @@ class BothFeatures(HybridDistillation):
         super().__init__(**{**arguments, 'alpha': 0.})
         self.second = copy.deepcopy(self.head)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         out = super().forward(batch, mask, units=u, generator=generator, progress=progress)
@@ -49,11 +42,6 @@ class BothFeatures(HybridDistillation):
         e = far(self.second(end.x), aim(self.masked, self.whole(u, self.masked), end.at))
         out.terms['features of M'] = mean(e if end.pad is None else e[~end.pad])
         return out
-
-class RandomDropping(HybridDistillation):
-    "As many tokens dropped at each step, whichever."
-    def __init__(self, **arguments: Any):
-        super().__init__(**{**arguments, 'strategy': Random(.5, law='floor hidden')})
 
 # %% ../../../nbs/claims/image/hybrid_distillation.ipynb #46c33b47
 def dense(batch: dict, patch: int = 4) -> tuple[Tensor, Tensor]:      # bool `[B, N]`, int64 `[B, N]`
@@ -63,18 +51,13 @@ def dense(batch: dict, patch: int = 4) -> tuple[Tensor, Tensor]:      # bool `[B
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy of the dense probe; 'raw': the pixels of the patch."
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    train, test = labelled('digits', labels=400, seed=seed)
     rows = []
-    for batch in (train, test):
+    for batch in labelled('digits', labels=400, seed=seed):
         raw = patchify(batch['image'], 4, 'row column colour').flatten(1, 2)
         x = raw if isinstance(recipe, str) else features(recipe, batch, pool=False)
         ink, label = dense(batch)
         rows += [x[ink].numpy(), label[ink].numpy()]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300))
-    return float(model.fit(rows[0], rows[1]).score(rows[2], rows[3]))
+    return float(classifier(300).fit(*rows[:2]).score(*rows[2:]))
 
 def closer(recipe: Any, seed: int = 0) -> dict[str, Any]:
     """What one number does not tell: the probes of whole pictures, and NMI and distance of the heads, layer
@@ -85,10 +68,9 @@ def closer(recipe: Any, seed: int = 0) -> dict[str, Any]:
 
 def gates(seed: int = 0) -> dict[str, Any]:
     "Do the teachers know something, and do they differ?"
-    ready(MASKED, 4000), ready(TEACHER)
     torch.manual_seed(seed)
-    nets = {'M': stage(MASKED).net, 'C': stage(TEACHER).net,
-            'untrained student': HybridDistillation(**DIGITS)}
+    student = arm(HybridDistillation)()
+    nets = {'M': stage(DIGITS['masked']).net, 'C': stage(DIGITS['teacher']).net, 'untrained student': student}
     found = {name: closer(net, seed) for name, net in nets.items()}
     last = lambda name: found[name]['nmi'][-1]          # a third of four blocks is the last
     knows = found['C']['linear'] > found['untrained student']['linear']
@@ -98,8 +80,9 @@ CLAIM = Claim(
     sentence='relations of a masked teacher beside features of a supervised one do better than features '
              'alone (Shi et al. 2024, abstract)',
     metric='dense probe: the digit from one token, 400 labelled digits', effect=.01, measure=measure,
-    arms={'both teachers': lambda: student(), 'features of C only': lambda: student(alpha=0.),
-          'relations of M only': lambda: student(beta=0.), 'features of both': lambda: student(BothFeatures),
-          'nothing dropped': lambda: student(strategy=Random(0.)),
-          'dropped at random': lambda: student(RandomDropping)},
+    arms={'both teachers': arm(HybridDistillation), 'features of C only': arm(HybridDistillation, alpha=0.),
+          'relations of M only': arm(HybridDistillation, beta=0.), 'features of both': arm(BothFeatures),
+          'nothing dropped': arm(HybridDistillation, strategy=Random(0.)),
+          # as many at each step, whichever
+          'dropped at random': arm(HybridDistillation, strategy=Random(.5, law='floor hidden'))},
     data='digits', steps=400, batch=64, lr=1e-3, seeds=3)

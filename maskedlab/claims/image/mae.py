@@ -10,19 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...instruments.claim import Claim
+from ...instruments.claim import Arms, Claim
 from ...contract.recipe import Out, draw
 from ...contract.units import Units, mean, rows, spread
 from ...masks.strategies import Random
 from ...recipes.image.mae import MAE
-from ...instruments.probes import labelled, probe
 
 # %% auto #0
-__all__ = ['DIGITS', 'CLAIM', 'TokensInEncoder', 'measure']
+__all__ = ['DIGITS', 'arm', 'CLAIM', 'TokensInEncoder']
 
 # %% ../../../nbs/claims/image/mae.ipynb #5e88aabc
-DIGITS: dict[str, Any] = dict(MAE.sizes['digits'])
-
 class TokensInEncoder(MAE):
     """The variant of Table 1c: hidden patches are not dropped; a learned vector, with its position, takes
     their place in the encoder."""
@@ -46,14 +43,12 @@ class TokensInEncoder(MAE):
         return self.encoder(torch.where(mask.flatten(1)[..., None], self.hidden_token + pos,
                                         self.encoder.embed(x)))
 
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']
+DIGITS = MAE.sizes['digits']
+arm = Arms(DIGITS)
 
 CLAIM = Claim(
     sentence='without mask tokens in the encoder the features are better (He et al. 2022, Table 1c)',
-    metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
-    arms={'MAE': lambda: MAE(**DIGITS), 'mask tokens in the encoder': lambda: TokensInEncoder(**DIGITS),
-          'plain pixels': lambda: MAE(**DIGITS, norm_pix=False),
-          'ratio .5': lambda: MAE(**DIGITS, strategy=Random(.5))},
+    metric='linear probe, 400 labelled digits', effect=.01,
+    arms={'MAE': arm(MAE), 'mask tokens in the encoder': arm(TokensInEncoder),
+          'plain pixels': arm(MAE, norm_pix=False), 'ratio .5': arm(MAE, strategy=Random(.5))},
     data='digits', steps=700, batch=64, lr=1e-3, seeds=3)

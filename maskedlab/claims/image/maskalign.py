@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...instruments.claim import Claim
+from ...instruments.claim import Arms, Claim, ready
 from ...corruptions.drop import restore
 from ...corruptions.replace import replace
 from ...masks.guided import Guided
@@ -19,30 +19,16 @@ from ...contract.units import Units, mean, rest, rows, spread
 from ...contract.recipe import Out, child, draw
 from ...targets.features import whiten
 from ...parts.transformer import Transformer, init_xavier
-from ...recipes.image.maskalign import MaskAlign, far
+from ...recipes.image.maskalign import MaskAlign, level_distance
 from ...stages.shelf import stage
-from ...train.make_stage import train_stage
-from ...instruments.probes import labelled, probe
+from ...instruments.probes import linear_probe
 
 # %% auto #0
-__all__ = ['TEACHER', 'DIGITS', 'CLAIM', 'ready', 'student', 'FixedMatrix', 'Hidden', 'Decoded', 'Inpainted', 'measure', 'gate']
+__all__ = ['DIGITS', 'arm', 'CLAIM', 'FixedMatrix', 'Hidden', 'Decoded', 'Inpainted', 'gate']
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #6dff66f2
-def ready(key: str,              # of a stage
-          steps: int = 600,      # where it has to be trained
-          ) -> str:              # the key
-    "A stage that is there."
-    with torch.random.fork_rng(devices=[]):
-        train_stage(key, steps)
-    return key
-
-TEACHER = 'vit_teacher/digits/digits/0'
-DIGITS: dict[str, Any] = dict(MaskAlign.sizes['digits'])
-
-def student(cls: type[MaskAlign] = MaskAlign, **arguments: Any) -> MaskAlign:
-    "An arm, with a teacher that has been trained."
-    ready(TEACHER)
-    return cls(**{**DIGITS, **arguments})
+DIGITS = MaskAlign.sizes['digits']
+arm = Arms(DIGITS)          # their teacher is trained first
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #6283cca0
 class FixedMatrix(MaskAlign):
@@ -55,15 +41,14 @@ class FixedMatrix(MaskAlign):
 
 class Hidden(MaskAlign):
     "The teacher's features are asked for where patches are hidden."
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
         levels, importance = self.look(u)
         mask = draw(self.strategy, u, mask, generator, progress=progress, importance=importance)
         pred = rows(self.everywhere(u, mask, child(generator)), mask)
         target = rows(whiten(torch.stack(levels[-self.match.top:], 2))[:, 1:], mask)
-        e = far(pred, target)
+        e = level_distance(pred, target)
         return Out({'features': mean(e)}, mask, pred, target, spread(e, mask), u)
 
     # `[B, N, top, teacher's dim]`
@@ -102,27 +87,21 @@ class Inpainted(Hidden):
         return self.match(levels)[:, 1:]
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #ddd58b52
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']
-
 def gate(seed: int = 0) -> dict[str, float]:
     "Does the teacher know more than an untrained student? Their linear probes."
-    ready(TEACHER)
+    teacher = stage(ready(DIGITS['teacher'])).net
     torch.manual_seed(seed)
-    return {'teacher': measure(stage(TEACHER).net, seed),
-            'untrained student': measure(MaskAlign(**DIGITS), seed)}
+    return {'teacher': linear_probe(teacher, seed), 'untrained student': linear_probe(arm(MaskAlign)(), seed)}
 
 CLAIM = Claim(
     sentence='with a teacher that sees the whole picture, nothing needs to be reconstructed (Xue et al. '
              '2023, abstract)',
-    metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
-    arms={'MaskAlign': lambda: student(), 'decoder, hidden patches': lambda: student(Decoded),
-          'W fixed at the identity': lambda: student(FixedMatrix),
-          'mask vectors in the student': lambda: student(Inpainted),
-          'everything visible': lambda: student(strategy=Guided('importance', 0.)),
-          'random mask': lambda: student(strategy=Random(.7)),
-          'ratio .5': lambda: student(strategy=Guided('importance', .5)),
-          'ratio .9': lambda: student(strategy=Guided('importance', .9))},
+    metric='linear probe, 400 labelled digits', effect=.01,
+    arms={'MaskAlign': arm(MaskAlign), 'decoder, hidden patches': arm(Decoded),
+          'W fixed at the identity': arm(FixedMatrix), 'mask vectors in the student': arm(Inpainted),
+          'everything visible': arm(MaskAlign, strategy=Guided('importance', 0.)),
+          'random mask': arm(MaskAlign, strategy=Random(.7)),
+          'ratio .5': arm(MaskAlign, strategy=Guided('importance', .5)),
+          'ratio .9': arm(MaskAlign, strategy=Guided('importance', .9))},
     pace={'decoder, hidden patches': .57, 'mask vectors in the student': .47, 'everything visible': .47},
     data='digits', steps=500, batch=64, lr=1e-3, seeds=3)

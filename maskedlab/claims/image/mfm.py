@@ -5,24 +5,23 @@
 # %% ../../../nbs/claims/image/mfm.ipynb #8d3fff89
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...instruments.claim import Claim
+from ...instruments.claim import OF_DIGITS, Claim
 from ...masks.disc import Disc
 from ...contract.units import Units
 from ...parts.positions import sincos
 from ...recipes.image.mfm import MFM
-from ...instruments.probes import labelled, probe
 
 # %% auto #0
-__all__ = ['DIGITS', 'CLAIM', 'AllFrequencies', 'Bordered', 'measure', 'mfm']
+__all__ = ['DIGITS', 'CLAIM', 'AllFrequencies', 'Bordered', 'mfm']
 
 # %% ../../../nbs/claims/image/mfm.ipynb #f8092ed7
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, mean=[.1307],
-                              std=[.3081], strategy=Disc(3))
+DIGITS: dict[str, Any] = {**MFM.sizes['micro'], **OF_DIGITS, 'strategy': Disc(3)}
 
 class AllFrequencies(MFM):
     "The variant that is scored everywhere, kept frequencies included."
@@ -35,10 +34,6 @@ class Bordered(MFM):
         "Bins of the bordered picture."
         return super().units({**batch, 'image': F.pad(batch['image'], (2, 2, 2, 2))})
 
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('digits', labels=400, seed=seed))['linear']
-
 def mfm(cls: type[MFM] = MFM, **changes: Any) -> MFM:
     "An arm: the common network with a few changes, its learned positions started as waves."
     r = cls(**{**DIGITS, **changes})
@@ -49,11 +44,11 @@ def mfm(cls: type[MFM] = MFM, **changes: Any) -> MFM:
 
 CLAIM = Claim(
     sentence='scoring hidden frequencies alone gives better features than scoring all (Xie et al. 2023)',
-    metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
-    arms={'MFM': mfm, 'loss on all frequencies': lambda: mfm(AllFrequencies),
-          'low-pass inputs': lambda: mfm(strategy=Disc(3, p=1)),
-          'high-pass inputs': lambda: mfm(strategy=Disc(3, p=0)),
-          'each picture first': lambda: mfm(reduction='sample'),
-          'super-resolution': lambda: mfm(corruption='down'), 'denoising': lambda: mfm(corruption='noise'),
-          'MFM, convnet': lambda: mfm(Bordered, encoder='test_resnet', stride=8)},
+    metric='linear probe, 400 labelled digits', effect=.01,
+    arms={'MFM': mfm, 'loss on all frequencies': partial(mfm, AllFrequencies),
+          'low-pass inputs': partial(mfm, strategy=Disc(3, p=1)),
+          'high-pass inputs': partial(mfm, strategy=Disc(3, p=0)),
+          'each picture first': partial(mfm, reduction='sample'),
+          'super-resolution': partial(mfm, corruption='down'), 'denoising': partial(mfm, corruption='noise'),
+          'MFM, convnet': partial(mfm, Bordered, encoder='test_resnet', stride=8)},
     data='digits', steps=400, batch=64, lr=1e-3, seeds=3)

@@ -5,35 +5,26 @@
 # %% ../../../nbs/claims/image/seitpp.ipynb #c8771b73
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from ...instruments.claim import Claim
+from ...instruments.claim import Arms, Claim, recorded
 from ...masks.strategies import rand
 from ...contract.units import Units
-from ...contract.recipe import Out
 from ...recipes.image.mae import MAE
-from ...recipes.image.seitpp import SeiTPP, blocks, pack, unblock
-from ...uses.finetune import finetune
-from ...instruments.probes import labelled, probe
+from ...recipes.image.seitpp import SeiTPP, blocks, deflate, unblock
+from ...instruments.probes import labelled, tuned
 
 # %% auto #0
-__all__ = ['TOKENIZER', 'ADAPT', 'DIGITS', 'CLAIM', 'LabelsAlone', 'Naive', 'Pixels', 'measure', 'by_bytes']
+__all__ = ['ADAPT', 'DIGITS', 'arm', 'CLAIM', 'Naive', 'Pixels', 'measure', 'by_bytes']
 
 # %% ../../../nbs/claims/image/seitpp.ipynb #1c96afba
-TOKENIZER, ADAPT = 'image_dvae/finedigits/digits/0', 'token_adapt/finedigits/digits/0'
-DIGITS: dict[str, Any] = dict(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64,
-                              decoder_depth=2, decoder_heads=4,
-                              tokenizer=TOKENIZER, adapt=None)
-
-class LabelsAlone(SeiTPP):
-    "The same network before any training: a step changes nothing."
-    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
-                progress: float = 1.) -> Out:
-        return Out({'nothing': 0 * self.encoder.mask_token.sum()})
+ADAPT = 'token_adapt/finedigits/digits/0'
+DIGITS: dict[str, Any] = {**SeiTPP.sizes['micro'], 'image': 28, 'patch': 4, 'channels': 1, 'dim': 96,
+                          'tokenizer': 'image_dvae/finedigits/digits/0', 'adapt': None}
+arm = Arms(DIGITS)
 
 class Naive(SeiTPP):
     """Words are turned as if they were pixels: half of the pictures have their map of numbers mirrored, or
@@ -44,48 +35,36 @@ class Naive(SeiTPP):
                                           torch.where(luck < .5, ids.rot90(1, (1, 2)), ids))))
 
 class Pixels(MAE):
-    "The same encoder on pixels before any training, and the share of the pictures that it may read."
+    "The same encoder on pixels, and the share of the pictures that it may read."
     def __init__(self, share: float = 1.):
-        super().__init__(image=28, patch=4, channels=1, dim=96, depth=4, heads=4, decoder_dim=64,
-                         decoder_depth=1, decoder_heads=4,
-                         mean=[.1307], std=[.3081])
+        super().__init__(**MAE.sizes['digits'])
         self.share = share
-
-    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
-                progress: float = 1.) -> Out:
-        return Out({'nothing': 0 * self.decoder.mask_token.sum()})
 
 def measure(recipe: Any, seed: int, labels: int = 400) -> dict[str, float]:
     """Accuracy after fine-tuning on what is stored, and its bytes a picture, all told; 'raw': logistic
     regression on pixels."""
     train, test = labelled('digits', labels=labels, seed=seed)
-    raw = float(train['image'][0].numel())
-    if isinstance(recipe, str): return dict(score=probe(recipe, train, test)['linear'], bytes=raw)
-    if isinstance(recipe, Pixels):
-        few = {k: v[:round(labels * recipe.share)] for k, v in train.items()}
-        return dict(score=finetune(recipe, few, test, steps=300, seed=seed), bytes=raw * recipe.share)
-    # pixels end here
-    stored = lambda batch: dict(ids=recipe.tokenizer.ids(batch['image']), label=batch['label'])
-    words = stored(train)
-    return dict(score=finetune(recipe, words, stored(test), steps=300, seed=seed),
-                bytes=len(pack(words['ids'])) / labels)
+    cost = float(train['image'][0].numel())
+    if isinstance(recipe, SeiTPP):
+        train, test = (dict(ids=recipe.tokenizer.ids(b['image']), label=b['label']) for b in (train, test))
+        cost = len(deflate(train['ids'])) / labels
+    share = getattr(recipe, 'share', 1.)
+    few = {k: v[:round(labels * share)] for k, v in train.items()}
+    return dict(score=tuned(recipe, few, test, steps=300, seed=seed), bytes=cost * share)
 
 CLAIM = Claim(
     sentence='with masked token modelling first, stored words give more than labels alone (Lee et al. 2024: '
              '74.0 to 77.8 on ImageNet-1k)',
     metric='fine-tuned on the words of 400 labelled digits', effect=.02, measure=measure,
-    arms={'masked token modelling': lambda: SeiTPP(**DIGITS), 'labels alone': lambda: LabelsAlone(**DIGITS),
-          'naive augmentation': lambda: Naive(**DIGITS),
-          'TokenAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT}),
-          'TokenAdapt and ColorAdapt': lambda: SeiTPP(**{**DIGITS, 'adapt': ADAPT, 'colour': .5}),
-          'all pixels, labels alone': Pixels, 'pixels in the bytes of the words': lambda: Pixels(.1)},
+    arms={'masked token modelling': arm(SeiTPP), 'labels alone': arm(SeiTPP),
+          'naive augmentation': arm(Naive), 'TokenAdapt': arm(SeiTPP, adapt=ADAPT),
+          'TokenAdapt and ColorAdapt': arm(SeiTPP, adapt=ADAPT, colour=.5),
+          'all pixels, labels alone': Pixels, 'pixels in the bytes of the words': partial(Pixels, .1)},
+    pace={'labels alone': 0, 'all pixels, labels alone': 0, 'pixels in the bytes of the words': 0},
     data='digits', steps=700, batch=64, lr=1e-3, seeds=3)
 
 # %% ../../../nbs/claims/image/seitpp.ipynb #7b1e0a02
-def by_bytes(path: str | Path = 'claims/seitpp.json',      # a result with all its arms
-             ) -> dict[str, tuple[float, list[float]]]:    # arm -> bytes a picture, accuracy of each seed
-    "What each arm reads, and how far it comes with it; empty where no such result is."
-    if not Path(path).exists(): return {}
-    arms = json.loads(Path(path).read_text(encoding='utf-8'))['arms']
+def by_bytes() -> dict[str, tuple[float, list[float]]]:    # arm -> bytes a picture, accuracy of each seed
+    "What each arm of the recorded result reads, and how far it comes with it."
     return {arm: (sum(r['bytes'] for r in runs) / len(runs), [r['score'] for r in runs])
-            for arm, runs in arms.items() if all('bytes' in r for r in runs)}
+            for arm, runs in recorded('seitpp').items() if all('bytes' in r for r in runs)}

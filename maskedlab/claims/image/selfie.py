@@ -5,63 +5,55 @@
 # %% ../../../nbs/claims/image/selfie.ipynb #6db73334
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...instruments.claim import Claim
+from ...instruments.claim import OF_DIGITS, Arms, Claim, recorded
 from ...corruptions.drop import keep
 from ...data.pictures import Held, Pictures, cropped
 from ...data.samples import photographs
 from ...contract.units import mean, rest, rows, spread
-from ...contract import recipe as contract
-from ...contract.recipe import Out
+from ...contract.recipe import Out, child, draw
+from ...train.feed import Crops
 from ...recipes.image.selfie import Selfie, choices, regrid, right_answers
-from ...uses.finetune import finetune
-from ...instruments.probes import probe
+from ...instruments.probes import tuned
 
 # %% auto #0
-__all__ = ['LEFT', 'RIGHT', 'DIGITS', 'PHOTOS', 'CLAIM', 'part', 'crops', 'Scratch', 'OtherPictures', 'MeanPooling', 'Painter',
-           'measure', 'spreads']
+__all__ = ['PARTS', 'LOOK', 'arm', 'CLAIM', 'part', 'left_parts', 'crops', 'OtherPictures', 'MeanPooling', 'Painter', 'measure',
+           'spreads']
 
 # %% ../../../nbs/claims/image/selfie.ipynb #2a8c2f43
-def part(low: float, high: float,       # of the width
-         ) -> Pictures:
+PARTS = dict(left=(0, .6), right=(.62, 1))      # of the width
+LOOK = dict(size=32, scale=(.2, .6))            # pixels of a crop, and its share of the part
+
+@cache
+def part(which: str) -> Pictures:      # 'left' or 'right'
     "The twelve training photographs, each cut down to a part of its width."
-    whole = photographs('train')
+    whole, (low, high) = photographs('train'), PARTS[which]
     pixels = [whole.read(i)[0] for i in range(len(whole))]
     return Pictures(Held([p[:, :, int(low * p.shape[2]):int(high * p.shape[2])].contiguous() for p in pixels],
                          list(range(len(pixels)))),
                     whole.names, whole.names)
 
-LEFT, RIGHT = part(0, .6), part(.62, 1)
+def left_parts(seed: int) -> Crops:
+    "What the arms are trained on: crops of the left parts, without end."
+    return Crops(part('left'), seed, **LOOK)
 
 @cache
 def crops(which: str,           # 'left' or 'right'
           each: int,            # of each photograph
           seed: int = 0) -> dict[str, Tensor]:
     "Labelled crops of 32 pixels, each a fifth to three fifths of the part."
-    pictures = dict(left=LEFT, right=RIGHT)[which]
-    return cropped(pictures, torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed), 32,
-                (.2, .6))
+    pictures = part(which)
+    turns, g = torch.arange(len(pictures)).repeat(each), torch.Generator().manual_seed(seed)
+    return cropped(pictures, turns, g, **LOOK)
 
 # %% ../../../nbs/claims/image/selfie.ipynb #66f38b14
-DIGITS: dict[str, Any] = dict(image=28, patch=7, channels=1, dim=96, depth=2, heads=4, stages=(1, 1, 1),
-                              stem='small', positions='each',
-                              mean=[.1307], std=[.3081])
-PHOTOS: dict[str, Any] = dict(image=32, patch=8, dim=64, depth=2, heads=4, stages=(1, 1, 1), stem='small',
-                              positions='each')
-
-class Scratch(Selfie):
-    "The same network, and no quiz: a step changes nothing."
-    def forward(self, batch: Any, mask: Any = None, *, units: Any = None, generator: Any = None,
-                progress: float = 1.) -> Out:
-        return Out({'nothing': 0 * self.u0.sum()})
+arm = Arms({**Selfie.sizes['micro'], 'image': 32, 'patch': 8, 'dim': 64})
 
 class OtherPictures(Selfie):
     "Wrong answers from the same places of another picture: colour tells them apart."
@@ -85,8 +77,8 @@ class Painter(Selfie):
     def forward(self, batch: dict, mask: Any = None, *, units: Any = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         u = self.units(batch) if units is None else units
-        mask = contract.draw(self.strategy, u, mask, generator, progress=progress)
-        luck = contract.child(generator)
+        mask = draw(self.strategy, u, mask, generator, progress=progress)
+        luck = child(generator)
         u = regrid(u, self.cut, self.pad, luck) if self.training else u
         v = self.pool(self.embed(u), rest(mask))[:, None, None] + self.places.code(u.shape)
         pred, target = self.head(rows(v, mask)), rows(self.cut.normal(u.x), mask)
@@ -96,27 +88,21 @@ class Painter(Selfie):
 def measure(recipe: Any, seed: int, each: int = 5) -> float:
     """Accuracy on the right parts after fine-tuning on crops of the left ones; 'raw': logistic regression on
     pixels."""
-    train, test = crops('left', each, 1000 + seed), crops('right', 40, 999)
-    if isinstance(recipe, str): return probe(recipe, train, test)['linear']
-    torch.manual_seed(seed)
-    return finetune(recipe, train, test, steps=150, batch=32, lr=2e-3, layer_decay=1., seed=seed)
+    return tuned(recipe, crops('left', each, 1000 + seed), crops('right', 40, 999), steps=150, batch=32,
+                 lr=2e-3, layer_decay=1., seed=seed)
 
 CLAIM = Claim(
     sentence='pre-trained by the quiz, a convnet does better with few labels than from scratch (Trinh et al. '
              '2019, abstract)',
     metric='accuracy on unseen parts of 12 photographs, fine-tuned on 60 crops', effect=.02, measure=measure,
-    arms={'Selfie': lambda: Selfie(**PHOTOS), 'from scratch': lambda: Scratch(**PHOTOS),
-          'wrong answers from other pictures': lambda: OtherPictures(**PHOTOS),
-          'mean pooling': lambda: MeanPooling(**PHOTOS),
-          'pixels painted': lambda: Painter(**PHOTOS)},
-    data=LEFT, options=dict(size=32, scale=(.2, .6)), steps=500, batch=64, lr=2e-3, seeds=5,
-    compared=lambda: Selfie(**DIGITS))
+    arms={'Selfie': arm(Selfie), 'from scratch': arm(Selfie),
+          'wrong answers from other pictures': arm(OtherPictures), 'mean pooling': arm(MeanPooling),
+          'pixels painted': arm(Painter)},
+    pace={'from scratch': 0}, data=left_parts, steps=500, batch=64, lr=2e-3, seeds=5,
+    compared=arm(Selfie, **{**OF_DIGITS, 'patch': 7}))
 
 # %% ../../../nbs/claims/image/selfie.ipynb #3c2e6d2e
-def spreads(path: str | Path = 'claims/selfie.json',       # a result of the claim
-            ) -> dict[str, tuple[float, float]]:    # of each arm: mean, and standard deviation over the seeds
-    "Mean and spread of each arm; empty where no result is."
-    if not Path(path).exists(): return {}
-    scores = {arm: torch.tensor([s['score'] for s in runs]) for arm,
-              runs in json.loads(Path(path).read_text())['arms'].items()}
+def spreads() -> dict[str, tuple[float, float]]:    # of each arm: mean, and standard deviation over the seeds
+    "Mean and spread of each arm of the recorded result."
+    scores = {arm: torch.tensor([s['score'] for s in runs]) for arm, runs in recorded('selfie').items()}
     return {arm: (round(float(x.mean()), 4), round(float(x.std()), 4)) for arm, x in scores.items()}

@@ -5,7 +5,7 @@
 # %% ../../../nbs/claims/image/simmim.ipynb #bc085c57
 from __future__ import annotations
 
-import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +15,15 @@ from torch import nn
 from ...instruments.claim import Claim
 from ...contract.units import Units
 from ...recipes.image.simmim import SimMIM
-from ...uses.finetune import finetune
-from ...instruments.probes import labelled, probe
+from ...instruments.probes import labelled, tuned
 
 # %% auto #0
 __all__ = ['DIGITS', 'CLAIM', 'narrow', 'Digits', 'measure']
 
 # %% ../../../nbs/claims/image/simmim.ipynb #5d719cef
-DIGITS: dict[str, Any] = dict(image=32, token=4, cell=8, channels=1, dim=64, depth=2, heads=4, drop_path=0.,
-                              mean=[.1307], std=[.3081])
+DIGITS: dict[str, Any] = {**SimMIM.sizes['micro'], 'image': 32, 'token': 4, 'cell': 8, 'channels': 1,
+                          'dim': 64,
+                          'depth': 2, 'mean': (.1307,), 'std': (.3081,)}
 
 def narrow(recipe: SimMIM) -> SimMIM:
     """Starts for a narrow network, in place: no LayerScale, wider weights, a bias that tells neighbours from
@@ -46,21 +46,20 @@ class Digits(SimMIM):
 
     def units(self, batch: dict) -> Units:
         "Cells of the enlarged middle."
-        return super().units({**batch, 'image': F.interpolate(batch['image'][..., 4:24, 4:24], (32, 32),
-                                                              mode='bilinear')})
+        middle = F.interpolate(batch['image'][..., 4:24, 4:24], (32, 32), mode='bilinear')
+        return super().units({**batch, 'image': middle})
 
 def measure(recipe: Any, seed: int) -> float:
     "Accuracy after fine-tuning a copy; for raw input that of a linear classifier."
-    train, test = labelled('digits', labels=400, seed=seed)
-    if isinstance(recipe, str): return probe(recipe, train, test)['linear']
-    return finetune(copy.deepcopy(recipe), train, test, steps=400, batch=32, lr=5e-3, layer_decay=.9,
-                    drop_path=0., seed=seed)
+    return tuned(recipe, *labelled(labels=400, seed=seed), steps=400, batch=32, lr=5e-3, layer_decay=.9,
+                 drop_path=0., seed=seed)
 
 CLAIM = Claim(
     sentence='large mask cells give better fine-tuned features than single tokens (Xie et al. 2022, section '
              '4.1.2)',
     metric='fine-tuned accuracy, 400 labelled digits', effect=.01, measure=measure,
-    arms={'cells of 8': Digits, 'cells of 4': lambda: Digits(cell=4), 'cells of 16': lambda: Digits(cell=16)},
+    arms={'cells of 8': Digits, 'cells of 4': partial(Digits, cell=4),
+          'cells of 16': partial(Digits, cell=16)},
     data='digits', steps=600, batch=32, lr=1e-3, seeds=3,
     # whole digits, cells of one token
-    compared=lambda: narrow(SimMIM(**{**DIGITS, **dict(image=28, cell=4, dim=96, depth=4)})))
+    compared=lambda: narrow(SimMIM(**{**DIGITS, 'image': 28, 'cell': 4, 'dim': 96, 'depth': 4})))

@@ -5,28 +5,25 @@
 # %% ../../../nbs/claims/points/point_bert.ipynb #b87a899b
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
-from ...instruments.claim import Claim
-from .point_mae import measure
+from ...instruments.claim import Arms, Claim
+from ...instruments.probes import linear_probe
 from ...masks.schedules import Uniform
 from ...masks.strategies import Random
 from ...recipes.points.point_bert import PointBERT
 from ...recipes.points.point_mae import PointMAE
 
 # %% auto #0
-__all__ = ['LAB', 'CLAIM']
+__all__ = ['arm', 'CLAIM']
 
 # %% ../../../nbs/claims/points/point_bert.ipynb #4ca1db34
-LAB: dict[str, Any] = dict(PointBERT.sizes['micro'])
-
+arm = Arms(PointBERT.sizes['micro'])
 CLAIM = Claim(
     sentence='mixing and contrast add to naming hidden words (Yu et al. 2022, ablation)',
-    metric='linear probe, 13 classes of furniture', effect=.02, measure=measure,
-    arms={'words, mixing and contrast': lambda: PointBERT(**LAB),
-          'words alone': lambda: PointBERT(**LAB, mixing=False),
-          'Point-MAE': lambda: PointMAE(groups=32, dim=64, depth=4, heads=4, decoder_depth=2, decoder_heads=4,
-                                        pointnet=(32, 64, 128),
-                                        drop_path=0.),
-          'random masks': lambda: PointBERT(**LAB, strategy=Random(Uniform(.25, .45), law='floor hidden'))},
-    data='points', options=dict(points=512, vary=True), steps=200, batch=32, lr=1e-3, seeds=3)
+    metric='linear probe, 13 classes of furniture', effect=.02,
+    measure=partial(linear_probe, data='points', labels=None, named=True, points=512),
+    arms={'words, mixing and contrast': arm(PointBERT), 'words alone': arm(PointBERT, mixing=False),
+          'Point-MAE': partial(PointMAE, **{**PointMAE.sizes['micro'], 'dim': 64}),
+          'random masks': arm(PointBERT, strategy=Random(Uniform(.25, .45), law='floor hidden'))},
+    data='points', options=dict(points=512), steps=200, batch=32, lr=1e-3, seeds=3)

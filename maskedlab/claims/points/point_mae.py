@@ -5,25 +5,25 @@
 # %% ../../../nbs/claims/points/point_mae.ipynb #94a1b90c
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from ...contract.recipe import Out, child, draw
 from ...contract.units import Units, mean, rows, spread
-from ...instruments.claim import Claim
+from ...instruments.claim import Arms, Claim
 from ...masks.ball import Ball
 from ...masks.strategies import Random
 from ...recipes.points.point_mae import PointMAE
 from ...targets.sets import chamfer
-from ...instruments.probes import labelled, probe
+from ...instruments.probes import linear_probe
 
 # %% auto #0
-__all__ = ['LAB', 'CLAIM', 'PlacesInEncoder', 'measure']
+__all__ = ['LAB', 'arm', 'CLAIM', 'PlacesInEncoder']
 
 # %% ../../../nbs/claims/points/point_mae.ipynb #ab027c66
-LAB: dict[str, Any] = dict(groups=32, size=16, dim=96, depth=4, heads=4, decoder_depth=2, decoder_heads=4,
-                           pointnet=(32, 64, 128), drop_path=0.)
+LAB: dict[str, Any] = {**PointMAE.sizes['micro'], 'size': 16, 'dim': 96}
 
 class PlacesInEncoder(PointMAE):
     """The contrast: hidden groups are not dropped; a learned vector takes their place in the encoder, with
@@ -43,15 +43,13 @@ class PlacesInEncoder(PointMAE):
         far = chamfer(pred, target)
         return Out({'chamfer': mean(far)}, mask, pred, target, spread(far, mask), u)
 
-def measure(recipe: Any, seed: int) -> float:
-    "Accuracy of the linear probe."
-    return probe(recipe, *labelled('points', seed=seed, named=True, points=512))['linear']
-
+arm = Arms(LAB)
 CLAIM = Claim(
     sentence='without mask tokens in the encoder the features are better (Pang et al. 2022, section 3.2)',
-    metric='linear probe, 13 classes of furniture', effect=.02, measure=measure,
-    arms={'Point-MAE': lambda: PointMAE(**LAB), 'mask tokens in the encoder': lambda: PlacesInEncoder(**LAB),
-          'a ball of groups': lambda: PointMAE(**LAB, strategy=Ball(.6)),
-          'ratio .3': lambda: PointMAE(**LAB, strategy=Random(.3, law='floor hidden')),
-          'ratio .8': lambda: PointMAE(**LAB, strategy=Random(.8, law='floor hidden'))},
-    data='points', options=dict(points=512, vary=True), steps=300, batch=64, lr=1e-3, seeds=3)
+    metric='linear probe, 13 classes of furniture', effect=.02,
+    measure=partial(linear_probe, data='points', labels=None, named=True, points=512),
+    arms={'Point-MAE': arm(PointMAE), 'mask tokens in the encoder': arm(PlacesInEncoder),
+          'a ball of groups': arm(PointMAE, strategy=Ball(.6)),
+          'ratio .3': arm(PointMAE, strategy=Random(.3, law='floor hidden')),
+          'ratio .8': arm(PointMAE, strategy=Random(.8, law='floor hidden'))},
+    data='points', options=dict(points=512), steps=300, batch=64, lr=1e-3, seeds=3)

@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 
-from ...instruments.claim import Claim
+from ...instruments.claim import Arms, Claim
 from ...data.samples import sample
 from ...masks.words import Tokens, WholeWords, WordSpans
 from ...contract.recipe import evaluating
 from ...recipes.text.bert_mlm import BertMLM
 
 # %% auto #0
-__all__ = ['WORDS', 'CLAIM', 'measure']
+__all__ = ['arm', 'CLAIM', 'measure']
 
 # %% ../../../nbs/claims/text/bert_mlm.ipynb #1bffbeae
-WORDS: dict[str, Any] = dict(vocab=3000, dim=96, depth=2, heads=4, length=64, position='alibi', std=.1)
+arm = Arms({**BertMLM.sizes['micro'], 'depth': 2, 'length': 64})
 
 def measure(recipe: Any, seed: int) -> float:
     """Mean log-likelihood of pieces of hidden whole words on 500 held-out rows, in nats; 'raw': by the
     frequency of pieces."""
     batch = sample('text', n=500, split='test')
-    reader = BertMLM(**WORDS) if isinstance(recipe, str) else recipe
+    reader = arm(BertMLM)() if isinstance(recipe, str) else recipe
     with evaluating(reader), torch.no_grad():
         shares, reader.shares = reader.shares, (1., 0., 0.)
         try:
@@ -34,14 +34,13 @@ def measure(recipe: Any, seed: int) -> float:
             reader.shares = shares
     if not isinstance(recipe, str): return -float(out.error[out.mask].mean())
     u = reader.units(sample('text', n=None))
-    seen = torch.bincount(u.x[u.valid], minlength=WORDS['vocab']).float() + 1
+    seen = torch.bincount(u.x[u.valid], minlength=reader.cut.vocab).float() + 1
     return float((seen / seen.sum()).log()[out.target].mean())
 
 CLAIM = Claim(
     sentence='a network trained on hidden whole words fills in whole words better than one trained on pieces '
              '(BERT, released code, 2019)',
     metric='log-likelihood of hidden whole words, nats', effect=.03, measure=measure,
-    arms={'whole words': lambda: BertMLM(**WORDS, strategy=WholeWords()),
-          'pieces': lambda: BertMLM(**WORDS, strategy=Tokens()),
-          'runs of words': lambda: BertMLM(**WORDS, strategy=WordSpans(), fate='run')},
+    arms={'whole words': arm(BertMLM, strategy=WholeWords()), 'pieces': arm(BertMLM, strategy=Tokens()),
+          'runs of words': arm(BertMLM, strategy=WordSpans(), fate='run')},
     data='text', steps=1200, batch=32, lr=2e-3, seeds=3)

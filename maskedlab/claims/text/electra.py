@@ -5,27 +5,24 @@
 # %% ../../../nbs/claims/text/electra.ipynb #72c41a25
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...instruments.claim import Claim
+from ...instruments.claim import Arms, Claim, recorded
 from ...data.text import CLS, SEP, articles, lay, pack, tokenizer
 from ...contract.units import Units, mean, place, rows, spread
 from ...contract.recipe import Out, child, draw
 from ...parts.text import TiedHead
 from ...recipes.text.bert_mlm import BertMLM
 from ...recipes.text.electra import Electra, drawn
-from ...instruments.probes import features
+from ...instruments.probes import classifier, features
 
 # %% auto #0
-__all__ = ['TEXT', 'PAIR', 'MORE', 'ALL', 'CLAIM', 'capitals', 'measure', 'ChosenOnly', 'AllTokens', 'electra', 'mlm',
-           'by_compute']
+__all__ = ['arm', 'electra', 'mlm', 'MORE', 'ALL', 'CLAIM', 'capitals', 'measure', 'ChosenOnly', 'AllTokens', 'by_compute']
 
 # %% ../../../nbs/claims/text/electra.ipynb #8b07aa9d
 @cache
@@ -56,10 +53,8 @@ def _asked(text: str, at: int, first: bool) -> int:
 def measure(recipe: Any, seed: int, labelled: int = 1000) -> float:
     """Average precision of a linear probe for capitals on held-out articles; 'raw': by each piece's share of
     capitals."""
-    from sklearn.linear_model import LogisticRegression
+    linear = classifier(300)
     from sklearn.metrics import average_precision_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     train, test = capitals('train'), capitals('test')
     some = torch.randperm(len(train['ids']), generator=torch.Generator().manual_seed(seed))[:labelled]
     train = {k: v[some] for k, v in train.items()}
@@ -67,12 +62,11 @@ def measure(recipe: Any, seed: int, labelled: int = 1000) -> float:
     if isinstance(recipe, str):
         i, j = (b['ids'][b['capital'] >= 0] for b in (train, test))
         count = lambda which: torch.bincount(which, minlength=tokenizer().get_vocab_size()).float()
-        return float(average_precision_score(truth,
-                                             ((count(i[y == 1]) + float(y.float().mean())) / (count(i) + 1))[
-                                                 j]))
+        share = (count(i[y == 1]) + float(y.float().mean())) / (count(i) + 1)
+        return float(average_precision_score(truth, share[j]))
     x, u = (features(recipe, b, pool=False)[b['capital'] >= 0] for b in (train, test))
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=300)).fit(x.numpy(), y.numpy())
-    return float(average_precision_score(truth, linear.decision_function(u.numpy())))
+    return float(average_precision_score(truth,
+                                         linear.fit(x.numpy(), y.numpy()).decision_function(u.numpy())))
 
 # %% ../../../nbs/claims/text/electra.ipynb #e1b8b389
 class ChosenOnly(Electra):
@@ -94,8 +88,7 @@ class AllTokens(Electra):
         super().__init__(**arguments)
         self.head = TiedHead(self.encoder.dim, self.encoder.word.weight.shape[1], self.cut.vocab, std=.1)
 
-    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,
-                generator: torch.Generator | None = None,
+    def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Choose pieces, let the generator draw others, say for every place what stood there."
         u = self.units(batch) if units is None else units
@@ -109,14 +102,8 @@ class AllTokens(Electra):
         terms = {'generator': F.cross_entropy(proposed, rows(u.x, mask)), 'pieces': mean(e)}
         return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake})
 
-TEXT: dict[str, Any] = dict(vocab=3000, dim=96, depth=3, heads=4, length=64, position='alibi', std=.1)
-PAIR: dict[str, Any] = dict(TEXT, width=96, generator_dim=32, generator_heads=4)
-
-def electra() -> Electra:
-    return Electra(**PAIR)
-
-def mlm() -> BertMLM:
-    return BertMLM(**TEXT)
+arm = Arms({**Electra.sizes['micro'], 'length': 64})
+electra, mlm = arm(Electra), Arms({**BertMLM.sizes['micro'], 'length': 64})(BertMLM)
 
 MORE = 1.14      # steps of MLM that cost as much arithmetic as one of ELECTRA
 ALL = .62        # and of all-tokens MLM, which computes 3,000 logits at every place
@@ -128,19 +115,17 @@ CLAIM = Claim(
     arms={'ELECTRA': electra, 'MLM': mlm,
           'ELECTRA, a quarter': electra, 'MLM, a quarter': mlm, 'ELECTRA, four times': electra,
           'MLM, four times': mlm,
-          'ELECTRA on chosen places': lambda: ChosenOnly(**PAIR),
-          'all-tokens MLM': lambda: AllTokens(**PAIR)},
+          'ELECTRA on chosen places': arm(ChosenOnly),
+          'all-tokens MLM': arm(AllTokens)},
     pace={'MLM': MORE, 'ELECTRA, a quarter': .25, 'MLM, a quarter': .25 * MORE, 'ELECTRA, four times': 4,
           'MLM, four times': 4 * MORE,
           'all-tokens MLM': ALL},
     data='text', steps=1200, batch=32, lr=1e-3, seeds=3)
 
 # %% ../../../nbs/claims/text/electra.ipynb #4c78299f
-def by_compute(path: str | Path = 'claims/electra.json',          # a result of the claim
-          ) -> dict[str, list[tuple[float, float]]]:         # of each method: budget, mean score
-    "Score against compute; empty where no result is."
-    if not Path(path).exists(): return {}
-    arms = json.loads(Path(path).read_text())['arms']
+def by_compute() -> dict[str, list[tuple[float, float]]]:         # of each method: budget, mean score
+    "Score against compute, of the recorded result."
+    arms = recorded('electra')
     score = lambda a: sum(s['score'] for s in arms[a]) / len(arms[a])
     budgets = {', a quarter': .25, '': 1., ', four times': 4.}
     return {m: [(b, score(m + n)) for n, b in budgets.items() if arms.get(m + n)] for m in ('ELECTRA', 'MLM')}
