@@ -7,7 +7,7 @@ import torch
 
 from bench.peers import OURS, PEERS, SHAPES, Shape, counted, smaller, training_step
 from bench.tables import Table, timed
-from maskedlab.instruments.measure import middle, product, share
+from maskedlab.instruments.measure import middle, product, share_of_limit
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     'maskedlab, float32': (OURS, dict(fused=False)),
@@ -48,7 +48,7 @@ def table(shape: Shape, n: int, device: str = 'cuda', side: int = 8192,
             continue
         m = middle(t[k])
         out.add(k, m.show(1, 1e3), f'{shape.batch / m.value:,.0f}',
-                share(operations[name], t[k], work, t['product']).show(3))
+                share_of_limit(operations[name], t[k], work, t['product']).show(3))
     out.numbers = dict(seconds=t, operations=operations, product_operations=work, shape=shape.__dict__)
     return out
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from maskedlab.data.samples import sample
-from maskedlab.instruments.measure import machine, ratio, rounds
+from maskedlab.instruments.measure import machine, ratio, timed_rounds
 from maskedlab.masks.strategies import Random
 from maskedlab.contract.recipe import evaluating
 from maskedlab.targets.sets import chamfer
@@ -48,7 +48,7 @@ def speed() -> dict[str, Any]:
     points = torch.rand(32, 1024, 3, generator=torch.Generator().manual_seed(0))
     if not torch.equal(plain(points, 64), fps(points, 64)):
         raise SystemExit("the two do not choose the same points")
-    taken = rounds({'plain': lambda: plain(points, 64), 'fps': lambda: fps(points, 64)}, 21, warm=3)
+    taken = timed_rounds({'plain': lambda: plain(points, 64), 'fps': lambda: fps(points, 64)}, 21, warm=3)
     times = ratio(taken['fps'], taken['plain'])
     print(f"fps 32 x 1024 -> 64: {1e3 * sorted(taken['fps'])[10]:.1f} ms, plain loop "
           f"{1e3 * sorted(taken['plain'])[10]:.1f} ms: "

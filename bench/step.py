@@ -8,7 +8,7 @@ import torch
 
 from bench.peers import OURS, PEERS, SHAPES, Shape, counted, smaller, training_step
 from bench.tables import HERE, Table, timed
-from maskedlab.instruments.measure import middle, peak_memory, product, ratio, share
+from maskedlab.instruments.measure import middle, peak_memory, product, ratio, share_of_limit
 
 WORK = {'adamw': 'forward, backward and AdamW', 'none': 'forward and backward'}
 
@@ -64,7 +64,7 @@ def table(shape: Shape, n: int, optimiser: str = 'adamw', runs: int = 3) -> Tabl
         out.add(k, m.show(0, 1e3), f'{shape.batch / m.value:.1f}', '' if k == OURS
                 else ratio(t[OURS], t[k]).show(3),
                 f'{operations[k] / shape.batch / 1e9:.2f}',
-                share(operations[k], t[k], work, t['product']).show(2),
+                share_of_limit(operations[k], t[k], work, t['product']).show(2),
                 f'{peak[k] / 2**20:,.0f}' if peak else '')
     out.numbers = dict(seconds=t, operations=operations, peak=peak, product_operations=work,
                        shape=shape.__dict__, optimiser=optimiser)

@@ -5,7 +5,7 @@ import argparse
 
 from bench.peers import OURS, SHAPES, Shape, counted, smaller, training_step
 from bench.tables import Table, timed
-from maskedlab.instruments.measure import middle, product, ratio, share
+from maskedlab.instruments.measure import middle, product, ratio, share_of_limit
 
 RATIOS = (0., .25, .5, .75, .9)
 
@@ -36,7 +36,7 @@ def table(shape: Shape, n: int) -> Table:
         out.add(f'{r:g}', middle(t[str(r)]).show(0, 1e3), f'{operations[r] / shape.batch / 1e9:.2f}',
                 ratio(t['0.0'], t[str(r)]).show(3),
                 f'{operations[r] / operations[0.]:.3f}',
-                share(operations[r], t[str(r)], work, t['product']).show(2))
+                share_of_limit(operations[r], t[str(r)], work, t['product']).show(2))
     out.numbers = dict(seconds=t, operations={str(r): v for r, v in operations.items()},
                        product_operations=work, shape=shape.__dict__)
     return out

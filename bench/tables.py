@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from maskedlab.instruments.measure import machine, rounds
+from maskedlab.instruments.measure import machine, timed_rounds
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / 'results'
@@ -24,8 +24,8 @@ def alone() -> bool:
 
 
 def timed(functions: dict[str, Callable[[], Any]], n: int, warm: int = 1) -> dict[str, list[float]]:
-    "`rounds` by the clock that suits."
-    return rounds(functions, n, warm, time.process_time if alone() else time.perf_counter)
+    "`timed_rounds` by the clock that suits."
+    return timed_rounds(functions, n, warm, time.process_time if alone() else time.perf_counter)
 
 
 @dataclass

@@ -300,7 +300,8 @@ def test_an_attention_without_units_is_told():
     from maskedlab.show.scenes import attention_of
 
     class Bare(type(ml.create_recipe('mae'))):
-        def attention(self, batch, mask=None): return torch.zeros(1)
+        def attention(self, batch, mask=None):
+            return torch.zeros(1)
     with pytest.raises(TypeError, match='Bare.attention returns Tensor; make it weights'):
         attention_of(Bare(**Bare.sizes['micro']), ml.sample('image', n=1), None)
 

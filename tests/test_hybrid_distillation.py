@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import maskedlab as ml
 from maskedlab.masks.guided import Guided
 from maskedlab.masks.strategies import Random
-from maskedlab.parts.transformer import Block
+from maskedlab.parts.transformer import PreNorm
 from maskedlab.parts.watch import watched
 from maskedlab.recipes.image import hybrid_distillation as module
 from maskedlab.recipes.image.cae import CAE
@@ -151,7 +151,7 @@ def test_divergence_is_never_below_zero():
 
 def test_relations_do_not_change_when_a_head_is_turned():
     torch.manual_seed(0)
-    block, x = Block(32, 4).eval(), torch.randn(2, 6, 32)
+    block, x = PreNorm(32, 4).eval(), torch.randn(2, 6, 32)
     before = relations(block, x)
     turn = lambda: torch.linalg.qr(torch.randn(8, 8))[0]
     qk, v = torch.block_diag(*(turn() for _ in range(4))), torch.block_diag(*(turn() for _ in range(4)))
@@ -168,7 +168,7 @@ def test_relations_do_not_change_when_a_head_is_turned():
 def test_relations_by_queries_and_keys_are_the_blocks_own_attention(key_bias):
     "Whatever biases it has: BEiT's and CAE's blocks keep those of queries and values apart."
     torch.manual_seed(0)
-    block, x = stir(Block(32, 4, key_bias=key_bias), 0.3), torch.randn(2, 6, 32)
+    block, x = stir(PreNorm(32, 4, key_bias=key_bias), 0.3), torch.randn(2, 6, 32)
     with watched(block) as weights:
         block(x)
     assert_close(relations(block, x)[0].exp(), weights[0], atol=1e-6, rtol=0)

@@ -13,7 +13,7 @@ from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Checkerboard, Grid, Painted, Tube
 from maskedlab.masks.schedules import Coin, Cosine, Linear, Normal, Uniform
 from maskedlab.masks.span import Span, distinct
-from maskedlab.contract.strategy import Inverse, Strategy, Union, check, controls, hide
+from maskedlab.contract.strategy import Inverse, Strategy, Union, check_mask, controls, hide
 from maskedlab.masks.strategies import (
     Random, count, create_strategy, first_k, list_strategies, rand, rates, sketch,
 )
@@ -438,7 +438,7 @@ def test_schedule_faults():
     (lambda: create_strategy('blok'), 'block'),
     (lambda: create_strategy('xyz'), 'choose'), (lambda: hide(lambda u: 3, layout((3,))), 'int'),
     (lambda: hide(lambda u: torch.ones(1, 3), layout((3,))), 'float32'),
-    (lambda: check(torch.ones(1, 4).bool(), layout((3,))), '[1, 4]')])
+    (lambda: check_mask(torch.ones(1, 4).bool(), layout((3,))), '[1, 4]')])
 def test_bad_input(make, says):
     with pytest.raises((ValueError, TypeError)) as e:
         make()

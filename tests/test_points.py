@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.data.points import (
-    KINDS,
+    FURNITURE,
     _about,
     clouds,
     load_points,
@@ -125,9 +125,9 @@ def test_made_up_furniture_where_the_embedded_clouds_are_missing(left, mae, tmp_
     assert not torch.equal(train['points'], test['points']) and not torch.equal(
         train['points'], drawn['points']
     )
-    assert {point_classes()[i] for i in train['label'].tolist()} == set(KINDS)
+    assert {point_classes()[i] for i in train['label'].tolist()} == set(FURNITURE)
     spread = {
-        k: train['points'][train['label'] == point_classes().index(k)].std((0, 1)) for k in KINDS
+        k: train['points'][train['label'] == point_classes().index(k)].std((0, 1)) for k in FURNITURE
     }  # labels say what shapes are
     assert spread['bed'][1] > 2 * spread['bed'][2] and spread['lamp'][2] > 2 * spread['lamp'][:2].max()
 

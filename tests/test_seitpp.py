@@ -14,7 +14,7 @@ from maskedlab.masks.schedules import Normal
 from maskedlab.masks.strategies import Random
 from maskedlab.contract.units import repeat_to
 from maskedlab.parts.moves import move, movements, snap
-from maskedlab.recipes.image.seitpp import SeiTPP, blocks, color_adapt, pack, storage, unblock, unpack
+from maskedlab.recipes.image.seitpp import SeiTPP, blocks, color_adapt, deflate, storage, unblock, inflate
 from maskedlab.stages.shelf import stage
 from maskedlab.stages.token_adapt import TokenAdapt
 
@@ -308,13 +308,13 @@ def test_small_batches_are_augmented_too(n):
 
 def test_packing_is_exact_and_small():
     ids = torch.randint(391, (4, 32, 32), generator=g())
-    data = pack(ids)
-    assert torch.equal(unpack(data, ids.shape), ids) and len(data) < ids.numel() * 1.3
+    data = deflate(ids)
+    assert torch.equal(inflate(data, ids.shape), ids) and len(data) < ids.numel() * 1.3
     assert torch.equal(
-        unpack(pack(torch.tensor([0, 255, 510, 1023])), (4,)), torch.tensor([0, 255, 510, 1023])
+        inflate(deflate(torch.tensor([0, 255, 510, 1023])), (4,)), torch.tensor([0, 255, 510, 1023])
     )
     with pytest.raises(ValueError, match='words'):
-        unpack(data, (4, 32, 31))
+        inflate(data, (4, 32, 31))
 
 
 def test_storage():

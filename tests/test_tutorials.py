@@ -174,11 +174,11 @@ def test_the_plan_of_a_lesson_covers_ninety_minutes_and_asks_what_the_tutorials_
 
 def test_a_cloud_turns_and_is_a_strip_of_pictures_without_plotly(monkeypatch):
     from maskedlab.course.pictures import Strip
-    from maskedlab.course.points import turn
+    from maskedlab.course.points import turntable
     x = torch.rand(20, 3) - .5
-    figure = turn({'seen': [x[:5]], 'returned': [x[:5], x[5:]]})
+    figure = turntable({'seen': [x[:5]], 'returned': [x[:5], x[5:]]})
     assert [t.visible for t in figure.data] == [True, False,
                                                 False] and len(figure.layout.updatemenus[0].buttons) == 2
     monkeypatch.setitem(sys.modules, 'plotly.graph_objects', None)
-    still = turn({'seen': [x[:5]], 'returned': [x[:5], x[5:]]})
+    still = turntable({'seen': [x[:5]], 'returned': [x[:5], x[5:]]})
     assert isinstance(still, Strip) and list(still.rows) == ['seen', 'returned']

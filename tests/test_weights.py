@@ -7,10 +7,10 @@ import pytest
 
 import maskedlab as ml
 from maskedlab.instruments.held_out import held_out
-from maskedlab.contract.create import WEIGHTS
+from maskedlab.contract.create import SHIPPED
 
-STAGES = sorted(p.parent for p in WEIGHTS.glob('*/stage.json'))      # networks that a recipe was trained with
-FOLDERS = sorted(p for p in WEIGHTS.iterdir() if p.is_dir() and p not in STAGES)
+STAGES = sorted(p.parent for p in SHIPPED.glob('*/stage.json'))      # networks that a recipe was trained with
+FOLDERS = sorted(p for p in SHIPPED.iterdir() if p.is_dir() and p not in STAGES)
 
 
 def provenance(folder):
@@ -32,7 +32,7 @@ def test_held_out_scores_are_the_ones_written_down(folder):
 
 
 def test_masked_autoencoder_beats_the_mean_of_the_visible_by_two_decibels():
-    psnr = provenance(WEIGHTS / 'mae-micro')['held_out']['psnr']
+    psnr = provenance(SHIPPED / 'mae-micro')['held_out']['psnr']
     assert psnr['network'] >= psnr['visible mean'] + 2
 
 
@@ -50,7 +50,7 @@ def test_a_stage_names_its_command(folder):
 
 
 def test_weights_are_small():
-    size = lambda names: sum(f.stat().st_size for n in names for f in Path(WEIGHTS / n).rglob('*')
+    size = lambda names: sum(f.stat().st_size for n in names for f in Path(SHIPPED / n).rglob('*')
                              if f.is_file())
     assert size(['mae-micro', 'simmim-micro']) <= 4e6
     assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 30e6

@@ -20,7 +20,7 @@ import torch
 
 import maskedlab as ml
 from maskedlab.course.five_reasons import PATIENTS, patients
-from maskedlab.course.pictures import Strip, strip
+from maskedlab.course.pictures import Strip, side_by_side
 from maskedlab.data.vary import vary
 from maskedlab.instruments.baselines import hidden_pixels
 from maskedlab.parts.patches import unpatchify
@@ -39,7 +39,7 @@ def _views(masks: Callable[[torch.Tensor], list[torch.Tensor]], seed: int) -> St
             out = r(b, mask=mask)
         rows[f'seen {i}'] = torch.where(hidden_pixels(u, mask)[:, None], .5, b['image'])
         rows[f'returned {i}'] = r.fill(b, out)['image']
-    return strip(rows, side=160)
+    return side_by_side(rows, side=160)
 
 
 def see_it() -> Strip:
@@ -75,8 +75,8 @@ def build_it() -> Strip:
     for _ in space['train'](model, vary(ml.batches('image', 16, steps, generator=g), g), steps):
         pass
     pixels = hidden.view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return strip({'original': image, 'seen': torch.where(pixels, .5, image), 'before': before,
-                  'after': paint()}, side=110)
+    return side_by_side({'original': image, 'seen': torch.where(pixels, .5, image), 'before': before,
+                         'after': paint()}, side=110)
 
 
 def five() -> Strip:
@@ -87,7 +87,8 @@ def five() -> Strip:
     torch.manual_seed(1)
     ill = patients(r, ml.create_recipe('mae').eval(), b, mask)
     ordered = [ill[letter] for letter in sorted(ill, key=lambda k: PATIENTS.run(PATIENTS.solution)[k])]
-    return strip({f'photograph {i}': [b['image'][i], *(x[i] for x in ordered)] for i in (0, 2)}, side=120)
+    rows = {f'photograph {i}': [b['image'][i], *(x[i] for x in ordered)] for i in (0, 2)}
+    return side_by_side(rows, side=120)
 
 
 FRAMES = {

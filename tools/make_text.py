@@ -136,9 +136,9 @@ def main() -> None:
 
 Made by `tools/make_text.py`. Paragraphs of {len(found)} articles of the English Wikipedia, by its
 contributors, under CC BY-SA 3.0 (https://creativecommons.org/licenses/by-sa/3.0/); the link of each article
-leads to the version used, and its history names the authors. Changed: markup, tables, references and lists were taken
-away, short paragraphs left out, long articles shortened. This derived file and the word pieces learned from
-it are under CC BY-SA 3.0 too. The articles came as test data of gensim 4.4.0.
+leads to the version used, and its history names the authors. Changed: markup, tables, references and lists
+were taken away, short paragraphs left out, long articles shortened. This derived file and the word pieces
+learned from it are under CC BY-SA 3.0 too. The articles came as test data of gensim 4.4.0.
 
 | article | split | version |
 |---|---|---|

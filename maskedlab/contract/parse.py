@@ -50,7 +50,8 @@ def _read(node: ast.expr, known: dict[str, type]) -> Any:
         record, names = known[node.func.id], [f.name for f in fields(known[node.func.id])]
         for k in node.keywords:
             if k.arg not in names:
-                raise ValueError(f"{node.func.id} has no field {str(k.arg)[:40]!r}; it has {', '.join(names)}"[:200])
+                raise ValueError(f"{node.func.id} has no field {str(k.arg)[:40]!r}; "
+                                 f"it has {', '.join(names)}"[:200])
         if len(node.args) > len(names):
             raise ValueError(f"{node.func.id} has {len(names)} fields, got {len(node.args)}: give "
                              f"{', '.join(names)}"[:200])

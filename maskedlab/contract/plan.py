@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 # %% auto #0
-__all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'OWNED', 'ABOVE', 'FROM', 'TO_ONE', 'settings', 'fill_in',
-           'check_values', 'Rate', 'Plan']
+__all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'OWNED', 'ABOVE', 'FROM', 'TO_ONE', 'choice_settings', 'fill_in',
+           'check_values', 'LearningRate', 'Plan']
 
 # %% ../../nbs/contract/07_plan.ipynb #1490e10e
 OPTIMISERS: dict[str, dict[str, Any]] = {'AdamW': dict(betas=(.9, .95), eps=1e-8),
@@ -27,7 +27,7 @@ SMALL = 10_000_000      # a network with fewer parameters is small
 
 OWNED = {k for choice in CHOICES.values() for own in choice.values() for k in own}   # of one choice only
 
-def settings(choice: str, value: Any) -> dict[str, Any]:
+def choice_settings(choice: str, value: Any) -> dict[str, Any]:
     "The settings of an optimiser or a schedule, with the values that they have by default."
     if value in CHOICES[choice]: return CHOICES[choice][value]
     raise ValueError(f"{choice}={value!r}: choose one of {', '.join(map(repr, CHOICES[choice]))}")
@@ -38,7 +38,7 @@ def fill_in(values: dict[str, Any]) -> dict[str, Any]:
     if values['clip'] == math.inf:
         values['clip'] = None
     for choice, table in CHOICES.items():
-        own = settings(choice, values[choice])
+        own = choice_settings(choice, values[choice])
         for k in {k for others in table.values() for k in others} - own.keys():
             if values[k] is not None:
                 raise ValueError(f"{k}={values[k]!r} says nothing under {choice}={values[choice]!r}, which "
@@ -76,7 +76,7 @@ def check_values(values: dict[str, Any]) -> None:
 
 # %% ../../nbs/contract/07_plan.ipynb #e1076743
 @dataclass(frozen=True)
-class Rate:
+class LearningRate:
     "The learning rate: how high it is, and how it moves over a run."
     lr: float = 1e-3                           # the highest rate
     per: int | None = None      # the batch that `lr` is meant for: it grows in proportion; None: any batch
@@ -114,7 +114,7 @@ class Rate:
 
 # %% ../../nbs/contract/07_plan.ipynb #ab44ea43
 @dataclass(frozen=True)
-class Plan(Rate):
+class Plan(LearningRate):
     """How a recipe is trained: rate, schedule and optimiser.
 
     Settings of an optimiser or schedule that the plan does not have are None."""
@@ -134,7 +134,7 @@ class Plan(Rate):
 
     def rows(self) -> dict[str, Any]:
         "What this plan says: every value that is read, by name."
-        taken = {k for choice in CHOICES for k in settings(choice, getattr(self, choice))}
+        taken = {k for choice in CHOICES for k in choice_settings(choice, getattr(self, choice))}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name in taken or f.name not in OWNED}
 
     def but(self, **changes: Any) -> Plan:
@@ -148,7 +148,8 @@ class Plan(Rate):
             raise ValueError(f"a plan has no {unknown!r}; it has {', '.join(names)}")
         kept = self.rows()
         for choice in changes.keys() & CHOICES.keys():
-            gone = settings(choice, getattr(self, choice)).keys() - settings(choice, changes[choice]).keys()
+            before, after = (choice_settings(choice, x) for x in (getattr(self, choice), changes[choice]))
+            gone = before.keys() - after.keys()
             kept = {k: v for k, v in kept.items() if k not in gone}
         if 'lr' in changes:
             kept |= dict(per=None, small=None)

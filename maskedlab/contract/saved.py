@@ -25,8 +25,8 @@ from .catalogue import RECIPES, STAGES, formats_of
 from .parse import parse
 
 # %% auto #0
-__all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'SETTINGS', 'WEIGHTS', 'OLDER', 'brief', 'read_tensors', 'bare', 'read_checkpoint',
-           'load_state', 'encode', 'decode', 'arguments', 'write_files', 'name_of', 'save', 'newer', 'make_saved',
+__all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'brief', 'read_tensors', 'bare', 'read_checkpoint',
+           'load_state', 'to_json', 'from_json', 'arguments', 'write_files', 'name_of', 'save', 'newer', 'make_saved',
            'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
@@ -75,7 +75,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 # %% ../../nbs/contract/05_saved.ipynb #9a2a1534
 NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema')
 FRONTS = ('module.', 'base_model.', 'model.')
-SETTINGS = ('args', 'config', 'cfg')
+CONFIGS = ('args', 'config', 'cfg')
 
 def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "Names without what stands in front of all of them."
@@ -86,7 +86,7 @@ def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     about: dict[str, Any] = {}
     while isinstance(loaded, dict) and (inner := [k for k in NETWORKS if isinstance(loaded.get(k), dict)]):
-        said = next((loaded[k] for k in SETTINGS if k in loaded), None)
+        said = next((loaded[k] for k in CONFIGS if k in loaded), None)
         said = vars(said) if isinstance(said, argparse.Namespace) else said
         about = {'args': dict(said)} if isinstance(said, dict) else about
         loaded = loaded[inner[0]]
@@ -173,10 +173,10 @@ def _sentence(start: str, problems: dict[str, list[str]]) -> str:
     return f"{said}; is it of another model or size?"
 
 # %% ../../nbs/contract/05_saved.ipynb #6ba576bf
-def encode(value: Any, name: str = 'value') -> Any:
+def to_json(value: Any, name: str = 'value') -> Any:
     "A constructor's argument as JSON: numbers, text, lists of them, strategies."
     if value is None or isinstance(value, bool | int | float | str): return value
-    if isinstance(value, list | tuple): return [encode(v, name) for v in value]
+    if isinstance(value, list | tuple): return [to_json(v, name) for v in value]
     try:
         same = parse(repr(value)) == value
     except (ValueError, TypeError):
@@ -185,9 +185,9 @@ def encode(value: Any, name: str = 'value') -> Any:
     raise ValueError(f"{name}={str(value)[:60]} cannot be written into a checkpoint; use a number, a text or "
                      "a strategy of the kit")
 
-def decode(value: Any) -> Any:
-    "The inverse of `encode`; lists come back as tuples."
-    if isinstance(value, list): return tuple(decode(v) for v in value)
+def from_json(value: Any) -> Any:
+    "The inverse of `to_json`; lists come back as tuples."
+    if isinstance(value, list): return tuple(from_json(v) for v in value)
     return parse(value['strategy']) if isinstance(value,
                                                   dict) and isinstance(value.get('strategy'), str) else value
 
@@ -256,7 +256,7 @@ def save(recipe: Any,
     if layout == 'maskedlab':
         import maskedlab
         config = {'recipe': name_of(type(recipe)),
-                  'config': {k: encode(v, k) for k, v in arguments(recipe).items()},
+                  'config': {k: to_json(v, k) for k, v in arguments(recipe).items()},
                   'versions': {'maskedlab': maskedlab.__version__, 'torch': torch.__version__.split('+')[0]}}
         return write_files(folder, {'model.safetensors': state, 'config.json': config},
                            {'maskedlab': json.dumps(config)})
@@ -310,5 +310,5 @@ def load_saved(path: Any,            # a folder or file that `save` wrote
                ) -> Any:             # in eval mode, float32
     "Make what was saved again, with its weights."
     config, state = read_checkpoint(path)
-    arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
+    arguments = {k: from_json(v) for k, v in config.get('config', {}).items()}
     return make_saved(cls, {**arguments, **overrides}, state, path)

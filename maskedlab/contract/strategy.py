@@ -17,7 +17,7 @@ from torch import Tensor
 from .units import Units
 
 # %% auto #0
-__all__ = ['Range', 'controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check']
+__all__ = ['Range', 'controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check_mask']
 
 # %% ../../nbs/contract/01_strategy.ipynb #e9673e55
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ def controls(strategy: Any,             # a strategy, or its class
 
 def _checked(owner: str, c: dict[str, Any]) -> Any:
     "The value of a field as a plain Python one, or one sentence that says what is wrong with it."
-    value, name = c['value'], f"{owner}({c['name']}={str(c['value'])[:40] if not isinstance(c['value'], str) else repr(c['value'][:40])})"
+    value = c['value']
+    shown = repr(value[:40]) if isinstance(value, str) else str(value)[:40]
+    name = f"{owner}({c['name']}={shown})"
     if c['kind'] == 'choice':
         if value not in c['choices']:
             raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
@@ -62,8 +64,8 @@ def _checked(owner: str, c: dict[str, Any]) -> Any:
     if c['schedule'] and callable(value): return value
     whole = c['kind'] == 'int'
     most = math.inf if c['open'] else c['high']
-    wanted = f"give a{' whole' if whole else ''} number " + (f"of at least {c['low']}" if c['open']
-                                                             else f"from {c['low']} to {most}")
+    span = f"of at least {c['low']}" if c['open'] else f"from {c['low']} to {most}"
+    wanted = f"give a{' whole' if whole else ''} number {span}"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise TypeError(f"{name}: {wanted}")
     if not c['low'] <= value <= most or value == math.inf:
@@ -209,9 +211,9 @@ def hide(strategy: Callable[..., Tensor],             # a strategy, or any funct
          **signals) -> Tensor:                        # bool `[B, *u.shape]`
     """Call any strategy or function of units, passing the generator and the signals that it accepts; check
     what it returns."""
-    return check(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)
+    return check_mask(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)
 
-def check(mask: Any, u: Units) -> Tensor:
+def check_mask(mask: Any, u: Units) -> Tensor:
     """A mask is bool `[B, *shape]` or `[B, V, *shape]` for V views, on the device of the units: else one
     sentence says what it is instead."""
     want = f"[{len(u)}, {', '.join(map(str, u.shape))}]"

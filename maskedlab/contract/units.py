@@ -42,7 +42,7 @@ def known(which: Tensor,    # bool `[B, *shape]`
         raise ValueError(f"a mask was said to have {each} units in every sample, and one has "
                          f"{int(counts[counts != each][0])}: a strategy that calls itself exact is not")
     if not which.is_inference():                # whose changes nobody counts
-        setattr(which, 'promise', (each, which._version))
+        setattr(which, 'promise', (each, which._version))    # noqa: B010  (tensors declare no such attribute)
     return which
 
 def each_in(which: Tensor) -> int | None:
@@ -67,8 +67,8 @@ def index_of(which: Tensor) -> Tensor | None:       # int64 `[B, each]`, flat; N
             order = flat.nonzero()[:, 1]
         else:                               # which a device could not answer before it has counted
             order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, :each]
-        setattr(which, 'unit_index', order.reshape(len(flat), each))
-    return getattr(which, 'unit_index')
+        setattr(which, 'unit_index', order.reshape(len(flat), each))     # noqa: B010
+    return getattr(which, 'unit_index')                                  # noqa: B009
 
 # %% ../../nbs/contract/00_units.ipynb #2bf59a8d
 def rows(x: Tensor,      # content `[B, *shape, ...]`, or with `shape` flattened

@@ -35,9 +35,8 @@ def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
                      pool: Tensor | None = None,
                      generator: torch.Generator | None = None,
                      ) -> tuple[Tensor, Tensor]:     # new ids, and bool `[B, N]`: chosen but left as it is
-    """Replace chosen pieces as BERT does (Devlin et al.
-
-    2018, section 3.1), or SpanBERT (Joshi et al. 2020, section 3.1)."""
+    """Replace chosen pieces as BERT does (Devlin et al. 2018, section 3.1), or SpanBERT (Joshi et al. 2020,
+    section 3.1)."""
     source, stay = len(pool) if pool is not None and len(pool) else vocab, shares[0] + shares[1]
     device = ids.device if generator is None else generator.device
     uniform = lambda: torch.rand(mask.shape, generator=generator, device=device,

@@ -12,7 +12,7 @@ import torch
 from .exercises import Exercise, Hint, mistakes, tensor
 
 # %% auto #0
-__all__ = ['JOIN', 'MASK', 'RESTORE', 'LOSS', 'EXERCISES']
+__all__ = ['JOIN', 'RANDOM_MASK', 'RESTORE', 'LOSS', 'EXERCISES']
 
 # %% ../../nbs/course/04_build_it.ipynb #f92e20be
 def _cut(image: torch.Tensor, p: int) -> torch.Tensor:
@@ -48,6 +48,7 @@ def _mixed(image: torch.Tensor, p: int) -> torch.Tensor:
     B, C, H, W = image.shape
     return _cut(image, p).view(B, H // p, W // p, C, p, p).permute(0, 3, 1, 4, 2, 5).reshape(image.shape)
 
+# %% ../../nbs/course/04_build_it.ipynb #c3347d60
 JOIN = Exercise(
     'build_it/join', 'cut(image, p) gives patches [B, N, p*p*3] of a square picture. Write join(patches, p), '
                      'which gives the picture back.',
@@ -119,7 +120,7 @@ def _judge_mask(f: Any) -> None:
         raise Hint('Every patch is hidden equally often, but some are always hidden together: rank the '
                    'patches, do not shift a pattern.')
 
-MASK = Exercise(
+RANDOM_MASK = Exercise(
     'build_it/mask', 'Hide exactly k of N patches in each of B rows, any set equally likely. Write '
                      'random_mask(B, N, k, generator).',
     _judge_mask, 'random_mask',
@@ -179,6 +180,7 @@ def _judge_restore(f: Any) -> None:
                'first visible place, and so on, '
                'each row by itself.')
 
+# %% ../../nbs/course/04_build_it.ipynb #1ca5a6a3
 RESTORE = Exercise(
     'build_it/restore', 'Put visible tokens and hole tokens into the order of the picture. Write '
                         'restore(tokens, mask, hole): [B, N, D].',
@@ -274,4 +276,4 @@ def hidden_loss(pred, target, mask): return ((pred - target) ** 2).mean(-1) * ma
            'machine.')
 
 # %% ../../nbs/course/04_build_it.ipynb #beb8f196
-EXERCISES = (JOIN, MASK, RESTORE, LOSS)
+EXERCISES = (JOIN, RANDOM_MASK, RESTORE, LOSS)

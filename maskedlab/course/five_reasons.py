@@ -52,6 +52,7 @@ def _judge_normalise(f: Any) -> None:
     raise Hint(f"Each patch should have mean 0, and your first has {mean[0, 0]:.2f}: take its own mean away "
                "first.")
 
+# %% ../../nbs/course/05_five_reasons.ipynb #192ee499
 NORMALISE = Exercise(
     'five/normalise', 'Give each patch mean 0 and deviation 1, over all its values. Write '
                       'normalise(patches), [B, N, P] to the same.',
@@ -124,11 +125,13 @@ def _judge_seams(f: Any) -> None:
     side, turned = of((ramp > .5) * 1. + .01 * noise[:1], 16), of((ramp.mT > .5) * 1. + .01 * noise[:1], 16)
     if min(side, turned) < 10:
         kind = 'upright' if side < turned else 'level'
-        raise Hint(f"You miss seams that are {kind}: look at jumps from left to right and from top to bottom.")
+        raise Hint(f"You miss seams that are {kind}: look at jumps from left to right and from top to "
+                   "bottom.")
     dark, light = tiles * .1, 1 - tiles * .1
     if abs(of(dark, 8) - of(light, 8)) > .02 * of(dark, 8):
         raise Hint('A negative has the same seams: take the absolute jump.')
 
+# %% ../../nbs/course/05_five_reasons.ipynb #2022f725
 SEAMS = Exercise(
     'five/seams', 'Mean jump between neighbours across patch borders, over the mean jump inside. Write '
                   'seams(image, p): one number.',
@@ -205,6 +208,7 @@ def _judge_lend(f: Any) -> None:
         raise Hint(f"The contrast is lost: visible patches have a deviation of about {usual:.2f}, and yours "
                    f"lend {scale:.2f}.")
 
+# %% ../../nbs/course/05_five_reasons.ipynb #74925b03
 LEND = Exercise(
     'five/lend', 'Lend normalised predictions the mean and deviation of the visible patches. Write '
                  'lend(pred, patches, mask).',
@@ -220,7 +224,8 @@ def lend(pred, patches, mask):                           # [B, N, P] twice, bool
 def lend(pred, patches, mask): return pred * patches.std(-1, keepdim=True) + patches.mean(-1, keepdim=True)
 
 === the whole picture
-def lend(pred, patches, mask): return pred * patches.std((1, 2), keepdim=True) + patches.mean((1, 2), keepdim=True)
+def lend(pred, patches, mask):
+    return pred * patches.std((1, 2), keepdim=True) + patches.mean((1, 2), keepdim=True)
 
 === from itself
 def lend(pred, patches, mask): return pred * patches[~mask].std() + patches[~mask].mean()
@@ -228,12 +233,14 @@ def lend(pred, patches, mask): return pred * patches[~mask].std() + patches[~mas
 === Count the visible
 def lend(pred, patches, mask):
     seen = ~mask[..., None]
-    return pred * patches[~mask].view(len(mask), -1).std(1)[:, None, None] + (patches * seen).mean((1, 2), keepdim=True)
+    spread = patches[~mask].view(len(mask), -1).std(1)[:, None, None]
+    return pred * spread + (patches * seen).mean((1, 2), keepdim=True)
 
 === contrast is lost
 def lend(pred, patches, mask):
     seen = ~mask[..., None]
-    return pred * 0 + (patches * seen).sum((1, 2), keepdim=True) / (seen.sum((1, 2), keepdim=True) * patches.shape[-1])
+    n = seen.sum((1, 2), keepdim=True) * patches.shape[-1]
+    return pred * 0 + (patches * seen).sum((1, 2), keepdim=True) / n
 '''),
     praise="That is right, and honest. In the kit it is r.fill(batch, out, statistics='visible').")
 
@@ -275,6 +282,7 @@ _LOOK = {1: 'look at its hidden patches: is their brightness gone, or only their
             'nothing know it?',
          5: 'does anything in its hidden patches depend on what is around them?'}
 
+# %% ../../nbs/course/05_five_reasons.ipynb #b62618cb
 def _judge_patients(said: Any) -> None:
     if not isinstance(said, dict): raise Hint("Give a dict such as {'A': 1, 'B': 2, 'C': 3, 'D': 4, 'E': 5}.")
     if any(v is None or v is ... for v in said.values()): raise Unsolved

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['HIDDEN', 'SHOWN', 'COLOURS', 'MARKS', 'DASHES', 'pixels', 'Strip', 'strip', 'interval', 'curves', 'plain']
+__all__ = ['HIDDEN', 'SHOWN', 'COLOURS', 'MARKS', 'DASHES', 'pixels', 'Strip', 'side_by_side', 'normal_interval', 'curves',
+           'plain']
 
 # %% ../../nbs/course/03_pictures.ipynb #957f9205
 # a mask's tiles: dark where hidden, sand where visible
@@ -50,19 +51,22 @@ class Strip:
 
     def _repr_html_(self) -> str:
         cells = ''.join(self._row(name, images) for name, images in self.rows.items())
-        return f'<div style="overflow-x:auto"><table style="border-collapse:collapse;border:0">{cells}</table></div>'
+        table = f'<table style="border-collapse:collapse;border:0">{cells}</table>'
+        return f'<div style="overflow-x:auto">{table}</div>'
 
     def _row(self, name: str, images: list[Image.Image]) -> str:
         plain = 'border:0;background:none;padding:3px;text-align:center;vertical-align:top'
         name, notes = html.escape(name), self.notes.get(name, [''] * len(images))
-        out = f'<tr style="background:none"><th scope="row" style="{plain};text-align:left;vertical-align:middle;max-width:9em">{name}</th>'
+        head = f'{plain};text-align:left;vertical-align:middle;max-width:9em'
+        out = f'<tr style="background:none"><th scope="row" style="{head}">{name}</th>'
         for i, (image, note) in enumerate(zip(images, notes), 1):
             file = BytesIO()
             image.save(file, 'PNG')
             data, below = base64.b64encode(file.getvalue()).decode(), html.escape(note)
             out += (f'<td style="{plain}"><img alt="{name}, picture {i}{", " + below if below else ""}" '
                     f'src="data:image/png;base64,{data}" '
-                    f'style="width:{self.side}px;height:{self.side}px;max-width:none;image-rendering:pixelated">'
+                    f'style="width:{self.side}px;height:{self.side}px;max-width:none;'
+                    'image-rendering:pixelated">'
                     + (f'<div style="font-size:85%">{below}</div>' if below else '') + '</td>')
         return out + '</tr>'
 
@@ -75,15 +79,17 @@ class Strip:
                 sheet.paste(image.resize((s, s), Image.Resampling.NEAREST), (x * (s + gap), y * (s + gap)))
         return sheet
 
-def strip(rows: Mapping[str, Tensor | Sequence[Tensor]],    # name -> `[B, C, H, W]` in 0..1, or bool `[B, h, w]`
-          notes: Mapping[str, Sequence[Any]] | None = None, # name -> a word under each picture
-          side: int = 112,                                  # pixels on the page
-          ) -> Strip:
+def side_by_side(# name -> `[B, C, H, W]` in 0..1, or bool `[B, h, w]`
+                 rows: Mapping[str, Tensor | Sequence[Tensor]],
+                 # name -> a word under each picture
+                 notes: Mapping[str, Sequence[Any]] | None = None,
+                 side: int = 112,      # pixels on the page
+                 ) -> Strip:
     "Rows of pictures with names, side by side."
     return Strip(rows, notes, side)
 
 # %% ../../nbs/course/03_pictures.ipynb #289eaad6
-def interval(x: Tensor,     # `[n]`, one number for each picture
+def normal_interval(x: Tensor,     # `[n]`, one number for each picture
              ) -> tuple[float, float, float]:   # mean, and the ends of its 95 % interval
     "Mean and normal 95 % interval over pictures, NaN left out."
     x = x[~x.isnan()].double()
@@ -101,7 +107,7 @@ def curves(x: Sequence[Any],                            # along the axis: number
     import plotly.graph_objects as go
     fig = go.Figure()
     for i, (name, values) in enumerate(lines.items()):
-        m, low, high = zip(*map(interval, values))
+        m, low, high = zip(*map(normal_interval, values))
         error = dict(array=[h - v for h, v in zip(high, m)], arrayminus=[v - b for v, b in zip(m, low)],
                      thickness=1.5, width=5)
         fig.add_scatter(x=list(x), y=list(m), name=name, error_y=error, mode='lines+markers',

@@ -15,16 +15,16 @@ from PIL import ImageColor
 from torch import Tensor
 
 from .exercises import Exercise, Hint, mistakes, number, tensor
-from .pictures import strip
+from .pictures import side_by_side
 from ..show.views.clouds import dots
 
 # %% auto #0
-__all__ = ['INKS', 'SIZES', 'FARTHEST', 'NEIGHBOURS', 'CHAMFER', 'ON_VIEW', 'EXERCISES', 'look', 'turn']
+__all__ = ['INKS', 'DOT_SIZES', 'FARTHEST', 'NEIGHBOURS', 'CHAMFER', 'ON_VIEW', 'EXERCISES', 'look', 'turntable']
 
 # %% ../../nbs/course/07_points.ipynb #ac2e3c61
 # known, asked for or returned, centres, one more; told apart by everybody
 INKS = ('#5c6773', '#D55E00', '#0072B2', '#009E73')
-SIZES = (1., 1.15, 1.9, 1.15)
+DOT_SIZES = (1., 1.15, 1.9, 1.15)
 
 def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
          turn: float = 35.,        # degrees around the upright axis
@@ -34,7 +34,7 @@ def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
          ) -> Tensor:              # `[3, side, side]` in 0..1
     "Sets of points as one picture, each in its own colour."
     part = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts]))
-    ink, size = torch.tensor([ImageColor.getrgb(c) for c in INKS])[part], dot * torch.tensor(SIZES)[part]
+    ink, size = torch.tensor([ImageColor.getrgb(c) for c in INKS])[part], dot * torch.tensor(DOT_SIZES)[part]
     # one frame for all, so that sizes can be compared
     x, frame = torch.cat(parts).detach().float().cpu(), torch.tensor([0., 0, 0, 1])
     drawn = dots(x, frame, ink, size, side, yaw=math.radians(turn), pitch=math.radians(tilt))
@@ -42,22 +42,22 @@ def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
                             dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
 
 # %% ../../nbs/course/07_points.ipynb #78834780
-def turn(views: Mapping[str, Sequence[Tensor]],    # name -> sets of points `[N, 3]`, in the colours of `look`
-         title: str = '',
-         ) -> Any:                                 # a plotly figure, or a Strip where plotly is not installed
+def turntable(views: Mapping[str, Sequence[Tensor]],   # name -> sets of points `[N, 3]`, colours as in `look`
+              title: str = '',
+              ) -> Any:               # a plotly figure, or a Strip where plotly is not installed
     "Clouds that turn under the mouse, a button for each."
     try:
         import plotly.graph_objects as go
     except ImportError:
-        return strip({name: [look(*parts), look(*parts, turn=125)] for name, parts in views.items()},
-                     side=200)
+        return side_by_side({name: [look(*parts), look(*parts, turn=125)] for name, parts in views.items()},
+                            side=200)
     import plotly.io as pio
     if 'notebook' in str(pio.renderers.default).split('+'):
         pio.renderers.default = 'plotly_mimetype'    # the other stores plotly.js
     fig = go.Figure()
     owner: list[str] = []
     for name, parts in views.items():
-        for ink, size, p in zip(INKS, SIZES, parts):
+        for ink, size, p in zip(INKS, DOT_SIZES, parts):
             x, y, z = p.detach().float().cpu().T.tolist()
             fig.add_scatter3d(x=x, y=y, z=z, mode='markers', marker=dict(size=2.6 * size, color=ink),
                               hoverinfo='skip',
@@ -140,6 +140,7 @@ def _judge_farthest(f: Any) -> None:
             raise Hint("Well spread. But begin with point 0, so that the choice can be repeated; you begin "
                        f"with {got[0]}.")
 
+# %% ../../nbs/course/07_points.ipynb #d6b19ece
 FARTHEST = Exercise(
     'points/farthest', 'Begin with point 0; then always take the point that is farthest from all chosen '
                        'ones. Write farthest(points, n).',
@@ -240,6 +241,7 @@ def _judge_neighbours(f: Any) -> None:
                "centre, "
                f"and yours reaches to {size[0]:.2f}, or misses some.")
 
+# %% ../../nbs/course/07_points.ipynb #e163148e
 NEIGHBOURS = Exercise(
     'points/neighbours', 'The k nearest points of each centre, relative to it. Write neighbours(points, '
                          'centres, k): [G, k, 3].',
@@ -326,6 +328,7 @@ def _judge_chamfer(f: Any) -> None:
         raise Hint(f"For a set of {len(p)} and one of {len(q)} points it should be {right:.3f}, and it is "
                    f"{got:.3f}.")
 
+# %% ../../nbs/course/07_points.ipynb #99e7c80d
 CHAMFER = Exercise(
     'points/chamfer', 'Mean squared distance to the nearest of the other set, both ways, added. Write '
                       'chamfer(p, q): one number.',
@@ -420,6 +423,7 @@ def _judge_on_view(f: Any) -> None:
                f"group, {right:.2f}, "
                f"and you say {got:.2f}.")
 
+# %% ../../nbs/course/07_points.ipynb #5dedc114
 ON_VIEW = Exercise(
     'points/on_view', 'Which share of the points of hidden groups also sits in a visible group? Write '
                       'on_view(index, mask): one number.',

@@ -165,6 +165,7 @@ def _judge_error(f: Any) -> None:
         raise Hint('That is the mean distance. Square it before you take the mean.')
     raise Hint(f"For the first picture the error should be {right[0]:.4f}, and yours is {got[0]:.4f}.")
 
+# %% ../../nbs/course/01_see_it.ipynb #4cceab1b
 ERROR = Exercise(
     'see_it/error', 'How far is an answer from the truth, over hidden pixels only? Write '
                     'hidden_error(answer, truth, hidden).',
@@ -193,7 +194,8 @@ def hidden_error(answer, truth, hidden):
     return ((answer - truth) ** 2 * w).sum((1, 2, 3)) / w.sum((1, 2, 3))
 
 === one for each
-def hidden_error(answer, truth, hidden): return ((answer - truth) ** 2)[hidden[:, None].expand_as(truth)].mean()
+def hidden_error(answer, truth, hidden):
+    return ((answer - truth) ** 2)[hidden[:, None].expand_as(truth)].mean()
 
 === stopped
 def hidden_error(answer, truth, hidden): return (answer - truth)[hidden] ** 2
@@ -221,11 +223,13 @@ def _judge_mean(f: Any) -> None:
         raise Hint('Too dark: hidden pixels count as black in your mean. Divide the sum by the number of '
                    'visible pixels.')
     if torch.allclose(got, torch.where(h, mean.mean(1, keepdim=True), truth), atol=1e-5):
-        raise Hint('That is grey: take the mean of each colour by itself, so that a green meadow stays green.')
+        raise Hint('That is grey: take the mean of each colour by itself, so that a green meadow stays '
+                   'green.')
     yours = float(got[0, 0][hidden[0]][0])
     raise Hint(f"The first hidden pixel of the first picture should be {mean[0, 0, 0, 0]:.3f} in red, and "
                f"yours is {yours:.3f}.")
 
+# %% ../../nbs/course/01_see_it.ipynb #44db9631
 MEAN = Exercise(
     'see_it/mean', 'Fill the hidden pixels with the mean colour of the visible ones. Write mean_fill(image, '
                    'hidden).',
@@ -247,7 +251,9 @@ def mean_fill(image, hidden):
     return m.expand_as(image)
 
 === Too dark
-def mean_fill(image, hidden): return torch.where(hidden[:, None], (image * ~hidden[:, None]).mean((2, 3), keepdim=True), image)
+def mean_fill(image, hidden):
+    mean = (image * ~hidden[:, None]).mean((2, 3), keepdim=True)
+    return torch.where(hidden[:, None], mean, image)
 
 === each picture by itself
 def mean_fill(image, hidden):

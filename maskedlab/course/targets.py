@@ -108,6 +108,7 @@ def _judge_low(f: Any) -> None:
                "whose distance "
                "from the middle (h // 2, w // 2) is less than r.")
 
+# %% ../../nbs/course/08_targets.ipynb #2ee494a7
 LOW = Exercise(
     'targets/low', 'A picture without its high frequencies. Write low(image, r): [C, H, W] to [C, H, W].',
     _judge_low, 'low',
@@ -138,7 +139,8 @@ def low(image, r):
 def low(image, r):
     C, H, W = image.shape
     y, x = torch.arange(H)[:, None] - H // 2, torch.arange(W) - W // 2
-    return torch.fft.ifft2(torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1)) * (y ** 2 + x ** 2 < r ** 2)).real
+    spectrum = torch.fft.fftshift(torch.fft.fft2(image), dim=(-2, -1))
+    return torch.fft.ifft2(spectrum * (y ** 2 + x ** 2 < r ** 2)).real
 
 === real part
 def low(image, r):
@@ -202,12 +204,13 @@ def _judge_floor(f: Any) -> None:
     raise Hint(f"In my example {right:.3f} of the hidden places hold the commonest hidden token, and you say "
                f"{got:.3f}.")
 
+# %% ../../nbs/course/08_targets.ipynb #f64f79a3
 FLOOR = Exercise(
     'targets/floor', 'How often is right who always names the commonest hidden token? Write floor(ids, '
                      'mask): one number from 0 to 1.',
     _judge_floor, 'floor',
     solution='''\
-def floor(ids, mask):                                           # int64 [B, h, w], bool [B, h, w] -> one number
+def floor(ids, mask):               # int64 [B, h, w], bool [B, h, w] -> one number
     hidden = ids[mask]                                          # the loss looks here alone
     return (hidden == hidden.mode().values).float().mean()      # one answer for all of them
 ''',
@@ -216,7 +219,8 @@ def floor(ids, mask):                                           # int64 [B, h, w
 def floor(ids, mask): return (ids == ids.flatten().mode().values).float().mean()
 
 === for each picture
-def floor(ids, mask): return torch.stack([(i[m] == i[m].mode().values).float().mean() for i, m in zip(ids, mask)]).mean()
+def floor(ids, mask):
+    return torch.stack([(i[m] == i[m].mode().values).float().mean() for i, m in zip(ids, mask)]).mean()
 
 === at random
 def floor(ids, mask): return 1 / len(ids.unique())
@@ -329,12 +333,13 @@ def _judge_relations(f: Any) -> None:
     raise Hint(f"The first row should be {[round(v, 2) for v in right[0, 0, 0].tolist()]}, "
                f"and it is {[round(v, 2) for v in got[0, 0, 0].tolist()]}.")
 
+# %% ../../nbs/course/08_targets.ipynb #e35a8462
 RELATIONS = Exercise(
     'targets/relations', 'Which kept token looks at which? Write relations(q, k, kept): [B, heads, N, d] '
                          'twice and int64 [n] to '
     '[B, heads, n, n], rows that sum to 1.', _judge_relations, 'relations',
     solution='''\
-def relations(q, k, kept):                                      # [B, heads, N, d], the same, int64 [n] -> [B, heads, n, n]
+def relations(q, k, kept):          # [B, heads, N, d], the same, int64 [n] -> [B, heads, n, n]
     q, k = q[:, :, kept], k[:, :, kept]                         # first choose,
     logits = q @ k.mT / q.shape[-1] ** .5
     return logits.softmax(-1)                                   # then softmax, so that rows sum to 1

@@ -124,7 +124,8 @@ def follow(teacher, student, momentum):
 def follow(teacher, student, momentum): return [fast.clone() for fast in student]
 
 === add up to 1
-def follow(teacher, student, momentum): return [momentum * slow + fast for slow, fast in zip(teacher, student)]
+def follow(teacher, student, momentum):
+    return [momentum * slow + fast for slow, fast in zip(teacher, student)]
 
 === has not moved
 def follow(teacher, student, momentum): return teacher
@@ -172,6 +173,7 @@ def _judge_nearest(f: Any) -> None:
     raise Hint(f"Row {wrong} is {float(d[wrong, i]):.2f} away from word {i}, and you choose word "
                f"{int(got[wrong])}.")
 
+# %% ../../nbs/course/09_teachers.ipynb #aa25debc
 NEAREST = Exercise(
     'teachers/nearest', 'The number of the word that is nearest to each row. Write nearest(x, words): [n].',
     _judge_nearest, 'nearest',
@@ -241,6 +243,7 @@ def _judge_perplexity(f: Any) -> None:
 def _close(got: float, wrong: float) -> bool:
     return abs(got - wrong) < 1e-3
 
+# %% ../../nbs/course/09_teachers.ipynb #76c66747
 PERPLEXITY = Exercise(
     'teachers/perplexity', 'How many equally frequent words would be as hard to guess: exp of the entropy. '
     'Write perplexity(ids): one number.',

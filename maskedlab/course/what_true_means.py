@@ -27,7 +27,8 @@ def _judge_keep(f: Any) -> None:
     if torch.equal(got, ~right):
         raise Hint('The mask is upside down. The list holds what is kept, and True means hidden.')
     if (got == got[:1]).all():
-        raise Hint('All rows came out alike: each row of the mask must listen to its own row of indices only.')
+        raise Hint('All rows came out alike: each row of the mask must listen to its own row of indices '
+                   'only.')
     if torch.equal(got, right.roll(-1, 1)):
         raise Hint('The mask is shifted by one: these indices count from 0 and know no class token.')
     hidden = got.sum(1).tolist()
@@ -208,6 +209,7 @@ def _judge_sampler(f: Any) -> None:
     if (both < 40).any() or (both > 130).any():
         raise Hint('Row and column of the square depend on each other: draw them apart.')
 
+# %% ../../nbs/course/02_what_true_means.ipynb #5d84532c
 SAMPLER = Exercise(
     'true/sampler', 'Hide one square of 4 x 4 patches anywhere on the grid, every place equally likely. '
                     'Write square(u, generator).',

@@ -38,71 +38,8 @@ def chips(ids: Tensor,                                # int64 `[L]`; padding is 
                           note='' if note is None else note[i], role=role, value=number))
     return TextView().still(dict(chips=drawn), side)
 
-# %% ../../nbs/course/06_words.ipynb #a06c4919
-def _text(rows: int, length: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
-    "Rows of uneven length: valid, and free (real, and neither the first nor the last piece)."
-    n = 3 + torch.randperm(length - 3, generator=torch.Generator().manual_seed(seed))[
-        torch.arange(rows) % (length - 3)]
-    place = torch.arange(length)
-    return place < n[:, None], (place > 0) & (place < n[:, None] - 1)
-
-def _judge_choose(f: Any) -> None:
-    valid, free = _text(37)
-
-    def ask(seed: int, v: Tensor = valid, u: Tensor = free) -> Tensor:
-        return tensor(f(v.clone(), u.clone(), .15, torch.Generator().manual_seed(seed)), v.shape, torch.bool,
-                      'The mask')
-    mask = ask(0)
-    if bool((mask & ~valid).any()):
-        raise Hint(f"{int((mask & ~valid).sum())} places of padding are hidden. There is nothing to find out "
-                   "about padding: "
-                   'choose among free ones.')
-    if bool((mask & ~free).any()):
-        raise Hint('A special piece, [CLS] or [SEP], is hidden. They are real but not free.')
-    real, got = valid.sum(1), mask.sum(1)
-    right = (.15 * real).round().clamp(min=1).long()
-    if not torch.equal(got, right):
-        if bool((got == 0).any()):
-            raise Hint('In a short row nothing is hidden: it would teach nothing. Hide at least one.')
-        if torch.equal(got, (.15 * free.sum(1)).round().clamp(min=1).long()):
-            raise Hint('You take 15 % of the free pieces. BERT takes it of all real ones, special ones '
-                       'counted.')
-        if bool((got == got[0]).all()):
-            raise Hint(f"Each row has {int(got[0])} hidden, long or short. Take 15 % of each row's own real "
-                       "pieces.")
-        if torch.equal(got, (.15 * real).long().clamp(min=1)):
-            raise Hint('You always round down. BERT rounds to the nearest whole number.')
-        if abs(int(got.sum()) - int(right.sum())) < .25 * int(right.sum()):
-            raise Hint('A coin for each piece hides more in one row and fewer in the next. Here the number '
-                       'is fixed: draw that many.')
-        i = int((got != right).nonzero()[0])
-        raise Hint(f"Row {i} has {int(real[i])} real pieces, so {int(right[i])} should be hidden, and "
-                   f"{int(got[i])} are.")
-    if torch.equal(mask, ask(1)):
-        raise Hint('Another generator gives the same mask. Draw with the one that is passed, or the holes '
-                   'stay the same for ever.')
-    alike = torch.ones(24, 40, dtype=torch.bool), (torch.arange(40) % 39 > 0).expand(24, 40)
-    same = ask(2, *alike)
-    if bool((same == same[0]).all()):
-        raise Hint('All rows of a batch have the same holes. Draw for each row by itself.')
-    often = torch.stack([ask(s, *alike).float().mean(0) for s in range(40)]).mean(0)[1:-1]
-    if float(often.max()) > .26 or float(often.min()) < .07:
-        raise Hint('Some places are hidden far more often than others: every free place should have the same '
-                   'chance.')
-
-CHOOSE = Exercise(
-    'words/choose', 'Choose 15 % of the real pieces of each row, as BERT counts them. Write choose(valid, '
-                    'free, ratio, g): bool [B, L].',
-    _judge_choose, 'choose',
-    solution='''\
-def choose(valid, free, ratio, g):                              # bool [B, L], bool [B, L] -> bool [B, L]
-    k = (ratio * valid.sum(1)).round().clamp(min=1)             # how many in each row
-    lot = torch.rand(free.shape, generator=g)
-    lot[~free] = 2                                              # these come last
-    place = lot.argsort(1).argsort(1)                           # 0 for the smallest lot of its row
-    return place < k[:, None]
-''',
-    wrong=mistakes('''
+# %% ../../nbs/course/06_words.ipynb #5526e816
+_WRONG_CHOOSE = mistakes('''
 === places of padding
 def choose(valid, free, ratio, g):
     k = (ratio * valid.shape[1] + 0 * valid.sum(1)).round()
@@ -157,8 +94,124 @@ def choose(valid, free, ratio, g):
         at = 1 + int(torch.randint(8, (1,), generator=g)) % max(1, int(free[i].sum()) - n)
         mask[i, at:at + n] = True
     return mask
-'''),
+''')
+
+# %% ../../nbs/course/06_words.ipynb #a06c4919
+def _text(rows: int, length: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+    "Rows of uneven length: valid, and free (real, and neither the first nor the last piece)."
+    n = 3 + torch.randperm(length - 3, generator=torch.Generator().manual_seed(seed))[
+        torch.arange(rows) % (length - 3)]
+    place = torch.arange(length)
+    return place < n[:, None], (place > 0) & (place < n[:, None] - 1)
+
+def _judge_choose(f: Any) -> None:
+    valid, free = _text(37)
+
+    def ask(seed: int, v: Tensor = valid, u: Tensor = free) -> Tensor:
+        return tensor(f(v.clone(), u.clone(), .15, torch.Generator().manual_seed(seed)), v.shape, torch.bool,
+                      'The mask')
+    mask = ask(0)
+    if bool((mask & ~valid).any()):
+        raise Hint(f"{int((mask & ~valid).sum())} places of padding are hidden. There is nothing to find out "
+                   "about padding: "
+                   'choose among free ones.')
+    if bool((mask & ~free).any()):
+        raise Hint('A special piece, [CLS] or [SEP], is hidden. They are real but not free.')
+    real, got = valid.sum(1), mask.sum(1)
+    right = (.15 * real).round().clamp(min=1).long()
+    if not torch.equal(got, right):
+        if bool((got == 0).any()):
+            raise Hint('In a short row nothing is hidden: it would teach nothing. Hide at least one.')
+        if torch.equal(got, (.15 * free.sum(1)).round().clamp(min=1).long()):
+            raise Hint('You take 15 % of the free pieces. BERT takes it of all real ones, special ones '
+                       'counted.')
+        if bool((got == got[0]).all()):
+            raise Hint(f"Each row has {int(got[0])} hidden, long or short. Take 15 % of each row's own real "
+                       "pieces.")
+        if torch.equal(got, (.15 * real).long().clamp(min=1)):
+            raise Hint('You always round down. BERT rounds to the nearest whole number.')
+        if abs(int(got.sum()) - int(right.sum())) < .25 * int(right.sum()):
+            raise Hint('A coin for each piece hides more in one row and fewer in the next. Here the number '
+                       'is fixed: draw that many.')
+        i = int((got != right).nonzero()[0])
+        raise Hint(f"Row {i} has {int(real[i])} real pieces, so {int(right[i])} should be hidden, and "
+                   f"{int(got[i])} are.")
+    if torch.equal(mask, ask(1)):
+        raise Hint('Another generator gives the same mask. Draw with the one that is passed, or the holes '
+                   'stay the same for ever.')
+    alike = torch.ones(24, 40, dtype=torch.bool), (torch.arange(40) % 39 > 0).expand(24, 40)
+    same = ask(2, *alike)
+    if bool((same == same[0]).all()):
+        raise Hint('All rows of a batch have the same holes. Draw for each row by itself.')
+    often = torch.stack([ask(s, *alike).float().mean(0) for s in range(40)]).mean(0)[1:-1]
+    if float(often.max()) > .26 or float(often.min()) < .07:
+        raise Hint('Some places are hidden far more often than others: every free place should have the same '
+                   'chance.')
+
+# %% ../../nbs/course/06_words.ipynb #0dff8862
+CHOOSE = Exercise(
+    'words/choose', 'Choose 15 % of the real pieces of each row, as BERT counts them. Write choose(valid, '
+                    'free, ratio, g): bool [B, L].',
+    _judge_choose, 'choose',
+    solution='''\
+def choose(valid, free, ratio, g):                              # bool [B, L], bool [B, L] -> bool [B, L]
+    k = (ratio * valid.sum(1)).round().clamp(min=1)             # how many in each row
+    lot = torch.rand(free.shape, generator=g)
+    lot[~free] = 2                                              # these come last
+    place = lot.argsort(1).argsort(1)                           # 0 for the smallest lot of its row
+    return place < k[:, None]
+''',
+    wrong=_WRONG_CHOOSE,
     praise='That is right. In the kit it is ml.masks.Tokens(.15), for a whole batch at once.')
+
+# %% ../../nbs/course/06_words.ipynb #037b8ba4
+_WRONG_HIDE = mistakes('''
+=== becomes another one
+def hide(ids, mask, vocab, g):
+    luck = torch.rand(ids.shape, generator=g)
+    return torch.where(mask & (luck < .8), 4, ids)
+
+=== It should be 80
+def hide(ids, mask, vocab, g):
+    return ids.masked_fill(mask, 4)
+
+=== You draw twice
+def hide(ids, mask, vocab, g):
+    new = torch.where(mask & (torch.rand(ids.shape, generator=g) < .8), 4, ids)
+    swap = mask & (new == ids) & (torch.rand(ids.shape, generator=g) < .1)
+    return torch.where(swap, torch.randint(vocab, ids.shape, generator=g), new)
+
+=== share one fate
+def hide(ids, mask, vocab, g):
+    luck = torch.rand(len(ids), 1, generator=g)
+    new = torch.where(mask & (luck < .8), 4, ids)
+    return torch.where(mask & (luck >= .9), torch.randint(vocab, ids.shape, generator=g), new)
+
+=== only 1 different
+def hide(ids, mask, vocab, g):
+    luck = torch.rand(ids.shape, generator=g)
+    new = torch.where(mask & (luck < .8), 4, ids)
+    return torch.where(mask & (luck >= .9), torch.randint(5, vocab, (1,), generator=g), new)
+
+=== were not chosen
+def hide(ids, mask, vocab, g):
+    luck = torch.rand(ids.shape, generator=g)
+    new = torch.where(mask & (luck < .8), 4, ids)
+    return torch.where(luck >= .9, torch.randint(vocab, ids.shape, generator=g), new)
+
+=== that it was given
+def hide(ids, mask, vocab, g):
+    luck = torch.rand(ids.shape, generator=g)
+    ids[mask & (luck < .8)] = 4
+    return ids
+
+=== Another generator
+def hide(ids, mask, vocab, g):
+    g = torch.Generator().manual_seed(0)
+    luck = torch.rand(ids.shape, generator=g)
+    new = torch.where(mask & (luck < .8), 4, ids)
+    return torch.where(mask & (luck >= .9), torch.randint(vocab, ids.shape, generator=g), new)
+''')
 
 # %% ../../nbs/course/06_words.ipynb #e26446fc
 def _judge_hide(f: Any) -> None:
@@ -219,53 +272,7 @@ def hide(ids, mask, vocab, g):                                  # int64 [B, L], 
     new[swap] = other[swap]
     return new                                                  # between .8 and .9: it stays
 ''',
-    wrong=mistakes('''
-=== becomes another one
-def hide(ids, mask, vocab, g):
-    luck = torch.rand(ids.shape, generator=g)
-    return torch.where(mask & (luck < .8), 4, ids)
-
-=== It should be 80
-def hide(ids, mask, vocab, g):
-    return ids.masked_fill(mask, 4)
-
-=== You draw twice
-def hide(ids, mask, vocab, g):
-    new = torch.where(mask & (torch.rand(ids.shape, generator=g) < .8), 4, ids)
-    swap = mask & (new == ids) & (torch.rand(ids.shape, generator=g) < .1)
-    return torch.where(swap, torch.randint(vocab, ids.shape, generator=g), new)
-
-=== share one fate
-def hide(ids, mask, vocab, g):
-    luck = torch.rand(len(ids), 1, generator=g)
-    new = torch.where(mask & (luck < .8), 4, ids)
-    return torch.where(mask & (luck >= .9), torch.randint(vocab, ids.shape, generator=g), new)
-
-=== only 1 different
-def hide(ids, mask, vocab, g):
-    luck = torch.rand(ids.shape, generator=g)
-    new = torch.where(mask & (luck < .8), 4, ids)
-    return torch.where(mask & (luck >= .9), torch.randint(5, vocab, (1,), generator=g), new)
-
-=== were not chosen
-def hide(ids, mask, vocab, g):
-    luck = torch.rand(ids.shape, generator=g)
-    new = torch.where(mask & (luck < .8), 4, ids)
-    return torch.where(luck >= .9, torch.randint(vocab, ids.shape, generator=g), new)
-
-=== that it was given
-def hide(ids, mask, vocab, g):
-    luck = torch.rand(ids.shape, generator=g)
-    ids[mask & (luck < .8)] = 4
-    return ids
-
-=== Another generator
-def hide(ids, mask, vocab, g):
-    g = torch.Generator().manual_seed(0)
-    luck = torch.rand(ids.shape, generator=g)
-    new = torch.where(mask & (luck < .8), 4, ids)
-    return torch.where(mask & (luck >= .9), torch.randint(vocab, ids.shape, generator=g), new)
-'''),
+    wrong=_WRONG_HIDE,
     praise='That is right. Only your code knows which of the readable pieces were chosen, and the network '
            'does not.')
 
@@ -313,7 +320,8 @@ def draw(logits, g): return torch.multinomial(logits.softmax(-1).softmax(-1), 1,
 def draw(logits, g): return torch.multinomial(logits[0].softmax(-1), 1, generator=g).expand(len(logits))
 
 === Another generator
-def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+def draw(logits, g):
+    return torch.multinomial(logits.softmax(-1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
 
 === should have shape
 def draw(logits, g): return torch.multinomial(logits.softmax(-1), 1, generator=g)
@@ -330,7 +338,8 @@ def _judge_replaced(f: Any) -> None:
     fake = torch.where(mask, drawn, ids)
     got = f(ids.clone(), fake.clone(), mask.clone())
     if torch.is_tensor(got) and got.shape == mask[mask].shape:
-        raise Hint('You answer for chosen places alone. The discriminator is asked about every piece: [B, L].')
+        raise Hint('You answer for chosen places alone. The discriminator is asked about every piece: '
+                   '[B, L].')
     got = tensor(got, ids.shape, what='The labels').bool()
     right = fake != ids
     if torch.equal(got, right): return
@@ -354,7 +363,7 @@ REPLACED = Exercise(
     'words/replaced', 'Which pieces are fakes? Write replaced(ids, fake, mask): bool [B, L].',
     _judge_replaced, 'replaced',
     solution='''\
-def replaced(ids, fake, mask):                                  # int64 [B, L] twice, bool [B, L] -> bool [B, L]
+def replaced(ids, fake, mask):              # int64 [B, L] twice, bool [B, L] -> bool [B, L]
     return fake != ids                                          # a draw that is the true piece is original
 ''',
     wrong=mistakes('''

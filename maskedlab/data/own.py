@@ -20,7 +20,7 @@ from torch import Tensor
 from .pictures import Held, Pictures, check_size, cropped, resize
 
 # %% auto #0
-__all__ = ['Read', 'Opened', 'to_pixels', 'read_file', 'load_image', 'images']
+__all__ = ['Reader', 'Opened', 'to_pixels', 'read_file', 'load_image', 'images']
 
 # %% ../../nbs/data/02_own.ipynb #9b9aeeab
 _WHITE = (255, 255, 255, 255)
@@ -146,8 +146,8 @@ def _find(path: str | Path) -> Path:
     return p
 
 # %% ../../nbs/data/02_own.ipynb #d470a2d4
-Read = Callable[[int], tuple[Tensor, int | None]]
-Opened = tuple[Read, list[str], list[str]]      # how to read number i, names, classes
+Reader = Callable[[int], tuple[Tensor, int | None]]
+Opened = tuple[Reader, list[str], list[str]]      # how to read number i, names, classes
 
 @dataclass
 class _Files:
@@ -184,6 +184,7 @@ def _from_folder(root: Path, channels: int, short_side: int | None, memory: int)
     if not files: raise ValueError(f"the folder {_short(root)} holds no files; put pictures into it")
     return _from_files(files, root, channels, short_side, memory)
 
+# %% ../../nbs/data/02_own.ipynb #964ac1be
 @dataclass
 class _Items:
     data: Any
@@ -198,7 +199,8 @@ class _Items:
             return _reduce(to_pixels(picture, self.channels), self.short_side), label
         except Exception as e:      # a dataset's own code can raise anything
             ours = isinstance(e, ValueError) and str(e).startswith(('has ', 'is ', 'holds '))
-            raise ValueError(f"item {i} {e if ours else f'cannot be read ({str(e)[:80] or type(e).__name__})'}") from e
+            why = e if ours else f"cannot be read ({str(e)[:80] or type(e).__name__})"
+            raise ValueError(f"item {i} {why}") from e
 
 def _from_items(data: Any, channels: int, short_side: int | None) -> Opened:
     "A torch Dataset, a Hugging Face dataset or a list: anything with a length whose items hold a picture."
@@ -232,16 +234,18 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
     return item, label if isinstance(label, int) else None
 
 # %% ../../nbs/data/02_own.ipynb #7f69b4f4
-def images(source: Any,                     # a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
+def images(# a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
+           source: Any,
            # larger pictures are reduced to this short side in pixels; None: kept as they are
            short_side: int | None = 256,
-           channels: int = 3,               # 3, or 1 for grey
+           channels: int = 3,         # 3, or 1 for grey
            # what cannot be read: 'skip' leaves it out with a warning, 'raise' refuses it
            on_error: str = 'skip',
-           progress: bool = True,           # show a bar while reading?
-           check: bool = True,  # read all once at the beginning? False: errors come when an item is asked for
-           memory: int = 512,            # megabytes of read files to keep, so that they are decoded once only
-           ) -> Pictures:         # item i: image float [channels, H, W] in 0..1, with label where it is known
+           progress: bool = True,     # show a bar while reading?
+           # read all once at the beginning? False: errors come when an item is asked for
+           check: bool = True,
+           memory: int = 512,         # megabytes of read files to keep, so that they are decoded once only
+           ) -> Pictures:             # item i: image float [channels, H, W] in 0..1, and label where known
     "The reader's own pictures, as a set that `batches` and `cropped` take."
     _check_channels(channels)
     if on_error not in ('skip', 'raise'):
@@ -267,7 +271,7 @@ def images(source: Any,                     # a file, a folder, a list of files;
 
 @dataclass
 class _Some:
-    read: Read
+    read: Reader
     which: list[int]
 
     def __call__(self, i: int) -> tuple[Tensor, int | None]:
@@ -289,8 +293,8 @@ def _open(source: Any, channels: int, short_side: int | None, memory: int) -> Op
     return _from_items(source, channels, short_side)
 
 def _is_paths(source: Any) -> bool:
-    return isinstance(source, list | tuple) and bool(source) and all(isinstance(p, str | Path)
-                                                                     for p in source)
+    if not isinstance(source, list | tuple) or not source: return False
+    return all(isinstance(p, str | Path) for p in source)
 
 def _bar(items: Sequence[int], shown: bool) -> Iterable[int]:
     from rich.console import Console

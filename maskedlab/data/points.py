@@ -20,8 +20,8 @@ from torch import Tensor
 from .pictures import turns
 
 # %% auto #0
-__all__ = ['KINDS', 'Mesh', 'Take', 'to_sphere', 'point_classes', 'point_credits', 'points_source', 'parametric', 'vary_points',
-           'clouds', 'on_surface', 'read_points', 'load_points', 'pad_clouds']
+__all__ = ['FURNITURE', 'Mesh', 'Take', 'to_sphere', 'point_classes', 'point_credits', 'points_source', 'parametric',
+           'vary_points', 'clouds', 'on_surface', 'read_points', 'load_points', 'pad_clouds']
 
 # %% ../../nbs/data/06_points.ipynb #7344cae2
 def to_sphere(points: Tensor,                 # `[..., N, 3]`
@@ -41,7 +41,7 @@ def _about() -> dict[str, Any]:
 
 def point_classes() -> list[str]:
     "Names of the labels that `clouds` gives; of the embedded models the last one is all that has no class."
-    return list(_about()['classes'] if points_source() == 'furniture' else KINDS)
+    return list(_about()['classes'] if points_source() == 'furniture' else FURNITURE)
 
 def point_credits() -> list[dict[str, Any]]:    # one dict a model
     "Name, author and catalogue of each model of the embedded clouds; `CREDITS-points.md` names the licences."
@@ -89,7 +89,7 @@ def _boxes(kind: str, r: Callable[[float, float], float]) -> Sequence[tuple[floa
             'lamp': lambda: [(0., 0., 0., d * .6, d * .6, t), (0., 0., h, t, t, 2 * h),
                              (0., 0., 2 * h, d * .8, d * .8, h * .5)]}[kind]()
 
-KINDS = ('chair', 'sofa', 'bed', 'table', 'lamp', 'cabinet')
+FURNITURE = ('chair', 'sofa', 'bed', 'table', 'lamp', 'cabinet')
 
 def parametric(n: int, points: int = 1024, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     "Made-up furniture: points on boxes, in the unit sphere, with labels as `point_classes()` has them."
@@ -97,10 +97,10 @@ def parametric(n: int, points: int = 1024, generator: torch.Generator | None = N
     draw = lambda *shape: torch.rand(shape, generator=g)
     r = lambda low, high: low + (high - low) * float(draw())
     known = point_classes()
-    kinds = torch.randint(len(KINDS), (n,), generator=g)
+    kinds = torch.randint(len(FURNITURE), (n,), generator=g)
     out = []
     for k in kinds.tolist():
-        b = torch.tensor(_boxes(KINDS[k], r))
+        b = torch.tensor(_boxes(FURNITURE[k], r))
         size = b[:, 3:]
         # across x, y and z
         sides = torch.stack([size[:, 1] * size[:, 2], size[:, 0] * size[:, 2], size[:, 0] * size[:, 1]], 1)
@@ -110,7 +110,7 @@ def parametric(n: int, points: int = 1024, generator: torch.Generator | None = N
         u[torch.arange(points), axis] = (draw(points) < .5).float() - .5
         out.append(b[box, :3] + u * size[box])
     return dict(points=to_sphere(torch.stack(out)),
-                label=torch.tensor([known.index(KINDS[k]) for k in kinds.tolist()]))
+                label=torch.tensor([known.index(FURNITURE[k]) for k in kinds.tolist()]))
 
 # %% ../../nbs/data/06_points.ipynb #1539d1eb
 def vary_points(points: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -128,11 +128,11 @@ def clouds(n: int | None = 8,                           # how many; None: all of
            source: Literal['furniture', 'parametric'] | None = None,    # default: what `points_source()` says
            # points float [n, points, 3], label int64 [n]: a number of `point_classes()`
            ) -> dict[str, Tensor]:
-    """Clouds of 820 real 3-D models of furniture and other things, 657 for training and 163 for testing, in the unit sphere, z up.
+    """Clouds of 820 real 3-D models of furniture and other things, in the unit sphere, z up.
 
-    Models by Blend Swap contributors, Kator Legaz, Reallusion and Scopia, CC0 and CC BY 3.0, by way of Sweet
-    Home 3D; author of each: `point_credits()`. Where their file is missing, or with source='parametric',
-    furniture made of boxes."""
+    657 are for training and 163 for testing. Models by Blend Swap contributors, Kator Legaz, Reallusion and
+    Scopia, CC0 and CC BY 3.0, by way of Sweet Home 3D; author of each: `point_credits()`. Where their file is
+    missing, or with source='parametric', furniture made of boxes."""
     if split not in ('train', 'test'):
         raise ValueError(f"split {split!r} is unknown; there are 'train' and 'test'")
     if not isinstance(points, int) or isinstance(points, bool) or points < 1:
@@ -216,13 +216,14 @@ def _read_ply(data: bytes) -> Mesh:
         elif p[:1] == ['property']:
             elements[-1][2].append((p[-1], _PLY[p[-2]], _PLY[p[2]] if p[1] == 'list' else ''))
     body = data[data.index(b'\n', end) + 1:]
-    take = _words(body) if form == 'ascii' else _octets(body, {'binary_little_endian': '<',
-                                                               'binary_big_endian': '>'}[form])
+    order = {'binary_little_endian': '<', 'binary_big_endian': '>'}
+    take = _words(body) if form == 'ascii' else _octets(body, order[form])
     found = {name: take(count, properties) for name, count, properties in elements}
     lists = [v for k, v in found.get('face', {}).items() if k.startswith('vert')]
     return np.stack([np.array(found['vertex'][k], dtype=np.float64) for k in 'xyz'],
                     1), _fan(lists[0] if lists else [])
 
+# %% ../../nbs/data/06_points.ipynb #3a2c75b6
 Take = Callable[[int, list[tuple[str, str, str]]], dict[str, Any]]
 
 def _words(body: bytes) -> Take:
@@ -316,6 +317,7 @@ def read_points(path: str | Path,      # .xyz, .txt, .csv, .ply, .off or .obj
     except ValueError as e:
         raise ValueError(f"{_brief(path)} {e}; is it a whole {path.suffix.lower()} file?") from None
 
+# %% ../../nbs/data/06_points.ipynb #4d05fda5
 def load_points(source: Any,   # a file, a `Data` or `Batch` with `pos`, a tensor `[N, 3]`, or a list of these
                 n: int = 1024,              # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere

@@ -64,7 +64,7 @@ def photos(n: int | None = 8,                           # how many crops; None: 
            scale: tuple[float, float] = (.2, 1.),
            flip: bool = True,                           # mirror one random crop in two?
            ) -> dict[str, Tensor]:      # image float [n, 3, *size] in 0..1, label int64 [n]: which photograph
-    """Crops of 16 real photographs, 12 for training and 4 for testing; people, animals, things, buildings, textures.
+    """Crops of 16 real photographs, 12 for training and 4 for testing: people, animals, things, buildings.
 
     Photographs are free to use (CC0, public domain, CC BY); author, licence and source of each:
     `photo_credits()`."""
@@ -72,7 +72,8 @@ def photos(n: int | None = 8,                           # how many crops; None: 
     count = len(pictures)
     n = count if n is None else n
     if generator is not None:
-        return cropped(pictures, turns(n, count, generator), generator if augment else None, size, scale, flip)
+        order = turns(n, count, generator)
+        return cropped(pictures, order, generator if augment else None, size, scale, flip)
     looks = []
     for k, which in enumerate(turns(n, count).split(count)):
         closer = torch.Generator().manual_seed(k) if k else None
@@ -164,4 +165,5 @@ def sample(modality: str,                               # a name of `list_sample
 def describe(modality: str) -> str:
     "What a sample holds, where it is from, under which licence, and the options of its call."
     f = sampler(modality)
-    return f"sample({modality!r}): {inspect.getdoc(f) or 'nothing is said about it'}\nOptions: {', '.join(options_of(modality))}."
+    said, options = inspect.getdoc(f) or 'nothing is said about it', ', '.join(options_of(modality))
+    return f"sample({modality!r}): {said}\nOptions: {options}."

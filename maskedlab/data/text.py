@@ -160,7 +160,7 @@ def prose(n: int | None = 8,                           # how many rows; None: al
           split: str = 'train',                        # 'train' or 'test': different articles
           length: int = 64,                            # pieces of a row, special ones and padding included
           ) -> dict[str, Tensor]:                      # ids int64, valid bool, word int64, all [n, length]
-    """Prose of 87 articles of the English Wikipedia, 77 for training and 10 for testing, as word pieces of the kit's tokenizer.
+    """Prose of 87 articles of the English Wikipedia, 77 for training and 10 for testing, in word pieces.
 
     By its contributors, CC BY-SA 3.0; titles and versions: `text_credits()`. `decode(batch['ids'])` reads
     it."""
@@ -198,5 +198,6 @@ def load_text(paths: Sequence[str | Path] | str | Path,       # files with text 
                     rows.append(([*before, *i, *after],
                                  [*[-1] * len(before), *(k - w[0] for k in w), *[-1] * len(after)]))
     if not rows:
-        raise ValueError(f"the files hold no text ({', '.join(f.name for f in files)[:80] or 'none was given'}); give others")
+        given = ', '.join(f.name for f in files)[:80] or 'none was given'
+        raise ValueError(f"the files hold no text ({given}); give others")
     return lay(rows, length, _pad(tokenizer))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from .format import Format, Read, State, demand, need
+from .format import Format, Read, Tensors, demand, need
 from .names import Names, parts, under
 from .simmim import BIAS, COLUMN, ENCODER, encoder_sizes
 from .transformers import PRE_NORM, folder, pictures, read_colours, square
@@ -35,7 +35,7 @@ TRANSFORMERS = Names(
     ('layernorm.{p}', 'encoder.norm.{p}'), ('lm_head.{p}', 'head.{p}'))
 
 # %% ../../nbs/formats/beit.ipynb #2f066c6d
-def _sizes(state: State) -> dict[str, Any]:
+def _sizes(state: Tensors) -> dict[str, Any]:
     need(state, ('mask_token', 'head.weight', 'encoder.cls_token', 'encoder.patch_embed.weight',
                  'encoder.rel_pos_bias.table'),
          "this BEiT lacks {}: no shared bias table, or fine-tuned; take one for masked images, pre-trained")
@@ -44,7 +44,7 @@ def _sizes(state: State) -> dict[str, Any]:
     scale = {} if 'encoder.blocks.0.gamma_1' in state else dict(layer_scale=None)
     return dict(sizes, patch=patch, words=len(state['head.weight']), tokenizer=None, **scale)
 
-def read_original(config: dict, state: State, given: dict) -> Read:
+def read_original(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of BEiT, from a file of the original code."
     told, imagenet = _sizes(state), config.get('args', {}).get('imagenet_default_mean_and_std')
     if imagenet is None and not {'mean', 'std'} <= set(given):
@@ -52,14 +52,14 @@ def read_original(config: dict, state: State, given: dict) -> Read:
                       "std, else give mean= and std=", stacklevel=5)
     return told | ({} if imagenet is not False else dict(mean=(.5,) * 3, std=(.5,) * 3)), ()
 
-def read_transformers(config: dict, state: State, given: dict) -> Read:
+def read_transformers(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of BEiT, from a folder of transformers."
     c: dict[str, Any] = {**dict(hidden_size=768, layer_norm_eps=1e-12), **config}
     demand(c, 'BEiT', hidden_act='gelu', intermediate_size=4 * c['hidden_size'], use_mean_pooling=True,
            use_absolute_position_embeddings=False)
     return _sizes(state) | dict(eps=c['layer_norm_eps']) | read_colours(config), ()
 
-def write_transformers(recipe: Any, weights: State) -> dict[str, Any]:
+def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The folder of transformers' BeitForMaskedImageModeling."
     encoder, scale = recipe.encoder, recipe.config.get('layer_scale', .1)
     files, config = pictures(recipe, 'BeitImageProcessor', encoder.rel_pos_bias.grid, do_center_crop=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..masks.words import Tokens
-from .format import Format, Read, State, demand
+from .format import Format, Read, Tensors, demand
 from .names import Names, under
 from .transformers import POST_NORM, folder
 
@@ -43,13 +43,13 @@ def learned(net: Any, kind: str) -> None:
         raise ValueError(f"{kind} has learned positions, and this recipe position={net.position!r}; "
                          "use layout='maskedlab'")
 
-def text_folder(kind: str, model_type: str, net: Any, weights: State, **more: Any) -> dict[str, Any]:
+def text_folder(kind: str, model_type: str, net: Any, weights: Tensors, **more: Any) -> dict[str, Any]:
     "The files of BERT or ELECTRA."
     return folder(kind, model_type, net, weights, vocab_size=net.word.num_embeddings,
                   max_position_embeddings=net.place.num_embeddings, type_vocab_size=2, pad_token_id=0,
                   tie_word_embeddings=True, **more)
 
-def read(config: dict, state: State, given: dict) -> Read:
+def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of BertMLM, and what a folder lacks."
     told = dict(text(config, 'BERT'), dim=config.get('hidden_size', 768), strategy=Tokens(.15),
                 heads=config.get('num_attention_heads', 12), hidden=config.get('intermediate_size', 3072))

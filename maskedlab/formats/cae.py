@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .format import Format, Read, State, published
+from .format import Format, Read, Tensors, published
 from .names import Names, depth, under
 
 # %% auto #0
@@ -32,7 +32,7 @@ NAMES = Names(
     ('decoder.norm.{p}', 'decoder.norm.{p}'), ('decoder.head.{p}', 'head.{p}'),
     ('alignment_encoder.{rest}', None), ('rd_pos_embed', None))
 
-def read(config: dict, state: State, given: dict) -> Read:
+def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of CAE."
     if any(k.startswith('encoder_to_regresser') for k in state):
         raise ValueError("this CAE checkpoint has a regressor of another width than its encoder, which this "
@@ -55,7 +55,7 @@ def check(recipe: Any) -> None:
         raise ValueError("such a file does not say how many heads it has: its readers take "
                          f"{usual} for this width, and this recipe has {heads}; use layout='maskedlab'")
 
-def write(recipe: Any, weights: State) -> dict[str, Any]:
+def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The file of the original code, its copy of the encoder included."
     copies = {f'alignment_{k}': v.clone() for k, v in weights.items() if k.startswith('encoder.')}
     return {'cae.pth': {'model': {**weights, **copies, 'rd_pos_embed': weights['encoder.pos_embed'].clone()}}}

@@ -16,10 +16,10 @@ from ..contract.saved import brief
 from .names import Names, match
 
 # %% auto #0
-__all__ = ['State', 'Read', 'Format', 'find_format', 'need', 'demand', 'published']
+__all__ = ['Tensors', 'Read', 'Format', 'find_format', 'need', 'demand', 'published']
 
 # %% ../../nbs/formats/01_format.ipynb #40d62772
-State = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 Read = tuple[dict[str, Any], tuple[str, ...]]       # arguments, and parts that are not there
 
 @dataclass(frozen=True, eq=False)
@@ -32,21 +32,21 @@ class Format:
     names: Names
     # (config, tensors with our names and their shapes, arguments given by the caller) -> arguments of the
     # recipe, and the parts that the file does not hold
-    read: Callable[[dict, State, dict], Read]
-    write: Callable[[Any, State], dict[str, Any]]    # (recipe, their tensors) -> files
+    read: Callable[[dict, Tensors, dict], Read]
+    write: Callable[[Any, Tensors], dict[str, Any]]    # (recipe, their tensors) -> files
     model_type: str = ''                             # in the config.json of transformers
     without: tuple[str, ...] = ()                    # names that disprove it
     check: Callable[[Any], None] = lambda recipe: None   # an error where it cannot hold this recipe
 
-    def fits(self, config: dict[str, Any], state: State) -> bool:
+    def fits(self, config: dict[str, Any], state: Tensors) -> bool:
         "Is a checkpoint of this kind?"
         if config.get('model_type', self.model_type) != self.model_type: return False
         held = lambda *which: any(match(template, name) is not None for template in which for name in state)
         needed = [(which,) if isinstance(which, str) else which for which in self.holds]
         return all(held(*which) for which in needed) and not held(*self.without)
 
-    def adopt(self, config: dict[str, Any], state: State, given: dict[str, Any],
-              ) -> tuple[dict[str, Any], State, tuple[str, ...]]:
+    def adopt(self, config: dict[str, Any], state: Tensors, given: dict[str, Any],
+              ) -> tuple[dict[str, Any], Tensors, tuple[str, ...]]:
         "Arguments of the recipe, its weights, and the parts that this checkpoint does not hold."
         if self.model_type and 'model_type' not in config:
             raise ValueError("these weights of transformers come without their config.json (heads, "
@@ -55,13 +55,13 @@ class Format:
         arguments, lacks = self.read(config, named, given)
         return arguments, self.names.shaped(named), lacks
 
-    def files(self, recipe: Any, state: State) -> dict[str, Any]:
+    def files(self, recipe: Any, state: Tensors) -> dict[str, Any]:
         "What `write_files` writes."
         self.check(recipe)
         return self.write(recipe, self.names.theirs(state, recipe))
 
 def find_format(config: dict[str, Any],             # what the checkpoint says about itself
-                state: State,
+                state: Tensors,
                 formats: Iterable[Format] | None = None,   # default: all of the kit
                 path: Any = 'this checkpoint',
                 ) -> Format | None:                 # None: of no kind that is known here
@@ -76,7 +76,7 @@ def find_format(config: dict[str, Any],             # what the checkpoint says a
 
 # %% ../../nbs/formats/01_format.ipynb #9ac575fc
 # with {} for the first that is not there
-def need(state: State, names: Iterable[str], sentence: str) -> None:
+def need(state: Tensors, names: Iterable[str], sentence: str) -> None:
     "The tensors from which sizes are read."
     for name in names:
         if name not in state: raise ValueError(sentence.format(name))

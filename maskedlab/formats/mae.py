@@ -15,7 +15,7 @@ from torch import Tensor
 from ..masks.strategies import Random
 from ..parts.positions import sincos
 from ..parts.vit import ViT
-from .format import Format, Read, State, demand, need, published
+from .format import Format, Read, Tensors, demand, need, published
 from .names import Names, depth, under
 from .transformers import PRE_NORM, QKV, folder, pictures, read_colours, square
 
@@ -54,7 +54,7 @@ TRANSFORMERS = Names(*under('vit.', 'encoder.', ENCODER), *under('', 'encoder.',
 HEADS = {768: 12, 1024: 16, 1280: 16}                   # of the published encoders (B, L, H), by their width
 DECODER_HEADS = {512: 16}                               # of their decoder
 
-def _sizes(state: State) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _sizes(state: Tensors) -> tuple[dict[str, Any], tuple[str, ...]]:
     "What the tensors say, and the parts that encoder-only files do not hold."
     whole = any(k.startswith('decoder') for k in state)
     needed = ('encoder.patch_embed.weight', 'encoder.pos_embed', 'decoder.embed.weight')
@@ -78,7 +78,7 @@ def _grid(table: Tensor) -> tuple[int, int]:
                      "image=(height, width)")
 
 # %% ../../nbs/formats/mae.ipynb #bc22ec39
-def read_original(config: dict, state: State, given: dict) -> Read:
+def read_original(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of MAE, and what an original file lacks."
     (sizes, lacks), args, file = _sizes(state), config.get('args', {}), str(config.get('file'))
     told = dict(sizes, eps=1e-6, **published('heads', sizes['dim'], HEADS, given))
@@ -95,7 +95,7 @@ def read_original(config: dict, state: State, given: dict) -> Read:
                       "norm_pix=True, else give norm_pix=", stacklevel=5)
     return told, lacks
 
-def read_transformers(config: dict, state: State, given: dict) -> Read:
+def read_transformers(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of MAE, and what a folder of ViTMAE lacks."
     c: dict[str, Any] = {**dict(hidden_size=768, num_attention_heads=12, decoder_num_attention_heads=16,
                                 decoder_hidden_size=512, layer_norm_eps=1e-12, mask_ratio=.75,
@@ -123,11 +123,11 @@ def check_transformers(recipe: Any) -> None:
         raise ValueError(f"ViTMAEForPreTraining hides a constant share at random, this recipe {str(s)[:50]}; "
                          "set r.strategy = Random(.75)")
 
-def write_original(recipe: Any, weights: State) -> dict[str, Any]:
+def write_original(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The file of the original code; its name says what it predicts."
     return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth': {'model': weights}}
 
-def write_transformers(recipe: Any, weights: State) -> dict[str, Any]:
+def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The folder of transformers' ViTMAEForPreTraining."
     files, config = pictures(recipe, 'ViTImageProcessor', recipe.encoder.grid)
     blocks, width = recipe.decoder.blocks, recipe.decoder.embed.out_features

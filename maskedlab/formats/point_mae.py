@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .format import Format, Read, State, published
+from .format import Format, Read, Tensors, published
 from .names import Names, depth, under
 
 # %% auto #0
@@ -28,7 +28,7 @@ NAMES = Names(
     ('MAE_decoder.blocks.{rest}', 'decoder.blocks.{rest}'), ('MAE_decoder.norm.{p}', 'decoder.norm.{p}'),
     ('increase_dim.0.weight', 'head.weight', CONVOLUTION), ('increase_dim.0.bias', 'head.bias'))
 
-def read(config: dict, state: State, given: dict) -> Read:
+def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of PointMAE."
     dim = state['decoder.mask_token'].numel()
     first, second = (state[f'encoder.embed.{n}.0.weight'] for n in ('first', 'second'))
@@ -36,7 +36,7 @@ def read(config: dict, state: State, given: dict) -> Read:
                 size=len(state['head.weight']) // 3, pointnet=(len(first), second.shape[1] // 2, len(second)),
                 **published('heads', dim, HEADS, given), **published('decoder_heads', dim, HEADS, given)), ()
 
-def write(recipe: Any, weights: State) -> dict[str, Any]:
+def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The released pre-training file."
     return {'pretrain.pth': {'base_model': {f'module.{k}': v for k, v in weights.items()}}}
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..contract.saved import brief, decode, make_saved, name_of, read_checkpoint
+from ..contract.saved import brief, from_json, make_saved, name_of, read_checkpoint
 from ..contract.recipe import Recipe
 from ..contract.catalogue import ALIASES, RECIPES, formats_of
 from ..contract.create import recipe_class
@@ -39,7 +39,7 @@ def load_pretrained(path: Any,      # a folder or file (.safetensors, .pth), or 
         if len(several) > 1:
             raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
         cls = _trusted(str(config['recipe']), recipe, path)
-        arguments = {k: decode(v) for k, v in config.get('config', {}).items()}
+        arguments = {k: from_json(v) for k, v in config.get('config', {}).items()}
     else:
         cls, *held = _adopted(config, state, overrides, recipe, path)
         for other in several[1:]:

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from ..masks.strategies import Random
-from .format import Format, Read, State, need
+from .format import Format, Read, Tensors, need
 from .names import Names, depth, under
 
 # %% auto #0
@@ -24,7 +24,7 @@ COLUMN = (lambda t: t.flatten(), lambda t, recipe: t.view(1, 1, -1))
 NAMES = Names(*under('encoder.', 'encoder.', ENCODER), ('encoder.mask_token', 'mask_token', COLUMN),
               ('decoder.0.{p}', 'head.{p}'))
 
-def encoder_sizes(state: State) -> dict[str, int]:
+def encoder_sizes(state: Tensors) -> dict[str, int]:
     "What its tensors say: of the table of biases the columns are heads, and the rows offsets."
     dim, channels, token, _ = state['encoder.patch_embed.weight'].shape
     table = state['encoder.rel_pos_bias.table']
@@ -32,7 +32,7 @@ def encoder_sizes(state: State) -> dict[str, int]:
     return dict(image=side * token, token=token, channels=channels, dim=dim, heads=table.shape[1],
                 depth=depth(state, 'encoder.blocks'))
 
-def read(config: dict, state: State, given: dict) -> Read:
+def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of SimMIM."
     need(state, ['encoder.rel_pos_bias.table'],
          "this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")

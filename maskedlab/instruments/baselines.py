@@ -64,6 +64,7 @@ def inpaint(image: Tensor,         # `[B, C, H, W]`, 0..1
         out[some] = fills[method](image[some], hidden[some]).clamp(0, 1)
     return out
 
+# %% ../../nbs/instruments/03_baselines.ipynb #960c6443
 def _biharmonic(image: Tensor, hidden: Tensor) -> Tensor:
     from skimage.restoration import inpaint_biharmonic
     pairs = zip(image.permute(0, 2, 3, 1).double().cpu().numpy(), hidden.cpu().numpy())

@@ -104,6 +104,7 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
         alarms.append("every mask is the same: it does not listen to the generator")
     return Draws(mask, free, tuple(alarms))
 
+# %% ../../nbs/instruments/00_chance.ipynb #b2b4e43a
 def tile(u: Units, times: int) -> Units:
     "The same units several times over, as one batch."
     if times == 1: return u

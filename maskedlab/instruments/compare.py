@@ -5,7 +5,6 @@
 # %% ../../nbs/instruments/08_compare.ipynb #cd3f4e0e
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,17 +14,15 @@ from typing import Any
 
 import torch
 
-from .claim import EQUAL, each, find_claim, interval
-from ..data.batches import batches
+from .claim import EQUAL, each, feed, find_claim, interval
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
-from .measure import rounds as timed_rounds
+from .measure import timed_rounds
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..train.loop import decay_groups
 from ..train.trainer import fit
-from ..uses.finetune import finetune
-from .probes import labelled, probe
+from .probes import labelled, probe, tuned
 
 # %% auto #0
 __all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'mean_and_half', 'compare_rows', 'compare_table']
@@ -57,15 +54,14 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
     recipe: Any = 'raw' if name == 'raw input' else entrant(first if name == 'untrained' else name)
     began = time.perf_counter()
     if name not in ('raw input', 'untrained'):
-        stream = batches(budget.data, budget.batch, generator=torch.Generator().manual_seed(seed))
-        fit(recipe, stream, budget.steps, lr=budget.lr, seed=seed, **EQUAL)
+        fit(recipe, feed(budget.data, seed), budget.steps, batch=budget.batch, lr=budget.lr, seed=seed,
+            **EQUAL)
         recipe.cpu()
     found = {'seconds': round(time.perf_counter() - began, 1),
              **probe(recipe, *labelled(budget.data, budget.few, seed))}
     if name == 'raw input': return found
     for n in budget.labels:
-        found[f'tuned {n}'] = finetune(copy.deepcopy(recipe), *labelled(budget.data, n, seed),
-                                       steps=budget.tune, seed=seed)
+        found[f'tuned {n}'] = tuned(recipe, *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
     return {k: round(v, 5) for k, v in found.items()}
 
 # %% ../../nbs/instruments/08_compare.ipynb #bce205e3
@@ -98,15 +94,16 @@ def costs(names: Sequence[str],
     for name in names:
         times, predicted = ratio(taken[first], taken[name]), work[name] / work[first]
         found[name] = dict(seconds=middle(taken[name]), operations=work[name], predicted=predicted,
-                           times=times,
-                           over=[t / predicted for t in times])
+                           times=times, over=[t / predicted for t in times])
         if memory:
-            program = f'step = compare.step_of({name!r}, compare.Budget(**{asdict(budget)!r}))\nfor _ in range(3): step()'
+            program = (f'step = compare.step_of({name!r}, compare.Budget(**{asdict(budget)!r}))\n'
+                       'for _ in range(3): step()')
             found[name]['memory'] = peak_memory('from maskedlab.instruments import compare', program)
     return found
 
 # %% ../../nbs/instruments/08_compare.ipynb #d9d25a13
-def compare(names: Sequence[str] = ('mae', 'simmim'),   # the first lends its network to 'untrained' and its step to the costs
+def compare(# the first lends its network to 'untrained' and its step to the costs
+            names: Sequence[str] = ('mae', 'simmim'),
             seeds: int = 3,
             budget: Budget | None = None,
             out: str | Path | None = None,              # file of the result; None: keep it in memory

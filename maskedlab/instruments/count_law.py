@@ -42,10 +42,11 @@ class CountLaw:
 
     def __repr__(self) -> str:
         low, high = int(self.counts.min()), int(self.counts.max())
-        seen = f'always {low}' if low == high else f'from {low} to {high}, on average {self.counts.double().mean():.2f}'
-        top = sorted(self.histogram.items(), key=lambda kv: -kv[1])[:3]
-        often = '' if low == high else ', most often ' + ', '.join(f'{k} ({t / len(self.counts):.0%})' for k,
-                                                                   t in top)
+        seen, often = f'always {low}', ''
+        if low != high:
+            top = sorted(self.histogram.items(), key=lambda kv: -kv[1])[:3]
+            seen = f'from {low} to {high}, on average {self.counts.double().mean():.2f}'
+            often = ', most often ' + ', '.join(f'{k} ({t / len(self.counts):.0%})' for k, t in top)
         lines = [f'counts of {self.name} on {self.shape}, {len(self.counts):,} draws',
                  f'  hidden: {seen}{often}',
                  f'  promised: {self.promise}']
@@ -58,6 +59,7 @@ class CountLaw:
         bars = go.Bar(x=list(self.histogram), y=list(self.histogram.values()))
         return go.Figure(bars).update_layout(title=self.name, xaxis_title='units hidden', yaxis_title='draws')
 
+# %% ../../nbs/instruments/02_count_law.ipynb #131262a9
 def count_law(strategy: Callable[..., Tensor],           # a strategy, or any function of units
               units: Units,                              # a layout, or a recipe's units
               n: int = 2000,                             # masks to draw

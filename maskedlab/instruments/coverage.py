@@ -74,6 +74,7 @@ class Coverage:
         return figure.update_yaxes(autorange='reversed', scaleanchor='x' if self.rate.ndim > 1
                                    else None).update_layout(title=self.name)
 
+# %% ../../nbs/instruments/01_coverage.ipynb #a13bdecb
 def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any function of units
                  units: Units,                              # a layout, or a recipe's units
                  n: int = 2000,                             # masks to draw
@@ -145,9 +146,10 @@ def _mirror(d: Draws, shape: tuple[int, ...]) -> list[str]:
 def _neglected(times: Tensor, chances: Tensor, shape: tuple[int, ...]) -> list[str]:
     "Without a promise: is a unit hidden less than a tenth as often as the mean?"
     rare = times.sum() / chances.sum() / 10
-    off = (chances > 0) & (times < rare * chances) & (surprise(times / chances.clamp_min(1), rare,
-                                                               chances) < RISK / 4 / len(times))
-    return [f"{_where(off.view(shape))} hidden never or nearly never, less than a tenth as often as the mean"] if off.any() else []
+    odds = surprise(times / chances.clamp_min(1), rare, chances)
+    off = (chances > 0) & (times < rare * chances) & (odds < RISK / 4 / len(times))
+    if not off.any(): return []
+    return [f"{_where(off.view(shape))} hidden never or nearly never, less than a tenth as often as the mean"]
 
 def _unit(i: int, shape: tuple[int, ...]) -> str:
     place = []
@@ -162,9 +164,10 @@ def _where(which: Tensor) -> str:
     for a, name in enumerate(('row', 'column') if which.ndim == 2
                              else [f'index along axis {a}' for a in range(which.ndim)]):
         full = which.transpose(0, a).flatten(1).all(1) if which.ndim > 1 else which
-        if 0 < full.sum() < len(full) and int(full.sum()) * which.numel() // len(
-            full) == n and n > 1 and full.sum() <= 3:
-            return f"{name} {', '.join(map(str, full.nonzero()[:, 0].tolist()))} ({n} of {which.numel()} units) is"
+        lines = int(full.sum())
+        if 0 < lines <= min(3, len(full) - 1) and lines * which.numel() // len(full) == n and n > 1:
+            numbers = ', '.join(map(str, full.nonzero()[:, 0].tolist()))
+            return f"{name} {numbers} ({n} of {which.numel()} units) is"
     return f"{n} of {which.numel()} units " + ('is' if n == 1 else 'are')
 
 # %% ../../nbs/instruments/01_coverage.ipynb #292a9889
@@ -211,6 +214,7 @@ def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...]) -> list[
                           f"independent units {pair[some].mean():.3f}")
     return alarms
 
+# %% ../../nbs/instruments/01_coverage.ipynb #5b2ec2d7
 def _neighbours(x: Tensor,      # bool `[draws, *shape]`
                 ) -> tuple[Tensor, Tensor]:     # float64 `[draws, N]`, and `[draws]`
     "How many of the neighbours of each True unit are True, and how many such pairs there are."

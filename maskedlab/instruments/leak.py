@@ -135,6 +135,7 @@ def _check_view(run: Any, m: Tensor, u: Units, batch: dict, report: Leak) -> Non
         if bool(visible.any()):
             report.control = max(report.control, _moved(a, run(m, u.swap(visible)), hidden))
 
+# %% ../../nbs/instruments/00_leak.ipynb #4195a2ea
 def _why(out: Out) -> str:
     chosen = bool(out.mask.any())
     if chosen: return 'what it takes away it has seen, so nothing is secret'
@@ -145,8 +146,8 @@ def _rows(out: Out, which: Tensor) -> list[Tensor]:
     if not isinstance(out.pred, dict):
         chosen = rows(which, out.scored)
         if len(out.pred) != len(chosen):
-            raise ValueError(f"{len(out.pred)} rows are predicted and {len(chosen)} units scored; give pred and "
-                             "target a row for each unit where error is a number")
+            raise ValueError(f"{len(out.pred)} rows are predicted and {len(chosen)} units scored; give pred "
+                             "and target a row for each unit where error is a number")
         return [out.pred[chosen]]
     chosen, scored = out.units.split(which), out.units.split(out.scored)
     return [p[rows(chosen[s], scored[s])] for s, p in out.pred.items()]

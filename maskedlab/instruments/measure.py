@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 # %% auto #0
-__all__ = ['Middle', 'middle', 'rounds', 'ratio', 'flops', 'product', 'share', 'peak_memory', 'machine']
+__all__ = ['Middle', 'middle', 'timed_rounds', 'ratio', 'flops', 'product', 'share_of_limit', 'peak_memory', 'machine']
 
 # %% ../../nbs/instruments/04_measure.ipynb #449a52ab
 class Middle(NamedTuple):
@@ -46,12 +46,12 @@ def middle(values: Sequence[float]) -> Middle:
     return Middle(statistics.median(v), v[k], v[n - 1 - k])
 
 # %% ../../nbs/instruments/04_measure.ipynb #538e0732
-def rounds(functions: dict[str, Callable[[], Any]],       # name -> what to time
-           n: int = 9,                                    # rounds
-           warm: int = 1,                                 # untimed calls of each before the first round
-           # time.process_time counts the processor's time alone
-           clock: Callable[[], float] = time.perf_counter,
-           ) -> dict[str, list[float]]:                   # name -> seconds, one for each round
+def timed_rounds(functions: dict[str, Callable[[], Any]],       # name -> what to time
+                 n: int = 9,                                    # rounds
+                 warm: int = 1,                                 # untimed calls of each before the first round
+                 # time.process_time counts the processor's time alone
+                 clock: Callable[[], float] = time.perf_counter,
+                 ) -> dict[str, list[float]]:                   # name -> seconds, one for each round
     """Time functions in turns; each round starts with another one, so that none always runs after the same
     neighbour."""
     if n < 1: raise ValueError(f"{n} rounds measure nothing; give at least 1, and 9 for an interval of 95 %")
@@ -74,7 +74,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> Middle:
     "How many times as long `b` took as `a`, compared within each round: above 1 means that `a` is faster."
     if len(a) != len(b):
         raise ValueError(f"{len(a)} rounds cannot be compared with {len(b)}; time both in one call of "
-                         "`rounds`")
+                         "`timed_rounds`")
     return middle([y / x for x, y in zip(a, b)])
 
 # %% ../../nbs/instruments/04_measure.ipynb #6e62c64a
@@ -83,8 +83,10 @@ def flops(function: Callable[[], Any]) -> int:      # a multiplication and an ad
     from torch.utils.flop_counter import FlopCounterMode
     # queries times keys, from their shapes `[B, heads, N, D]`
     one = lambda q, k: 2 * q[0] * q[1] * q[2] * k[2] * q[3]
-    known = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: 2 * one(q, k),
-             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, *_, **__: 5 * one(q, k)}
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    known = {forward: lambda q, k, *_, **__: 2 * one(q, k),
+             backward: lambda grad, q, k, *_, **__: 5 * one(q, k)}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         function()
     return counter.get_total_flops()
@@ -93,24 +95,26 @@ def flops(function: Callable[[], Any]) -> int:      # a multiplication and an ad
 def product(side: int = 1024,                       # of the square matrices
             dtype: torch.dtype = torch.float32,
             device: torch.device | str = 'cpu',
-            ) -> tuple[Callable[[], Any], int]:     # a function for `rounds`, and its operations
+            ) -> tuple[Callable[[], Any], int]:     # a function for `timed_rounds`, and its operations
     "A large matrix product: what the machine does at its best."
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out), 2 * side ** 3
 
-def share(work: int,                  # operations of a step
-          seconds: Sequence[float],   # that it took, a number for each round
-          product_work: int,          # operations of the product
-          product_seconds: Sequence[float],
-          ) -> Middle:                # 1: every operation at the rate of the product
+def share_of_limit(work: int,                  # operations of a step
+                   seconds: Sequence[float],   # that it took, a number for each round
+                   product_work: int,          # operations of the product
+                   product_seconds: Sequence[float],
+                   ) -> Middle:                # 1: every operation at the rate of the product
     "How close a step comes to the machine's limit."
     return middle([work / s / (product_work / p) for s, p in zip(seconds, product_seconds)])
 
 # %% ../../nbs/instruments/04_measure.ipynb #b72b62a7
 _PEAK = '''
 def _peak():
-    try: return 1024 * int(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))
+    try:
+        lines = open('/proc/self/status')
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith('VmHWM')))
     except OSError:
         import resource, sys
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)

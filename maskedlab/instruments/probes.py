@@ -66,7 +66,8 @@ def classifier(most: int = 2000) -> Any:      # iterations
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError:
-        raise ImportError("probes need scikit-learn, which is not installed; pip install maskedlab[probe]") from None
+        raise ImportError("probes need scikit-learn, which is not installed; "
+                          "pip install maskedlab[probe]") from None
     return make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=most))
 
 def probe(recipe: Any,                      # a recipe, or 'raw'
@@ -83,8 +84,8 @@ def probe(recipe: Any,                      # a recipe, or 'raw'
     from sklearn.preprocessing import StandardScaler
     x, y = features(recipe, train).numpy(), train['label'].numpy()
     u, v = features(recipe, test).numpy(), test['label'].numpy()
-    knn = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(x)), metric='cosine',
-                                                               weights='distance'))
+    vote = KNeighborsClassifier(min(neighbours, len(x)), metric='cosine', weights='distance')
+    knn = make_pipeline(StandardScaler(), vote)
     found = {'linear': float(linear.fit(x, y).score(u, v)), 'knn': float(knn.fit(x, y).score(u, v))}
     if attentive and not isinstance(recipe, str):
         found['attentive'] = attentive_probe(recipe, train, test)

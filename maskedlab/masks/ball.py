@@ -16,10 +16,10 @@ from ..contract.strategy import Range, Strategy
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['places', 'Ball']
+__all__ = ['nearby', 'Ball']
 
 # %% ../../nbs/masks/08_ball.ipynb #8a1336b2
-def places(u: Units,
+def nearby(u: Units,
            ) -> Tensor:     # float `[B, N, d]`
     "Where each unit lies: `u.pos`, or its place on the grid."
     if u.pos is not None: return u.pos.flatten(1, -2) if len(u.shape) > 1 else u.pos
@@ -30,14 +30,15 @@ def places(u: Units,
 # %% ../../nbs/masks/08_ball.ipynb #999e46af
 @dataclass(frozen=True)
 class Ball(Strategy):
-    """One unit at random and the k - 1 nearest to it (Point-BERT, Yu et al. 2022, section 3.3; "block" in Point-MAE).
+    """One unit at random and the k - 1 nearest to it (Point-BERT, Yu et al. 2022, section 3.3; "block" in
+    Point-MAE).
 
     Exact: `k = count(law, ratio, n)` of n free units. Ties are broken at random. `ratio=0` hides nothing."""
     ratio: Annotated[Rate, Range(0, 1)] = .6    # share of the free units to hide, or a schedule
     law: Law = 'floor hidden'                   # which side of the count is rounded, and how
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        free, at = u.free.flatten(1), places(u)
+        free, at = u.free.flatten(1), nearby(u)
         n = free.sum(1)
         k = torch.minimum(quota(LAWS[self.law], self.ratio, n, u.count, generator, progress), n)
         # chance; what is not free comes last

@@ -24,7 +24,8 @@ def _bool(mask: Any) -> Tensor:
         got = f"{mask.dtype} {list(mask.shape)}" if torch.is_tensor(mask) else type(mask).__name__
         raise TypeError(f"a mask must be a bool tensor [B, *shape], True = hidden, got {got}; try mask > 0")
     if mask.ndim < 2:
-        raise ValueError(f"a mask must have a batch axis, [B, *shape], got {list(mask.shape)}; try mask[None]")
+        raise ValueError(f"a mask must have a batch axis, [B, *shape], got {list(mask.shape)}; "
+                         "try mask[None]")
     return mask.flatten(1)
 
 def _shaped(flat: Tensor, shape: Sequence[int] | None) -> Tensor:

@@ -37,7 +37,8 @@ def paired(mask: Tensor,      # bool `[..., H, W]` over a shifted spectrum
 # %% ../../nbs/masks/10_disc.ipynb #487e122e
 @dataclass(frozen=True)
 class Disc(Strategy):
-    """Hides everything outside of a disc around the middle, or the disc, by a coin for each sample (MFM, Xie et al. 2023, section 3.1).
+    """Hides everything outside of a disc around the middle, or the disc, by a coin for each sample (MFM, Xie
+    et al. 2023, section 3.1).
 
     Made for shifted spectra. One of two counts: the bins with `radius <= distance`, and the rest. With
     `outer`, those in the ring."""

@@ -21,7 +21,8 @@ __all__ = ['Guided']
 # %% ../../nbs/masks/11_guided.ipynb #668970fd
 @dataclass(frozen=True)
 class Guided(Strategy):
-    """Units are drawn in proportion to a score, without replacement (MaskAlign, Xue et al. 2023, section 3.2), or taken from the top.
+    """Units are drawn in proportion to a score, without replacement (MaskAlign, Xue et al. 2023, section
+    3.2), or taken from the top.
 
     Exact: `k = count(law, ratio, n)` of n free units. The score, `[B, *shape]`, is a signal of the recipe,
     passed by its name."""
@@ -40,9 +41,8 @@ class Guided(Strategy):
             noise = rand(free.shape, generator, u.device).clamp(1e-12, 1 - 1e-7)
             score = score.log() - (-noise.log()).log()                      # Gumbel
         order = score.argsort(dim=1, descending=self.draws == 'hidden', stable=True)     # who is hidden first
-        rank = torch.empty_like(score).scatter_(1, order,
-                                                torch.arange(score.shape[1],
-                                                             device=score.device).to(score).expand_as(score))
+        places = torch.arange(score.shape[1], device=score.device).to(score).expand_as(score)
+        rank = torch.empty_like(score).scatter_(1, order, places)
         return first_k(rank, k, free).view(u.free.shape)
 
     def score(self, u: Units, given: Any) -> Tensor:     # `[B, N]` float32

@@ -82,7 +82,8 @@ class Checkerboard(_Keep):
 # %% ../../nbs/masks/04_patterns.ipynb #819b511a
 @dataclass(frozen=True)
 class Tube(Strategy):
-    """The same random places in every step of the first axis, which is time (VideoMAE, Tong et al. 2022, section 3.3).
+    """The same random places in every step of the first axis, which is time (VideoMAE, Tong et al. 2022,
+    section 3.3).
 
     Exact: `count(law, ratio, places)` in each step. A place counts if any of its steps is free, and only its
     free steps are hidden."""
@@ -126,7 +127,8 @@ class Tube(Strategy):
 # %% ../../nbs/masks/04_patterns.ipynb #b0f19968
 @dataclass(frozen=True)
 class Painted(Strategy):
-    """A mask given by hand: a bool tensor `[*shape]`, the same for each sample, or `[B, *shape]`, or the flat indices of the units to hide.
+    """A mask given by hand: a bool tensor `[*shape]`, the same for each sample, or `[B, *shape]`, or the flat
+    indices of the units to hide.
 
     The count is that of the mask, less what is not free."""
     hidden: Any = ()                        # the mask, or indices; kept as a tuple of flat indices

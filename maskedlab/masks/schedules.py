@@ -32,9 +32,8 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Cosine:
-    """`cos(pi / 2 * U)` with U uniform for each sample: mostly high rates (MaskGIT, Chang et al.
-
-    2022, section 3.1). Its mean is 2 / pi."""
+    """`cos(pi / 2 * U)` with U uniform for each sample: mostly high rates (MaskGIT, Chang et al. 2022,
+    section 3.1). Its mean is 2 / pi."""
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:

@@ -64,9 +64,11 @@ def lengthened(start: Tensor,   # bool `[B, N]`
 # %% ../../nbs/masks/03_span.ipynb #59863da3
 ONE = 2 ** 24       # a number of spans is counted in parts of this size, which is how finely `rand` draws
 
+# %% ../../nbs/masks/03_span.ipynb #d7d43d13
 @dataclass(frozen=True)
 class Span(Strategy):
-    """Runs of `length` units along one axis, which may overlap (wav2vec 2.0, Baevski et al. 2020, section 3.1 and the released code).
+    """Runs of `length` units along one axis, which may overlap (wav2vec 2.0, Baevski et al. 2020, section 3.1
+    and the released code).
 
     The count varies: `int(prob * L / length + U)` spans, at least `least`, with different starts. Spans run
     over the free units in order, so padding and special units are no part of L. A clip no longer than a span

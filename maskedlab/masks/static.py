@@ -17,7 +17,7 @@ from ..contract.strategy import Range, Strategy, hide
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['alone', 'name_of', 'Static']
+__all__ = ['alone', 'key_of', 'Static']
 
 # %% ../../nbs/masks/12_static.ipynb #9cf28e5c
 def alone(u: Units, i: int) -> Units:
@@ -28,7 +28,7 @@ def alone(u: Units, i: int) -> Units:
     cut = lambda t: t[i:i + 1, :n] if torch.is_tensor(t) else t
     return Units(u.kind, (n, *u.shape[1:]), cut(u.x), cut(u.valid), cut(u.free), cut(u.group), cut(u.pos))
 
-def name_of(u: Units) -> str:      # of one sample
+def key_of(u: Units) -> str:      # of one sample
     "A number that its content has, and hardly any other content."
     x = u.x[u.valid].detach().cpu().contiguous()
     return hashlib.blake2b(x.view(torch.uint8).numpy().tobytes() if x.numel() else b'',
@@ -36,9 +36,8 @@ def name_of(u: Units) -> str:      # of one sample
 
 @dataclass(frozen=True)
 class Static(Strategy):
-    """One of a few masks that a sample keeps for good (BERT, Devlin et al.
-
-    2018, released code: ten copies of the data)."""
+    """One of a few masks that a sample keeps for good (BERT, Devlin et al. 2018, released code: ten copies of
+    the data)."""
     of: Callable[..., Tensor]                           # a strategy, or any function of units
     copies: Annotated[int, Range(1, 100, 1)] = 10       # masks that each sample has
     seed: Annotated[int, Range(0, 1000, 1)] = 0         # of these masks
@@ -52,9 +51,9 @@ class Static(Strategy):
         mask = u.none()
         for i, copy in enumerate(which):
             mine = alone(u, i)
-            words = hashlib.blake2b(f'{self.seed} {copy} {name_of(mine)}'.encode(), digest_size=7).hexdigest()
-            own = {k: v[i:i + 1] if torch.is_tensor(v) and v.ndim and len(v) == len(u) else v for k,
-                   v in signals.items()}
+            words = hashlib.blake2b(f'{self.seed} {copy} {key_of(mine)}'.encode(), digest_size=7).hexdigest()
+            own = {k: v[i:i + 1] if torch.is_tensor(v) and v.ndim and len(v) == len(u) else v
+                   for k, v in signals.items()}
             m = hide(self.of, mine, torch.Generator(u.device).manual_seed(int(words, 16)), **own)
             mask[i, :m.shape[1]] = m[0]
         return mask

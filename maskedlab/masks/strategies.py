@@ -140,7 +140,8 @@ def _in_order(noise: Tensor, k: Tensor) -> Tensor:
 # %% ../../nbs/masks/01_strategies.ipynb #66e9ab38
 @dataclass(frozen=True)
 class Random(Strategy):
-    """Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022, section 3.2).
+    """Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022,
+    section 3.2).
 
     Exact: `k = count(law, ratio, n)` of n free units."""
     ratio: Annotated[Rate, Range(0, 1)] = .75   # share of the free units to hide, or a schedule

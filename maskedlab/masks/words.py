@@ -57,7 +57,8 @@ def pick(k: Tensor,       # int64 `[B]`, no more than there are free units
 
 @dataclass(frozen=True)
 class Tokens(Strategy):
-    """A fixed number of single units (BERT, Devlin et al. 2018, `create_masked_lm_predictions` of the released code).
+    """A fixed number of single units (BERT, Devlin et al. 2018, `create_masked_lm_predictions` of the
+    released code).
 
     Exact: `min(most, max(1, round(ratio * L)))` of L real units, special ones counted. `ratio=0` hides
     nothing."""
@@ -101,17 +102,18 @@ class Bernoulli(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         n = u.free.flatten(1).sum(1)
         if callable(self.ratio): return super().counts(u)
-        return (n if self.ratio == 1 else torch.zeros_like(n)), (torch.zeros_like(n) if self.ratio == 0
-                                                                 else n)
+        none = torch.zeros_like(n)
+        return (n if self.ratio == 1 else none), (none if self.ratio == 0 else n)
 
     def chance(self, u: Units) -> Tensor | None:
-        return None if callable(self.ratio) else u.free * torch.tensor(self.ratio, dtype=torch.float64,
-                                                                       device=u.device)
+        if callable(self.ratio): return None
+        return u.free * torch.tensor(self.ratio, dtype=torch.float64, device=u.device)
 
 # %% ../../nbs/masks/07_words.ipynb #820c19f5
 @dataclass(frozen=True)
 class Slots(Strategy):
-    """A fixed number of single units, as ELECTRA counts them (Clark et al. 2020, `pretrain_helpers.mask` of the released code).
+    """A fixed number of single units, as ELECTRA counts them (Clark et al. 2020, `pretrain_helpers.mask` of
+    the released code).
 
     Exact: `max(1, min(int((ratio + .005) * N), round(ratio * n)))` of n real units in a row of N; fewer with
     `replacement`."""
@@ -179,7 +181,8 @@ def sizes(start: Tensor,      # bool `[B, N]`, from `runs`
 
 @dataclass(frozen=True)
 class WholeWords(Strategy):
-    """Whole words in random order, one that would pass the count is skipped (BERT's whole word masking, released code, 2019).
+    """Whole words in random order, one that would pass the count is skipped (BERT's whole word masking,
+    released code, 2019).
 
     At most `min(most, max(1, round(ratio * L)))` of L real units, special ones counted; less where no word
     fits the rest."""
@@ -212,7 +215,8 @@ class WholeWords(Strategy):
 # %% ../../nbs/masks/07_words.ipynb #088cfe84
 @dataclass(frozen=True)
 class WordSpans(Strategy):
-    """Runs of whole words, their lengths geometric (SpanBERT, Joshi et al. 2020, section 3.1; `PairWithSpanMaskingScheme`).
+    """Runs of whole words, their lengths geometric (SpanBERT, Joshi et al. 2020, section 3.1;
+    `PairWithSpanMaskingScheme`).
 
     Exact: `ceil(ratio * n)` of n free units; only the last span may cut a word. Runs follow the free units in
     order."""

@@ -124,7 +124,9 @@ def check_points(batch: dict,
                          "give more points, or fewer and smaller groups")
     return x, valid
 
-def groups(batch: dict,              # points `[B, N, 3]`, points_valid; points_group and points_centre where it is grouped already
+# %% ../../nbs/parts/08_groups.ipynb #65b2cdf7
+def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre where it is grouped already
+           batch: dict,
            n: int,                   # groups of a cloud, G
            k: int,                   # points of a group
            skip: float = 0.,         # as `fps` takes it
@@ -187,7 +189,8 @@ def _inside(u: Groups, which: Tensor) -> Tensor:
                                  which[..., None].expand(index.shape).flatten(1).to(torch.int8), 'amax') > 0
 
 # what a recipe on these groups declares to the leak check
-SHARED = 'groups overlap: points of a hidden group may also sit in a visible one (Out.logs["overlap"] is their share)'
+SHARED = ('groups overlap: points of a hidden group may also sit in a visible one '
+          '(Out.logs["overlap"] is their share)')
 
 def overlap(u: Any, mask: Tensor) -> Tensor:         # a number from 0 to 1
     "The share of the points of hidden groups that also sit in a visible one."

@@ -79,9 +79,8 @@ class Pieces(nn.Module):
 # %% ../../nbs/parts/07_text.ipynb #17df511d
 # float `[heads, L, L]`
 def alibi(heads: int, length: int, device: torch.device | str | None = None) -> Tensor:
-    """What attention loses with distance (Press et al.
-
-    2022, section 3), the same to the left and to the right."""
+    """What attention loses with distance (Press et al. 2022, section 3), the same to the left and to the
+    right."""
     slope = 2. ** (-8 * torch.arange(1, heads + 1, device=device) / heads)
     place = torch.arange(length, device=device)
     return -slope[:, None, None] * (place[:, None] - place).abs()
@@ -115,6 +114,7 @@ def kinds(valid: Tensor,         # bool `[B, L]`
     length, order = (place * valid).amax(1).sort()
     return [(rows, int(n[-1])) for rows, n in zip(order.chunk(most), length.chunk(most))]
 
+# %% ../../nbs/parts/07_text.ipynb #7e2ef084
 class TextEncoder(nn.Module):
     "Embeddings of pieces and positions, a norm, post-norm blocks (BERT's names for the sizes of things)."
     def __init__(self, vocab: int, dim: int, depth: int, heads: int,

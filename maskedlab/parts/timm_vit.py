@@ -40,16 +40,18 @@ def uncut(net: Any,               # a network of timm
     kind = type(net).__name__
     name = name or kind
     if not isinstance(net, VisionTransformer | Eva):
-        return f"{name} is a {kind}, whose patches cannot be taken away one by one; take a plain transformer, such as vit_tiny_patch16_224"
+        return (f"{name} is a {kind}, whose patches cannot be taken away one by one; take a plain "
+                "transformer, such as vit_tiny_patch16_224")
     embed = net.patch_embed
     if type(embed) is not PatchEmbed:
         return (f"{name} embeds its patches by a {type(embed).__name__}, which mixes neighbours before one "
-                "can be hidden; "
-                "take a plain one, such as vit_tiny_patch16_224")
+                "can be hidden; take a plain one, such as vit_tiny_patch16_224")
     if embed.patch_size[0] != embed.patch_size[1]:
-        return f"{name} has patches of {embed.patch_size[0]} x {embed.patch_size[1]} pixels; take a network with square ones"
+        return (f"{name} has patches of {embed.patch_size[0]} x {embed.patch_size[1]} pixels; "
+                "take a network with square ones")
     if not isinstance(net.patch_drop, nn.Identity | None):
-        return f"{name} drops patches by itself (patch_drop_rate); create it without, since here the mask says what is dropped"
+        return (f"{name} drops patches by itself (patch_drop_rate); create it without, since here the mask "
+                "says what is dropped")
     if sum(t.shape[1] for t in _tokens(net)) != net.num_prefix_tokens:
         return (f"{name} has {net.num_prefix_tokens} tokens in front of its patches, "
                 "and not all of them are class, distillation or register tokens; take another")
@@ -85,6 +87,36 @@ def create_net(name: str,               # as timm.list_models() names it
     net.attn_pool = None
     return net
 
+# %% ../../nbs/parts/05_timm.ipynb #a39b913f
+def _positions(net: Any, grid: tuple[int, ...]) -> Tensor | None:   # `[1, N, dim]`, or `[1, prefix + N, dim]`
+    "The learned positions, resized by timm's own function for another grid."
+    from timm.layers import resample_abs_pos_embed
+    if net.pos_embed is None: return None
+    front = 0 if net.no_embed_class else net.num_prefix_tokens
+    return resample_abs_pos_embed(net.pos_embed, new_size=list(grid), num_prefix_tokens=front,
+                                  old_size=list(net.patch_embed.grid_size))
+
+def _rotary(net: Any, grid: tuple[int, ...], index: Tensor | None) -> list[Tensor] | None:
+    "The rotary positions of the chosen patches, for each block; broadcast to `[B, heads, n, 2*head]`."
+    rope = getattr(net, 'rope', None)
+    if rope is None: return None
+    fixed = getattr(rope, 'feat_shape', None)
+    if fixed is not None and tuple(fixed) != grid:
+        raise ValueError(f"this encoder holds rotary positions for {fixed[0]} x {fixed[1]} patches, got "
+                         f"{grid[0]} x {grid[1]}; create it with dynamic_img_size=True")
+    rope = copy.copy(rope)
+    rope.training = False
+    table = rope.get_embed(shape=list(grid))                            # [N, d], or [blocks, heads, N, d]
+    if index is not None:
+        table = table[..., index, :].movedim(-3, -4) if table.ndim == 4 else table[index][:, None]
+    return list(table) if getattr(net, 'rope_mixed', False) else [table] * len(net.blocks)
+
+def _look(pad: Tensor, prefix: int) -> Tensor:
+    "Padding as a bias on attention `[B, 1, 1, prefix + n]`: 0, or minus infinity for a key that is padding."
+    pad = nn.functional.pad(pad, (prefix, 0))
+    closed = pad & ~pad.all(1, keepdim=True)
+    return torch.zeros(pad.shape, device=pad.device).masked_fill(closed, -torch.inf)[:, None, None]
+
 # %% ../../nbs/parts/05_timm.ipynb #8d44662f
 class TimmViT(Sees, nn.Module):
     """A vision transformer of timm, in two calls: `embed` all patches, then encode any of them.
@@ -110,47 +142,21 @@ class TimmViT(Sees, nn.Module):
         self.prefix: int = self.net.num_prefix_tokens               # tokens in front of the patches
         self.order = order
 
-    def embed(self,
-              # normalised pixels, `[B, h, w, values]`, or `[B, n, values]` with an index
-              patches: Tensor,
+    def embed(self, patches: Tensor,    # normalised, `[B, h, w, values]`, or `[B, n, values]` with an index
               index: Tensor | None = None,          # `[B, n]`, which patches they are; default: all, in order
               grid: tuple[int, ...] | None = None,      # of the whole picture, where there is an index
               ) -> Tensor:                              # `[B, h*w, dim]`, or `[B, n, dim]`
         "Tokens with their positions, where the network adds any."
         embed, grid = self.net.patch_embed, tuple(patches.shape[1:3]) if grid is None else grid
-        # a convolution whose windows do not overlap is a linear layer on each patch, so it needs no whole
-        # picture
-        kernel = embed.proj.weight if self.order == 'colour row column' else embed.proj.weight.permute(
-            0, 2, 3, 1)
+        # a convolution whose windows do not overlap is a linear layer on each patch: no whole picture needed
+        kernel = embed.proj.weight
+        if self.order != 'colour row column':
+            kernel = kernel.permute(0, 2, 3, 1)
         x = embed.norm(F.linear(patches.flatten(1, -2), kernel.flatten(1), embed.proj.bias))
-        pos = self.positions(grid)
+        pos = _positions(self.net, grid)
         if pos is None: return x
         pos = pos[:, -math.prod(grid):]
         return x + (pos if index is None else pos[0, index])
-
-    def positions(self, grid: tuple[int, ...]) -> Tensor | None:   # `[1, N, dim]`, or `[1, prefix + N, dim]`
-        "The learned positions, resized by timm's own function for another grid."
-        from timm.layers import resample_abs_pos_embed
-        if self.net.pos_embed is None: return None
-        front = 0 if self.net.no_embed_class else self.prefix
-        return resample_abs_pos_embed(self.net.pos_embed, new_size=list(grid), old_size=list(self.grid),
-                                      num_prefix_tokens=front)
-
-    def rotary(self, grid: tuple[int, ...], index: Tensor | None) -> list[Tensor] | None:
-        "The rotary positions of the chosen patches, for each block; broadcast to `[B, heads, n, 2*head]`."
-        rope = getattr(self.net, 'rope', None)
-        if rope is None: return None
-        fixed = getattr(rope, 'feat_shape', None)
-        if fixed is not None and tuple(fixed) != grid:
-            raise ValueError(f"this encoder holds rotary positions for {fixed[0]} x {fixed[1]} patches, got "
-                             f"{grid[0]} x {grid[1]}; "
-                             "create it with dynamic_img_size=True")
-        rope = copy.copy(rope)
-        rope.training = False
-        table = rope.get_embed(shape=list(grid))                            # [N, d], or [blocks, heads, N, d]
-        if index is not None:
-            table = table[..., index, :].movedim(-3, -4) if table.ndim == 4 else table[index][:, None]
-        return list(table) if getattr(self.net, 'rope_mixed', False) else [table] * len(self.net.blocks)
 
     def forward(self, x: Tensor,                # `[B, n, dim]`, any of the embedded patches
                 pad: Tensor | None = None,      # bool `[B, n]`, True = padding
@@ -163,7 +169,7 @@ class TimmViT(Sees, nn.Module):
         tokens = _tokens(net)
         if tokens:
             front = torch.cat(tokens, 1)
-            pos = None if net.no_embed_class else self.positions(grid)
+            pos = None if net.no_embed_class else _positions(net, grid)
             if pos is not None:
                 front = front + pos[:, :self.prefix]
             x = torch.cat([front.expand(len(x), -1, -1).to(x.dtype), x], 1)
@@ -172,7 +178,7 @@ class TimmViT(Sees, nn.Module):
         more: dict[str, Any] = {}
         if pad is not None:
             more['attn_mask'] = _look(pad, self.prefix).to(x.dtype)
-        rotary = self.rotary(grid, index)
+        rotary = _rotary(net, grid, index)
         x = net.norm_pre(net.pos_drop(x))
         for i, block in enumerate(net.blocks):
             if rotary is not None:
@@ -184,14 +190,9 @@ class TimmViT(Sees, nn.Module):
         "What timm would not decay."
         return {f'net.{n}' for n in self.net.no_weight_decay()} & {n for n, _ in self.named_parameters()}
 
-def _look(pad: Tensor, prefix: int) -> Tensor:
-    "Padding as a bias on attention `[B, 1, 1, prefix + n]`: 0, or minus infinity for a key that is padding."
-    pad = nn.functional.pad(pad, (prefix, 0))
-    closed = pad & ~pad.all(1, keepdim=True)
-    return torch.zeros(pad.shape, device=pad.device).masked_fill(closed, -torch.inf)[:, None, None]
-
 # %% ../../nbs/parts/05_timm.ipynb #36d0017d
-def as_encoder(encoder: Any,        # a name or network of timm, or anything that has the interface of `ViT` and says its `patch`
+def as_encoder(# a name or network of timm, or anything that has the interface of `ViT` and says its `patch`
+               encoder: Any,
                channels: int = 3,
                ) -> nn.Module:
     "An encoder with `see`, `embed`, `forward`, `prefix`, `grid`, `dim` and `patch`."

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['Attention', 'attend', 'Mlp', 'Block', 'Transformer', 'attention_bias', 'closed_at', 'init_normal', 'init_xavier']
+__all__ = ['Attention', 'attend', 'Mlp', 'PreNorm', 'Transformer', 'attention_bias', 'closed_at', 'init_normal', 'init_xavier']
 
 # %% ../../nbs/parts/03_transformer.ipynb #4f0ff40e
 class Attention(nn.Module):
@@ -75,7 +75,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
-class Block(nn.Module):
+class PreNorm(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); each with an optional scale a channel
     and a chance to be skipped."""
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6,
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
                  drop_path: float = 0.):         # of the last block; it grows from 0 linearly over the blocks
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks: Any = nn.ModuleList(Block(dim, heads, mlp_ratio, eps, key_bias, layer_scale, r)
+        self.blocks: Any = nn.ModuleList(PreNorm(dim, heads, mlp_ratio, eps, key_bias, layer_scale, r)
                                          for r in rates)
         self.norm = nn.LayerNorm(dim, eps)
 
@@ -156,8 +156,8 @@ def closed_at(pad: Tensor | None,      # bool `[B, K]`, True = padding
     return None if bias is None else bias[0]
 
 def init_normal(module: nn.Module) -> None:
-    """Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE, Point-
-    BERT); for `net.apply`."""
+    """Linear layers from a normal distribution of deviation .02 cut at 2, zero biases (Point-MAE,
+    Point-BERT); for `net.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=.02)
         if module.bias is not None:

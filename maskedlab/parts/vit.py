@@ -46,11 +46,11 @@ class Sees:
 class ViT(Sees, Transformer):
     """MAE's encoder: linear patch embedding, fixed sine and cosine positions, a class token, pre-norm blocks
     (He et al. 2022, appendix A.1)."""
-    prefix = 1      # tokens in front of the patches
+    prefix = 1                # tokens in front of the patches
+    pos_embed: Tensor         # `[1, 1 + N, dim]`
 
     def __init__(self,
-                 # rows and columns of patches that it is made for; others work too
-                 grid: tuple[int, ...],
+                 grid: tuple[int, ...],         # rows and columns of patches; other grids work too
                  values: int,                   # numbers in a patch: side * side * colours
                  dim: int, depth: int, heads: int, eps: float = 1e-6,
                  # as in `Transformer`
@@ -121,6 +121,8 @@ def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, 
 # %% ../../nbs/parts/04_vit.ipynb #5aa2fc34
 class Filler(Transformer):
     "Mask tokens where nothing was seen, positions, pre-norm blocks (MAE, He et al. 2022, section 3)."
+    pos_embed: Tensor         # `[1, prefix + N, dim]`
+
     def __init__(self, encoder: Any,          # has `dim`, `grid` and `prefix`
                  dim: int, depth: int, heads: int, eps: float = 1e-6,
                  # a learned vector for the holes; without one `forward` is told what stands there
@@ -130,18 +132,18 @@ class Filler(Transformer):
         super().__init__(dim, depth, heads, eps=eps, **more)
         self.grid, self.prefix, self.dim = encoder.grid, encoder.prefix, dim
         self.embed = nn.Linear(encoder.dim, dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, dim)) if token else None
+        self.mask_token: Any = nn.Parameter(torch.empty(1, 1, dim)) if token else None
         add_positions(self, self.grid, dim, self.prefix, False, learned)
         self.apply(init_xavier)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=.02)
 
-    def forward(self, h: Tensor,                  # `[B, prefix + visible, encoder.dim]`, as `see` gave it
-                visible: Tensor,                  # bool `[B, *grid]`, the same
-                # `[B or 1, 1, dim]`, what stands in each hole; default: the mask token
-                hole: Tensor | None = None,
-                # `[B, N, dim]`    # type: ignore[override]
-                generator: torch.Generator | None = None) -> Tensor:
+    def forward(self,                           # type: ignore[override]
+                h: Tensor,                      # `[B, prefix + visible, encoder.dim]`, as `see` gave it
+                visible: Tensor,                # bool `[B, *grid]`, the same
+                hole: Tensor | None = None,     # `[B or 1, 1, dim]`, for each hole; default: the mask token
+                generator: torch.Generator | None = None,    # of stochastic depth
+                ) -> Tensor:                    # `[B, N, dim]`
         "Fill every place and decode."
         return self.fill(self.embed(h), visible, self.mask_token if hole is None else hole, generator)
 

@@ -57,12 +57,13 @@ class _Note(nn.Module):
 @contextmanager
 def watched(*nets: nn.Module) -> Iterator[Weights]:
     "Inside, without gradients, all attention of these networks is written down."
-    weights, others = Weights(), []
+    weights = Weights()
+    others: list[tuple[Any, bool, nn.Module]] = []
     for m in (m for net in nets for m in net.modules()):
         if hasattr(m, 'watch'):
             m.watch = weights        # type: ignore[assignment]
-        elif hasattr(m, 'fused_attn') and hasattr(m, 'attn_drop'):
-            others.append((m, m.fused_attn, m.attn_drop))
+        elif isinstance(drop := getattr(m, 'attn_drop', None), nn.Module) and hasattr(m, 'fused_attn'):
+            others.append((m, bool(m.fused_attn), drop))
     for m, _, drop in others:
         m.fused_attn, m.attn_drop = False, _Note(drop, weights)
     try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from maskedlab.train.trainer import Trainer
 
 # %% auto #0
-__all__ = ['WIDTH', 'subjects', 'seen_now', 'side_by_side', 'thin', 'loss_line', 'Widgets', 'LiveView']
+__all__ = ['WIDTH', 'subjects', 'seen_now', 'contact_sheet', 'thin', 'loss_line', 'Widgets', 'LiveView']
 
 # %% ../../nbs/show/06_training.ipynb #05a9492a
 WIDTH = 500     # pixels of all samples of a row
@@ -61,7 +61,7 @@ def seen_now(trainer: Trainer, view: Any,
         scene = scene_of(recipe, batch, out)
         return [panels_of(single(scene, i), view) for i in range(len(out.units))]
 
-def side_by_side(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
+def contact_sheet(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
     "Samples side by side: originals, below them what the network sees, and below that what it returns."
     n, file = len(samples), io.BytesIO()
     # the first three of a view's drawings
@@ -168,7 +168,7 @@ class LiveView(Widgets):
         if samples is None:
             self.batch = None
         else:
-            self.picture.value = side_by_side(samples, self.view)
+            self.picture.value = contact_sheet(samples, self.view)
         self.cost, self.last_picture = time.monotonic() - now, now
 
     def close(self) -> None:

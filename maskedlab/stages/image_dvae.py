@@ -33,16 +33,15 @@ class Residual(nn.Module):
 
 def reader(channels: int, width: int, halvings: int, blocks: int, words: int) -> nn.Sequential:
     "Pictures `[B, channels, H, W]` to the fit of each word, `[B, words, H / stride, W / stride]`."
-    halve = [m for i in range(halvings) for m in (nn.Conv2d(width if i else channels, width, 4, 2, 1),
-                                                  nn.ReLU())]
+    ins = [channels] + [width] * (halvings - 1)
+    halve = [m for n in ins for m in (nn.Conv2d(n, width, 4, 2, 1), nn.ReLU())]
     return nn.Sequential(*halve[:-1], *(Residual(width) for _ in range(blocks)), nn.ReLU(),
                          nn.Conv2d(width, words, 1))
 
 def painter(code: int, width: int, halvings: int, blocks: int, channels: int) -> nn.Sequential:
     "Entries of the table `[B, code, h, w]` to pictures."
-    double = [m for i in range(halvings) for m in (nn.ReLU(),
-                                                   nn.ConvTranspose2d(width, width if i + 1 < halvings
-                                                                      else channels, 4, 2, 1))]
+    outs = [width] * (halvings - 1) + [channels]
+    double = [m for out in outs for m in (nn.ReLU(), nn.ConvTranspose2d(width, out, 4, 2, 1))]
     return nn.Sequential(nn.Conv2d(code, width, 3, padding=1), *(Residual(width) for _ in range(blocks)),
                          *double)
 

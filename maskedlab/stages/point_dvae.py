@@ -108,7 +108,8 @@ class PointDVAE(Recipe):
                  low: float = .0625,                                      # last temperature
                  weight: float = .1):                                     # last weight of the KL term
         super().__init__()
-        self.groups, self.size, self.skip, self.neighbours, self.low, self.weight = groups, size, skip, neighbours, low, weight
+        self.groups, self.size, self.skip, self.neighbours = groups, size, skip, neighbours
+        self.low, self.weight = low, weight
         self.embed = MiniPointNet(width, pointnet)
         self.read, self.write = Graph(width, words, first, edges), Graph(code, width, first, edges)
         self.codebook = nn.Parameter(torch.randn(words, code))

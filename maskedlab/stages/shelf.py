@@ -17,9 +17,9 @@ from torch import nn
 
 from ..data.samples import fingerprint
 from ..contract.catalogue import STAGES
-from ..contract.saved import encode, load_saved
+from ..contract.saved import to_json, load_saved
 from .teachers import as_teacher
-from ..contract.create import WEIGHTS, recipe_class
+from ..contract.create import SHIPPED, recipe_class
 from ..settings import setting
 from ..targets.cycles import Frozen
 
@@ -43,7 +43,7 @@ def find_stage(key: str) -> Path | None:
     something else."""
     name, size, data, seed = split_key(key)
     expected = configuration(stage_class(name), size)
-    for folder in (WEIGHTS / f'{name}-{size}', cache_folder(key)):
+    for folder in (SHIPPED / f'{name}-{size}', cache_folder(key)):
         staged = _json(folder / 'stage.json')
         about = staged or _json(folder / 'provenance.json')        # weights of a recipe serve too
         same = expected is not None and about.get('key') == key and _json(folder / 'config.json').get(
@@ -69,7 +69,7 @@ def configuration(cls: type, size: str) -> dict[str, Any] | None:
     if size not in (sizes := getattr(cls, 'sizes', {})): return None
     bound = inspect.signature(cls).bind_partial(**sizes[size])
     bound.apply_defaults()
-    return json.loads(json.dumps({k: encode(v, k) for k, v in bound.arguments.items()}))
+    return json.loads(json.dumps({k: to_json(v, k) for k, v in bound.arguments.items()}))
 
 def _json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text('utf-8')) if file.is_file() else {}
@@ -78,6 +78,7 @@ def cache_folder(key: str) -> Path:
     "Where a stage is kept once it is trained."
     return setting('cache') / 'stages' / key.replace('/', '-')
 
+# %% ../../nbs/stages/00_shelf.ipynb #aa9a77dd
 def split_key(key: str) -> tuple[str, str, str, int]:
     "Name, size, data and seed."
     parts = str(key).split('/')

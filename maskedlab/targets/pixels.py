@@ -18,9 +18,8 @@ __all__ = ['patch_stats', 'patch_norm', 'un_norm']
 def patch_stats(x: Tensor,           # `[..., P]`, each last axis the pixels of one patch, colours together
                 eps: float = 1e-6,   # inside the root
                 ) -> tuple[Tensor, Tensor]:  # mean and standard deviation, `[..., 1]`
-    """Mean and unbiased standard deviation of a patch over all its values jointly (MAE, He et al.
-
-    2022, section 3, and its code)."""
+    """Mean and unbiased standard deviation of a patch over all its values jointly (MAE, He et al. 2022,
+    section 3, and its code)."""
     return x.mean(-1, keepdim=True), (x.var(-1, keepdim=True) + eps).sqrt()
 
 def patch_norm(x: Tensor,            # `[..., P]`

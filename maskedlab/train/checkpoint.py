@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['sync', 'write', 'replace_file', 'Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
+__all__ = ['sync', 'write_file', 'replace_file', 'Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/train/03_checkpoint.ipynb #f384a2d2
 def sync(path: Path) -> None:
@@ -30,7 +30,7 @@ def sync(path: Path) -> None:
     finally:
         os.close(handle)
 
-def write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     "Write a new file down to the disk."
     path.write_bytes(data)
     sync(path)
@@ -38,7 +38,7 @@ def write(path: Path, data: bytes) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     "Replace a file at once: who reads it finds the old or the new, never half of one."
     aside = path.with_name(f'.{path.name}.new')
-    write(aside, data)
+    write_file(aside, data)
     os.replace(aside, path)
     sync(path.parent)
 
@@ -74,9 +74,9 @@ def save_checkpoint(folder: Path,                      # of all checkpoints of a
         sums = {}
         for name, held in tensors.items():
             data = save({k: v.detach().cpu().contiguous().clone() for k, v in held.items()})
-            write(aside / f'{name}.safetensors', data)
+            write_file(aside / f'{name}.safetensors', data)
             sums[name] = hashlib.sha256(data).hexdigest()
-        write(aside / 'state.json', json.dumps({'step': step, 'sha256': sums, **state}).encode())
+        write_file(aside / 'state.json', json.dumps({'step': step, 'sha256': sums, **state}).encode())
         sync(aside)
         if final.exists():
             os.rename(final, old)       # of an earlier life of this run that got further than its LATEST says

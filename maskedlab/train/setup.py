@@ -18,7 +18,7 @@ from ..contract.create import create_recipe
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import arguments, encode, name_of
+from ..contract.saved import arguments, to_json, name_of
 from ..data.samples import SAMPLES
 from ..settings import setting
 from ..stages.shelf import check_stages
@@ -31,7 +31,7 @@ from .step import Learner
 
 # %% auto #0
 __all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precision_of', 'picture_size', 'steps_of', 'named_data',
-           'is_stream', 'Run', 'settings_of', 'describe', 'words_of', 'overview']
+           'is_stream', 'Run', 'settings_of', 'record_of', 'words_of', 'overview']
 
 # %% ../../nbs/train/10_setup.ipynb #e3f0e57d
 def _whole(name: str, value: Any, least: int = 1) -> int:
@@ -201,10 +201,10 @@ def settings_of(run: Run) -> dict[str, Any]:
                 image=list(run.image) if isinstance(run.image, tuple) else run.image,
                 augment=getattr(crops, 'augment', None), vary=getattr(crops, 'vary', None))
 
-def describe(run: Run) -> dict[str, Any]:
+def record_of(run: Run) -> dict[str, Any]:
     "How to make a run again."
     try:
-        config: Any = {k: encode(v, k) for k, v in arguments(run.recipe).items()}
+        config: Any = {k: to_json(v, k) for k, v in arguments(run.recipe).items()}
     except ValueError:
         config = None     # an argument that cannot be written down: resuming then needs the recipe itself
     more = {k: getattr(run, k) for k in ('save_every', 'keep', 'workers', 'compile', 'log_every',
@@ -212,7 +212,7 @@ def describe(run: Run) -> dict[str, Any]:
     return {**settings_of(run), 'config': config, **more}
 
 def words_of(about: dict[str, Any]) -> dict[str, Any]:
-    "The words for a trainer out of what `describe` wrote, or an older version of the kit."
+    "The words for a trainer out of what `record_of` wrote, or an older version of the kit."
     about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if v is not None}
     for k in ('recipe', 'config', 'samples', 'data', 'optimiser'):
         about.pop(k, None)

@@ -9,7 +9,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ from typing import Any
 from ..contract.create import recipe_class
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import decode, load_state
+from ..contract.saved import from_json, load_state
 from .background import Job, give_back
 from .checkpoint import Checkpoint
 from .feed import Portion, Waiting, rounds
 from .folder import RunFolder, check_same, read_run
-from .setup import Options, Run, describe, settings_of, words_of
+from .setup import Options, Run, record_of, settings_of, words_of
 from .step import learning, restore_learner, tensors_of
 from .watch import in_kernel, open_view, reports
 
 # %% auto #0
-__all__ = ['take', 'batches_of', 'restore', 'State', 'Training', 'remade', 'Trainer', 'fit']
+__all__ = ['take', 'batches_of', 'restore_run', 'RunState', 'Training', 'remade', 'Trainer', 'fit']
 
 # %% ../../nbs/train/11_trainer.ipynb #32e72a27
 def take(feed: Waiting, step: int, safe: str) -> dict:
@@ -44,7 +44,7 @@ def batches_of(run: Run, portion: Portion, step: int) -> Iterator[dict]:
     first, last = step * run.accumulate, run.steps * run.accumulate
     return rounds(run.source, portion, run.seed, first, last, run.workers, run.device.type == 'cuda')
 
-def restore(run: Run, folder: RunFolder, found: Checkpoint) -> None:
+def restore_run(run: Run, folder: RunFolder, found: Checkpoint) -> None:
     "Recipe, learner, history and generators as a checkpoint has them."
     check_same(found.state['settings'], settings_of(run), folder.path)
     load_state(run.recipe, found.tensors['model'], str(folder.path))
@@ -52,7 +52,7 @@ def restore(run: Run, folder: RunFolder, found: Checkpoint) -> None:
     run.log.history = folder.restore(found)
 
 # %% ../../nbs/train/11_trainer.ipynb #c55c4814
-class State(Run):
+class RunState(Run):
     "Where a run is, for whoever looks at it."
     def __init__(self, *of_the_run: Any):
         super().__init__(*of_the_run)
@@ -61,7 +61,7 @@ class State(Run):
         self.job = Job(self._train, lambda: f'{self.name}, step {self.step} of {self.steps}')
         self.folder = None if self.out is None else RunFolder(self.out, self.processes)
         if self.folder and (found := self.folder.open(self.resume, self.overwrite)):
-            restore(self, self.folder, found)
+            restore_run(self, self.folder, found)
             self.step = found.step
 
     def _train(self) -> None:
@@ -94,14 +94,14 @@ class State(Run):
         return other
 
 # %% ../../nbs/train/11_trainer.ipynb #be9fbc8a
-class Training(State):
+class Training(RunState):
     "A run that goes on step by step; between two steps it is looked at and saved."
     def _train(self) -> None:
         "From where the run is to its end, or to where it is asked to stop."
         portion = Portion(self.batch, self.accumulate, self.world, self.rank)
         feed = Waiting(batches_of(self, portion, self.step), self.device)
         learns = learning(self.learner, portion, self.source is not None, self.compile)
-        metrics = self.folder.metrics(describe(self)) if self.folder else nullcontext()
+        metrics = self.folder.metrics(record_of(self)) if self.folder else nullcontext()
         with learns, reports(self) as self.reports, metrics:
             self.log.begin(self.step)
             while self.step < self.steps and not self._stop_here():
@@ -152,7 +152,7 @@ def remade(about: dict[str, Any]) -> Recipe:
     if config is None or name.startswith('__main__'):
         raise ValueError(f"the recipe of this run, {name[:60]}, cannot be made by name; give it: "
                          "resume(folder, recipe=...)")
-    return recipe_class(name)(**{k: decode(v) for k, v in config.items()})
+    return recipe_class(name)(**{k: from_json(v) for k, v in config.items()})
 
 # %% ../../nbs/train/11_trainer.ipynb #cd7d500e
 class Trainer(Training):

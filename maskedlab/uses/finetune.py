@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
-from ..parts.transformer import Block
+from ..parts.transformer import PreNorm
 from ..train.loop import decays
 
 # %% auto #0
@@ -72,7 +72,7 @@ def finetune(recipe: Recipe,                # trained in place
     "Train encoder and head on labels, give the accuracy after the last step."
     torch.manual_seed(seed)
     recipe.before_finetuning()
-    blocks = [m for m in recipe.modules() if isinstance(m, Block)]
+    blocks = [m for m in recipe.modules() if isinstance(m, PreNorm)]
     for i, b in enumerate(blocks):
         b.drop_path = drop_path * i / max(len(blocks) - 1, 1)
     with torch.no_grad():

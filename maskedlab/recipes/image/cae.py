@@ -17,16 +17,15 @@ from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
 from ...contract.units import Units, each_in, mean, rest, rows, spread
 from ...corruptions.drop import keep
 from ...masks.block import Block
-from ...parts import transformer
 from ...parts.patches import Patches, sides
 from ...parts.positions import fit_positions
-from ...parts.transformer import Transformer, attend, closed_at, init_xavier
+from ...parts.transformer import PreNorm, Transformer, attend, closed_at, init_xavier
 from ...parts.vit import ViT
 from ...parts.watch import one_of, units_of, watched
 from ...stages.words import PictureWords, frozen_tokenizer
 
 # %% auto #0
-__all__ = ['Places', 'PARTS', 'CARD', 'SIZES', 'PLAN', 'CrossAttention', 'Regress', 'Regressor', 'places', 'held', 'distance',
+__all__ = ['Located', 'PARTS', 'CARD', 'SIZES', 'PLAN', 'CrossAttention', 'Regress', 'Regressor', 'places', 'held', 'distance',
            'spread_of', 'CAE']
 
 # %% ../../../nbs/recipes/image/cae.ipynb #95c19436
@@ -50,15 +49,16 @@ class CrossAttention(nn.Module):
         return self.proj(attend(apart(self.q(q)), apart(self.k(k)), apart(self.v(v)), bias, self.watch))
 
 # %% ../../../nbs/recipes/image/cae.ipynb #d708db06
-class Regress(transformer.Block):
+class Regress(PreNorm):
     "Queries look at what is kept and at each other."
     def __init__(self, dim: int, heads: int, eps: float, layer_scale: float | None, drop_path: float):
         super().__init__(dim, heads, eps=eps, layer_scale=layer_scale, drop_path=drop_path)
         self.attn: Any = CrossAttention(dim, heads)
         self.norm_k, self.norm_v = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
 
-    def forward(self, q: Tensor, kept: Tensor,               # `[B, Q, D]` and `[B, n, D]`
-                pos_q: Tensor, pos_kept: Tensor,             # their places, as wide  # type: ignore[override]
+    def forward(self,                                        # type: ignore[override]
+                q: Tensor, kept: Tensor,                     # `[B, Q, D]` and `[B, n, D]`
+                pos_q: Tensor, pos_kept: Tensor,             # their places, as wide
                 bias: Tensor | None = None,                  # float, to `[B, heads, Q, n + Q]`
                 generator: torch.Generator | None = None) -> Tensor:
         "The queries after one block, `[B, Q, D]`."
@@ -69,7 +69,7 @@ class Regress(transformer.Block):
         return x + self._branch(self.mlp(x), self.gamma_2, generator)
 
 # %% ../../../nbs/recipes/image/cae.ipynb #917a355c
-Places = tuple[Tensor, Tensor | None]    # positions `[B, n, D]`, and bool `[B, n]`: which of them are padding
+Located = tuple[Tensor, Tensor | None]    # positions `[B, n, D]`, and bool `[B, n]`: which are padding
 
 class Regressor(nn.Module):
     "From the representations of visible patches to those of hidden ones."
@@ -84,7 +84,7 @@ class Regressor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=.02)
 
     def forward(self, kept: Tensor,                 # `[B, n, D]`, without the class token
-                there: Places, here: Places,        # of the visible patches, of the hidden ones
+                there: Located, here: Located,        # of the visible patches, of the hidden ones
                 generator: torch.Generator | None = None) -> Tensor:       # `[B, m, D]`
         "Guess the representations of hidden patches."
         (pos_kept, pad_kept), (pos, pad) = there, here
@@ -98,7 +98,7 @@ class Regressor(nn.Module):
 # %% ../../../nbs/recipes/image/cae.ipynb #d4b21edf
 def places(encoder: ViT,
            which: Tensor,      # bool `[B, h, w]`
-           ) -> Places:
+           ) -> Located:
     "Positions of the chosen patches, as the encoder has them."
     pos = fit_positions(encoder.pos_embed, encoder.grid, tuple(which.shape[1:]))[:, 1:]
     x, _, pad = keep(pos.expand(len(which), -1, -1), which)
@@ -187,7 +187,7 @@ class CAE(Recipe):
         self.words = None if self.pixels else PictureWords(tokenizer, words, self.cut)
         # a checkpoint says it, so that another tokenizer is found out
         self.config['words'] = None if self.words is None else self.words.count
-        deep = dict(heads=heads, eps=eps, layer_scale=layer_scale, drop_path=drop_path)
+        deep: dict[str, Any] = dict(heads=heads, eps=eps, layer_scale=layer_scale, drop_path=drop_path)
         self.align, self.strategy, grid = align, strategy, sides(image, patch)
         self.encoder = ViT(grid, self.cut.values, dim, depth, key_bias=False, row_first=True, **deep)
         self.regressor = Regressor(dim, regressor_depth, **deep)

@@ -22,7 +22,7 @@ from ...masks.guided import Guided
 from ...masks.strategies import count, first_k
 from ...parts.patches import Patches
 from ...parts.timm_vit import image_encoder
-from ...parts.transformer import Block, closed_at, init_xavier
+from ...parts.transformer import PreNorm, closed_at, init_xavier
 from ...parts.watch import one_of, units_of, watched
 from ...stages.shelf import find_teacher
 from ...stages.teachers import check_teacher, shown
@@ -106,7 +106,7 @@ def spot(values: Tensor,             # `[B, n]`, one for each patch token that i
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #f384d0ba
 Drop = tuple[int, Callable[[Tensor], Tensor]]      # before which block; redundancy `[B, N]` to bool `[B, N]`
 
-def through(blocks: Sequence[Block],
+def through(blocks: Sequence[PreNorm],
             x: Tensor,                     # `[B, 1 + N, D]`, the class token first
             drops: Sequence[Drop] = (),
             ) -> list[Left]:               # what goes into each block, and what comes out of the last
@@ -141,8 +141,8 @@ def in_two_steps(u: Units,
     return lambda score: most_alike(score, k, whole), lambda score: whole
 
 # %% ../../../nbs/recipes/image/hybrid_distillation.ipynb #37d89838
-def apart(ours: Block, left: Left,          # the student's block, and what goes into it
-          theirs: Block, whole: Tensor,     # that of M, and what goes into it, `[B, 1 + N, D]`
+def apart(ours: PreNorm, left: Left,          # the student's block, and what goes into it
+          theirs: PreNorm, whole: Tensor,     # that of M, and what goes into it, `[B, 1 + N, D]`
           ) -> Tensor:                      # a scalar
     "How far relations are from those of M: both kinds together, mean over heads, tokens and pictures."
     with torch.no_grad():
@@ -150,7 +150,7 @@ def apart(ours: Block, left: Left,          # the student's block, and what goes
     d = divergence(wanted, relations(ours, left.x, pad=left.pad)).sum(0).mean(1)
     return mean(d if left.pad is None else d[~left.pad])
 
-def relate(ours: Sequence[Block], path: list[Left],       # the student's, and what goes into each
+def relate(ours: Sequence[PreNorm], path: list[Left],       # the student's, and what goes into each
            masked: Any, image: Tensor,                    # M, and whole pictures as it wants them
            which: list[int],                              # blocks that are compared
            ) -> Tensor:                                   # a scalar

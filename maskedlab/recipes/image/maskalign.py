@@ -26,7 +26,7 @@ from ...stages.teachers import check_teacher, shown
 from ...targets.features import whiten
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'far', 'Alignment', 'MaskAlign']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'level_distance', 'Alignment', 'MaskAlign']
 
 # %% ../../../nbs/recipes/image/maskalign.ipynb #ccd1093d
 CARD = Card(
@@ -51,16 +51,15 @@ SIZES: dict[str, dict[str, Any]] = {
 PLAN = Plan(lr=1.5e-4, per=256, floor=1 / 60, warmup=.1)
 
 # %% ../../../nbs/recipes/image/maskalign.ipynb #968a4018
-def far(pred: Tensor, target: Tensor,       # `[..., levels, dim]`
-        ) -> Tensor:                        # `[...]`
+def level_distance(pred: Tensor, target: Tensor,       # `[..., levels, dim]`
+                   ) -> Tensor:                        # `[...]`
     "Twice the smooth L1, mean over levels and channels (`forward_loss` of the released code)."
     return 2 * F.smooth_l1_loss(pred, target, reduction='none').mean((-2, -1))
 
 # %% ../../../nbs/recipes/image/maskalign.ipynb #1e6b4b81
 class Alignment(nn.Module):
-    """A mix of the student's levels for each of the teacher's last ones, at its width (Xue et al.
-
-    2023, section 3.3)."""
+    """A mix of the student's levels for each of the teacher's last ones, at its width (Xue et al. 2023,
+    section 3.3)."""
     def __init__(self, dim: int, depth: int,      # of the student
                  teacher: Any,                    # has `dim` and `depth`
                  top: int):                       # how many of its last levels are compared, at most
@@ -121,8 +120,8 @@ class MaskAlign(Recipe):
         h = self.encoder.levels(self.cut.normal(u.x), both, child(generator))    # how: hidden ones dropped
         y, t = self.match(h), whiten(torch.stack(levels[-self.match.top:], 2))       # predict
         pred, target = unpad(y[:, 1:], both), rows(t[:, 1:], both)               # what: where both have seen
-        e = far(pred, target)
-        front = far(y[:, 0], t[:, 0])                        # the class token counts, and is no patch
+        e = level_distance(pred, target)
+        front = level_distance(y[:, 0], t[:, 0])             # the class token counts, and is no patch
         return Out({'features': mean(torch.cat([e, front]))}, mask, pred, target, spread(e, both), u)
 
     @torch.no_grad()

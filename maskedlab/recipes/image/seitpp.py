@@ -32,7 +32,7 @@ from ...parts.watch import one_of, watched
 from ...stages.shelf import find_tokenizer
 
 # %% auto #0
-__all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'pack', 'unpack', 'coded', 'storage', 'blocks', 'unblock', 'check_words',
+__all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'deflate', 'inflate', 'coded', 'storage', 'blocks', 'unblock', 'check_words',
            'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled', 'WordHead', 'find_adapt',
            'SeiTPP']
 
@@ -63,13 +63,13 @@ SIZES: dict[str, dict[str, Any]] = {
 PLAN = Plan(lr=1.5e-4, per=256, warmup=.1)
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #6b2ec10b
-def pack(ids: Tensor) -> bytes:         # int64, any shape
+def deflate(ids: Tensor) -> bytes:         # int64, any shape
     "Word numbers as compressed bytes."
     counts = [divmod(i, 255) for i in ids.flatten().tolist()]
     return zlib.compress(b''.join(b'\xff' * carry + bytes([rest]) for carry, rest in counts), 9)
 
-def unpack(data: bytes, shape: Sequence[int]) -> Tensor:        # int64 `[*shape]`
-    "The inverse of `pack`."
+def inflate(data: bytes, shape: Sequence[int]) -> Tensor:        # int64 `[*shape]`
+    "The inverse of `deflate`."
     found, carry = [], 0
     for byte in zlib.decompress(data):
         if byte == 255:
@@ -102,7 +102,7 @@ def storage(image: Tensor,          # `[B, C, H, W]` in 0..1
     return {'raw pixels': image[0].numel(), 'PNG': coded(image, 'png', optimize=True),
             'JPEG, quality 75': coded(image, 'jpeg', quality=75),
             f'words, log2({words}) bits each': ids[0].numel() * math.log2(words) / 8,
-            'words, packed': len(pack(ids)) / len(ids)}
+            'words, packed': len(deflate(ids)) / len(ids)}
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #a8256e70
 def blocks(ids: Tensor) -> Tensor:          # `[B, 2h, 2w]` to `[B, h, w, 4]`

@@ -49,9 +49,8 @@ PLAN = Plan(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #fa32bd68
 class Bottleneck(nn.Module):
-    """Norm, ReLU and convolution three times (1x1, 3x3, 1x1), plus what came in (He et al.
-
-    2016, pre-activation)."""
+    """Norm, ReLU and convolution three times (1x1, 3x3, 1x1), plus what came in (He et al. 2016,
+    pre-activation)."""
     def __init__(self, inside: int, outside: int, stride: int = 1):
         super().__init__()
         middle = outside // 4
@@ -197,10 +196,9 @@ def fourth_stage(dim: int, blocks: int) -> nn.Sequential:    # `[B, dim, h, w]` 
 # %% ../../../nbs/recipes/image/selfie.ipynb #88b04f30
 class Selfie(Recipe):
     "Choose the patch that belongs in a place, among the picture's own hidden patches (Trinh et al. 2019)."
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, quiz = CARD, SIZES, PLAN, staticmethod(choices)
     declared = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
                 'places (Out.pred) must not',)
-    quiz = staticmethod(choices)
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too
@@ -261,10 +259,9 @@ class Selfie(Recipe):
         and perhaps one of them twice."""
         return out.units.put(batch, place(out.units.x, out.mask, chosen(out)))
 
-    # mask None: nothing hidden
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Who looks at whom in the pooling: weights `[layers, B, heads, Q, K]`, query and key units (-1: the
-        vector u)."""
+        """Who looks at whom in the pooling, nothing hidden where mask is None: weights `[layers, B, heads, Q,
+        K]`, query and key units (-1: the vector u)."""
         u, mask = self.looked_at(batch, mask)
         with watched(self.pooling) as weights:
             self.pool(self.embed(u), rest(mask))
@@ -279,7 +276,7 @@ class Selfie(Recipe):
     def before_finetuning(self) -> None:
         "The fourth stage joins, where it has not, with as many blocks as the first (ResNet-50's rule)."
         if self.fourth is not None: return
-        self.fourth = fourth_stage(self.u0.shape[-1], self.stages[0]).to(self.u0)    # type: ignore[assignment]
+        self.fourth = fourth_stage(self.u0.shape[-1], self.stages[0]).to(self.u0)  # type: ignore[assignment]
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #590be619
 def undecidable(out: Out,           # of Selfie

@@ -82,6 +82,9 @@ def blend(u: Any, ids: Tensor,      # groups of clouds, and their words `[B, G]`
 # %% ../../../nbs/recipes/points/point_bert.ipynb #4250036a
 class Mixing(nn.Module):
     "Point patch mixing: words and contrast of mixed clouds (Yu et al. 2022, section 3.3)."
+    queue: Tensor         # `[queue, width]`, norm 1
+    place: Tensor         # int64, where the next one goes
+
     def __init__(self, student: Student, width: int,     # of the contrast
                  queue: int,                             # earlier clouds that are remembered
                  temperature: float, momentum: float):
@@ -171,7 +174,7 @@ class PointBERT(Recipe):
 
     def after_step(self, out: Out, progress: float) -> None:
         "The follower moves by a thousandth; the keys enter the queue."
-        if 'keys' in out.extra:
+        if self.mixing is not None and 'keys' in out.extra:
             self.mixing.step(self.student, out.extra['keys'])
 
     def fill(self, batch: dict, out: Out) -> dict:

@@ -93,8 +93,8 @@ class BertMLM(Recipe):
         self.cut = Pieces(vocab, mask_id, special, self.encoder.longest)
         self.head = TiedHead(dim, dim, vocab, eps, std)
         self.boundary = Boundary(dim, dim, vocab, eps=eps) if boundary else None
-        self.shares, self.fate, self.strategy = check_shares(shares), one_of('fate', fate, 'token',
-                                                                             'run'), strategy
+        self.shares, self.fate = check_shares(shares), one_of('fate', fate, 'token', 'run')
+        self.strategy = strategy
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:

@@ -161,9 +161,9 @@ def suspected(s: Scene, odds: dict[int, float]) -> dict[str, Any]:
     seen = s.batch['ids'][0] if s.out.seen is None else s.out.seen['ids'][0]
     swapped = (seen != s.batch['ids'][0]).tolist()
     sure = lambda i: f'{100 * odds[i]:.0f} %' if i in odds else ''
-    return chips_of(s, seen, lambda i: 'swapped' if swapped[i] else 'plain', value=odds.get, note=sure) | dict(
-        words='How likely each piece was replaced: dark is hardly, yellow is surely. '
-              'Orange frames: truly replaced.')
+    chips = chips_of(s, seen, lambda i: 'swapped' if swapped[i] else 'plain', value=odds.get, note=sure)
+    return chips | dict(words='How likely each piece was replaced: dark is hardly, yellow is surely. '
+                              'Orange frames: truly replaced.')
 
 # %% ../../../nbs/show/views/03_words.ipynb #80f8bd98
 # colours on paper: of a chip's frame, of what is in it
