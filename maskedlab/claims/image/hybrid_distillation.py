@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...instruments.claim import Arms, Claim, ready
+from ...instruments.claim import Arms, Claim
 from ...data.samples import sample
 from ...masks.strategies import Random
 from ...contract.units import Units, mean

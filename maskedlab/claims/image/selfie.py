@@ -28,7 +28,7 @@ __all__ = ['PARTS', 'LOOK', 'arm', 'CLAIM', 'part', 'left_parts', 'crops', 'Othe
 
 # %% ../../../nbs/claims/image/selfie.ipynb #2a8c2f43
 PARTS = dict(left=(0, .6), right=(.62, 1))      # of the width
-LOOK = dict(size=32, scale=(.2, .6))            # pixels of a crop, and its share of the part
+LOOK: dict[str, Any] = dict(size=32, scale=(.2, .6))            # pixels of a crop, and its share of the part
 
 @cache
 def part(which: str) -> Pictures:      # 'left' or 'right'
