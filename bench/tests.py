@@ -80,16 +80,19 @@ def files(times: dict[str, Any]) -> Table:
 
 
 def own(times: dict[str, Any]) -> dict[str, dict[str, float]]:
-    "Seconds of each method: its notebooks, its test file, its cases in tests that hold for all."
+    """Seconds of each method that was run: its notebooks, its test file, its cases in tests that hold for all;
+    of whole files the processor's time, where it is known."""
     found, rows = times['files'], {}
+    used = lambda p: found[p]['processor'] or found[p]['seconds']
     for name in lab.catalogue()['RECIPES']:
         mine = [p for p in lab.concerns([name])[0] if p in found]
         case = re.compile(rf'\[(.*-)?{name}(-.*)?\]$')
-        rows[name] = {
-            'notebooks': sum(found[p]['seconds'] for p in mine if p.startswith('nbs/')),
-            'tests': sum(found[p]['seconds'] for p in mine if p == f'tests/test_{name}.py'),
-            'cases': sum(s for p, f in found.items() if p not in mine for c, s in f['cases'].items()
-                         if case.search(c))}
+        others = [f['cases'] for p, f in found.items() if p not in mine]
+        row = {'notebooks': sum(used(p) for p in mine if p.startswith('nbs/')),
+               'tests': sum(used(p) for p in mine if p == f'tests/test_{name}.py'),
+               'cases': sum(s for cases in others for c, s in cases.items() if case.search(c))}
+        if any(row.values()):
+            rows[name] = row
     return rows
 
 

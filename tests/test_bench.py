@@ -132,3 +132,25 @@ def test_a_dear_step_is_explained():
     kept = json.loads((RESULTS / 'targets.json').read_text('utf-8'))
     over = [name for name, c in kept['numbers']['costs'].items() if c['over'][0] > 1.3]
     assert 'nobody' not in kept['about'] and all(f'{name} is over' in kept['about'] for name in over)
+
+
+def test_what_the_tests_cost(tmp_path):
+    "Files against their budgets, and a method's share: its notebooks, its own tests, its cases elsewhere."
+    import json
+
+    from bench import tests
+    file = lambda seconds, budget, **cases: dict(seconds=seconds, processor=seconds, budget=budget, load=.5,
+                                                 passed=1, failed=0, cases={k: v for k, v in cases.items()})
+    contract = file(30., 60, **{'a[mae]': 2., 'a[point_mae]': 5., 'a[simmim-ragged]': 3., 'b': 7.})
+    found = {'tests/test_mae.py': file(9., 8, **{'x[mae]': 1.}), 'nbs/recipes/image/mae.ipynb': file(4., 10),
+             'tests/test_contract.py': contract}
+    (tmp_path / 'times.json').write_text(json.dumps({'seconds': 40., 'cores': 2, 'files': found}))
+    times = tests.read(tmp_path / 'times.json')
+    assert tests.own(times)['mae'] == {'notebooks': 4., 'tests': 9., 'cases': 2.}
+    assert tests.own(times)['simmim']['cases'] == 3.
+    table = tests.files(times)
+    assert table.numbers['over'] == ['tests/test_mae.py'] and table.numbers['seconds'][
+        'tests/test_contract.py'] == 30
+    assert 'mae' == tests.methods(times).rows[0][0] and '1 of' in tests.methods(times).about
+    with pytest.raises(ValueError, match='holds no times'):
+        tests.read(tmp_path / 'none.json')
