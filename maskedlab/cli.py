@@ -176,8 +176,8 @@ _PLAN: dict[str, tuple[dict[str, Any], str]] = {
 def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--out', help='folder for checkpoints, metrics and the weights')
     c.add_argument('--dry-run', action='store_true', help='print what the run would be, and train nothing')
-    c.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there '
-                                                         'is one')
+    c.add_argument('--resume', action='store_true',
+                   help='go on from the last checkpoint in --out, if there is one')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
     c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
                                   'embedded data of its modality')

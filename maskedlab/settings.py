@@ -55,8 +55,8 @@ def _folder(text: str) -> Path:
 SETTINGS: dict[str, Setting] = {
     'device': Setting('auto', _device, 'auto, cpu, cuda, cuda:1, mps or xpu',
                       'where networks run; auto: the GPU where CUDA has one, else the CPU'),
-    'seed': Setting('42', _seed, 'a whole number from 0', 'where every random draw without a generator of '
-                                                          'its own starts'),
+    'seed': Setting('42', _seed, 'a whole number from 0',
+                    'where every random draw without a generator of its own starts'),
     'cache': Setting('~/.cache/maskedlab', _folder, 'a folder',
                      'where trained stages and derived data are kept'),
     'budget': Setting('full', _one_of('full', 'test'), 'full or test',

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from given import g
 from torch import nn
 from torch.testing import assert_close
 
@@ -52,10 +53,6 @@ class Codes(nn.Module):
 
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, drop_path=0.0)
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make(**more):

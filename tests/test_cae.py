@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from given import g
 from torch import nn
 from torch.testing import assert_close
 
@@ -28,10 +29,6 @@ class Codes(nn.Module):
 
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, regressor_depth=2, decoder_depth=1, drop_path=0.)
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make(**more):

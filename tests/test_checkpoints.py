@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -30,10 +31,6 @@ from maskedlab.recipes.image.simmim import SimMIM
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
 HEADS = dict(heads=4, decoder_heads=2)
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make(cls=MAE, **more):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -31,10 +32,6 @@ from maskedlab.targets.features import divergence, relations
 from maskedlab.train.trainer import fit
 
 SMALL = dict(image=40, patch=8, dim=32, depth=3, heads=4)  # 25 patches: 18, then 13 stay
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def stir(net, by=0.05):  # at the start many numbers are zero, which would hide a mistake

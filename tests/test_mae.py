@@ -1,6 +1,7 @@
 """MAE: the invariants of the method (He et al. 2022), on a network small enough for seconds."""
 import pytest
 import torch
+from given import g
 from torch.testing import assert_close
 
 import maskedlab as ml
@@ -13,10 +14,6 @@ from maskedlab.recipes.image.mae import MAE
 from maskedlab.targets.pixels import patch_norm
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make(**more):

@@ -1,6 +1,7 @@
 """MFM: the invariants of the method (Xie et al. 2023), on a network small enough for seconds."""
 import pytest
 import torch
+from given import g
 from torch.testing import assert_close
 
 import maskedlab as ml
@@ -15,10 +16,6 @@ from maskedlab.train.loop import decay_groups
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, strategy=Disc(3))
 LOW, HIGH = Disc(3, p=1), Disc(3, p=0)
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def bands(x, mask):

@@ -9,6 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -55,10 +56,6 @@ WORDS = dict(
     hidden=16,
     fine=16,
 )
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def stir(r):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
@@ -45,10 +46,6 @@ SMALL = dict(
     adapt=None,
 )
 UNITS, DROP = 25, 10
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

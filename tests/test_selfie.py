@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -13,10 +14,6 @@ from maskedlab.contract.units import rows
 from maskedlab.recipes.image.selfie import Selfie, right_answers, shift, undecidable
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, stages=(1, 1, 1), stem='small')
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

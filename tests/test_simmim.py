@@ -1,6 +1,7 @@
 """SimMIM: the invariants of the method (Xie et al. 2022), on a network small enough for seconds."""
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -12,10 +13,6 @@ from maskedlab.parts.transformer import Transformer
 from maskedlab.recipes.image.simmim import SimMIM
 
 SMALL = dict(image=32, token=4, cell=8, dim=32, depth=2, heads=4, drop_path=0.)
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

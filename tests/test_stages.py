@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from given import g
 import torch.nn.functional as F
 from torch import nn
 
@@ -69,10 +70,6 @@ MAKE = {
     ),
     'token_adapt': lambda **more: TokenAdapt(dim=32, heads=2, **{'tokenizer': Codes(), **more}),
 }
-
-
-def g(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

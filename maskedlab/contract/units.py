@@ -142,8 +142,8 @@ class Units:
             object.__setattr__(self, 'whole', self.free is None)
             if not torch.is_tensor(self.x):
                 raise ValueError("Units need valid=[B, *shape] where there is no single tensor of content")
-            object.__setattr__(self, 'valid', torch.ones(self.x.shape[:1 + len(self.shape)], dtype=torch.bool,
-                                                         device=self.x.device))
+            shape = self.x.shape[:1 + len(self.shape)]
+            object.__setattr__(self, 'valid', torch.ones(shape, dtype=torch.bool, device=self.x.device))
         object.__setattr__(self, 'free', self.valid if self.free is None else self.free & self.valid)
         if tuple(self.valid.shape[1:]) != self.shape:
             raise ValueError(f"units of shape {self.shape} do not fit content or valid of shape "

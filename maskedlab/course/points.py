@@ -113,8 +113,8 @@ _RULES: tuple[tuple[Callable[[Tensor], Tensor], str], ...] = (
 def _judge_farthest(f: Any) -> None:
     def ask(points: Tensor, n: int) -> list[int]:
         got = f(points.clone(), n)
-        if isinstance(got, list | tuple) and all(isinstance(i, int) or (torch.is_tensor(i) and i.numel() == 1)
-                                                 for i in got):
+        single = lambda i: isinstance(i, int) or torch.is_tensor(i) and i.numel() == 1
+        if isinstance(got, list | tuple) and all(map(single, got)):
             got = torch.tensor([int(i) for i in got])
         got = tensor(got, what='The choice')
         if got.is_floating_point() or got.dtype == torch.bool:

@@ -134,13 +134,13 @@ def cut(pixels: Sequence[Tensor],           # B pictures, uint8 [C, H, W], each 
 
 # %% ../../nbs/data/00_pictures.ipynb #3dc6ee8c
 def cropped(pictures: Pictures,
-         which: Tensor,                             # int64 [B]: index of the picture of each crop
-         generator: torch.Generator | None = None,  # random crops; None: the largest crop in the middle
-         size: int | tuple[int, int] = 64,          # side of the crops, or (height, width), in pixels
-         # smallest and largest part of the picture's area that a random crop covers
-         scale: tuple[float, float] = (.2, 1.),
-         flip: bool = True,                         # mirror one random crop in two?
-         ) -> dict[str, Tensor]:   # image float [B, C, *size] in 0..1, label int64 [B] where the set knows it
+            which: Tensor,                             # int64 [B]: index of the picture of each crop
+            generator: torch.Generator | None = None,  # random crops; None: the largest crop in the middle
+            size: int | tuple[int, int] = 64,          # side of the crops, or (height, width), in pixels
+            # smallest and largest part of the picture's area that a random crop covers
+            scale: tuple[float, float] = (.2, 1.),
+            flip: bool = True,                         # mirror one random crop in two?
+            ) -> dict[str, Tensor]:     # image float [B, C, *size] in 0..1, label int64 [B] where it is known
     "A batch of crops."
     height, width = check_size(size)
     read = [pictures.read(i) for i in which.tolist()]

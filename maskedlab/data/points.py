@@ -70,8 +70,8 @@ def _held(split: str, named: bool) -> tuple[Tensor, Tensor]:    # clouds [N, 102
     return _clouds()[which], torch.tensor([m['label'] for m in about['models']])[which]
 
 # %% ../../nbs/data/06_points.ipynb #1b14e299
-# (x, y, z, width, depth, height), centres
-def _boxes(kind: str, r: Callable[[float, float], float]) -> Sequence[tuple[float, ...]]:
+def _boxes(kind: str, r: Callable[[float, float], float],
+           ) -> Sequence[tuple[float, ...]]:     # x, y, z of the centre, width, depth, height
     "The boxes of one piece of furniture, z up; `r(low, high)` draws a number."
     w, d, h, t = r(.8, 1.6), r(.7, 1.2), r(.7, 1.2), r(.05, .1)
     legs = [(sx * (w - t) / 2, sy * (d - t) / 2, h / 2, t, t, h) for sx in (-1, 1) for sy in (-1, 1)]

@@ -40,8 +40,8 @@ def photo_credits() -> list[dict[str, Any]]:    # one dict a photograph, in the 
     return json.loads((_FILES / 'photos.json').read_text(encoding='utf-8'))
 
 @cache
-# item i: image float [3, H, W] in 0..1, label int64: which photograph
-def photographs(split: str = 'train') -> Pictures:
+def photographs(split: str = 'train',
+                ) -> Pictures:     # item i: image float [3, H, W] in 0..1, label int64: which photograph
     "The whole embedded photographs of a split; grey ones have three equal channels."
     _check_split(split)
     rows = photo_credits()

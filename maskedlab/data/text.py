@@ -121,8 +121,8 @@ def decode(ids: Tensor,                   # `[L]` or `[B, L]`
 
 # %% ../../nbs/data/05_text.ipynb #f82c2be1
 @cache
-# sentences of each paragraph: pieces, words
-def _sentences(split: str) -> list[list[tuple[list[int], list[int]]]]:
+def _sentences(split: str,
+               ) -> list[list[tuple[list[int], list[int]]]]:    # of each paragraph: pieces, words
     cut = [re.split(r'(?<=[.!?])\s+(?=[A-Z"(])', p) for a in articles(split) for p in a]
     found = iter(tokenizer().encode_batch([s for p in cut for s in p], add_special_tokens=False))
     return [[(e.ids, list(e.word_ids)) for e, _ in zip(found, p)] for p in cut]

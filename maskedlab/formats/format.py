@@ -75,8 +75,9 @@ def find_format(config: dict[str, Any],             # what the checkpoint says a
     return found[0] if found else None
 
 # %% ../../nbs/formats/01_format.ipynb #9ac575fc
-# with {} for the first that is not there
-def need(state: Tensors, names: Iterable[str], sentence: str) -> None:
+def need(state: Tensors, names: Iterable[str],
+         sentence: str,     # with {} for the first that is not there
+         ) -> None:
     "The tensors from which sizes are read."
     for name in names:
         if name not in state: raise ValueError(sentence.format(name))

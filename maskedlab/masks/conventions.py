@@ -61,8 +61,8 @@ def to_active(mask: Tensor) -> Tensor:      # bool `[B, 1, f, f]`
         raise ValueError(f"active is for pictures: give a mask [B, rows, columns], got {list(mask.shape)}")
     return ~mask[:, None]
 
-# bool `[B, f, f]`, or `[B, *shape]`
-def from_active(active: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+def from_active(active: Tensor, shape: Sequence[int] | None = None,
+                ) -> Tensor:     # bool `[B, f, f]`, or `[B, *shape]`
     "The inverse of `to_active`."
     return _shaped(~active.flatten(1), active.shape[2:] if shape is None else shape)
 

@@ -54,8 +54,7 @@ def dictionary(tokenizer: Any) -> int | None:      # None: it does not say
     if isinstance(words, int): return words
     return len(table) if torch.is_tensor(table) else None
 
-# with `ids`, and `words` or `codebook`; `alive()` where it keeps count
-def check_tokenizer(tokenizer: Any,
+def check_tokenizer(tokenizer: Any,              # has `ids`, `words` or `codebook`; `alive()` where it counts
                     words: int | None = None,    # the size of the recipe's head; None: the tokenizer's
                     channels: int | None = None, # of the recipe's pictures; None: any
                     least: float = .1,           # share of words that should be alive

@@ -77,8 +77,8 @@ class Pieces(nn.Module):
         return u.x.masked_fill(mask, self.mask_id)
 
 # %% ../../nbs/parts/07_text.ipynb #17df511d
-# float `[heads, L, L]`
-def alibi(heads: int, length: int, device: torch.device | str | None = None) -> Tensor:
+def alibi(heads: int, length: int, device: torch.device | str | None = None,
+          ) -> Tensor:     # float `[heads, L, L]`
     """What attention loses with distance (Press et al. 2022, section 3), the same to the left and to the
     right."""
     slope = 2. ** (-8 * torch.arange(1, heads + 1, device=device) / heads)

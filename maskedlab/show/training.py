@@ -79,9 +79,9 @@ def thin(values: list[float],
     return [sum(g) / len(g) for g in groups], [sum(values[i] for i in g) / len(g) for g in groups]
 
 # %% ../../nbs/show/06_training.ipynb #5388ac67
-def loss_line(values: list[float],          # the losses, one a step
-          width: int = 440, height: int = 280,      # pixels
-          ) -> str:                     # SVG
+def loss_line(values: list[float],                    # the losses, one a step
+              width: int = 440, height: int = 280,    # pixels
+              ) -> str:                               # SVG
     "The curve of the losses, with the smallest and largest of what it shows."
     steps, means = thin(values)
     low, high = (min(means), max(means)) if means else (0., 1.)

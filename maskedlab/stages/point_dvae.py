@@ -131,9 +131,8 @@ class PointDVAE(Recipe):
         "The word of each group."
         return self.logits(u).argmax(-1)
 
-    # coarse and fine, relative to the centres
     def draw(self, code: Tensor, u: Units) -> tuple[Tensor, Tensor]:
-        "Groups from codes `[B, G, code]`."
+        "Groups from codes `[B, G, code]`, coarse and fine, relative to the centres."
         return self.folding(self.write(code, self.near(u)))
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None,

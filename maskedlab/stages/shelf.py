@@ -63,8 +63,8 @@ def made_from(key: str) -> dict[str, Any]:
             (below / 'model.safetensors').read_bytes()).hexdigest()[:16]
     return found
 
-# as `config.json` holds them; None: there is no such size
-def configuration(cls: type, size: str) -> dict[str, Any] | None:
+def configuration(cls: type, size: str,
+                  ) -> dict[str, Any] | None:     # as `config.json` holds them; None: there is no such size
     "The arguments that a size of a class stands for, defaults included."
     if size not in (sizes := getattr(cls, 'sizes', {})): return None
     bound = inspect.signature(cls).bind_partial(**sizes[size])

@@ -35,8 +35,7 @@ def patch_norm(x: Tensor,            # `[..., P]`
 def un_norm(pred: Tensor,          # `[n, P]`, rows of normalised patches
             x: Tensor,             # `[B, *shape, P]`, all patches
             mask: Tensor,          # bool `[B, *shape]`, which of them the rows are
-            # 'true': lent by the hidden patches themselves; 'visible': averages of the sample's visible
-            # patches
+            # 'true': of the hidden patches themselves; 'visible': averages of the sample's visible patches
             statistics: str = 'true',
             ) -> Tensor:           # like `pred`
     "Give normalised rows a mean and a deviation back."

@@ -223,8 +223,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
             raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
                                     f"name ({names[:80]})")
         if modality in READERS: return Rows(READERS[modality](_files(path)), seed, changes)
-        # a broken picture is better found now than in the night, as long as looking does not take the night
-        # itself
+        # a broken picture is better found now than in the night, unless looking takes the night
         found = images(data, channels=channels, check=False)
         return Crops(images(data, channels=channels) if len(found) <= 5000 else found, seed, size, augment,
                      vary)

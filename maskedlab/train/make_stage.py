@@ -49,13 +49,13 @@ def train_stage(key: str,                       # 'name/size/data/seed'
         last = history[-20:]
         rate = '' if lr is None else f' --lr {lr:g}'
         more = f"{rate}{' --half' if half else ''}{f' --out {folder}' if folder is not None else ''}"
-        about: dict[str, Any] = dict(key=key, command=f'python -m maskedlab.train.make_stage {key} --steps '
-                                                      f'{steps}{more}',
-                     parameters=sum(p.numel() for p in recipe.parameters()),
-                                     versions=dict(maskedlab=__version__, torch=torch.__version__),
-                     date=time.strftime('%Y-%m-%d'), **{'from': made_from(key)},
-                     terms={k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0]
-                            if k not in ('step', 'gradient', 'lr')})
+        command = f'python -m maskedlab.train.make_stage {key} --steps {steps}{more}'
+        terms = {k: round(sum(h[k] for h in last) / len(last), 5) for k in last[0]
+                 if k not in ('step', 'gradient', 'lr')}
+        about: dict[str, Any] = dict(
+            key=key, command=command, parameters=sum(p.numel() for p in recipe.parameters()),
+            versions=dict(maskedlab=__version__, torch=torch.__version__), date=time.strftime('%Y-%m-%d'),
+            **{'from': made_from(key)}, terms=terms)
         write_files(aside, {'stage.json': about})
         if target.exists():
             os.replace(target, old := aside.with_suffix('.old'))

@@ -279,10 +279,9 @@ class HybridDistillation(Recipe):
         "The whole picture as a teacher wants it."
         return shown(self.cut.image(u.x), teacher, u.shape)
 
-    # mask None: nothing dropped
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Who looks at whom in the student: weights `[layers, B, heads, Q, K]`, query and key units (-1: no
-        patch). A dropped token keeps the row of the last block that it was in."""
+        patch). A dropped token keeps the row of the last block that it was in; mask None drops nothing."""
         u = self.units(batch)
         with watched(self.encoder) as weights:
             path = self.encode(u, () if mask is None else self.drops(u, mask, None, 1.))

@@ -125,9 +125,8 @@ class MaskAlign(Recipe):
         return Out({'features': mean(torch.cat([e, front]))}, mask, pred, target, spread(e, both), u)
 
     @torch.no_grad()
-    # for each level `[B, 1 + N, teacher's dim]`; importance `[B, N]`
     def look(self, u: Units) -> tuple[list[Tensor], Tensor]:
-        "What the teacher shows of whole pictures."
+        "What the teacher shows of whole pictures: each level `[B, 1 + N, its dim]`; importance `[B, N]`."
         return self.teacher.look(shown(self.cut.image(u.x), self.teacher, u.shape))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,8 +38,8 @@ class Student(nn.Module):
                  contrast: int):
         super().__init__()
         self.embed, self.reduce = copy.deepcopy(embed).requires_grad_(True), nn.Linear(embed.dim, dim)
-        self.cls_token, self.cls_pos, self.mask_token = (nn.Parameter(torch.zeros(1, 1, dim))
-                                                         for _ in range(3))
+        token = lambda: nn.Parameter(torch.zeros(1, 1, dim))
+        self.cls_token, self.cls_pos, self.mask_token = token(), token(), token()
         self.position = centre_net(dim)
         self.encoder = Transformer(dim, depth, heads, eps=1e-5, key_bias=None, drop_path=drop_path)
         self.words = nn.Linear(dim, words)

@@ -48,8 +48,8 @@ class Boundary(nn.Module):
             dim, width, vocab, eps)
         nn.init.normal_(self.place.weight, std=.02)
 
-    # errors `[n]`
-    def forward(self, h: Tensor, ids: Tensor, mask: Tensor, valid: Tensor, table: Tensor) -> Tensor:
+    def forward(self, h: Tensor, ids: Tensor, mask: Tensor, valid: Tensor, table: Tensor,
+                ) -> Tensor:     # errors `[n]`
         row, piece, before, behind, nth = around(mask, valid, self.most)
         x = torch.cat([h[row, before], h[row, behind], self.place(nth)], 1)
         return F.cross_entropy(self.head(self.norm(F.gelu(self.first(x))), table), ids[row, piece],
