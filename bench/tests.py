@@ -80,8 +80,8 @@ def files(times: dict[str, Any]) -> Table:
 
 
 def own(times: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Seconds of each method that was run: its notebooks, its test file, its cases in tests that hold for all;
-    of whole files the processor's time, where it is known."""
+    """Seconds of each method that was run: its notebooks, its test file, its cases in tests that hold for
+    all; of whole files the processor's time, where it is known."""
     found, rows = times['files'], {}
     used = lambda p: found[p]['processor'] or found[p]['seconds']
     for name in lab.catalogue()['RECIPES']:
