@@ -388,7 +388,7 @@ def test_a_recipe_from_outside_needs_the_callers_word(tmp_path, batch):
 def test_shipped_weights(tmp_path, batch, monkeypatch):
     r = make()
     r.save_pretrained(tmp_path / 'mae-micro', dtype=torch.float16)
-    monkeypatch.setattr(table, 'WEIGHTS', tmp_path)
+    monkeypatch.setattr(table, 'SHIPPED', tmp_path)
     for which in ('mae', MAE):
         again = ml.create_recipe(which, pretrained=True)
         assert_close(again.head.weight, r.head.weight, rtol=1e-3, atol=1e-4)
