@@ -95,6 +95,17 @@ def test_the_two_arms_start_from_one_seed_and_give_a_loss(name):
         assert found[0] == found[1] and found[0] > 0
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_features_take_no_chance(name):
+    claim = find_claim(name)
+    recipe = next(iter(claim.arms.values()))().eval()
+    batch = feed(claim.data, 0, **claim.options).batch(range(2))
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        recipe.features(batch)
+    assert torch.equal(torch.get_rng_state(), before)      # else a fine-tuned head starts elsewhere
+
+
 def test_arms_share_what_they_do_not_change_and_ask_for_their_stages(monkeypatch):
     asked = []
     monkeypatch.setattr('maskedlab.instruments.claim.ready', lambda key, steps: asked.append((key, steps)))

@@ -178,7 +178,7 @@ class Recipe(nn.Module):
                   ) -> tuple[Units, Tensor]:
         "Units and mask of a look from outside, such as that of `attention`."
         u = self.units(batch)
-        return u, draw(self.strategy, u, u.none() if mask is None else mask)
+        return u, u.none() if mask is None else draw(self.strategy, u, mask)     # None: no chance in it
 
     def after_step(self, out: Out, progress: float) -> None:
         "After an optimiser step: EMA copies, queues and codebooks change here and nowhere else."
