@@ -290,10 +290,15 @@ def test_a_recipe_from_a_file(tmp_path):
         ml.create_recipe(f'{tmp_path}/json.py')
 
 
-@pytest.mark.parametrize('terms', [torch.tensor(1.), {}, None])
+@pytest.mark.parametrize('terms', [torch.tensor(1.), None])
 def test_terms_are_a_dict(terms):
     with pytest.raises(TypeError, match="a dict, such as {'pixels': loss}"):
         Out(terms)
+
+
+def test_without_terms_there_is_no_loss():
+    with pytest.raises(ValueError, match='no terms, no loss'):
+        print(Out({}).loss)
 
 
 def test_an_attention_without_units_is_told():

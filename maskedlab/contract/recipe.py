@@ -44,14 +44,15 @@ class Out:
     extra: dict[str, Any] = field(default_factory=dict)  # the recipe's own; shared code never reads it
 
     def __post_init__(self):
-        if not isinstance(self.terms, dict) or not self.terms:
-            raise TypeError(f"the terms of a loss are a dict, such as {{'pixels': loss}}, got "
-                            f"{type(self.terms).__name__ if self.terms != {} else 'an empty one'}")
+        if not isinstance(self.terms, dict):
+            raise TypeError("the terms of a loss are a dict, such as {'pixels': loss}, got "
+                            f"{type(self.terms).__name__}")
 
     @property
     def loss(self) -> Tensor:
         "The sum of the terms."
-        return torch.stack([t for t in self.terms.values()]).sum()
+        if not self.terms: raise ValueError("no terms, no loss; give terms such as {'pixels': loss}")
+        return torch.stack([*self.terms.values()]).sum()
 
     @property
     def scored(self) -> Tensor:
