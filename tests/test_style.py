@@ -252,3 +252,15 @@ def test_a_recipe_shows_what_it_does(path):
     assert still, 'no still picture'
     missing = [s for s in still if not (path.parent / s).is_file() or s.startswith(('/', 'http'))]
     assert not missing, missing
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if p.name != 'index.ipynb'], ids=name_of)
+def test_links_of_notebooks_lead_somewhere(path):
+    """The index is seen from the root, as README.md, and tested there."""
+    found = [a for c in cells(path, 'markdown') for a in re.findall(r'\]\(([^)#\s]+)[^)]*\)', c)]
+    gone = [
+        a
+        for a in found
+        if not re.match(r'https?:|attachment:', a) and not (path.parent / a).exists()
+    ]
+    assert not gone, gone

@@ -381,12 +381,13 @@ def index(lists: str) -> str:
     return shell('maskedlab', described(local(f'{first}{frame}{lists}' + (f'<h2{rest}' if rest else ''))), 0)
 
 
-def pictures_of(body: str, out: Path) -> None:
-    """Copy the pictures that the first page shows."""
+def pictures_of(body: str, out: Path, folder: str = '') -> None:
+    """Copy the pictures that a page shows by an address relative to its folder."""
     for name in re.findall(r'<img[^>]*src="(?!data:|https?:)([^"]+)"', body):
-        if (ROOT / name).is_file():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, out / name)
+        path = os.path.normpath(Path(folder) / name)
+        if (ROOT / path).is_file():
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, out / path)
 
 
 def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: str = '') -> int:
@@ -408,6 +409,7 @@ def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: s
             head, below = heading(nb)
             body = page(nb, f'{head} · maskedlab', len(to.relative_to(out).parts) - 1)
             to.write_text(body, encoding='utf-8')
+            pictures_of(body, out, to.parent.relative_to(out).as_posix())
             room = path.parent.relative_to(ROOT / folder).as_posix()
             items.append((room, to.relative_to(out).as_posix(), head, below))
         text, last = [f'<h2 id="{title.lower()}">{title}</h2>'], None
