@@ -83,6 +83,8 @@ BUDGETS = {
     'browser tests marked quick': 60,
     'tutorials/*': 25,
 }
+# pages whose tests measure no time: they need not be alone
+UNTIMED = ('tests/browser/test_site.py', 'tests/browser/test_voila.py')
 HANG = 900  # seconds after which a file is ended, and has failed; --patience multiplies them
 SERVER = [str(ROOT / 'tools' / 'warm.py')]  # what checks are forked from
 TIMES = 'bench/results/tests.json'  # what each file took when that was last written down
@@ -875,7 +877,7 @@ class Checks:
         )
 
     def browser(self) -> list[Item]:
-        """The pages in a real browser, one after the other, since they measure times."""
+        """The pages in a real browser; those that measure times at the end, one after the other."""
         if not self.browser_there():
             return []
         return self.chosen(
@@ -908,16 +910,16 @@ class Checks:
     # what is run
 
     def all(self) -> None:
-        """Every stage: the files of all as one queue, then those of the browser by themselves."""
+        """Every stage: the files of all as one queue, then the pages that measure times by themselves."""
         wanted = [s for s in STAGES if s in (self.options.only or STAGES)]
         files: list[Item] = []
         for stage in wanted:
             say(f'\n{stage}: {(getattr(Checks, stage).__doc__ or "").strip()}')
             if stage != 'browser':
                 files += self.attempt(stage)
-        self.many(files)
-        if 'browser' in wanted:
-            self.many(self.attempt('browser'), workers=1)
+        pages = self.attempt('browser') if 'browser' in wanted else []
+        self.many(files + [item for item in pages if item.name in UNTIMED])
+        self.many([item for item in pages if item.name not in UNTIMED], workers=1)
         if 'package' in wanted and self.options.coverage:
             self.coverage()
 
