@@ -11,8 +11,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from .strategies import LAWS, Law, Rate, quota, rand
-from ..contract.strategy import Range, Strategy
+from .strategies import Law, Rate, _Counted, rand
+from ..contract.strategy import Range
 from ..contract.units import Units
 
 # %% auto #0
@@ -29,7 +29,7 @@ def nearby(u: Units,
 
 # %% ../../nbs/masks/08_ball.ipynb #999e46af
 @dataclass(frozen=True)
-class Ball(Strategy):
+class Ball(_Counted):
     """One unit at random and the k - 1 nearest to it (Point-BERT, Yu et al. 2022, section 3.3; "block" in
     Point-MAE).
 
@@ -39,8 +39,7 @@ class Ball(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         free, at = u.free.flatten(1), nearby(u)
-        n = free.sum(1)
-        k = torch.minimum(quota(LAWS[self.law], self.ratio, n, u.count, generator, progress), n)
+        k = torch.minimum(self.quota(u, generator, progress), free.sum(1))
         # chance; what is not free comes last
         order = rand(free.shape, generator, u.device).masked_fill(~free, 2).argsort(1)
         seed = at.gather(1, order[:, :1, None].expand(-1, -1, at.shape[-1]))
@@ -49,12 +48,3 @@ class Ball(Strategy):
         mask = torch.zeros_like(free).scatter_(1, order,
                                                torch.arange(free.shape[1], device=u.device) < k[:, None])
         return mask.view(u.free.shape)
-
-    @property
-    def exact(self) -> bool:
-        return not callable(self.ratio)
-
-    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count)
-        return k, k

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from .strategies import LAWS, Law, Rate, first_k, quota, rand
-from ..contract.strategy import Range, Strategy
+from .strategies import Law, Rate, _Counted, first_k, rand
+from ..contract.strategy import Range
 from ..contract.units import Units
 
 # %% auto #0
@@ -20,7 +20,7 @@ __all__ = ['Guided']
 
 # %% ../../nbs/masks/11_guided.ipynb #668970fd
 @dataclass(frozen=True)
-class Guided(Strategy):
+class Guided(_Counted):
     """Units are drawn in proportion to a score, without replacement (MaskAlign, Xue et al. 2023, section
     3.2), or taken from the top.
 
@@ -36,7 +36,7 @@ class Guided(Strategy):
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         score = self.score(u, signals.get(self.by))
         free = u.free.flatten(1)
-        k = quota(LAWS[self.law], self.ratio, free.sum(1), u.count, generator, progress)
+        k = self.quota(u, generator, progress)
         if self.lottery:
             noise = rand(free.shape, generator, u.device).clamp(1e-12, 1 - 1e-7)
             score = score.log() - (-noise.log()).log()                      # Gumbel
@@ -60,12 +60,3 @@ class Guided(Strategy):
             raise ValueError(f"the score {self.by} has the value {float(worst):.4g}; chances need numbers "
                              "from 0, and no NaN")
         return score
-
-    @property
-    def exact(self) -> bool:
-        return not callable(self.ratio)
-
-    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count)
-        return k, k

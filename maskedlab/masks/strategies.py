@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -138,8 +138,26 @@ def _in_order(noise: Tensor, k: Tensor) -> Tensor:
     return torch.empty_like(first).scatter_(1, noise.argsort(dim=1, stable=True), first)
 
 # %% ../../nbs/masks/01_strategies.ipynb #66e9ab38
+class _Counted(Strategy):
+    "Exact, `k = count(law, ratio, n)` of n free units, unless the ratio is a schedule."
+    ratio: Any
+    law: Any
+
+    @property
+    def exact(self) -> bool:
+        return not callable(self.ratio)
+
+    def quota(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
+        "How many units of each sample to hide, int64 `[B]`."
+        return quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count, generator, progress)
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        if callable(self.ratio): return super().counts(u)
+        k = self.quota(u)
+        return k, k
+
 @dataclass(frozen=True)
-class Random(Strategy):
+class Random(_Counted):
     """Every set of k units is equally likely (MAE, He et al. 2022, section 3; SimMIM, Xie et al. 2022,
     section 3.2).
 
@@ -148,22 +166,12 @@ class Random(Strategy):
     law: Law = 'floor kept'                     # which side of the count is rounded, and how
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        free = u.free.flatten(1)
-        k = quota(LAWS[self.law], self.ratio, free.sum(1), u.count, generator, progress)
+        free, k = u.free.flatten(1), self.quota(u, generator, progress)
         return first_k(rand(free.shape, generator, u.device), k, free).view(u.free.shape)
-
-    @property
-    def exact(self) -> bool:
-        return not callable(self.ratio)
 
     @property
     def exchangeable(self) -> bool:
         return True
-
-    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        if callable(self.ratio): return super().counts(u)
-        k = quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count)
-        return k, k
 
     def chance(self, u: Units) -> Tensor | None:
         return None if callable(self.ratio) else share(self.counts(u)[0], u.free)
