@@ -102,6 +102,7 @@ def _section(file: Path) -> dict[str, str] | None:
                          "under [maskedlab]") from None
     return {k: v.strip() for k, v in parser.items('maskedlab')} if parser.has_section('maskedlab') else None
 
+# %% ../nbs/00_settings.ipynb #1f8d583b
 def _answers(environ: Mapping[str, str], file: Path | None) -> dict[str, Answer]:
     "Every setting, the weakest source first, so that a stronger one overwrites it."
     found = {k: (s.default, 'default') for k, s in SETTINGS.items()}

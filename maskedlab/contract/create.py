@@ -57,6 +57,7 @@ def _load_file(path: str) -> Any:
     spec.loader.exec_module(module)
     return module
 
+# %% ../../nbs/contract/06_create.ipynb #63d88d9e
 def create_recipe(which: Any,     # a name, 'my_file.py:Mine', a class, or an instance, returned as it is
                   size: str | None = None,     # one of its sizes; default 'micro', or none where it has none
                   pretrained: bool = False,    # load the small weights that ship with the kit

@@ -119,6 +119,10 @@ def repeat_to(mask: Tensor,            # `[B, *coarse]`
         mask = mask.repeat_interleave(fine // coarse, axis)
     return mask
 
+# %% ../../nbs/contract/00_units.ipynb #c294c93c
+def _swap(x: Tensor, which: Tensor, new: Any) -> Tensor:
+    return torch.where(widen(which, x), x.roll(1, 0), x) if new is None else place(x, which, new)
+
 # %% ../../nbs/contract/00_units.ipynb #91d3fb44
 @dataclass(frozen=True, eq=False)
 class Units:
@@ -180,8 +184,8 @@ class Units:
         "Exchange the content of the chosen units, leaving the layout as it is."
         if isinstance(self.x, dict):
             parts = self.split(which)
-            return self.but(x={k: _swap(v, parts[k], None if new is None else new[k]) for k,
-                               v in self.x.items()})
+            return self.but(x={k: _swap(v, parts[k], None if new is None else new[k])
+                               for k, v in self.x.items()})
         return self.but(x=_swap(self.x, which, new))
 
     def split(self, t: Tensor,                 # `[B, N, ...]` over the flat axis of all streams
@@ -195,9 +199,6 @@ class Units:
         "Lay the streams back on the one flat axis: the inverse of `split`."
         if self.streams is None: raise ValueError("these units have one stream: there is nothing to join")
         return torch.cat([parts[k].flatten(1, len(shape)) for k, (_, shape) in self.streams.items()], 1)
-
-def _swap(x: Tensor, which: Tensor, new: Any) -> Tensor:
-    return torch.where(widen(which, x), x.roll(1, 0), x) if new is None else place(x, which, new)
 
 # %% ../../nbs/contract/00_units.ipynb #7490bfa0
 def layout(shape: Sequence[int] | int,    # units of one sample, such as `(14, 14)`, `(200,)` or `(8, 14, 14)`

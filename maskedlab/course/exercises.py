@@ -149,6 +149,7 @@ def solved(which: str | Exercise,
     e = which if isinstance(which, Exercise) else exercise(which)
     return answer if judge(e, answer).kind == 'yes' else otherwise
 
+# %% ../../nbs/course/00_exercises.ipynb #3d8e2821
 def show(verdict: Verdict) -> None:
     "Display in a notebook, print elsewhere."
     if not in_notebook(): return print(verdict)
@@ -160,6 +161,7 @@ def in_notebook() -> bool:
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     return getattr(shell, 'kernel', None) is not None
 
+# %% ../../nbs/course/00_exercises.ipynb #f97e5d08
 def tensor(y: Any,                                # what the learner's code gave
            shape: Sequence[int] | None = None,
            dtype: torch.dtype | None = None,
@@ -233,6 +235,7 @@ def _buttons(guess: Guess) -> None:
     # a page without widgets shows the question in words
     display({**data, 'text/plain': repr(guess)}, raw=True)
 
+# %% ../../nbs/course/00_exercises.ipynb #ff6575ba
 def reveal(guess: Guess,
            truth: str,        # one of the options
            why: str = '',     # a sentence

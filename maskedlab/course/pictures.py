@@ -35,6 +35,7 @@ def pixels(x: Tensor,       # `[C, H, W]` in 0..1, or bool `[H, W]`: a mask
         rgb = (x.detach().cpu().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).expand(-1, -1, 3)
     return Image.fromarray(rgb.contiguous().numpy())
 
+# %% ../../nbs/course/03_pictures.ipynb #9babeae4
 class Strip:
     "Rows of pictures with names: shown as HTML in a notebook; `sheet()` is the same as one picture."
     def __init__(self,
