@@ -51,19 +51,21 @@ def is_text(node: ast.stmt) -> bool:
                                                      ast.Constant) and isinstance(node.value.value, str)
 
 
-def code_lines(source: str, node: ast.AST) -> set[int]:
-    "Numbers of the lines of a node that hold code."
-    first = min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))])
-    left = {n for inner in ast.walk(node) if isinstance(inner, ast.stmt) and (is_text(inner) or is_told(inner)
-                                                                             or isinstance(inner,
-                                                                                           (ast.Import,
-                                                                                            ast.ImportFrom)))
-            for n in range(inner.lineno, inner.end_lineno + 1)}
+def held(source: str) -> set[int]:
+    "Numbers of the lines that hold more than a comment."
     empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
              tokenize.ENDMARKER}
-    held = {n for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in empty
+    return {n for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in empty
             for n in range(t.start[0], t.end[0] + 1)}
-    return {n for n in held - left if first <= n <= node.end_lineno}
+
+
+def code_lines(source: str, node: ast.AST) -> set[int]:
+    "Numbers of the lines of a node that hold code of its own: no text, no import, nothing it only says."
+    first = min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))])
+    aside = lambda s: is_text(s) or is_told(s) or isinstance(s, ast.Import | ast.ImportFrom)
+    left = {n for s in ast.walk(node) if isinstance(s, ast.stmt) and aside(s)
+            for n in range(s.lineno, s.end_lineno + 1)}
+    return {n for n in held(source) - left if first <= n <= node.end_lineno}
 
 
 @cache

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.price import held
+
 ROOT = Path(__file__).resolve().parents[1]
 LINE, CELL = 110, 60
 NOTEBOOKS = sorted(
@@ -125,25 +127,14 @@ def test_a_guard_is_not_crowded():
 
 def code_lines(source):
     """How many lines hold code: no comment, no docstring, nothing empty."""
-    held = set()
-    empty = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
-    for t in tokenize.generate_tokens(io.StringIO(source).readline):
-        if t.type not in empty:
-            held |= set(range(t.start[0], t.end[0] + 1))
+    lines = held(source)
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.ClassDef | ast.FunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            held -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    return len(held)
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
 
 
 def test_a_cell_fits_on_a_screen():
