@@ -15,11 +15,11 @@ def plain(recipe, n=3, **more):
 
 
 def stir(net, by=.05):
-    """Move every parameter: at the start many are zero, which would hide a mistake."""
+    """Move every parameter, and evaluate: at the start many are zero, which would hide a mistake."""
     with torch.no_grad():
         for p in net.parameters():
             p.add_(torch.randn(p.shape, generator=g(7)) * by)
-    return net
+    return net.eval()
 
 
 def ragged(u):

@@ -23,7 +23,7 @@ def back_again(u, a, b):
 @pytest.fixture(scope='module')          # of each recipe, or of those that `--recipe` names: see conftest.py
 def case(request):
     torch.manual_seed(0)
-    r = stir(ml.create_recipe(request.param)).eval()
+    r = stir(ml.create_recipe(request.param))
     return r, plain(r)
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from given import g
+from given import g, stir
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -32,13 +32,6 @@ from maskedlab.targets.features import divergence, relations
 from maskedlab.train.trainer import fit
 
 SMALL = dict(image=40, patch=8, dim=32, depth=3, heads=4)  # 25 patches: 18, then 13 stay
-
-
-def stir(net, by=0.05):  # at the start many numbers are zero, which would hide a mistake
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(torch.randn_like(p) * by)
-    return net.eval()
 
 
 def M(seed=1, **more):

@@ -3,7 +3,7 @@ import importlib.util
 
 import pytest
 import torch
-from given import g
+from given import g, stir
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -21,13 +21,6 @@ from maskedlab.train.loop import decay_groups
 from maskedlab.train.trainer import fit
 
 SMALL = dict(image=32, patch=8, dim=32, depth=3, heads=4, drop_path=0.)
-
-
-def stir(net, by=.05):          # at the start many numbers are zero, which would hide a mistake
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(torch.randn_like(p) * by)
-    return net.eval()
 
 
 def teacher(**more):

@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
-from given import g
+from given import g, stir
 import torch.nn.functional as F
 from torch.testing import assert_close
 
@@ -56,13 +56,6 @@ WORDS = dict(
     hidden=16,
     fine=16,
 )
-
-
-def stir(r):
-    with torch.no_grad():  # at the start many numbers are zero, which would hide a mistake
-        for p in r.parameters():
-            p.add_(torch.randn(p.shape, generator=g(5)) * 0.05)
-    return r.eval()
 
 
 @pytest.fixture
