@@ -62,6 +62,8 @@ HAND_KEPT = (
     'weights/*',
 )
 
+TIMED = 'browser tests marked timed'  # they measure times: nothing else may run beside them
+
 # Seconds that a file should take under test on 2 quiet cores. One that takes longer is named with the load
 # of the machine
 # beside it and fails nothing: `maskedlab bench tests` is where these are kept. The longest pattern that fits
@@ -81,10 +83,9 @@ BUDGETS = {
     'tests marked quick': 90,
     'tests/browser/*': 60,
     'browser tests marked quick': 60,
+    TIMED: 90,
     'tutorials/*': 25,
 }
-# pages whose tests measure no time: they need not be alone
-UNTIMED = ('tests/browser/test_site.py', 'tests/browser/test_voila.py')
 HANG = 900  # seconds after which a file is ended, and has failed; --patience multiplies them
 SERVER = [str(ROOT / 'tools' / 'warm.py')]  # what checks are forked from
 TIMES = 'bench/results/tests.json'  # what each file took when that was last written down
@@ -877,12 +878,12 @@ class Checks:
         )
 
     def browser(self) -> list[Item]:
-        """The pages in a real browser; those that measure times at the end, one after the other."""
+        """The pages in a real browser; what measures times comes at the end, by itself."""
         if not self.browser_there():
             return []
-        return self.chosen(
-            [self.pytest(p, p) for p in self.files('tests/browser', 'test_*.py')], 'browser test'
-        )
+        files = self.files('tests/browser', 'test_*.py')
+        timed = [self.pytest(TIMED, 'tests/browser', '-m', 'timed')] if files else []
+        return self.chosen([self.pytest(p, p, '-m', 'not timed') for p in files] + timed, 'browser test')
 
     def coverage(self) -> None:
         """What the tests of the package have run of it."""
@@ -910,16 +911,14 @@ class Checks:
     # what is run
 
     def all(self) -> None:
-        """Every stage: the files of all as one queue, then the pages that measure times by themselves."""
+        """Every stage: the files of all as one queue, then what measures times, by itself."""
         wanted = [s for s in STAGES if s in (self.options.only or STAGES)]
         files: list[Item] = []
         for stage in wanted:
             say(f'\n{stage}: {(getattr(Checks, stage).__doc__ or "").strip()}')
-            if stage != 'browser':
-                files += self.attempt(stage)
-        pages = self.attempt('browser') if 'browser' in wanted else []
-        self.many(files + [item for item in pages if item.name in UNTIMED])
-        self.many([item for item in pages if item.name not in UNTIMED], workers=1)
+            files += self.attempt(stage)
+        self.many([item for item in files if item.name != TIMED])
+        self.many([item for item in files if item.name == TIMED])
         if 'package' in wanted and self.options.coverage:
             self.coverage()
 

@@ -622,19 +622,20 @@ def test_all_stages_run_even_where_one_breaks(project, monkeypatch, capsys):
     monkeypatch.setattr(lab, 'run', lambda item, env, patience: ran.append(item.name) or lab.Result(1))
     assert lab.test(options('test', '--cold')) == 1
     assert ran[: len(lab.STAGES)] == list(lab.STAGES), 'first what each stage has to run'
-    assert set(ran[len(lab.STAGES) : -1]) == set(lab.STAGES) - {'clean', 'browser'}
-    assert ran[-1] == 'browser', 'the browser by itself, at the end'
+    assert set(ran[len(lab.STAGES) :]) == set(lab.STAGES) - {'clean'}
     assert capsys.readouterr().out.endswith(f'{len(lab.STAGES) - 1} passed, 1 failed, 0 skipped\n')
 
 
-def test_pages_that_measure_no_time_wait_for_nobody(project, monkeypatch):
-    ran, page = [], lab.UNTIMED[0]
-    monkeypatch.setattr(lab.Checks, 'browser', lambda self: [lab.Item('timed', []), lab.Item(page, [])])
+def test_what_measures_times_runs_by_itself_at_the_end(project, monkeypatch):
+    ran = []
+    monkeypatch.setattr(lab.Checks, 'browser_there', lambda self: True)
+    monkeypatch.setattr(lab.Checks, 'files', lambda self, *a: ['tests/browser/test_page.py'])
     monkeypatch.setattr(lab.Checks, 'lint', lambda self: [lab.Item('lint', [])])
-    monkeypatch.setattr(lab, 'run', lambda item, env, patience: ran.append(item.name) or lab.Result(1))
-    assert lab.test(options('test', '--cold', '--only', 'lint', 'browser')) == 0
-    assert set(ran[:-1]) == {'lint', page} and ran[-1] == 'timed'
-    assert all((Path(lab.__file__).parent / p).is_file() for p in lab.UNTIMED)
+    monkeypatch.setattr(lab, 'run', lambda item, env, patience: ran.append(item) or lab.Result(1))
+    assert lab.test(options('test', '--cold', '--only', 'browser', 'lint')) == 0
+    assert {i.name for i in ran[:-1]} == {'lint', 'tests/browser/test_page.py'} and ran[-1].name == lab.TIMED
+    page = next(i for i in ran if i.name.endswith('page.py'))
+    assert 'not timed' in page.command and 'timed' in ran[-1].command, 'no test is run twice, none left out'
 
 
 def test_checks_run_in_an_environment_of_their_own(monkeypatch, tmp_path):

@@ -65,6 +65,7 @@ def want(ratio, seed=0):
     return rgb(b), rgb(r.fill(b, out)), out
 
 
+@pytest.mark.timed
 def test_slider_to_repaint(page):
     page.evaluate(MOVE, .5)
     values = [round(x, 2) for x in np.tile(np.arange(.05, 1, .05), 2)[:30]]

@@ -135,6 +135,7 @@ def test_own_clouds_good_and_bad(bare, tmp_path):
     assert page.errors == []
 
 
+@pytest.mark.timed
 def test_thirty_changes_within_the_bar(bare):
     page = bare(Page('point_mae'))
     times = repaints(page, 0.3, 0.015)

@@ -123,6 +123,7 @@ TIMES = '''async ([n, act]) => {
     return times.slice(3); }'''
 
 
+@pytest.mark.timed
 def test_thirty_changes_within_the_bar(bare):
     # nearly all is hidden: the longest list that a page sends
     page = bare(Page('mfm', strategy=Disc(5, p=1)))

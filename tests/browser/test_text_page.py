@@ -3,6 +3,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import in_time, ready, repaints, settled, stage
 
@@ -150,6 +151,7 @@ def test_own_text_good_and_bad(bare):
     assert page.errors == []
 
 
+@pytest.mark.timed
 def test_thirty_changes_within_the_bar(bare):
     core = Page('bert_mlm')
     page = bare(core)

@@ -45,7 +45,8 @@ def run_cell(page, text):
     page.keyboard.press('Shift+Enter')
 
 
-@pytest.mark.parametrize('recipe', ['mae', 'bert_mlm', 'electra', 'point_mae', 'point_bert'])
+# one of each view: what a recipe shows of itself is tested without a browser
+@pytest.mark.parametrize('recipe', ['mae', 'bert_mlm', 'point_mae'])
 def test_the_stop_button_in_mid_run(training, recipe):
     page, checkpoints = training(f'stop-{recipe}', recipe)
     assert 'the cell is through' in page.locator('.jp-Notebook').inner_text()       # fit() returned at once
@@ -85,6 +86,7 @@ def test_the_kernels_interrupt(training):
     page.wait_for_function("() => /ended False/.test(document.body.innerText)", timeout=60_000)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize('recipe', ['mae', 'point_mae'])         # drawing clouds takes the longest
 def test_the_explorer_stays_quick_while_a_run_is_on(training, recipe):
     page, _ = training(f'explore-{recipe}', recipe, more="\nml.Explorer('mae')")
@@ -93,7 +95,7 @@ def test_the_explorer_stays_quick_while_a_run_is_on(training, recipe):
     saw = []
     for _ in range(3):                  # two cores may be shared with others: the best of three rounds counts
         times = []
-        for value in [round(float(x), 2) for x in np.arange(.1, .9, .05)]:
+        for value in [round(float(x), 2) for x in np.arange(.1, .9, .1)]:
             times.append(page.evaluate(MOVE, value))
             ready(page)         # the slow baseline too: it takes the processor that the next picture needs
         saw.append(float(np.median(times)))
