@@ -1,5 +1,5 @@
 """What a step asks of a device, counted without one: fake tensors that live on a GPU raise where the host
-would have to wait."""
+would have to wait; a backward, which asks for a real one, is read operation by operation on the CPU."""
 
 import pytest
 import torch
@@ -8,10 +8,12 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskedlab as ml
 from maskedlab.contract import recipe as contract
 from maskedlab.contract.units import known, rest, rows, spread
+from given import g, plain
 
 
 def step_without_a_device(name, batch, monkeypatch, **arguments):
@@ -47,6 +49,42 @@ def test_a_step_that_waits_is_found(monkeypatch):
             monkeypatch,
             strategy=ml.masks.Random(ml.masks.Uniform(0.2, 0.8)),
         )
+
+
+class Waits(TorchDispatchMode):
+    """Operations whose result's size or value the host would have to fetch from a device."""
+
+    NAMES = ('_local_scalar_dense', 'nonzero', 'masked_select', 'equal', '_unique2', 'unique_dim')
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix('aten::')
+        places = args[1] if name in ('index', 'index_put', 'index_put_') else ()
+        if name in self.NAMES or any(p is not None and p.dtype == torch.bool for p in places):
+            self.found.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('name', ['mae', 'simmim', 'cae', 'maskalign', 'selfie', 'point_mae'])
+def test_a_backward_and_the_clip_never_wait(name):
+    r = ml.create_recipe(name).train()
+    loss = r(plain(r), generator=g()).loss
+    with Waits() as waits:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(r.parameters(), 1.)
+    assert waits.found == [] and any(p.grad is not None for p in r.parameters())
+
+
+def test_a_backward_through_rows_of_a_mask_is_found():
+    """The control."""
+    x = torch.rand(5, 3, requires_grad=True)
+    loss = x[torch.tensor([True, False, True, True, False])].sum()
+    with Waits() as waits:
+        loss.backward()
+    assert waits.found == ['index_put']
 
 
 @pytest.mark.parametrize('name', ['mae', 'simmim', 'bert_mlm', 'point_mae'])
