@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import lzma
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ from torch import Tensor
 from .pictures import turns
 
 # %% auto #0
-__all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'tokenizer', 'text_credits', 'articles', 'encode', 'lay', 'decode', 'pack',
-           'prose', 'load_text']
+__all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'tokenizer', 'text_credits', 'articles', 'encode', 'lay', 'Pieced', 'uncut_by',
+           'read_texts', 'decode', 'pack', 'prose', 'load_text']
 
 # %% ../../nbs/data/05_text.ipynb #7349ccd7
 PAD, UNK, CLS, SEP, MASK = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first pieces of the kit's tokenizer
@@ -61,23 +63,17 @@ def encode(texts: str | Sequence[str],        # one text, or several
         if not isinstance(t, str): raise TypeError(f"text {i} is {type(t).__name__}: give a list of strings")
         if not t.strip(): raise ValueError(f"text {i} is empty: there is nothing to hide in it; leave it out")
     if not texts: raise ValueError("no text was given: encode takes a string or a list of strings")
-    rows = [_real(e) for e in _pieces(tokenizer).encode_batch(texts)]
-    longest = max(range(len(rows)), key=lambda i: len(rows[i][0]))
-    most = len(rows[longest][0])
-    if length is not None and length < 3:
-        raise ValueError(f"length={length}: a row holds two special pieces and some text; give 3 or more")
-    if length is not None and most > length:
-        if not cut:
-            raise ValueError(f"text {longest} has {most} pieces and length={length}: shorten it, give a "
-                             "larger length, or cut=True")
-        rows = [(i[:length - 1] + i[-1:], w[:length - 1] + w[-1:]) if len(i) > length else (i, w) for i,
-                w in rows]
-    return lay(rows, most if length is None else length, _pad(tokenizer))
-
-def _real(e: Any) -> tuple[list[int], list[int]]:
-    "Pieces and words of what a tokenizer gives, without the padding that it may have been told to add."
-    keep = [k for k, real in enumerate(e.attention_mask) if real]
-    return [e.ids[k] for k in keep], [-1 if e.word_ids[k] is None else e.word_ids[k] for k in keep]
+    rows = read_texts(texts, tokenizer)
+    empty = next((i for i, row in enumerate(rows) if not row.ids), None)
+    if empty is not None:
+        raise ValueError(f"text {empty}, {texts[empty][:20]!a}, holds nothing that this tokenizer reads; "
+                         "leave it out")
+    size = [len(row.ids) + len(row.before) + len(row.after) for row in rows]
+    most, room = max(size), None if length is None else rows[0].room(length)
+    if length is not None and most > length and not cut:
+        raise ValueError(f"text {size.index(most)} has {most} pieces and length={length}: shorten it, give a "
+                         "larger length, or cut=True")
+    return lay([row.laid(0, room) for row in rows], most if length is None else length, _pad(tokenizer))
 
 def lay(rows: Sequence[tuple[Sequence[int], Sequence[int]]],    # pieces and words of each
         length: int, pad: int = PAD) -> dict[str, Tensor]:
@@ -90,6 +86,57 @@ def lay(rows: Sequence[tuple[Sequence[int], Sequence[int]]],    # pieces and wor
     word[valid] = torch.tensor([w for _, ws in rows for w in ws])
     return dict(ids=ids, valid=valid, word=word)
 
+class Pieced(NamedTuple):
+    "A text in pieces, with the word of each, and what its tokenizer puts in front and behind."
+    ids: list[int]
+    words: list[int]
+    before: list[int]
+    after: list[int]
+
+    def room(self, length: int) -> int:      # pieces
+        "What fits into a row of this length beside what stands around it."
+        around = len(self.before) + len(self.after)
+        if length <= around:
+            raise ValueError(f"length={length} leaves no room for text beside the {around} special pieces of "
+                             f"this tokenizer; give {around + 1} or more")
+        return length - around
+
+    def laid(self, start: int, stop: int | None) -> tuple[list[int], list[int]]:
+        "A part of it as a row of its own, words counted from 0."
+        ids, words = self.ids[start:stop], self.words[start:stop]
+        return ([*self.before, *ids, *self.after],
+                [*[-1] * len(self.before), *(w - words[0] for w in words), *[-1] * len(self.after)])
+
+@contextmanager
+def uncut_by(tokenizer: Any) -> Iterator[Any]:        # of tokenizers
+    "A tokenizer that neither cuts nor pads; afterwards it does what it did."
+    truncation, padding = tokenizer.truncation, tokenizer.padding
+    try:
+        if truncation:
+            tokenizer.no_truncation()
+        if padding:
+            tokenizer.no_padding()
+        yield tokenizer
+    finally:
+        if truncation:
+            tokenizer.enable_truncation(**truncation)
+        if padding:
+            tokenizer.enable_padding(**padding)
+
+def read_texts(texts: Sequence[str],
+               tokenizer: Any = None,      # as `encode` takes it
+               ) -> list[Pieced]:
+    "Whole texts in pieces; one of which nothing is left has none."
+    with uncut_by(_pieces(tokenizer)) as whole:
+        found = whole.encode_batch(list(texts))
+    return [_pieced(e.ids, e.word_ids) for e in found]
+
+def _pieced(ids: list[int], words: list[int | None]) -> Pieced:
+    real = [k for k, w in enumerate(words) if w is not None]
+    if not real: return Pieced([], [], ids, [])
+    first, last = real[0], real[-1] + 1
+    return Pieced(ids[first:last], [-1 if w is None else w for w in words[first:last]], ids[:first], ids[last:])
+
 def _pieces(given: Any) -> Any:
     "What cuts into pieces inside a tokenizer of either library."
     if given is None: return tokenizer()
@@ -100,10 +147,13 @@ def _pieces(given: Any) -> Any:
     return inner
 
 def _pad(given: Any) -> int:
+    "What fills up a row: no piece of it, as `valid` says; best one that is never written out."
     if given is None: return PAD
-    named = getattr(given, 'pad_token_id', None)
-    found = (_pieces(given).token_to_id(t) for t in ('[PAD]', '<pad>'))
-    return int(named) if named is not None else next((i for i in found if i is not None), 0)
+    named, whole = getattr(given, 'pad_token_id', None), _pieces(given)
+    if named is not None: return int(named)
+    known = [whole.token_to_id(t) for t in ('[PAD]', '<pad>')] + [whole.padding and whole.padding['pad_id']]
+    known += [i for i, t in whole.get_added_tokens_decoder().items() if t.special]
+    return next((i for i in known if i is not None), 0)
 
 # %% ../../nbs/data/05_text.ipynb #cdf1283d
 def decode(ids: Tensor,                   # `[L]` or `[B, L]`
@@ -135,10 +185,12 @@ def pack(sentences: Sequence[tuple[list[int], list[int]]],     # pieces and word
     ids: list[int] = []
     words: list[int] = []
     for i, w in sentences:
-        while len(i) > room:
-            end = next((k for k in range(room, 0, -1) if w[k] != w[k - 1]), room)
-            rows.append((i[:end], w[:end]))
-            i, w = i[end:], w[end:]
+        start = 0
+        while len(i) - start > room:
+            end = next((k for k in range(start + room, start, -1) if w[k] != w[k - 1]), start + room)
+            rows.append((i[start:end], w[start:end]))
+            start = end
+        i, w = i[start:], w[start:]
         if len(ids) + len(i) > room:
             rows.append((ids, words))
             ids, words = [], []
@@ -180,6 +232,7 @@ def load_text(paths: Sequence[str | Path] | str | Path,       # files with text 
     "Text files as rows of whole paragraphs; longer ones are cut into several rows between words."
     files = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
     rows: list[tuple[list[int], list[int]]] = []
+    unread: list[str] = []
     for f in files:
         if not f.is_file(): raise FileNotFoundError(f"there is no file {str(f)[-80:]}; check the path")
         try:
@@ -187,16 +240,16 @@ def load_text(paths: Sequence[str | Path] | str | Path,       # files with text 
         except UnicodeDecodeError:
             raise ValueError(f"{str(f)[-80:]} is no text in UTF-8; save it as such") from None
         found = [' '.join(p.split()) for p in re.split(r'\n\s*\n', text) if p.strip()]
-        for ids, words in map(_real, _pieces(tokenizer).encode_batch(found)):
-            text_at = [k for k, w in enumerate(words) if w >= 0]
-            before, after = ids[:text_at[0]], ids[text_at[-1] + 1:]   # what this tokenizer puts around a text
-            inside = (ids[text_at[0]:text_at[-1] + 1], words[text_at[0]:text_at[-1] + 1])
-            room = length - len(before) - len(after)
-            if room < 1: raise ValueError(f"length={length} leaves no room for text; give a larger one")
-            for i, w in pack([inside], room):
-                if i:
-                    rows.append(([*before, *i, *after],
-                                 [*[-1] * len(before), *(k - w[0] for k in w), *[-1] * len(after)]))
+        for paragraph, piece in zip(found, read_texts(found, tokenizer)):
+            if not piece.ids:
+                unread.append(paragraph)
+            elif (room := piece.room(length)):
+                spans = pack([(list(range(len(piece.ids))), piece.words)], room)
+                rows += [piece.laid(at[0], at[-1] + 1) for at, _ in spans if at]
+    if unread:
+        some = ', '.join(f'{p[:12]!a}' for p in unread[:3])
+        warnings.warn(f"left out, since this tokenizer reads nothing in them: {len(unread)} of the paragraphs, "
+                      f"such as {some}", stacklevel=2)
     if not rows:
         given = ', '.join(f.name for f in files)[:80] or 'none was given'
         raise ValueError(f"the files hold no text ({given}); give others")
