@@ -6,39 +6,31 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
 
+from ..checks import Range, brief_value, check_fields, hints_of
 from .units import Units
 
 # %% auto #0
-__all__ = ['Range', 'controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check_mask']
+__all__ = ['controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check_mask']
 
 # %% ../../nbs/contract/01_strategy.ipynb #e9673e55
-@dataclass(frozen=True)
-class Range:
-    "The range of a strategy's field, both ends included; `step` is what one notch of its slider moves."
-    low: float
-    high: float
-    step: float = .05
-    open: bool = False      # the slider ends at `high`, the values do not
-
 def controls(strategy: Any,             # a strategy, or its class
              # for each field: name, kind ('float', 'int', 'choice', 'bool'), low, high, step, choices, value
              ) -> list[dict[str, Any]]:
     """The fields of a strategy as a panel of sliders needs them; fields without a range or choices are left
     out."""
     if not hasattr(strategy, '__dataclass_fields__'): return []
-    hints = get_type_hints(strategy if isinstance(strategy, type) else type(strategy), include_extras=True)
+    hints = hints_of(strategy if isinstance(strategy, type) else type(strategy))
     out = []
     for f in fields(strategy):
         hint, value = hints[f.name], getattr(strategy, f.name, f.default)
-        if get_origin(hint) is Annotated:
+        if get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Range):
             base, range_ = get_args(hint)[:2]
             out.append(dict(name=f.name, kind='int' if base is int else 'float', low=range_.low,
                             high=range_.high, step=range_.step,
@@ -49,29 +41,6 @@ def controls(strategy: Any,             # a strategy, or its class
             out.append(dict(name=f.name, kind='bool', value=value))
     return out
 
-def _checked(owner: str, c: dict[str, Any]) -> Any:
-    "The value of a field as a plain Python one, or one sentence that says what is wrong with it."
-    value = c['value']
-    shown = repr(value[:40]) if isinstance(value, str) else str(value)[:40]
-    name = f"{owner}({c['name']}={shown})"
-    if c['kind'] == 'choice':
-        if value not in c['choices']:
-            raise ValueError(f"{name}: choose one of {', '.join(map(repr, c['choices']))}")
-        return value
-    if c['kind'] == 'bool':
-        if not isinstance(value, bool): raise TypeError(f"{name}: give True or False")
-        return value
-    if c['schedule'] and callable(value): return value
-    whole = c['kind'] == 'int'
-    most = math.inf if c['open'] else c['high']
-    span = f"of at least {c['low']}" if c['open'] else f"from {c['low']} to {most}"
-    wanted = f"give a{' whole' if whole else ''} number {span}"
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise TypeError(f"{name}: {wanted}")
-    if not c['low'] <= value <= most or value == math.inf:
-        raise ValueError(f"{name}: {wanted}")      # a NaN fails this too
-    return int(value) if whole else float(value)
-
 # %% ../../nbs/contract/01_strategy.ipynb #39fdacb8
 @dataclass(frozen=True)
 class Strategy:
@@ -79,8 +48,7 @@ class Strategy:
     `~`."""
 
     def __post_init__(self):
-        for c in controls(self):
-            object.__setattr__(self, c['name'], _checked(type(self).__name__, c))
+        check_fields(self)
 
     def __call__(self, u: Units,                                # units, or a bare `layout`
                  generator: torch.Generator | None = None,      # the same generator gives the same mask
@@ -90,7 +58,7 @@ class Strategy:
             raise TypeError(f"a strategy is called on units, got {type(u).__name__}; try r.units(batch) or "
                             "ml.layout((14, 14), batch=8)")
         if not (generator is None or isinstance(generator, torch.Generator)):
-            raise TypeError(f"generator={str(generator)[:40]}: give a torch.Generator, such as "
+            raise TypeError(f"generator={brief_value(generator)}: give a torch.Generator, such as "
                             "torch.Generator().manual_seed(0)")
         if len(u) == 0: raise ValueError("these units hold no sample: a mask needs a batch of at least one")
         return self.where(u, generator, **signals) & u.free
@@ -111,8 +79,8 @@ class Strategy:
         return torch.zeros_like(n), n
 
     def chance(self, u: Units) -> Tensor | None:
-        """The probability with which each unit is hidden, float64 `[B, *u.shape]`; None where there is no
-        formula."""
+        """The probability with which each unit is hidden, float64 `[B, *u.shape]` on the CPU; None where there
+        is no formula."""
         return None
 
     @property
@@ -193,7 +161,7 @@ class Inverse(Strategy):
 
     def chance(self, u: Units) -> Tensor | None:
         p = self.of.chance(u) if isinstance(self.of, Strategy) else None
-        return None if p is None else u.free * (1 - p)
+        return None if p is None else u.free.cpu() * (1 - p)
 
 # %% ../../nbs/contract/01_strategy.ipynb #91188fe7
 def accepted(function: Callable, given: dict[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,17 @@
 # %% ../../nbs/corruptions/01_replace.ipynb #c26caa2b
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..contract.recipe import child
 from ..contract.units import widen
 
 # %% auto #0
-__all__ = ['replace', 'mask_keep_random', 'check_shares', 'check_share', 'above_zero']
+__all__ = ['replace', 'mask_keep_random', 'uniform_64', 'check_shares', 'check_share', 'above_zero']
 
 # %% ../../nbs/corruptions/01_replace.ipynb #3e3efa11
 def replace(x: Tensor,      # `[B, *shape, D]`, or with `shape` flattened
@@ -38,25 +40,31 @@ def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
     """Replace chosen pieces as BERT does (Devlin et al. 2018, section 3.1), or SpanBERT (Joshi et al. 2020,
     section 3.1)."""
     source, stay = len(pool) if pool is not None and len(pool) else vocab, shares[0] + shares[1]
-    device = ids.device if generator is None else generator.device
-    uniform = lambda: torch.rand(mask.shape, generator=generator, device=device,
-                                 dtype=torch.float64).to(ids.device)
-    luck = uniform()
-    if fate == 'run':
-        place = torch.arange(mask.shape[1], device=ids.device).expand(mask.shape)
-        inside = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
-        # that of the run's first piece
-        luck, which = luck.gather(1, place.masked_fill(inside, 0).cummax(1).values), uniform()
-    else:
-        # what is left of the number is evenly spread, and says which piece
-        which = (luck - stay) / max(shares[2], 1e-9)
-    other = (which * source).long().clamp_(0, source - 1)
+    # numbers of 64 bits stay where they are drawn, since not every device has them; what they decide moves
+    luck = uniform_64(mask.shape, generator)
+    # what is left of the number is evenly spread, and says which piece
+    which = (luck - stay) / max(shares[2], 1e-9) if fate != 'run' else uniform_64(mask.shape, generator)
+    other = (which * source).long().clamp_(0, source - 1).to(ids.device)
     if pool is not None and len(pool):
         other = pool[other]
-    hidden = mask & (luck < shares[0])
+    low, high = (luck < shares[0]).to(ids.device), (luck >= stay).to(ids.device)
+    if fate == 'run':       # that of the run's first piece
+        place = torch.arange(mask.shape[1], device=ids.device).expand(mask.shape)
+        inside = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
+        first = place.masked_fill(inside, 0).cummax(1).values
+        low, high = low.gather(1, first), high.gather(1, first)
+    hidden = mask & low
     readable = mask & ~hidden
-    swapped = readable & (luck >= stay)
+    swapped = readable & high
     return torch.where(swapped, other, torch.where(hidden, token, ids)), readable & ~swapped
+
+def uniform_64(shape: Sequence[int],
+               generator: torch.Generator | None = None,      # None: torch's global one
+               ) -> Tensor:         # float64 in [0, 1), on the CPU
+    "Uniform numbers of 64 bits, from a generator that may live on a device without such numbers."
+    if generator is not None and generator.device.type != 'cpu':
+        generator = child(generator)
+    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
 
 def check_shares(shares: Any,        # three numbers
                  ) -> tuple[float, float, float]:

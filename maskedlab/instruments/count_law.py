@@ -85,7 +85,8 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
                           f"{counts.max()} in another")
         p = strategy.chance(units)
         if p is not None and not exact:
-            mean = p.flatten(1).sum(1)                  # of each row of the units; each has its own free ones
+            # of each row of the units; each has its own free ones
+            mean = p.flatten(1).sum(1).to(counts.device)
             promise += f', on average {mean.mean():.2f}'
             excess = (counts - mean).flatten()
             width = float((high - mean).max() - (low - mean).min())

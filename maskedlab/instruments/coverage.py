@@ -112,7 +112,7 @@ def _promise(strategy: Any, u: Units, d: Draws) -> Tensor | None:
         each = d.flat.sum(1) / free.sum(1).clamp_min(1)
         return (free * each[:, None]).sum(0) / free.sum(0)
     p = strategy.chance(u) if isinstance(strategy, Strategy) else None
-    return None if p is None else p.flatten(1).sum(0) / d.free.sum(0)
+    return None if p is None else p.flatten(1).sum(0).to(d.free.device) / d.free.sum(0)
 
 def _against(times: Tensor, chances: Tensor, promised: Tensor, shape: tuple[int, ...]) -> list[str]:
     "Is each unit hidden as often as promised?"

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ..contract.strategy import Range, Strategy
+from ..checks import Positive, Range
+from ..contract.strategy import Strategy
 from .strategies import rand
 from ..contract.units import Units
 
@@ -44,16 +45,14 @@ class Disc(Strategy):
     `outer`, those in the ring."""
     # bins nearer to the middle than this form the disc
     radius: Annotated[float, Range(1, 64, 1, open=True)] = 16
-    outer: float | None = None    # what lies this far out, or farther, goes with the disc; None: nothing does
+    # what lies this far out, or farther, goes with the disc; None: nothing does
+    outer: Positive | None = None
     # probability of keeping the disc: 1 low-pass alone, 0 high-pass alone
     p: Annotated[float, Range(0, 1)] = .5
 
     def __post_init__(self):
         super().__post_init__()
-        if self.outer is None: return
-        if isinstance(self.outer, bool) or not isinstance(self.outer, int | float):
-            raise TypeError(f"Disc(outer={str(self.outer)[:40]!r}): give a number above the radius, or None")
-        if not self.outer > self.radius:
+        if self.outer is not None and not self.outer > self.radius:
             raise ValueError(f"Disc(outer={self.outer}): no ring lies between {self.radius} and "
                              f"{self.outer}; give more than the radius")
 
@@ -85,4 +84,4 @@ class Disc(Strategy):
         return torch.minimum(low, high), torch.maximum(low, high)
 
     def chance(self, u: Units) -> Tensor:
-        return u.free * torch.where(self.ring(u), self.p, 1 - self.p).double()
+        return u.free.cpu() * torch.where(self.ring(u).cpu(), self.p, 1 - self.p).double()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .strategies import LAWS, Law, Rate, first_k, quota, rand
-from ..contract.strategy import Range, Strategy
+from ..checks import Count, Range, check_fields
+from ..contract.strategy import Strategy
 from ..contract.units import Units
 
 # %% auto #0
@@ -49,8 +50,8 @@ class _Keep(Strategy):
 
     def chance(self, u: Units) -> Tensor:
         c, n = self.classes(u)
-        return u.free * (torch.full_like(c, 1, dtype=torch.float64) - 1 / n if self.shift
-                         else (c != 0).double())
+        return u.free.cpu() * (torch.full(c.shape, 1, dtype=torch.float64) - 1 / n if self.shift
+                               else (c.cpu() != 0).double())
 
     @property
     def exact(self) -> bool:
@@ -121,8 +122,8 @@ class Tube(Strategy):
         places = self._places(u)
         if callable(self.ratio): return None
         k = quota(LAWS[self.law], self.ratio, places.sum(1), places.shape[1])
-        each = k.double() / places.sum(1).clamp_min(1)
-        return u.free * each.view(-1, *[1] * len(u.shape))
+        each = k.cpu().double() / places.sum(1).clamp_min(1).cpu()
+        return u.free.cpu() * each.view(-1, *[1] * len(u.shape))
 
 # %% ../../nbs/masks/04_patterns.ipynb #b0f19968
 @dataclass(frozen=True)
@@ -132,14 +133,15 @@ class Painted(Strategy):
 
     The count is that of the mask, less what is not free."""
     hidden: Any = ()                        # the mask, or indices; kept as a tuple of flat indices
-    shape: tuple[int, ...] | None = None    # of the mask that they index; None: of the units
+    shape: tuple[Count, ...] | None = None    # of the mask that they index; None: of the units
 
     def __post_init__(self):
         hidden, shape = self.hidden, self.shape
         if torch.is_tensor(hidden) and hidden.dtype == torch.bool:
             shape, hidden = tuple(hidden.shape), hidden.flatten().nonzero()[:, 0].tolist()
         object.__setattr__(self, 'hidden', _indices(hidden))
-        object.__setattr__(self, 'shape', None if shape is None else tuple(int(s) for s in shape))
+        object.__setattr__(self, 'shape', shape if shape is None else tuple(shape))
+        check_fields(self)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         shape = self.shape or u.shape
@@ -163,7 +165,7 @@ class Painted(Strategy):
         return k, k
 
     def chance(self, u: Units) -> Tensor:
-        return (self.where(u, None) & u.free).double()
+        return (self.where(u, None) & u.free).cpu().double()
 
 def _indices(hidden: Any) -> tuple[int, ...]:
     "Sorted whole numbers from 0."

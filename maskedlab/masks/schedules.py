@@ -7,31 +7,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from ..checks import Positive, Range, ZeroToOne, check_fields
 from .strategies import Rate, rand, rates
 
 # %% auto #0
 __all__ = ['Uniform', 'Cosine', 'Linear', 'Normal', 'Coin']
 
 # %% ../../nbs/masks/05_schedules.ipynb #3544b274
-@dataclass(frozen=True)
-class Uniform:
-    "A rate drawn uniformly for each sample."
-    low: float = 0.
-    high: float = 1.
-
+class _Schedule:
+    "What a schedule is told is checked when it is made."
     def __post_init__(self):
-        _share(self, 'low', 'high')
+        check_fields(self)
+
+@dataclass(frozen=True)
+class Uniform(_Schedule):
+    "A rate drawn uniformly for each sample."
+    low: ZeroToOne = 0.
+    high: ZeroToOne = 1.
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
         return self.low + (self.high - self.low) * rand((n,), generator, device).double()
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Schedule):
     """`cos(pi / 2 * U)` with U uniform for each sample: mostly high rates (MaskGIT, Chang et al. 2022,
     section 3.1). Its mean is 2 / pi."""
 
@@ -40,13 +44,10 @@ class Cosine:
         return torch.cos(math.pi / 2 * rand((n,), generator, device).double())
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(_Schedule):
     "From `start` to `stop` as training goes on: the same rate for all samples."
-    start: float = 0.
-    stop: float = .75
-
-    def __post_init__(self):
-        _share(self, 'start', 'stop')
+    start: ZeroToOne = 0.
+    stop: ZeroToOne = .75
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
@@ -54,18 +55,18 @@ class Linear:
                           dtype=torch.float64, device=device)
 
 @dataclass(frozen=True)
-class Normal:
+class Normal(_Schedule):
     """A normal draw cut to `low`..`high`, one for the whole batch, so that all its samples hide equally many
     (MAGE, SeiT++)."""
     mean: float = .45
-    deviation: float = .25
-    low: float = .4
-    high: float = 1.
+    deviation: Positive = .25
+    low: ZeroToOne = .4
+    high: ZeroToOne = 1.
 
     def __post_init__(self):
-        _share(self, 'low', 'high')
-        if not self.deviation > 0 or self.low > self.high:
-            raise ValueError(f"{self}: give a deviation above 0, and low no larger than high")
+        super().__post_init__()
+        if self.low > self.high:
+            raise ValueError(f"Normal(low={self.low}, high={self.high}): give low no larger than high")
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
@@ -76,26 +77,15 @@ class Normal:
         return (self.mean + self.deviation * z).clamp(self.low, self.high).expand(n)
 
 @dataclass(frozen=True)
-class Coin:
+class Coin(_Schedule):
     """Each sample takes `a` with probability `p`, else `b`; both are rates or schedules, as in `Coin(1.,
     Uniform(.5, 1.))`."""
-    a: Rate = 1.
-    b: Rate = 0.
-    p: float = .5
-
-    def __post_init__(self):
-        _share(self, 'a', 'b', 'p')
+    a: Annotated[Rate, Range(0, 1)] = 1.
+    b: Annotated[Rate, Range(0, 1)] = 0.
+    p: ZeroToOne = .5
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
         heads = rand((n,), generator, device) < self.p
-        a, b = (rates(r, n, generator, progress, device) for r in (self.a, self.b))
+        a, b = (rates(r, n, generator, progress).to(device) for r in (self.a, self.b))
         return torch.where(heads, a, b)
-
-def _share(record, *names: str) -> None:
-    "Numbers among these fields lie from 0 to 1."
-    for name in names:
-        v = getattr(record, name)
-        if callable(v): continue
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1:
-            raise ValueError(f"{type(record).__name__}({name}={str(v)[:40]}): give a number from 0 to 1")

@@ -138,6 +138,7 @@ class Span(Strategy):
         probability."""
         self._one_axis(u)
         if callable(self.prob) or self.equal: return None
+        u = u.but(valid=u.valid.cpu(), free=u.free.cpu())
         L = u.free.sum(1)
         e = quota(self._expected, self.prob, L, u.count)
         few, many = (self._covered(u, L, self._spans(e, x)) for x in (0, ONE))

@@ -60,17 +60,16 @@ def rates(ratio: Rate,
           n: int,                                       # samples
           generator: torch.Generator | None = None,
           progress: float = 1.,                         # 0..1, how far training has come
-          device: str | torch.device | None = None,
-          ) -> Tensor:                                  # `[n]` float64, each from 0 to 1
+          ) -> Tensor:          # `[n]` float64, each from 0 to 1, on the CPU: not every device has 64 bits
     "One rate for each sample."
-    if not callable(ratio): return torch.full((n,), ratio, dtype=torch.float64, device=device)
-    r = ratio(n, progress=progress, generator=generator, device=device)
+    if not callable(ratio): return torch.full((n,), ratio, dtype=torch.float64)
+    r = ratio(n, progress=progress, generator=generator, device='cpu')
     name = getattr(ratio, '__name__', type(ratio).__name__)[:40]
     if not torch.is_tensor(r) or tuple(r.shape) != (n,):
         got = list(r.shape) if torch.is_tensor(r) else type(r).__name__
         raise ValueError(f"the schedule {name} must give one rate for each of {n} samples, a tensor [{n}], "
                          f"got {got}")
-    r = r.to(device, torch.float64)
+    r = r.to('cpu', torch.float64)
     bad = r[~((r >= 0) & (r <= 1))]
     if len(bad):
         raise ValueError(f"the schedule {name} gave the rate {bad[0].item():.4g}: rates lie from 0 to 1")
@@ -91,7 +90,7 @@ def count(law: Law,       # which side of the count is rounded, and how ('round'
           n: Tensor,      # `[B]` units that may be hidden
           ) -> Tensor:    # `[B]` int64, how many to hide
     "The law of the count, computed in float64 as the released codes do."
-    return LAWS[law](n.to(torch.float64), rate).long()
+    return LAWS[law](n.cpu().double(), rate.cpu()).long().to(n.device)
 
 # %% ../../nbs/masks/01_strategies.ipynb #b3c74304
 @lru_cache(256)
@@ -109,7 +108,7 @@ def quota(rule: Rule,       # such as `LAWS['floor kept']`; the same function ea
           ) -> Tensor:      # int64 `[B]`
     "How many units of each sample to hide."
     if not callable(ratio): return _table(rule, float(ratio), N, n.device)[n]
-    rate = rates(ratio, len(n), generator, progress, 'cpu')
+    rate = rates(ratio, len(n), generator, progress)
     if n.is_cpu: return rule(n.double(), rate).long()
     every = rule(torch.arange(N + 1, dtype=torch.float64), rate[:, None]).long().to(n.device)
     return every.gather(1, n[:, None])[:, 0]
@@ -178,8 +177,9 @@ class Random(_Counted):
 
 def share(k: Tensor,     # `[B]`
           free: Tensor,  # bool `[B, *shape]`
-          ) -> Tensor:   # float64 `[B, *shape]`
+          ) -> Tensor:   # float64 `[B, *shape]`, on the CPU
     "The chance of each free unit where k of them are hidden and all are alike."
+    k, free = k.cpu(), free.cpu()
     each = k.double() / free.flatten(1).sum(1).clamp_min(1)
     return free * each.view(-1, *[1] * (free.ndim - 1))
 

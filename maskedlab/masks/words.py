@@ -92,7 +92,7 @@ class Bernoulli(Strategy):
     ratio: Annotated[Rate, Range(0, 1)] = .15       # chance of each free unit, or a schedule
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        rate = rounded_up(rates(self.ratio, len(u), generator, progress, 'cpu')).to(u.device)
+        rate = rounded_up(rates(self.ratio, len(u), generator, progress)).to(u.device)
         return rand(u.free.shape, generator, u.device) < rate.view(-1, *[1] * len(u.shape))
 
     @property
@@ -107,7 +107,7 @@ class Bernoulli(Strategy):
 
     def chance(self, u: Units) -> Tensor | None:
         if callable(self.ratio): return None
-        return u.free * torch.tensor(self.ratio, dtype=torch.float64, device=u.device)
+        return u.free.cpu() * torch.tensor(self.ratio, dtype=torch.float64)
 
 # %% ../../nbs/masks/07_words.ipynb #820c19f5
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ class Slots(Strategy):
 
     def chance(self, u: Units) -> Tensor | None:
         if callable(self.ratio): return None
-        k, n = self.counts(u)[1].double(), u.free.flatten(1).sum(1).clamp_min(1).double()
+        k, n = (x.cpu().double() for x in (self.counts(u)[1], u.free.flatten(1).sum(1).clamp_min(1)))
         each = 1 - (1 - 1 / n) ** k if self.replacement else k / n
-        return u.free * each.view(-1, *[1] * len(u.shape))
+        return u.free.cpu() * each.view(-1, *[1] * len(u.shape))
 
 @lru_cache(64)
 def _slots(N: int) -> Rule:
@@ -241,9 +241,9 @@ class WordSpans(Strategy):
             mask, missing = mask | new, missing - new.sum(1)
         return mask
 
-    def lengths(self, device: torch.device | str | None = None) -> Tensor:    # float64 `[longest]`, sums to 1
+    def lengths(self) -> Tensor:    # float64 `[longest]` on the CPU, sums to 1
         "The chance of each length, of 1 to `longest` words."
-        w = (1 - self.p) ** torch.arange(self.longest, dtype=torch.float64, device=device)
+        w = (1 - self.p) ** torch.arange(self.longest, dtype=torch.float64)
         return w / w.sum()
 
     def _one_axis(self, u: Units) -> None:

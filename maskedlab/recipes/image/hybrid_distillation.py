@@ -19,7 +19,7 @@ from ...contract.recipe import Card, Out, Recipe, draw, pooled
 from ...contract.units import Units, mean, spread
 from ...corruptions.drop import keep, unpad
 from ...masks.guided import Guided
-from ...masks.strategies import count, first_k
+from ...masks.strategies import LAWS, first_k, quota
 from ...parts.patches import Patches
 from ...parts.timm_vit import image_encoder
 from ...parts.transformer import PreNorm, closed_at, init_xavier
@@ -131,8 +131,7 @@ def in_two_steps(u: Units,
                  take: Callable[..., Tensor],  # draws it: bool `[B, *shape]`; takes the signal redundancy=
                  ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     "Who is gone after the first and after the second step, by redundancy."
-    share = torch.full((len(u),), first, dtype=torch.float64, device=u.device)
-    k = count('floor hidden', share, u.free.flatten(1).sum(1))
+    k = quota(LAWS['floor hidden'], first, u.free.flatten(1).sum(1), u.count)
     if getattr(chosen, 'by', '') == 'redundancy':
         k = torch.minimum(k, chosen.counts(u)[1])
         return (lambda score: most_alike(score, k, u.free.flatten(1)),
