@@ -72,6 +72,10 @@ class Pieces(nn.Module):
                      free=valid & ~torch.isin(ids, self.special),
                      group=batch.get('word'), put=lambda batch, x: {**batch, 'ids': x})
 
+    def plain(self, u: Units) -> Tensor:
+        "Bool `[B, L]`: real pieces that are not special."
+        return u.valid & ~torch.isin(u.x, self.special)
+
     def hidden(self, u: Units, mask: Tensor) -> Tensor:
         "The ids with [MASK] at every chosen place."
         return u.x.masked_fill(mask, self.mask_id)

@@ -25,17 +25,18 @@ __all__ = ['CARD', 'PUBLISHED', 'SIZES', 'PLAN', 'around', 'Boundary', 'BertMLM'
 
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #2820ae5d
 def around(mask: Tensor,      # bool `[B, L]`, chosen pieces
-           valid: Tensor,     # bool `[B, L]`
+           edge: Tensor,      # bool `[B, L]`, pieces that may stand beside a run: real, and not special
            most: int,         # pieces of a run that are asked for
            # row, piece, the piece before its run, the one behind it, place in the run; `[n]` each
            ) -> tuple[Tensor, ...]:
-    "Chosen pieces of runs with a real piece on both sides."
+    "Chosen pieces of runs with a piece of the text on both sides."
     L = mask.shape[1]
     at = torch.arange(L, device=mask.device).expand(mask.shape)
     before = at.masked_fill(mask, -1).cummax(1).values                     # the last piece that is not chosen
     behind = at.masked_fill(mask, L).flip(1).cummin(1).values.flip(1)           # the next one
-    real = torch.cat([valid, torch.zeros_like(valid[:, :1])], 1).gather(1, behind)
-    row, piece = (mask & (before >= 0) & real & (at - before <= most)).nonzero(as_tuple=True)
+    edge = F.pad(edge, (1, 1))                                             # nothing lies outside of a row
+    both = edge.gather(1, before + 1) & edge.gather(1, behind + 1)
+    row, piece = (mask & both & (at - before <= most)).nonzero(as_tuple=True)
     return row, piece, before[row, piece], behind[row, piece], (at - before - 1)[row, piece]
 
 class Boundary(nn.Module):
@@ -48,9 +49,9 @@ class Boundary(nn.Module):
             dim, width, vocab, eps)
         nn.init.normal_(self.place.weight, std=.02)
 
-    def forward(self, h: Tensor, ids: Tensor, mask: Tensor, valid: Tensor, table: Tensor,
+    def forward(self, h: Tensor, ids: Tensor, mask: Tensor, edge: Tensor, table: Tensor,
                 ) -> Tensor:     # errors `[n]`
-        row, piece, before, behind, nth = around(mask, valid, self.most)
+        row, piece, before, behind, nth = around(mask, edge, self.most)
         x = torch.cat([h[row, before], h[row, behind], self.place(nth)], 1)
         return F.cross_entropy(self.head(self.norm(F.gelu(self.first(x))), table), ids[row, piece],
                                reduction='none')
@@ -109,7 +110,7 @@ class BertMLM(Recipe):
         e = F.cross_entropy(pred.float(), target, reduction='none')
         terms = {'pieces': mean(e)}
         if self.boundary is not None:
-            terms['boundary'] = mean(self.boundary(h, u.x, mask, u.valid, table))
+            terms['boundary'] = mean(self.boundary(h, u.x, mask, self.cut.plain(u), table))
         return Out(terms, mask, pred, target, spread(e, mask), u, kept=kept, seen={**batch, 'ids': ids})
 
     def fill(self, batch: dict, out: Out) -> dict:
