@@ -6,27 +6,28 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
 import maskedlab
-from .catalogue import ALIASES, RECIPES
-from .saved import brief, load_saved, name_of
+from .catalogue import ALIASES, RECIPES, STAGES
+from .code import code_at, trusted_code
+from .disk import brief
+from .saved import load_saved, make_saved, name_of, read_checkpoint, values_of
 from .recipe import Card, Recipe
 
 # %% auto #0
-__all__ = ['SHIPPED', 'recipe_class', 'create_recipe', 'card']
+__all__ = ['SHIPPED', 'recipe_class', 'is_saved', 'saved_class', 'load_own', 'create_recipe', 'card']
 
 # %% ../../nbs/contract/06_create.ipynb #f580f5e7
-def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
+def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a folder of saved weights
                  ) -> type[Recipe]:
     "The class of a recipe."
     if isinstance(which, type): return which
+    if is_saved(which): return saved_class(read_checkpoint(which)[0], None, which)
     if not isinstance(which, str):
-        raise TypeError("a recipe is a name, 'file.py:Class', a class or an instance, got "
+        raise TypeError("a recipe is a name, 'file.py:Class', a class, an instance or a saved folder, got "
                         f"{type(which).__name__}")
     name = which.replace('-', '_')
     row = RECIPES.get(ALIASES.get(name, name))
@@ -37,34 +38,59 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', or a class
         near = difflib.get_close_matches(name, [*RECIPES, *ALIASES], 3, .3) or list(RECIPES)[:3]
         raise ValueError(f"there is no recipe {which!r}; did you mean {' or '.join(near)}? ml.list_recipes() "
                          "names all")
-    module, cls = path.rsplit(':', 1)
-    loaded = _load_file(module) if module.endswith('.py') else importlib.import_module(module)
-    if not hasattr(loaded, cls):
-        held = [k for k, v in vars(loaded).items() if isinstance(v, type) and v.__module__ == loaded.__name__]
-        raise ValueError(f"{module} holds no class {cls!r}; it holds {', '.join(held[:5]) or 'none'}")
-    return getattr(loaded, cls)
+    found = code_at(path)
+    if not isinstance(found, type): raise ValueError(f"{brief(which)} is no class; name one, as in file.py:Mine")
+    return found
 
-def _load_file(path: str) -> Any:
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {path}; give the path of a Python file and a class, as in "
-                                "my_file.py:Mine")
-    name = f'maskedlab_file_{file.stem}'      # a name of its own: my json.py must not become everybody's json
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python module; give a file that ends in .py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# %% ../../nbs/contract/06_create.ipynb #ff22291c
+def is_saved(which: Any) -> bool:
+    "Whether this is a folder, and not the name of a recipe that happens to be called like one."
+    name = str(which).replace('-', '_')
+    return isinstance(which, str | Path) and ALIASES.get(name, name) not in RECIPES and os.path.isdir(
+        os.path.expanduser(which))
+
+def saved_class(about: dict[str, Any],      # what the checkpoint says about itself
+                given: Any,                 # whose it is, as the caller says: a name, a class, 'file.py:Class'
+                holder: Any,                # the checkpoint, as sentences call it
+                trust: bool = False,        # may it name code from outside the kit?
+                ) -> type[Recipe]:
+    "The class of a checkpoint: the caller's, or one of the kit. A checkpoint cannot choose code to run."
+    name = str(about.get('recipe', ''))
+    if given is not None:
+        cls: Any = recipe_class(given)
+    elif ALIASES.get(name, name) in RECIPES or name in STAGES:
+        cls = recipe_class(STAGES[name].path if name in STAGES else name)
+    else:
+        code = {'place': name, 'sha256': about.get('sha256')}
+        cls = trusted_code(code, trust, holder, 'give its class as recipe=')
+    if not (isinstance(cls, type) and issubclass(cls, Recipe)):
+        raise TypeError(f"{brief(name if given is None else given)} is no Recipe; give its class, or "
+                        "'file.py:Class', as recipe=")
+    return cls
+
+def load_own(path: Any, given: Any = None, trust: bool = False, **overrides: Any) -> Recipe:
+    "The recipe of a folder that this kit wrote."
+    about, state = read_checkpoint(path)
+    if 'recipe' not in about:
+        raise ValueError(f"{brief(path)} holds weights that the kit did not write; open them with "
+                         "ml.load_pretrained")
+    return make_saved(saved_class(about, given, path, trust), values_of(about, overrides, trust, path), state,
+                      path)
 
 # %% ../../nbs/contract/06_create.ipynb #63d88d9e
-def create_recipe(which: Any,     # a name, 'my_file.py:Mine', a class, or an instance, returned as it is
+def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weights, or an instance, returned as it
+                  # is
+                  which: Any,
                   size: str | None = None,     # one of its sizes; default 'micro', or none where it has none
                   pretrained: bool = False,    # load the small weights that ship with the kit
                   **arguments                  # of its constructor; they win over those of the size
                   ) -> Recipe:
     "Make a recipe."
     if isinstance(which, Recipe): return which
+    if is_saved(which):
+        if size is not None:
+            raise ValueError(f"size={size!r} was given, but {brief(which)} has a size already; leave it out")
+        return load_own(which, **arguments)
     cls = recipe_class(which)
     if pretrained: return _weights(cls, size or 'micro', arguments)
     size = size or ('micro' if 'micro' in cls.sizes else None)

@@ -30,10 +30,13 @@ def _records() -> dict[str, type]:
     return found
 
 def parse(text: str,      # as `repr` wrote it, such as "Random(ratio=0.75) | ~Grid(step=2)"
+          more: dict[str, Any] | None = None,      # strategies from outside by name, where the caller has any
           ) -> Any:       # the strategy
     "A strategy from its text. Only names of the masks room and literals are read; nothing is run."
+    more = more or {}
+    if text in more and not isinstance(more[text], type): return more[text]      # a plain function
     try:
-        return _read(ast.parse(text.strip(), mode='eval').body, _records())
+        return _read(ast.parse(text.strip(), mode='eval').body, _records() | more)
     except (SyntaxError, RecursionError, MemoryError, AttributeError):
         raise ValueError(f"{str(text)[:60]!r} is no strategy: write it as its repr, such as "
                          "Random(ratio=0.75)") from None

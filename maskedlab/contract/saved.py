@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import os
 import re
 import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import on_disk
 from .catalogue import RECIPES, STAGES, formats_of
+from .code import place_of, trusted_code, written_code
+from .disk import aside_of, brief, delete, json_object, read_json, sync
 from .parse import parse
 
 # %% auto #0
-__all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'brief', 'read_tensors', 'bare', 'read_checkpoint',
-           'load_state', 'to_json', 'from_json', 'arguments', 'write_files', 'name_of', 'save', 'newer', 'make_saved',
-           'load_saved']
+__all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint', 'newest_of',
+           'load_state', 'to_json', 'from_json', 'values_of', 'arguments', 'write_files', 'name_of', 'told', 'save',
+           'newer', 'make_saved', 'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
-def brief(path: Any, n: int = 60) -> str:
-    "The end of a path, short enough for a sentence."
-    text = str(path)
-    return text if len(text) <= n else '...' + text[-n:]
-
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
 ALLOWED: list[Any] = [argparse.Namespace, (OrderedDict, 'yacs.config.CfgNode'), np.dtype,
                       *(type(np.dtype(n)) for n in ('float64', 'float32', 'int64')),
@@ -47,6 +46,10 @@ def read_tensors(path: str | Path,     # .safetensors, or a pickle of torch (.pt
     "The weights of one file, bare of what a training script puts around them. Nothing in it is executed."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"there is no file {brief(path)}; check the path")
+    with on_disk(f'read {brief(path)}'):
+        return _read_tensors(path)
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == '.safetensors':
         state, about = _safetensors(path)
         return state if 'maskedlab' in about else bare(state), about
@@ -54,6 +57,7 @@ def read_tensors(path: str | Path,     # .safetensors, or a pickle of torch (.pt
         with torch.serialization.safe_globals(ALLOWED):
             loaded = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None: raise
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))
         if asked:
             raise ValueError(f"{brief(path)} asks for {asked[1][:40]}, which is no weight, and it was not "
@@ -68,9 +72,16 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, 'pt') as f:
             return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
-    except (SafetensorError, OSError, ValueError):
-        raise ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or "
-                         "save it again") from None
+    except OSError as error:
+        if error.errno is not None: raise       # the disk's, and told as such
+        raise _broken(path) from None
+    # a header may lie about everything: names, kinds, lengths, places
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, MemoryError):
+        raise _broken(path) from None
+
+def _broken(path: Path) -> ValueError:
+    return ValueError(f"{brief(path)} is no whole safetensors file, it may have been cut off; fetch or "
+                      "save it again")
 
 # %% ../../nbs/contract/05_saved.ipynb #9a2a1534
 NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema')
@@ -108,8 +119,9 @@ def read_checkpoint(path: str | Path,     # a folder, or a file
                                 ".pth file")
     if path.is_file():
         state, about = read_tensors(path)
-        return {**(_json(about['maskedlab'], path) if 'maskedlab' in about else about),
+        return {**(json_object(about['maskedlab'], path) if 'maskedlab' in about else about),
                 'file': path.name}, state
+    path = newest_of(path)
     found = [path / w for w in WEIGHTS if (path / w).is_file()] or sorted(path.glob('*.pth'))
     if not found:
         raise FileNotFoundError(f"the folder {brief(path)} holds no weights: {' or '.join(WEIGHTS)} is "
@@ -117,23 +129,33 @@ def read_checkpoint(path: str | Path,     # a folder, or a file
     if len(found) > 1 and found[0].suffix == '.pth':
         raise ValueError(f"the folder {brief(path)} holds {len(found)} .pth files; give the path of one, "
                          f"such as {found[0].name[:40]}")
+    _check_sum(found[0])
     state, about = read_tensors(found[0])
-    config = {f.stem: _json(f.read_text('utf-8'), f)
-              for f in (path / 'config.json', path / 'preprocessor_config.json') if f.is_file()}
-    if 'maskedlab' in about and config.get('config') != _json(about['maskedlab'], path):
-        raise ValueError(f"config.json and weights in {brief(path)} are of two different saves; save again; "
-                         "changes go to load_pretrained")
+    config = {f.stem: read_json(f) for f in (path / 'config.json', path / 'preprocessor_config.json')
+              if f.is_file()}
+    if 'maskedlab' in about:        # a checkpoint of a run has no second copy beside it
+        held = json_object(about.pop('maskedlab'), path)
+        if config.setdefault('config', held) != held: raise ValueError(f"config.json and weights in {brief(path)} are of two different saves; save "
+                                                         "again; changes go to load_pretrained")
     return {**about, **config.get('config', {}), 'preprocessor': config.get('preprocessor_config', {}),
             'file': found[0].name}, state
 
-def _json(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"the configuration in {brief(path)} is no JSON object; fetch or save it again")
-    return found
+def newest_of(folder: Path) -> Path:
+    "Of a run's folder, the last checkpoint where it is newer than the weights that lie in the folder."
+    last = max((p for p in folder.glob('checkpoints/step-*') if (p / 'state.json').is_file()), default=None)
+    if last is None: return folder
+    if not any((folder / w).is_file() for w in WEIGHTS): return last
+    config = folder / 'config.json'
+    step = read_json(config).get('step') if config.is_file() else None
+    return last if isinstance(step, int) and step < int(last.name[5:]) else folder
+
+def _check_sum(file: Path) -> None:
+    "A checkpoint of a run knows the sum of its files."
+    beside = file.with_name('state.json')
+    sums = read_json(beside).get('sha256') if beside.is_file() else None
+    if isinstance(sums, dict) and sums.get(file.stem) != sha256(file.read_bytes()).hexdigest():
+        raise ValueError(f"{brief(file)} is not what was written; give another checkpoint of that run, such as "
+                         "the one before")
 
 # %% ../../nbs/contract/05_saved.ipynb #3738bf3c
 def load_state(module: nn.Module,
@@ -177,19 +199,47 @@ def to_json(value: Any, name: str = 'value') -> Any:
     "A constructor's argument as JSON: numbers, text, lists of them, strategies."
     if value is None or isinstance(value, bool | int | float | str): return value
     if isinstance(value, list | tuple): return [to_json(v, name) for v in value]
+    text = value.__name__ if inspect.isfunction(value) else repr(value)
+    outside = {c.__name__: c for c in _outside(value)}
+    code = {k: written_code(c) for k, c in outside.items()}
     try:
-        same = parse(repr(value)) == value
+        same = None not in code.values() and parse(text, outside) == value
     except (ValueError, TypeError):
         same = False
-    if same: return {'strategy': repr(value)}
-    raise ValueError(f"{name}={str(value)[:60]} cannot be written into a checkpoint; use a number, a text or "
-                     "a strategy of the kit")
+    if same: return {'strategy': text, 'code': code} if code else {'strategy': text}
+    raise ValueError(f"{name}={text[:60]} cannot be written into a checkpoint; use a number, a text, a strategy "
+                     "of the kit, or one that stands in a file of its own")
 
-def from_json(value: Any) -> Any:
+def _outside(value: Any) -> list[Any]:
+    "Classes and functions from outside the kit that a strategy is made of."
+    if inspect.isfunction(value): return [value]
+    if isinstance(value, list | tuple): return [c for v in value for c in _outside(v)]
+    if not is_dataclass(value): return []
+    own = [] if type(value).__module__.startswith('maskedlab.') else [type(value)]
+    return own + [c for f in fields(value) for c in _outside(getattr(value, f.name))]
+
+def from_json(value: Any,
+              trust: bool = False,              # may code that it names be run?
+              holder: Any = 'this checkpoint',  # where it comes from
+              ) -> Any:
     "The inverse of `to_json`; lists come back as tuples."
-    if isinstance(value, list): return tuple(from_json(v) for v in value)
-    return parse(value['strategy']) if isinstance(value,
-                                                  dict) and isinstance(value.get('strategy'), str) else value
+    if isinstance(value, list): return tuple(from_json(v, trust, holder) for v in value)
+    if not (isinstance(value, dict) and isinstance(value.get('strategy'), str)): return value
+    code = value.get('code') or {}
+    if not isinstance(code, dict): code = {'': code}
+    return parse(value['strategy'], {k: trusted_code(v, trust, holder, 'give that argument yourself')
+                                     for k, v in code.items()})
+
+def values_of(about: dict[str, Any],        # of a checkpoint
+              given: dict[str, Any],        # the caller's own, which win: these are not even read
+              trust: bool = False,
+              holder: Any = 'this checkpoint') -> dict[str, Any]:
+    "The arguments of a recipe, as its checkpoint and the caller have them."
+    held = about.get('config', {})
+    if not isinstance(held, dict):
+        raise ValueError(f"{brief(holder)} tells no arguments (config is {brief(held, 20)}); give recipe=, made by "
+                         "yourself, or save it again")
+    return {**{k: from_json(v, trust, holder) for k, v in held.items() if k not in given}, **given}
 
 def arguments(recipe: Any) -> dict[str, Any]:    # name -> value, defaults included
     "The arguments that make this recipe again, with the strategy that it has now."
@@ -210,27 +260,33 @@ def write_files(folder: str | Path,
                 files: dict[str, Any],
                 metadata: dict[str, str] | None = None,  # of the safetensors files
                 ) -> Path:
-    "Write files, each aside and renamed when it is complete."
+    "Write files, each aside, and renamed when all are complete."
     folder = Path(folder).expanduser()
     if folder.is_file():
         raise ValueError(f"{brief(folder)} is a file; give the name of a folder to save into")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        aside = folder / f'.{name}.{uuid.uuid4().hex}.part'
-        try:
-            _WRITERS[Path(name).suffix](content, aside, metadata)
-            with open(aside, 'rb+') as f:
-                os.fsync(f.fileno())      # on the disk before it gets its name
-            os.replace(aside, folder / name)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+    mine = uuid.uuid4().hex
+    aside = {name: aside_of(folder / f'{mine}-{name}') for name in files}
+    try:
+        with on_disk(f'write into {brief(folder)}'):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                _WRITERS[Path(name).suffix](content, aside[name], metadata)
+                sync(aside[name])           # on the disk before it gets its name
+            for name, written in aside.items():
+                written.replace(folder / name)
+            sync(folder)
+    finally:
+        for written in aside.values():
+            delete(written)
     return folder
 
 def _write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
     from safetensors.torch import save_file
+    path.touch()
+    mode = path.stat().st_mode          # as the user wants new files to be; safetensors makes them private
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, path,
               {'format': 'pt', **(metadata or {})})
+    path.chmod(mode)
 
 _WRITERS: dict[str, Callable[..., Any]] = {
     '.safetensors': _write_safetensors,
@@ -240,25 +296,31 @@ _WRITERS: dict[str, Callable[..., Any]] = {
 # %% ../../nbs/contract/05_saved.ipynb #708129f4
 def name_of(cls: type) -> str:     # a recipe's class
     "The name of a recipe or stage of the kit; of any other class 'module:Class' or 'file.py:Class'."
-    module = cls.__module__
-    for name, row in {**STAGES, **RECIPES}.items():
-        if row.path == f'{module}:{cls.__qualname__}': return name
-    return f"{inspect.getfile(cls) if module.startswith('maskedlab_file_') else module}:{cls.__qualname__}"
+    place = place_of(cls)
+    return next((name for name, row in {**STAGES, **RECIPES}.items() if row.path == place), place)
+
+def told(recipe: Any) -> dict[str, Any]:        # 'recipe', 'config' and, where its code is not the kit's, 'sha256'
+    "What a checkpoint tells about a recipe; ValueError for an argument that cannot be written down."
+    name = name_of(type(recipe))
+    code = written_code(type(recipe)) if ':' in name else None
+    return {'recipe': name, **({'sha256': code['sha256']} if code else {}),
+            'config': {k: to_json(v, k) for k, v in arguments(recipe).items()}}
 
 def save(recipe: Any,
          folder: str | Path,
          layout: str = 'maskedlab',             # or one of the recipe's layouts in other libraries
          dtype: torch.dtype | None = None,      # of the weights on disk; default: as they are
+         step: int | None = None,               # steps that it was trained for, where that is to be known
+         beside: dict[str, Any] | None = None,  # more files, which appear with the weights
          ) -> Path:                             # the folder
     "Write a recipe as a folder that `load_pretrained` (or, in another layout, another library) opens."
     state = {k: v.detach().to(dtype) if dtype and v.is_floating_point() else v.detach()
              for k, v in recipe.state_dict().items()}
     if layout == 'maskedlab':
         import maskedlab
-        config = {'recipe': name_of(type(recipe)),
-                  'config': {k: to_json(v, k) for k, v in arguments(recipe).items()},
+        config = {**told(recipe), **({} if step is None else {'step': step}),
                   'versions': {'maskedlab': maskedlab.__version__, 'torch': torch.__version__.split('+')[0]}}
-        return write_files(folder, {'model.safetensors': state, 'config.json': config},
+        return write_files(folder, {'model.safetensors': state, 'config.json': config, **(beside or {})},
                            {'maskedlab': json.dumps(config)})
     formats = {f.name: f for f in (*recipe.formats, *formats_of(name_of(type(recipe))))}
     if layout not in formats:
@@ -310,5 +372,4 @@ def load_saved(path: Any,            # a folder or file that `save` wrote
                ) -> Any:             # in eval mode, float32
     "Make what was saved again, with its weights."
     config, state = read_checkpoint(path)
-    arguments = {k: from_json(v) for k, v in config.get('config', {}).items()}
-    return make_saved(cls, {**arguments, **overrides}, state, path)
+    return make_saved(cls, values_of(config, overrides, holder=path), state, path)

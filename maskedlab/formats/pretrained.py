@@ -12,10 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..contract.saved import brief, from_json, make_saved, name_of, read_checkpoint
+from ..contract.saved import make_saved, name_of, read_checkpoint, values_of
 from ..contract.recipe import Recipe
-from ..contract.catalogue import ALIASES, RECIPES, formats_of
-from ..contract.create import recipe_class
+from ..contract.catalogue import formats_of
+from ..contract.create import recipe_class, saved_class
+from ..contract.disk import brief
 from .format import find_format
 
 # %% auto #0
@@ -26,11 +27,14 @@ def load_pretrained(path: Any,      # a folder or file (.safetensors, .pth), or 
                     # whose it is, where that is in doubt: a name, or the class (or 'file.py:Class') of a
                     # recipe from outside the kit, whose code is to be run
                     recipe: Any = None,
+                    # run the code from outside the kit that it names, where that is still the same
+                    trust: bool = False,
                     **overrides,             # arguments of the recipe, which win over those of the checkpoint
                     ) -> Recipe:             # in eval mode, float32
     """Make the recipe of a checkpoint, with its weights.
 
-    Nothing in the checkpoint is executed, and every key is accounted for."""
+    Nothing in the checkpoint is executed, and every key is accounted for. Code that it only names (a recipe
+    or strategy from somebody's file) is run for who says `trust=True`."""
     several = [*path] if isinstance(path, list | tuple) else []
     path = several[0] if several else path
     config, state = read_checkpoint(path)
@@ -38,8 +42,8 @@ def load_pretrained(path: Any,      # a folder or file (.safetensors, .pth), or 
     if 'recipe' in config:
         if len(several) > 1:
             raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
-        cls = _trusted(str(config['recipe']), recipe, path)
-        arguments = {k: from_json(v) for k, v in config.get('config', {}).items()}
+        cls = saved_class(config, recipe, path, trust)
+        arguments = values_of(config, overrides, trust, path)
     else:
         cls, *held = _adopted(config, state, overrides, recipe, path)
         for other in several[1:]:
@@ -62,19 +66,6 @@ def _joined(cls: type[Recipe], first: list, given: dict[str, Any], path: str | P
             raise ValueError(f"{brief(path, 40)} and {brief(other, 40)} do not agree in "
                              f"{', '.join(unlike[:2])}; load one alone")
     return [{**first[0], **found[0]}, {**first[1], **found[1]}, tuple(u for u in first[2] if u in found[2])]
-
-def _trusted(name: str, given: Any, path: str | Path) -> type[Recipe]:
-    """The class that a checkpoint names: one of the kit, or the one that the caller gave.
-
-    A checkpoint cannot choose code to run."""
-    if given is not None:
-        cls = recipe_class(given)
-        if not issubclass(cls, Recipe):
-            raise TypeError(f"recipe={str(given)[:60]} is no Recipe; give its class, or 'file.py:Class'")
-        return cls
-    if ALIASES.get(name, name) in RECIPES: return recipe_class(name)
-    raise ValueError(f"{brief(path, 40)} was saved from {brief(name, 60)}, which is not of the kit; to run "
-                     "that code pass it as recipe=")
 
 def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, Any], recipe: Any,
              path: str | Path,
