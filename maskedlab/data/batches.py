@@ -41,7 +41,7 @@ def batches(data: Any,                 # a name of `list_samples()`, the result 
                 raise TypeError(f"batches has no option {name[:40]!r} for pictures; it takes "
                                 f"{', '.join(known)}")
         check_size(options.get('size', 64))
-        pictures = data if isinstance(data, Pictures) else images(data, check=False)
+        pictures = data if isinstance(data, Pictures) else images(data, check=None)
         endless = crops(pictures, batch_size, generator, **options)
     return endless if steps is None else (b for b, _ in zip(endless, range(steps), strict=False))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,21 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .found import FOLDER, LIMITS, below, by_folder, examples, refused, say_left, short
 from .pictures import Held, Pictures, check_size, cropped, resize
 
 # %% auto #0
-__all__ = ['Reader', 'Opened', 'to_pixels', 'read_file', 'load_image', 'images']
+__all__ = ['PICTURE_FORMATS', 'Reader', 'to_pixels', 'read_file', 'load_image', 'images']
 
 # %% ../../nbs/data/02_own.ipynb #9b9aeeab
 _WHITE = (255, 255, 255, 255)
 
 def _from_pil(im: Image.Image, channels: int) -> Tensor:
     im = ImageOps.exif_transpose(im)
+    if channels not in (1, 3):                              # bands as they are
+        if len(im.getbands()) != channels:
+            raise ValueError(f"has {len(im.getbands())} channels ({im.mode}), expected {channels}")
+        return torch.from_numpy(np.array(im)).permute(2, 0, 1)
     if im.mode == 'F' or im.mode.startswith('I'):           # one channel of floats in 0..1, or of 16 bits
         a = np.asarray(im).astype(np.float64)
         top = 1. if im.mode == 'F' else 65535.
@@ -38,45 +44,83 @@ def _from_pil(im: Image.Image, channels: int) -> Tensor:
     a = np.array(im.convert('L' if channels == 1 else 'RGB'))
     return torch.from_numpy(a).reshape(*a.shape[:2], channels).permute(2, 0, 1)
 
+def _check_bands(count: int, channels: int) -> None:
+    if channels not in (1, 3):
+        if count != channels: raise ValueError(f"has {count} channels, expected {channels} in [C, H, W]")
+    elif count == 4:
+        raise ValueError("has 4 channels, and the fourth may be opacity or light; give channels=4 to keep "
+                         "all, or three of them")
+    elif count not in (1, 3):
+        raise ValueError(f"has {count} channels, expected 1 or 3 in shape [C, H, W]; channels={count} keeps "
+                         "them all")
+
 def _from_array(x: Tensor, channels: int) -> Tensor:        # x: [H, W] or [C, H, W]
     if x.ndim == 2:
         x = x[None]
     if x.ndim != 3 or 0 in x.shape:
         raise ValueError(f"has shape {tuple(x.shape)}, expected [C, H, W] or [H, W]")
-    if x.shape[0] not in (1, 3, 4):
-        raise ValueError(f"has {x.shape[0]} channels, expected 1, 3 or 4 in shape [C, H, W]")
+    _check_bands(x.shape[0], channels)
     if x.is_floating_point():
         low, high = x.min().item(), x.max().item()
         if not (low >= -1e-3 and high <= 1 + 1e-3):         # also catches NaN
             raise ValueError(f"has values from {low:.4g} to {high:.4g}, expected floats in 0..1; leave out "
                              "Normalize")
-        x = (x.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        x = x.float().clamp(0, 1) * 255
+        x = x.round().to(torch.uint8) if channels in (1, 3) else x
     elif x.dtype == torch.bool:
         x = x.to(torch.uint8) * 255
     elif x.dtype != torch.uint8:
         raise ValueError(f"is {str(x.dtype).removeprefix('torch.')}, expected uint8 in 0..255 or float in "
                          "0..1")
-    # the one way from here: as a PIL picture, so that grey and transparent ones are treated alike wherever
-    # they come from
+    if channels not in (1, 3): return x.cpu()
+    # the one way from here: as a PIL picture, so that grey ones are treated alike wherever they come from
     return _from_pil(Image.fromarray(x.cpu().permute(1, 2, 0).squeeze(-1).contiguous().numpy()), channels)
 
 def to_pixels(x: Any,   # a PIL picture; a tensor [C, H, W] or [H, W]; an array [H, W, C], [C, H, W] or [H, W]
-              channels: int = 3,    # 3, or 1 for grey
-              ) -> Tensor:          # uint8 [channels, H, W]
+              channels: int = 3,    # 3, 1 for grey, or as many bands as it has
+              # uint8 [channels, H, W]; of other numbers than 1 and 3, floats stay floats, in 0..255
+              ) -> Tensor:
     "A picture of any common kind as 8-bit pixels."
     if isinstance(x, Image.Image): return _from_pil(x, channels)
     if isinstance(x, np.ndarray):
         x = torch.from_numpy(np.ascontiguousarray(x))
-        if x.ndim == 3 and x.shape[-1] in (1, 3, 4) and x.shape[0] not in (1, 3, 4):
+        usual = (1, 3, 4, channels)
+        if x.ndim == 3 and x.shape[-1] in usual and x.shape[0] not in usual:
             x = x.permute(2, 0, 1)
     if isinstance(x, Tensor): return _from_array(x, channels)
     raise ValueError(f"is a {type(x).__name__}, expected a picture: PIL, array or tensor")
 
 # %% ../../nbs/data/02_own.ipynb #2000d6cc
-def _short(path: Any, most: int = 60) -> str:
-    "The end of a long path: a message must fit one line."
-    s = str(path)
-    return s if len(s) <= most else '...' + s[3 - most:]
+# the formats that are read; others, such as PostScript, would start programs of their own
+PICTURE_FORMATS = ('PNG', 'JPEG', 'MPO', 'JPEG2000', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'TGA',
+                   'ICO', 'PCX', 'SGI', 'QOI')
+
+@cache
+def _readable() -> tuple[tuple[str, ...], tuple[str, ...]]:       # formats, and endings of their files' names
+    Image.init()
+    known = tuple(f for f in PICTURE_FORMATS if f in Image.OPEN)
+    return known, tuple(end for end, f in Image.registered_extensions().items() if f in known)
+
+def _opened(f: Any) -> Image.Image:
+    "An open file as a picture that is not decoded yet, or ValueError."
+    if LIMITS.pixels > 2 * (Image.MAX_IMAGE_PIXELS or LIMITS.pixels):
+        Image.MAX_IMAGE_PIXELS = -(-LIMITS.pixels // 2)     # Pillow's own limit is twice this
+    im = Image.open(f, formats=_readable()[0])
+    if im.width * im.height > LIMITS.pixels:
+        raise ValueError(f"has {im.width * im.height / 1e6:,.0f} million pixels, and up to "
+                         f"{LIMITS.pixels / 1e6:,.0f} are read; raise maskedlab.data.found.LIMITS.pixels")
+    tags: Any = getattr(im, 'tag_v2', {}) if im.format == 'TIFF' else {}
+    count, light = tags.get(277, 1), {0: 1, 1: 1, 2: 3}.get(tags.get(262, -1), 99)
+    # bands beyond the colours that the file does not call opacity, which Pillow would drop
+    if count > light + (tags.get(338, (0,))[:1] in ((1,), (2,))):
+        raise ValueError(f"has {count} bands, of which Pillow reads {len(im.getbands())}; give arrays "
+                         f"[C, H, W] and channels={count}")
+    return im
+
+def _unread(im: Image.Image) -> str:
+    "What of a picture is not read, in words; '' where it is all."
+    n = getattr(im, 'n_frames', 1)
+    return f"holds {n} {'pages' if im.format == 'TIFF' else 'frames'}, the first is read" if n > 1 else ''
 
 def _reduce(pixels: Tensor, short_side: int | None) -> Tensor:
     "Shrink so that the short side is `short_side`; nothing is enlarged."
@@ -86,38 +130,49 @@ def _reduce(pixels: Tensor, short_side: int | None) -> Tensor:
     small = resize(pixels, (max(round(h * f), 1), max(round(w * f), 1)))
     return small.permute(1, 2, 0).contiguous().permute(2, 0, 1)         # channels innermost: quicker to crop
 
-def read_file(path: str | Path,
-              channels: int = 3,                # 3, or 1 for grey
-              short_side: int | None = None,    # shrink larger pictures to this many pixels
-              ) -> Tensor:                      # uint8 [channels, H, W]
-    "The pixels of a picture file, the way up that its EXIF data say; ValueError names a file that is none."
-    path = Path(path)
+# %% ../../nbs/data/02_own.ipynb #f0521b97
+def _read(path: Path, channels: int, short_side: int | None) -> tuple[Tensor, str]:
+    "Pixels, and what of the file was not read."
+    why = refused(path)
+    if why == 'was not found': raise FileNotFoundError(f"no file {short(path)} was found")
+    if why: raise ValueError(f"{short(path)} {why}")
     try:
-        with path.open('rb') as f, Image.open(f) as im:
+        with path.open('rb') as f, _opened(f) as im:
+            rest = _unread(im)
             if short_side:
                 enough = 2 * short_side / min(im.size)
                 im.draft(None, (round(im.width * enough), round(im.height * enough)))
-            return _reduce(to_pixels(im, channels), short_side)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {_short(path)} was found") from None
+            return _reduce(to_pixels(im, channels), short_side), rest
     except Exception as e:      # a broken file can raise nearly anything in a decoder
-        raise ValueError(f"{_short(path)} {_reason(path, e)}") from None
+        raise ValueError(f"{short(path)} {_reason(path, e)}") from None
+
+def read_file(path: str | Path,
+              channels: int = 3,                # 3, 1 for grey, or as many bands as it has
+              short_side: int | None = None,    # shrink larger pictures to this many pixels
+              ) -> Tensor:                      # uint8 [channels, H, W]
+    "The pixels of a picture file, the way up that its EXIF data say; ValueError names a file that is none."
+    pixels, rest = _read(Path(path), channels, short_side)
+    if rest:
+        warnings.warn(f"{short(path)} {rest}", stacklevel=2)
+    return pixels
 
 def _reason(path: Path, e: Exception) -> str:
     "What is wrong with a file, in words."
-    if isinstance(e, PermissionError): return "may not be read; change its permissions"
-    if path.is_file() and path.stat().st_size == 0: return "is an empty file"
+    if path.stat().st_size == 0: return "is an empty file"
     if isinstance(e, UnidentifiedImageError):
-        return "is not a picture, or of a format that Pillow does not know"
-    if isinstance(e, Image.DecompressionBombError):
-        return "has more pixels than Pillow opens; make it smaller first"
+        return ("is not a picture that is read (PNG, JPEG, JPEG 2000, WebP, AVIF, GIF, BMP, TIFF, PPM, TGA, "
+                "ICO, PCX, SGI, QOI)")
+    if isinstance(e, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return (f"has more than {LIMITS.pixels / 1e6:,.0f} million pixels; raise "
+                "maskedlab.data.found.LIMITS.pixels, or make it smaller")
     if isinstance(e, ValueError) and str(e).startswith(('has ', 'is ')): return str(e)
     return f"is truncated or damaged ({str(e)[:60] or type(e).__name__})"
 
+# %% ../../nbs/data/02_own.ipynb #da0f75de
 def load_image(path: str | Path,
                # middle crop of this side, or (height, width); None: as it is
                size: int | tuple[int, int] | None = None,
-               channels: int = 3,                           # 3, or 1 for grey
+               channels: int = 3,                           # 3, 1 for grey, or as many bands as it has
                ) -> dict[str, Tensor]:                      # image float [1, channels, H, W] in 0..1
     "One picture file as a batch of one."
     _check_channels(channels)
@@ -125,7 +180,7 @@ def load_image(path: str | Path,
         size = check_size(size)
     found = _find(path)
     if found.is_dir():
-        raise ValueError(f"{_short(path)} is a folder; give a picture file, or use images() for all that is "
+        raise ValueError(f"{short(path)} is a folder; give a picture file, or use images() for all that is "
                          "in it")
     pixels = read_file(found, channels)
     height, width = pixels.shape[1:]
@@ -133,56 +188,83 @@ def load_image(path: str | Path,
                 size=size or (height, width))
 
 def _check_channels(channels: int) -> None:
-    if channels not in (1, 3): raise ValueError(f"channels={channels!r} is not 1 (grey) or 3 (colour)")
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise ValueError(f"channels={channels!r} is not 3 (colour), 1 (grey) or another number of bands")
+
+def _local(path: str | Path) -> Path:
+    if str(path).startswith(('http://', 'https://')):
+        raise FileNotFoundError(f"{short(path)} is a web address; save it as a file first, since nothing is "
+                                "ever downloaded")
+    return Path(path).expanduser()
 
 def _find(path: str | Path) -> Path:
-    if str(path).startswith(('http://', 'https://')):
-        raise FileNotFoundError(f"{_short(path)} is a web address; save it as a file first, since nothing is "
-                                "ever downloaded")
-    p = Path(path).expanduser()
-    if not p.exists():
-        raise FileNotFoundError(f"no file or folder {_short(path)} was found; give a picture, a folder of "
+    p = _local(path)
+    why = refused(p)
+    if why == 'was not found':
+        raise FileNotFoundError(f"no file or folder {short(path)} was found; give a picture, a folder of "
                                 "pictures or a list of pictures")
+    if why not in ('', FOLDER): raise ValueError(f"{short(path)} {why}")
     return p
 
 # %% ../../nbs/data/02_own.ipynb #d470a2d4
 Reader = Callable[[int], tuple[Tensor, int | None]]
-Opened = tuple[Reader, list[str], list[str]]      # how to read number i, names, classes
+
+@dataclass
+class _Opened:
+    "A source before anything of it was read."
+    read: Any                                   # `_Files` or `_Items`
+    names: list[str]
+    left: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)        # what else has to be said
 
 @dataclass
 class _Files:
     files: list[Path]
-    labels: list[int | None]
+    root: Path | None
     channels: int
     short_side: int | None
-    left: int                                   # bytes that may still be kept in memory
+    free: int                                   # bytes that may still be kept in memory
     kept: dict[int, Tensor] = field(default_factory=dict)
+    labels: dict[int, int] = field(default_factory=dict)
+    partly: dict[str, str] = field(default_factory=dict)        # name -> what was not read of it
+
+    def name(self, i: int) -> str:
+        return str(self.files[i].relative_to(self.root) if self.root else self.files[i])
+
+    def likely(self, i: int) -> bool:
+        "Whether a file is a picture, by its name or its first bytes."
+        if self.files[i].suffix.lower() in _readable()[1] or refused(self.files[i]): return True
+        try:
+            with self.files[i].open('rb') as f, _opened(f):
+                return True
+        except Exception:       # as in `_read`
+            return False
 
     def __call__(self, i: int) -> tuple[Tensor, int | None]:
         pixels = self.kept.get(i)
         if pixels is None:
-            pixels = read_file(self.files[i], self.channels, self.short_side)
-            if pixels.numel() <= self.left:
+            pixels, rest = _read(self.files[i], self.channels, self.short_side)
+            if rest:
+                self.partly[self.name(i)] = rest
+            if pixels.numel() <= self.free:
                 self.kept[i] = pixels
-                self.left -= pixels.numel()
-        return pixels, self.labels[i]
+                self.free -= pixels.numel()
+        return pixels, self.labels.get(i)
 
-def _from_files(files: Sequence[Path], root: Path | None, channels: int, short_side: int | None,
-                memory: int) -> Opened:
-    inside = [f.relative_to(root) if root else f for f in files]
-    top = [p.parts[0] if root and len(p.parts) > 1 else None for p in inside]
-    classes = sorted({t for t in top if t is not None})
-    if None in top or len(classes) < 2:
-        classes = []        # sub-folders are classes where every picture lies in one
-    labels = [classes.index(t) if classes and t is not None else None for t in top]
-    return _Files(list(files), labels, channels, short_side, memory), [str(p) for p in inside], classes
+    def classes(self, which: Sequence[int]) -> tuple[list[str], str]:
+        "Folders as classes, of these pictures; and what has to be said about it."
+        if self.root is None: return [], ''
+        names, labels, note = by_folder(self.root, [self.files[i] for i in which])
+        self.labels = dict(zip(which, labels))
+        return names, note
 
-def _from_folder(root: Path, channels: int, short_side: int | None, memory: int) -> Opened:
-    def hidden(f: Path) -> bool:
-        return any(part.startswith('.') for part in f.relative_to(root).parts)
-    files = sorted(f for f in root.rglob('*') if f.is_file() and not hidden(f))
-    if not files: raise ValueError(f"the folder {_short(root)} holds no files; put pictures into it")
-    return _from_files(files, root, channels, short_side, memory)
+def _from_folder(root: Path, channels: int, short_side: int | None, memory: int) -> _Opened:
+    files, left = below(root, _readable()[1])
+    if not files:
+        found = f": {examples(left)}" if left else "; put pictures into it"
+        raise ValueError(f"the folder {short(root)} holds no files{found}")
+    read = _Files(files, root, channels, short_side, memory)
+    return _Opened(read, [read.name(i) for i in range(len(files))], left)
 
 # %% ../../nbs/data/02_own.ipynb #964ac1be
 @dataclass
@@ -192,31 +274,49 @@ class _Items:
     class_column: str | None
     channels: int
     short_side: int | None
+    names: list[str]                           # of the classes
+    partly: dict[str, str] = field(default_factory=dict)
+
+    def name(self, i: int) -> str:
+        return f"item {i}"
+
+    def likely(self, i: int) -> bool:
+        return True
 
     def __call__(self, i: int) -> tuple[Tensor, int | None]:
         try:
             picture, label = _parts(self.data[i], self.column, self.class_column)
-            return _reduce(to_pixels(picture, self.channels), self.short_side), label
+            if isinstance(picture, Image.Image) and (rest := _unread(picture)):
+                self.partly[self.name(i)] = rest
+            pixels = _reduce(to_pixels(picture, self.channels), self.short_side)
         except Exception as e:      # a dataset's own code can raise anything
             ours = isinstance(e, ValueError) and str(e).startswith(('has ', 'is ', 'holds '))
             why = e if ours else f"cannot be read ({str(e)[:80] or type(e).__name__})"
             raise ValueError(f"item {i} {why}") from e
+        if label is not None and not isinstance(label, int):
+            self.partly[self.name(i)] = f"has the label {str(label)[:20]!r}, which is no whole number"
+        return pixels, label if isinstance(label, int) else None
 
-def _from_items(data: Any, channels: int, short_side: int | None) -> Opened:
+    def classes(self, which: Sequence[int]) -> tuple[list[str], str]:
+        return self.names, ''
+
+def _from_items(data: Any, channels: int, short_side: int | None) -> _Opened:
     "A torch Dataset, a Hugging Face dataset or a list: anything with a length whose items hold a picture."
     features: Any = getattr(data, 'features', None)
     kinds = {k: type(f).__name__ for k, f in features.items()} if hasattr(features, 'items') else {}
-    column = next((k for k, kind in kinds.items() if kind == 'Image'), None)
+    of = {kind: [k for k, v in kinds.items() if v == kind] for kind in ('Image', 'ClassLabel')}
+    column, class_column = (next(iter(of[kind]), None) for kind in of)
     if kinds and column is None:
         held = ', '.join(f"{k} ({kind})" for k, kind in kinds.items())[:100]
         raise ValueError(f"the dataset has no Image column, only {held}; cast one to Image")
-    class_column = next((k for k, kind in kinds.items() if kind == 'ClassLabel'), None)
+    notes = [f"the dataset has {len(k)} {kind} columns ({', '.join(k)[:60]}): {k[0][:30]!r} is used; select "
+             "the columns to use another" for kind, k in of.items() if len(k) > 1]
     classes = getattr(features[class_column], 'names',
                       []) if features and class_column else getattr(data, 'classes', [])
-    names = [f"item {i}" for i in range(len(data))]
-    return _Items(data, column, class_column, channels, short_side), names, [str(c) for c in classes or []]
+    read = _Items(data, column, class_column, channels, short_side, [str(c) for c in classes or []])
+    return _Opened(read, [read.name(i) for i in range(len(data))], notes=notes)
 
-def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any, int | None]:
+def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any, Any]:
     "Picture and label of one item, however it is packed."
     label: Any = None
     if isinstance(item, dict):
@@ -228,47 +328,95 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
     elif isinstance(item, tuple | list) and item:
         item, label = item[0], item[1] if len(item) > 1 else None
     if isinstance(item, dict) and item.keys() >= {'bytes', 'path'}:      # an Image column that is not decoded
-        item = Image.open(BytesIO(item['bytes']) if item['bytes'] else item['path'])
+        item = _opened(BytesIO(item['bytes']) if item['bytes'] else Path(item['path']).open('rb'))
     if isinstance(label, np.generic | Tensor):
-        label = label.item() if label.ndim == 0 else None
-    return item, label if isinstance(label, int) else None
+        label = label.item() if label.ndim == 0 else label.tolist()
+    return item, int(label) if isinstance(label, float) and label.is_integer() else label
 
 # %% ../../nbs/data/02_own.ipynb #7f69b4f4
 def images(# a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
            source: Any,
            # larger pictures are reduced to this short side in pixels; None: kept as they are
            short_side: int | None = 256,
-           channels: int = 3,         # 3, or 1 for grey
+           channels: int = 3,         # 3, 1 for grey, or another number of bands, which arrays then have
            # what cannot be read: 'skip' leaves it out with a warning, 'raise' refuses it
            on_error: str = 'skip',
            progress: bool = True,     # show a bar while reading?
-           # read all once at the beginning? False: errors come when an item is asked for
-           check: bool = True,
+           # read all once at the beginning? False: each when it is asked for, and where it cannot be read the
+           # next one in its place; None: True up to 5,000
+           check: bool | None = True,
            memory: int = 512,         # megabytes of read files to keep, so that they are decoded once only
            ) -> Pictures:             # item i: image float [channels, H, W] in 0..1, and label where known
-    "The reader's own pictures, as a set that `batches` and `cropped` take."
+    """The reader's own pictures, as a set that `batches` and `cropped` take.
+
+    What is left out, wholly or in part (`.skipped`, `.partly`), is counted and said once. Linked folders are
+    entered; what is hidden, its name beginning with a dot, is no part of a folder."""
     _check_channels(channels)
     if on_error not in ('skip', 'raise'):
         raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
     if short_side is not None:
         check_size(short_side)
-    read, names, classes = _open(source, channels, short_side, memory * 2**20)
-    if not check: return Pictures(read, names, classes)
-    good, skipped = [], {}
+    opened = _open(source, channels, short_side, memory * 2**20)
+    if opened.left and on_error == 'raise': raise ValueError(' '.join(next(iter(opened.left.items()))))
+    for note in opened.notes:
+        warnings.warn(note, stacklevel=2)
+    check = len(opened.names) <= 5000 if check is None else check
+    return _looked_at(opened, on_error, progress) if check else _as_they_come(opened, on_error)
+
+# %% ../../nbs/data/02_own.ipynb #d21f8ad0
+def _looked_at(opened: _Opened, on_error: str, progress: bool) -> Pictures:
+    "All that can be read, after each was."
+    read, names, total = opened.read, opened.names, len(opened.names) + len(opened.left)
+    labels, skipped = {}, dict(opened.left)
     for i in _bar(range(len(names)), progress and len(names) > 1):
         try:
-            read(i)
+            labels[i] = read(i)[1]
         except (ValueError, FileNotFoundError) as e:
-            if on_error == 'raise' or len(names) == 1: raise
-            skipped[names[i]] = str(e)
-        else:
-            good.append(i)
-    first = '; '.join(list(skipped.values())[:3])
-    if not good: raise ValueError(f"none of the {len(names)} items of the source is a picture: {first[:120]}")
-    if skipped:
-        warnings.warn(f"{len(skipped)} of {len(names)} left out, see .skipped: {first[:140]}", stacklevel=2)
-    return Pictures(_Some(read, good), [names[i] for i in good], classes, skipped)
+            if on_error == 'raise' or total == 1: raise
+            skipped[names[i]] = _why(e, names[i])
+    good = list(labels)
+    if not good:
+        raise ValueError(f"none of the {total} items of the source is a picture: {examples(skipped)}")
+    say_left(skipped, total, level=4)
+    say_left(read.partly, len(good), 'read in part', '.partly', level=4)
+    classes, note = read.classes(good)
+    unknown = [names[i] for i, label in labels.items() if label is None]
+    if 0 < len(unknown) < len(good):
+        note = (f"no labels: {len(unknown)} of {len(good)} pictures have none "
+                f"({', '.join(short(n, 24) for n in unknown[:3])})")
+        classes, read = [], _Unlabelled(read)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    return Pictures(_Some(read, good), [names[i] for i in good], classes, skipped, opened.read.partly)
 
+def _as_they_come(opened: _Opened, on_error: str) -> Pictures:
+    "All that may be pictures; each is read when it is asked for."
+    read, total = opened.read, len(opened.names) + len(opened.left)
+    good, skipped = [], dict(opened.left)
+    for i, name in enumerate(opened.names):
+        if total == 1 or read.likely(i):
+            good.append(i)
+        else:
+            skipped[name] = 'is not a picture, by name and first bytes'
+    if skipped and on_error == 'raise': raise ValueError(' '.join(next(iter(skipped.items()))))
+    if not good:
+        raise ValueError(f"none of the {total} items of the source is a picture: {examples(skipped)}")
+    say_left(skipped, total, level=4)
+    classes, note = read.classes(good)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    names, some = [opened.names[i] for i in good], _Some(read, good)
+    stand = some if on_error == 'raise' or len(good) == 1 else _Neighbours(some, names, skipped, read.partly)
+    return Pictures(stand, names, classes, skipped, read.partly)
+
+def _why(e: Exception, name: str) -> str:
+    "The reason alone of a message that begins with a name."
+    text = str(e)
+    for known in (name, short(name)):
+        text = text.removeprefix(known)
+    return text.strip() if text != str(e) else 'is' + text.partition(' is')[2] if ' is' in text else text
+
+# %% ../../nbs/data/02_own.ipynb #02821a9a
 @dataclass
 class _Some:
     read: Reader
@@ -277,12 +425,61 @@ class _Some:
     def __call__(self, i: int) -> tuple[Tensor, int | None]:
         return self.read(self.which[i])
 
-def _open(source: Any, channels: int, short_side: int | None, memory: int) -> Opened:
+@dataclass
+class _Unlabelled:
+    read: Reader
+
+    def __call__(self, i: int) -> tuple[Tensor, int | None]:
+        return self.read(i)[0], None
+
+@dataclass
+class _Neighbours:
+    "Reads, in place of a picture that cannot be read, the next one that can."
+    read: Reader
+    names: list[str]
+    skipped: dict[str, str]
+    partly: dict[str, str]
+    row: int = 100                  # as many broken ones in a row are no accident
+    told: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.known = len(self.skipped)          # was said when the set was made
+
+    def __call__(self, i: int) -> tuple[Tensor, int | None]:
+        broken = 0
+        for name, j in ((self.names[k % len(self.names)], k % len(self.names))
+                        for k in range(i, i + len(self.names))):
+            if name in self.skipped: continue
+            try:
+                found = self.read(j)
+            except (ValueError, FileNotFoundError) as e:
+                self.skipped[name] = _why(e, name)
+                broken += 1
+                if broken < self.row: continue
+                break
+            self._tell()
+            return found
+        raise ValueError(f"{broken or len(self.names)} pictures in a row cannot be read: "
+                         f"{examples(dict(list(self.skipped.items())[-3:]))}")
+
+    def _tell(self) -> None:
+        "Say what was left out since the set was made: at the first, and whenever it is ten times as much."
+        new = dict(list(self.skipped.items())[self.known:])
+        for left, what, kept in ((new, 'left out so far, the next is read in place', '.skipped'),
+                                 (self.partly, 'read in part so far', '.partly')):
+            if len(left) >= self.told.get(kept, 1):
+                self.told[kept] = 10 * len(left)
+                say_left(left, len(self.names), what, kept)
+
+# %% ../../nbs/data/02_own.ipynb #2bfb028b
+def _open(source: Any, channels: int, short_side: int | None, memory: int) -> _Opened:
     if isinstance(source, str | Path):
         path = _find(source)
-        return (_from_folder(path, channels, short_side, memory) if path.is_dir() else
-                _from_files([path], None, channels, short_side, memory))
-    if _is_paths(source): return _from_files([_find(p) for p in source], None, channels, short_side, memory)
+        if path.is_dir(): return _from_folder(path, channels, short_side, memory)
+        source = [path]
+    if isinstance(source, list | tuple) and source and all(isinstance(p, str | Path) for p in source):
+        read = _Files([_local(p) for p in source], None, channels, short_side, memory)
+        return _Opened(read, [read.name(i) for i in range(len(source))])
     if isinstance(source, dict):
         raise TypeError(f"a dict of {', '.join(map(str, source))[:80]} was given; give one of them, as "
                         f"data[{next(iter(source), '')!r}]")
@@ -291,10 +488,6 @@ def _open(source: Any, channels: int, short_side: int | None, memory: int) -> Op
                         "first items")
     if len(source) == 0: raise ValueError(f"the {type(source).__name__} is empty; give at least one picture")
     return _from_items(source, channels, short_side)
-
-def _is_paths(source: Any) -> bool:
-    if not isinstance(source, list | tuple) or not source: return False
-    return all(isinstance(p, str | Path) for p in source)
 
 def _bar(items: Sequence[int], shown: bool) -> Iterable[int]:
     from rich.console import Console

@@ -27,9 +27,11 @@ class Pictures(Dataset):
                  names: Sequence[str],
                  classes: Sequence[str] = (),           # what the labels stand for, where that is known
                  skipped: dict[str, str] | None = None, # what was left out, and why
+                 partly: dict[str, str] | None = None,  # of which a part was left out, such as pages
                  ):
-        self.read, self.names, self.classes, self.skipped = read, list(names), list(classes), dict(
-            skipped or {})
+        self.read, self.names, self.classes = read, list(names), list(classes)
+        self.skipped: dict[str, str] = {} if skipped is None else skipped
+        self.partly: dict[str, str] = {} if partly is None else partly
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,6 +49,8 @@ class Pictures(Dataset):
             parts.append(f"{len(self.classes)} classes")
         if self.skipped:
             parts.append(f"{len(self.skipped)} left out")
+        if self.partly:
+            parts.append(f"{len(self.partly)} in part")
         return f"Pictures({', '.join(parts)})"
 
 @dataclass
