@@ -5,8 +5,8 @@
 # %% ../../nbs/course/00_exercises.ipynb #e3609012
 from __future__ import annotations
 
-import functools
 import html
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'Verdict', 'judge', 'exercises', 'exercise', 'check',
-           'solved', 'show', 'in_notebook', 'tensor', 'number', 'Guess', 'predict', 'reveal']
+__all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'kind_of', 'formed', 'other_kind', 'Verdict', 'judge',
+           'exercises', 'exercise', 'check', 'solved', 'show', 'in_notebook', 'tensor', 'number', 'Guess', 'predict',
+           'reveal']
 
 # %% ../../nbs/course/00_exercises.ipynb #a69b7130
 class Hint(Exception):
@@ -37,6 +38,9 @@ class Exercise:
     solution: str                           # source that defines it, with `torch` and `ml` at hand
     # (source, words that its hint contains), at least three typical mistakes
     wrong: tuple[tuple[str, str], ...]
+    # what an answer is: torch.bool, torch.int64, torch.float32 (tensors), float (one number), list (of
+    # tensors); None: the judge looks for itself
+    gives: torch.dtype | type | None
     praise: str = 'That is right.'          # what a right answer hears
 
     def run(self, source: str,              # the text of an answer
@@ -48,29 +52,124 @@ class Exercise:
             raise ValueError(f"the text of {self.name} does not define {self.answer}")
         return space[self.answer]
 
+    @property
+    def code(self) -> bool:
+        "Is the answer a function?"
+        return f'def {self.answer}(' in self.solution
+
 # %% ../../nbs/course/00_exercises.ipynb #f6f5805c
 def mistakes(text: str) -> tuple[tuple[str, str], ...]:
     "Wrong answers from one text: `=== words of the hint`, then the code, and so on."
     parts = [p.partition('\n') for p in f'\n{text.strip()}'.split('\n=== ')[1:]]
     return tuple((code.strip(), words.strip()) for words, _, code in parts)
 
-# %% ../../nbs/course/00_exercises.ipynb #772c6dc4
-def _watched(f: Callable) -> Callable:
-    "The learner's function, with an empty answer and an exception turned into words."
-    @functools.wraps(f)
-    def run(*a: Any, **k: Any) -> Any:
-        try:
-            y = f(*a, **k)
-        except (Hint, Unsolved):
-            raise
-        except NotImplementedError:
-            raise Unsolved from None
-        except Exception as error:
-            raise Hint(_stopped(error)) from None
-        if y is None or y is ...: raise Unsolved
-        return y
-    return run
+# %% ../../nbs/course/00_exercises.ipynb #0371dec1
+_KINDS: dict[Any, str] = {torch.bool: 'true or false', torch.int64: 'whole numbers',
+                         torch.float32: 'real numbers', float: 'one number', list: 'a list of tensors'}
 
+def _as_tensor(y: Any) -> Any:
+    "An array, a NumPy number or a list of numbers as a tensor; anything else as it is."
+    try:
+        if isinstance(y, list | tuple) and any(torch.is_tensor(v) or isinstance(v, list | tuple) for v in y):
+            return torch.stack([_as_tensor(v) for v in y])
+        if isinstance(y, list | tuple) or hasattr(y, '__array__'):
+            return torch.as_tensor(list(y) if isinstance(y, tuple) else y)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    return y
+
+def kind_of(y: Any) -> Any:
+    "The key of `_KINDS` that a tensor belongs to; None for what is no tensor, or is complex."
+    if not torch.is_tensor(y) or y.is_complex(): return None
+    if y.dtype == torch.bool: return torch.bool
+    return torch.float32 if y.is_floating_point() else torch.int64
+
+def formed(y: Any,          # what the learner's code gave
+           gives: Any,      # what the exercise asks for, a key of `_KINDS` or None
+           ) -> Any:        # the same, in the form of its kind
+    "A right answer in the form that the judges read, whatever numbers it is written in."
+    if gives is None or isinstance(y, str | dict | set): return y
+    if gives is list:
+        return [formed(v, torch.float32) for v in y] if isinstance(y, list | tuple) else y
+    if gives is float and isinstance(y, bool | int | float): return y
+    x = y if torch.is_tensor(y) else _as_tensor(torch.tensor(y) if isinstance(y, bool | int | float) else y)
+    if gives is float:
+        one = torch.is_tensor(x) and x.numel() == 1 and not x.is_complex()
+        # a tensor stays one: it may carry a gradient
+        return x if torch.is_tensor(y) or not one else x.item()
+    return x.to(gives) if kind_of(x) == gives else x
+
+# %% ../../nbs/course/00_exercises.ipynb #c9d7d579
+class _Watched:
+    "The learner's function: an empty answer, an exception and a change of its arguments turned into words."
+    def __init__(self, f: Callable, gives: Any):
+        self.f, self.gives, self.said = f, gives, None
+        self.wrong = ''                            # the first answer that was of another kind
+
+    def __call__(self, *a: Any, **k: Any) -> Any:
+        before = [_copied(v) for v in a]
+        y = _run(self.f, *a, **k)
+        for i, (was, now) in enumerate(zip(before, a)):
+            if not _alike(was, now): raise Hint(self._moved(i))
+        y = formed(y, self.gives)
+        self.wrong = self.wrong or other_kind(y, self.gives)
+        return y
+
+    def _moved(self, i: int) -> str:
+        try:
+            name = list(inspect.signature(self.f).parameters)[i]
+        except (TypeError, ValueError, IndexError):
+            name = 'what it was given'
+        return (f"Your code changed the values of {name} that it was given, and others still need them: work "
+                "on a copy, such as x.clone().")
+
+def _run(f: Callable, *a: Any, **k: Any) -> Any:
+    "Call the learner's function."
+    try:
+        y = f(*a, **k)
+    except (Hint, Unsolved):
+        raise
+    except NotImplementedError:
+        raise Unsolved from None
+    except Exception as error:
+        raise Hint(_stopped(error)) from None
+    if y is None or y is ...: raise Unsolved
+    return y
+
+def _copied(v: Any) -> Any:
+    "Tensors and lists of them, as they are now."
+    if torch.is_tensor(v): return v.detach().clone()
+    return [_copied(x) for x in v] if isinstance(v, list) else v
+
+def _alike(was: Any, now: Any) -> bool:
+    if torch.is_tensor(was):
+        return was.shape == now.shape and bool(((was == now) | ((was != was) & (now != now))).all())
+    if isinstance(was, list): return len(was) == len(now) and all(map(_alike, was, now))
+    return True
+
+def other_kind(y: Any, gives: Any) -> str:
+    "What is wrong with the kind of an answer; '' where nothing is."
+    if gives is None: return ''
+    if gives is list:
+        if not isinstance(y, list):
+            return f"The answer should be {_KINDS[list]}, and it is a {type(y).__name__}."
+        return next(filter(None, (other_kind(v, torch.float32) for v in y)), '')
+    if torch.is_tensor(y) and bool((y != y).any()): return 'The answer holds NaN, which is not a number.'
+    if torch.is_tensor(y) and y.is_complex():
+        return "The answer is complex: the result is its real part, .real"
+    if gives is float:
+        if isinstance(y, float) and y != y: return 'The answer is NaN, which is not a number.'
+        plain = isinstance(y, int | float) and not isinstance(y, bool)
+        if plain or kind_of(y) in (torch.int64, torch.float32): return ''
+        got = 'true or false' if isinstance(y, bool) or kind_of(y) == torch.bool else f'a {type(y).__name__}'
+        return f"The answer should be one number, and it is {got}."
+    if kind_of(y) == gives: return ''
+    name = lambda dtype: str(dtype).removeprefix('torch.')
+    got = f'it has {name(y.dtype)}' if torch.is_tensor(y) else f'it is a {type(y).__name__}'
+    more = ': a mask is true or false, such as `x > 0` gives' if gives == torch.bool else ''
+    return f"The answer should have dtype {name(gives)} ({_KINDS[gives]}), and {got}{more}."
+
+# %% ../../nbs/course/00_exercises.ipynb #772c6dc4
 def _stopped(error: Exception) -> str:
     "An exception in one sentence, with the line of the learner's code where that is known."
     said = (str(error).strip().splitlines() or ['no message'])[0]
@@ -97,17 +196,22 @@ class Verdict:
 
 def judge(exercise: Exercise, answer: Any) -> Verdict:
     "The verdict on an answer."
+    code = callable(answer) and not isinstance(answer, type)
+    asked = _Watched(answer, exercise.gives) if code else answer
     try:
         if answer is None or answer is ...: raise Unsolved
-        exercise.judge(_watched(answer) if callable(answer) and not isinstance(answer, type) else answer)
+        if exercise.code and not code:
+            raise Hint(f"Give the function {exercise.answer} itself, without brackets; this is a "
+                       f"{type(answer).__name__}.")
+        exercise.judge(asked)
+        # a judge knows the mistakes of its exercise; the kind is said where it had nothing to say
+        if code and asked.wrong: raise Hint(asked.wrong)
     except Unsolved:
-        return Verdict('not yet', exercise.question)
-    except NotImplementedError:
         return Verdict('not yet', exercise.question)
     except Hint as hint:
         return Verdict('hint', str(hint))
     except Exception as error:
-        return Verdict('hint', _stopped(error))
+        return Verdict('hint', asked.wrong if code and asked.wrong else _stopped(error))
     return Verdict('yes', exercise.praise)
 
 # %% ../../nbs/course/00_exercises.ipynb #8fcb3232
@@ -147,7 +251,9 @@ def solved(which: str | Exercise,
            otherwise: Any) -> Any:       # what the next cells use until it is right
     "The learner's answer where it is right, else the one given: so that a lesson can go on with it."
     e = which if isinstance(which, Exercise) else exercise(which)
-    return answer if judge(e, answer).kind == 'yes' else otherwise
+    if judge(e, answer).kind != 'yes': return otherwise
+    # later cells read one form: an answer may be right as a list, too
+    return (lambda *a, **k: formed(answer(*a, **k), e.gives)) if e.code else answer
 
 # %% ../../nbs/course/00_exercises.ipynb #3d8e2821
 def show(verdict: Verdict) -> None:
@@ -179,10 +285,13 @@ def tensor(y: Any,                                # what the learner's code gave
 def number(y: Any,                        # what the learner's code gave
            what: str = 'The answer') -> float:
     "The answer as one number, or a hint."
+    y = formed(y, float)
     if torch.is_tensor(y) and y.numel() == 1:
         y = y.item()
     if isinstance(y, bool) or not isinstance(y, int | float):
-        raise Hint(f"{what} should be one number, and it is a {type(y).__name__}.")
+        shape = list(y.shape) if hasattr(y, 'shape') else []
+        got = f'has shape {shape}' if shape else f'is a {type(y).__name__}'
+        raise Hint(f"{what} should be one number, and it {got}.")
     return float(y)
 
 # %% ../../nbs/course/00_exercises.ipynb #be71507e

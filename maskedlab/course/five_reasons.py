@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .exercises import Exercise, Hint, Unsolved, mistakes, tensor
+from .exercises import Exercise, Hint, Unsolved, mistakes, number, tensor
 from ..contract.units import place, rows
 from ..parts.patches import unpatchify
 from ..targets.pixels import patch_norm, patch_stats
@@ -31,7 +31,11 @@ def _judge_normalise(f: Any) -> None:
     x, _ = _patches()
     got = tensor(f(x.clone()), x.shape, what='The patches')
     mean, std = got.mean(-1), got.std(-1)
-    if mean.abs().max() < 1e-3 and (std - 1).abs().max() < .02:
+    right = (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)
+    if torch.allclose(got, -right, atol=.05):
+        raise Hint('Light and dark are exchanged: take the mean from the patch, not the patch from the mean.')
+    # by N - 1 or by N, and whatever small number was added
+    if any(torch.allclose(got, right * by, rtol=5e-3, atol=1e-3) for by in (1, (48 / 47) ** .5)):
         flat = f(torch.full((1, 2, 48), .3))
         if not torch.isfinite(flat).all():
             raise Hint('A patch of one colour, such as a piece of sky, gives NaN: its deviation is 0. Add '
@@ -47,6 +51,8 @@ def _judge_normalise(f: Any) -> None:
     if mean.abs().max() < 1e-3 and torch.allclose(got * (x.var(-1, keepdim=True)),
                                                   x - x.mean(-1, keepdim=True), atol=1e-3):
         raise Hint('You divide by the variance. Its root, the deviation, makes the result 1.')
+    if mean.abs().max() < 1e-3 and (std - 1).abs().max() < .02:
+        raise Hint('Mean and deviation are right, and the values are not those of their own patch.')
     if mean.abs().max() < 1e-3:
         raise Hint(f"The mean of each patch is 0, and its deviation is {std[0, 0]:.2f}, not 1.")
     raise Hint(f"Each patch should have mean 0, and your first has {mean[0, 0]:.2f}: take its own mean away "
@@ -56,7 +62,7 @@ def _judge_normalise(f: Any) -> None:
 NORMALISE = Exercise(
     'five/normalise', 'Give each patch mean 0 and deviation 1, over all its values. Write '
                       'normalise(patches), [B, N, P] to the same.',
-    _judge_normalise, 'normalise',
+    _judge_normalise, 'normalise', gives=torch.float32,
     solution='''\
 def normalise(patches):                                  # [B, N, P]
     mean = patches.mean(-1, keepdim=True)                # one for each patch: [B, N, 1]
@@ -90,9 +96,9 @@ def normalise(patches): return patches / patches.std(-1, keepdim=True)
            'network can give them back.')
 
 # %% ../../nbs/course/05_five_reasons.ipynb #312af922
-def _seams(image: Tensor, p: int) -> float:
-    "The answer, for axis 2 and 3 together."
-    jumps = [image.diff(dim=axis).abs().movedim(axis, 0) for axis in (2, 3)]
+def _seams(image: Tensor, p: int, axes: tuple[int, ...] = (2, 3)) -> float:
+    "The answer, for all axes together."
+    jumps = [image.diff(dim=axis).abs().movedim(axis, 0) for axis in axes]
     at = [torch.arange(len(j)) % p == p - 1 for j in jumps]
     across, inside = (torch.cat([j[b == yes].flatten() for j, b in zip(jumps, at)]).mean()
                       for yes in (True, False))
@@ -101,12 +107,7 @@ def _seams(image: Tensor, p: int) -> float:
 def _judge_seams(f: Any) -> None:
     g = torch.Generator().manual_seed(0)
     def of(image: Tensor, p: int) -> float:
-        got = f(image, p)
-        if torch.is_tensor(got) and got.numel() == 1:
-            got = got.item()
-        if isinstance(got, bool) or not isinstance(got, int | float):
-            raise Hint('The answer should be one number for all the pictures.')
-        return got
+        return number(f(image, p), 'The answer for all the pictures')
     noise = torch.rand(8, 3, 32, 32, generator=g)
     ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
     tiles = torch.rand(4, 3, 4, 4, generator=g).repeat_interleave(8, 2).repeat_interleave(8, 3) + .01 * noise[
@@ -130,12 +131,18 @@ def _judge_seams(f: Any) -> None:
     dark, light = tiles * .1, 1 - tiles * .1
     if abs(of(dark, 8) - of(light, 8)) > .02 * of(dark, 8):
         raise Hint('A negative has the same seams: take the absolute jump.')
+    for image in (tiles, noise):
+        got, right = of(image, 8), _seams(image, 8)
+        # both axes together, or the mean of a fraction for each
+        axes = (_seams(image, 8, (2,)) + _seams(image, 8, (3,))) / 2
+        if min(abs(got - right), abs(got - axes)) > 2e-3 * right:
+            raise Hint(f"Nearly: it should be {right:.3f} here, and it is {got:.3f}. Every jump counts once.")
 
 # %% ../../nbs/course/05_five_reasons.ipynb #2022f725
 SEAMS = Exercise(
     'five/seams', 'Mean jump between neighbours across patch borders, over the mean jump inside. Write '
                   'seams(image, p): one number.',
-    _judge_seams, 'seams',
+    _judge_seams, 'seams', gives=float,
     solution='''\
 def seams(image, p):                                        # [B, 3, H, W], p divides H and W
     across, inside = [], []
@@ -182,7 +189,7 @@ def seams(image, p): return image.diff(dim=3).abs()
 def _judge_lend(f: Any) -> None:
     x, mask = _patches(1)
     other = _patches(2)[0]
-    pred = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    pred = 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))    # some below black
     got = tensor(f(pred.clone(), x.clone(), mask.clone()), x.shape, what='The patches')
     swapped = f(pred.clone(), torch.where(mask[..., None], other, x), mask.clone())
     if not torch.allclose(swapped, got, atol=1e-6):
@@ -198,7 +205,7 @@ def _judge_lend(f: Any) -> None:
     seen = ~mask[..., None]
     mean = (x * seen).sum((1, 2)) / (seen.sum((1, 2)) * x.shape[-1])
     level = zero[mask].view(3, -1).mean(1)
-    if (level - mean).abs().max() > .02:
+    if (level - mean).abs().max() > 1e-3:
         raise Hint("Where the network says 0 the first picture should get the mean of its visible pixels, "
                    f"{mean[0]:.3f}, "
                    f"and gets {level[0]:.3f}. Count the visible patches only.")
@@ -207,12 +214,17 @@ def _judge_lend(f: Any) -> None:
     if not .5 * usual < scale < 2 * usual:
         raise Hint(f"The contrast is lost: visible patches have a deviation of about {usual:.2f}, and yours "
                    f"lend {scale:.2f}.")
+    for said, given, m in zip(pred, got - zero, mask):
+        one = (said[m] * given[m]).sum() / said[m].square().sum()    # this picture's deviation
+        if not torch.allclose(given[m], one * said[m], atol=1e-4) or one < 0:
+            raise Hint('Twice the prediction should move a pixel twice as far: multiply by one deviation for '
+                       'each picture, add one mean, and do nothing else.')
 
 # %% ../../nbs/course/05_five_reasons.ipynb #74925b03
 LEND = Exercise(
     'five/lend', 'Lend normalised predictions the mean and deviation of the visible patches. Write '
                  'lend(pred, patches, mask).',
-    _judge_lend, 'lend',
+    _judge_lend, 'lend', gives=torch.float32,
     solution='''\
 def lend(pred, patches, mask):                           # [B, N, P] twice, bool [B, N]
     seen = ~mask[..., None]                              # [B, N, 1]
@@ -288,6 +300,7 @@ def _judge_patients(said: Any) -> None:
     if any(v is None or v is ... for v in said.values()): raise Unsolved
     if set(said) != set(_KEY):
         raise Hint(f"There are five patients, A to E, and you name {', '.join(map(str, said)) or 'none'}.")
+    said = {k: v if isinstance(v, str) else number(v, f"The reason of {k}") for k, v in said.items()}
     odd = [v for v in said.values() if v not in REASONS]
     if odd: raise Hint(f"{odd[0]!r} is no reason: give numbers 1 to 5.")
     twice = [v for v in REASONS if list(said.values()).count(v) > 1]
@@ -298,7 +311,7 @@ def _judge_patients(said: Any) -> None:
 PATIENTS = Exercise(
     'five/patients', "Which fault has which picture? Give a dict of numbers 1 to 5: {'A': ..., 'B': ..., "
                      "'C': ..., 'D': ..., 'E': ...}.",
-    _judge_patients, 'diagnosis',
+    _judge_patients, 'diagnosis', gives=None,
     solution='''\
 diagnosis = {'A': 3, 'B': 1, 'C': 5, 'D': 2, 'E': 4}
 ''',

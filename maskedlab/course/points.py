@@ -113,9 +113,6 @@ _RULES: tuple[tuple[Callable[[Tensor], Tensor], str], ...] = (
 def _judge_farthest(f: Any) -> None:
     def ask(points: Tensor, n: int) -> list[int]:
         got = f(points.clone(), n)
-        single = lambda i: isinstance(i, int) or torch.is_tensor(i) and i.numel() == 1
-        if isinstance(got, list | tuple) and all(map(single, got)):
-            got = torch.tensor([int(i) for i in got])
         got = tensor(got, what='The choice')
         if got.is_floating_point() or got.dtype == torch.bool:
             more = ' You give the points themselves.' if got.shape == (n, 3) else ''
@@ -144,7 +141,7 @@ def _judge_farthest(f: Any) -> None:
 FARTHEST = Exercise(
     'points/farthest', 'Begin with point 0; then always take the point that is farthest from all chosen '
                        'ones. Write farthest(points, n).',
-    _judge_farthest, 'farthest',
+    _judge_farthest, 'farthest', gives=torch.int64,
     solution='''\
 def farthest(points, n):                                        # [N, 3] -> int64 [n]
     chosen = [0]
@@ -245,7 +242,7 @@ def _judge_neighbours(f: Any) -> None:
 NEIGHBOURS = Exercise(
     'points/neighbours', 'The k nearest points of each centre, relative to it. Write neighbours(points, '
                          'centres, k): [G, k, 3].',
-    _judge_neighbours, 'neighbours',
+    _judge_neighbours, 'neighbours', gives=torch.float32,
     solution='''\
 def neighbours(points, centres, k):                             # [N, 3], int64 [G] -> [G, k, 3]
     middle = points[centres]                                    # [G, 3]
@@ -332,7 +329,7 @@ def _judge_chamfer(f: Any) -> None:
 CHAMFER = Exercise(
     'points/chamfer', 'Mean squared distance to the nearest of the other set, both ways, added. Write '
                       'chamfer(p, q): one number.',
-    _judge_chamfer, 'chamfer',
+    _judge_chamfer, 'chamfer', gives=float,
     solution='''\
 def chamfer(p, q):                                              # [n, 3], [m, 3] -> one number
     distance = torch.cdist(p, q) ** 2                           # [n, m]: each with each
@@ -427,7 +424,7 @@ def _judge_on_view(f: Any) -> None:
 ON_VIEW = Exercise(
     'points/on_view', 'Which share of the points of hidden groups also sits in a visible group? Write '
                       'on_view(index, mask): one number.',
-    _judge_on_view, 'on_view',
+    _judge_on_view, 'on_view', gives=float,
     solution='''\
 def on_view(index, mask):                                       # int64 [B, G, k], bool [B, G] -> one number
     hidden = both = 0

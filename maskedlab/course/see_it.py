@@ -9,24 +9,17 @@ from typing import Any
 
 import torch
 
-from .exercises import Exercise, Hint, mistakes, tensor
+from .exercises import Exercise, Hint, mistakes, number, tensor
 
 # %% auto #0
 __all__ = ['VISIBLE', 'PAINT', 'ERROR', 'MEAN', 'EXERCISES']
 
 # %% ../../nbs/course/01_see_it.ipynb #2f4badc4
-def _number(x: Any, what: str) -> float:
-    if torch.is_tensor(x) and x.numel() == 1:
-        x = x.item()
-    if isinstance(x, bool) or not isinstance(x, int | float):
-        raise Hint(f"{what} should be a number, and it is a {type(x).__name__}.")
-    return x
-
 def _judge_visible(f: Any) -> None:
     for side, patch, ratio in ((64, 8, .75), (224, 16, .75), (96, 16, .5)):
-        n, got = (side // patch) ** 2, _number(f(side, patch, ratio), 'The answer')
+        n, got = (side // patch) ** 2, number(f(side, patch, ratio), 'The answer')
         right, call = n * (1 - ratio), f"visible_patches({side}, {patch}, {ratio})"
-        if got == right: continue
+        if abs(got - right) < 1e-4: continue
         if got == n * ratio: raise Hint(f"{call} gave {got:g}: those are the hidden ones. How many are left?")
         if got == n:
             raise Hint(f"{call} gave {got:g}: that is every patch. Take away the share that is hidden.")
@@ -40,7 +33,7 @@ def _judge_visible(f: Any) -> None:
 VISIBLE = Exercise(
     'see_it/visible', 'How many patches of a square picture stay visible? Write visible_patches(side, patch, '
                       'ratio).',
-    _judge_visible, 'visible_patches',
+    _judge_visible, 'visible_patches', gives=float,
     solution='''\
 def visible_patches(side, patch, ratio):
     row = side // patch              # patches in one row, and rows in the picture
@@ -88,7 +81,7 @@ def _judge_paint(f: Any) -> None:
 PAINT = Exercise(
     'see_it/paint', 'Hide the 4 x 4 patches in the middle of an 8 x 8 grid. Write middle(), which returns '
                     'the mask.',
-    _judge_paint, 'middle',
+    _judge_paint, 'middle', gives=torch.bool,
     solution='''\
 def middle():
     mask = torch.zeros(8, 8, dtype=torch.bool)    # nothing hidden
@@ -169,7 +162,7 @@ def _judge_error(f: Any) -> None:
 ERROR = Exercise(
     'see_it/error', 'How far is an answer from the truth, over hidden pixels only? Write '
                     'hidden_error(answer, truth, hidden).',
-    _judge_error, 'hidden_error',
+    _judge_error, 'hidden_error', gives=torch.float32,
     solution='''\
 def hidden_error(answer, truth, hidden):      # [B, 3, H, W] twice, bool [B, H, W]
     w = hidden[:, None]                       # [B, 1, H, W]: the same for the three colours
@@ -233,7 +226,7 @@ def _judge_mean(f: Any) -> None:
 MEAN = Exercise(
     'see_it/mean', 'Fill the hidden pixels with the mean colour of the visible ones. Write mean_fill(image, '
                    'hidden).',
-    _judge_mean, 'mean_fill',
+    _judge_mean, 'mean_fill', gives=torch.float32,
     solution='''\
 def mean_fill(image, hidden):                 # [B, 3, H, W], bool [B, H, W]
     seen = ~hidden[:, None]                   # [B, 1, H, W]

@@ -75,7 +75,7 @@ def _filtered(image: Tensor, keep: Tensor) -> Tensor:
     return torch.fft.ifft2(torch.fft.ifftshift(f, dim=(-2, -1))).real
 
 def _judge_low(f: Any) -> None:
-    image = torch.rand(3, 20, 16, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(3, 20, 16, generator=torch.Generator().manual_seed(0)) / 4     # of both signs
     got = f(image.clone(), 5)
     if torch.is_tensor(got) and got.is_complex():
         raise Hint('What comes back from ifft2 is complex. The picture is its real part: .real')
@@ -111,7 +111,7 @@ def _judge_low(f: Any) -> None:
 # %% ../../nbs/course/08_targets.ipynb #2ee494a7
 LOW = Exercise(
     'targets/low', 'A picture without its high frequencies. Write low(image, r): [C, H, W] to [C, H, W].',
-    _judge_low, 'low',
+    _judge_low, 'low', gives=torch.float32,
     solution='''\
 def low(image, r):                                              # [C, H, W] -> [C, H, W]
     C, H, W = image.shape
@@ -208,7 +208,7 @@ def _judge_floor(f: Any) -> None:
 FLOOR = Exercise(
     'targets/floor', 'How often is right who always names the commonest hidden token? Write floor(ids, '
                      'mask): one number from 0 to 1.',
-    _judge_floor, 'floor',
+    _judge_floor, 'floor', gives=float,
     solution='''\
 def floor(ids, mask):               # int64 [B, h, w], bool [B, h, w] -> one number
     hidden = ids[mask]                                          # the loss looks here alone
@@ -271,7 +271,7 @@ def _judge_whiten(f: Any) -> None:
 WHITEN = Exercise(
     'targets/whiten', 'Each token with mean 0 and deviation 1 over its channels. Write whiten(x): [B, N, D] '
                       'to [B, N, D].',
-    _judge_whiten, 'whiten',
+    _judge_whiten, 'whiten', gives=torch.float32,
     solution='''\
 def whiten(x):                                                  # [B, N, D] -> [B, N, D]
     middle = x.mean(-1, keepdim=True)                           # one for each token
@@ -337,7 +337,7 @@ def _judge_relations(f: Any) -> None:
 RELATIONS = Exercise(
     'targets/relations', 'Which kept token looks at which? Write relations(q, k, kept): [B, heads, N, d] '
                          'twice and int64 [n] to '
-    '[B, heads, n, n], rows that sum to 1.', _judge_relations, 'relations',
+    '[B, heads, n, n], rows that sum to 1.', _judge_relations, 'relations', gives=torch.float32,
     solution='''\
 def relations(q, k, kept):          # [B, heads, N, d], the same, int64 [n] -> [B, heads, n, n]
     q, k = q[:, :, kept], k[:, :, kept]                         # first choose,

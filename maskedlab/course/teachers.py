@@ -21,17 +21,17 @@ def _judge_pull(f: Any) -> None:
     g = torch.Generator().manual_seed(0)
     a, b = (torch.randn(6, 5, generator=g).requires_grad_() for _ in range(2))
     got = f(a, b)
-    if not torch.is_tensor(got) or got.numel() != 1:
-        if torch.is_tensor(got) and got.shape == (6, 5):
-            raise Hint('There should be one number: take the mean over all.')
+    if torch.is_tensor(got) and got.shape == (6, 5):
+        raise Hint('There should be one number: take the mean over all.')
+    if number(got, 'The pull') == number(got) and not torch.is_tensor(got):
         raise Hint("The pull should be a tensor with one number, so that it can be differentiated; you give "
-                   f"{type(got).__name__}.")
+                   f"a {type(got).__name__}.")
     d = (a - b).detach().square()
     near = lambda wrong: abs(float(got.detach()) - float(wrong)) < 1e-4
     if not near(d.mean()):
         if near(d.sum()):
             raise Hint('You add up. Take the mean, so that a larger batch does not pull harder.')
-        if near(d.mean().sqrt()) or near((a - b).abs().mean()):
+        if near(d.mean().sqrt()) or near((a - b).detach().abs().mean()):
             raise Hint('Here distances are squared before the mean.')
         raise Hint(f"In my example the mean squared distance is {float(d.mean()):.3f}, and you say "
                    f"{float(got.detach()):.3f}.")
@@ -51,7 +51,7 @@ def _judge_pull(f: Any) -> None:
 PULL = Exercise(
     'teachers/pull', 'The mean squared distance of student and teacher; only the student may be moved by it. '
                      'Write pull(student, teacher).',
-    _judge_pull, 'pull',
+    _judge_pull, 'pull', gives=float,
     solution='''\
 def pull(student, teacher):                                     # [B, D] each -> one number
     return (student - teacher.detach()).square().mean()         # nobody moves the teacher
@@ -82,11 +82,8 @@ def pull(student, teacher): return (student - teacher.detach()).square()
 def _judge_follow(f: Any) -> None:
     g = torch.Generator().manual_seed(1)
     start, fast = ([torch.randn(3, 2, generator=g), torch.randn(4, generator=g)] for _ in range(2))
-    slow, mine = [s.clone() for s in start], [x.clone() for x in fast]
     m = .9
-    got: Any = f(slow, mine, m)
-    if any(not torch.equal(x, y) for x, y in zip(mine, fast)):
-        raise Hint("You move the student. It is the teacher that follows.")
+    got: Any = f([s.clone() for s in start], [x.clone() for x in fast], m)
     if isinstance(got, list | tuple) and len(got) == 2:
         got = [tensor(x, y.shape, what='A weight') for x, y in zip(got, start)]
     else:
@@ -110,7 +107,7 @@ FOLLOW = Exercise(
     'teachers/follow', "The teacher's new weights: a share of its own stays, the rest comes from the "
                        "student. "
     'Write follow(teacher, student, momentum): a list.',
-    _judge_follow, 'follow',
+    _judge_follow, 'follow', gives=list,
     solution='''\
 def follow(teacher, student, momentum):                         # two lists of tensors, one number -> a list
     return [momentum * slow + (1 - momentum) * fast for slow, fast in zip(teacher, student)]
@@ -133,7 +130,7 @@ def follow(teacher, student, momentum): return teacher
 === the middle
 def follow(teacher, student, momentum): return [(slow + fast) / 2 for slow, fast in zip(teacher, student)]
 
-=== move the student
+=== values of student
 def follow(teacher, student, momentum):
     for slow, fast in zip(teacher, student): fast.lerp_(slow, momentum)
     return student
@@ -176,7 +173,7 @@ def _judge_nearest(f: Any) -> None:
 # %% ../../nbs/course/09_teachers.ipynb #aa25debc
 NEAREST = Exercise(
     'teachers/nearest', 'The number of the word that is nearest to each row. Write nearest(x, words): [n].',
-    _judge_nearest, 'nearest',
+    _judge_nearest, 'nearest', gives=torch.int64,
     solution='''\
 def nearest(x, words):                                          # [n, D], [K, D] -> int64 [n]
     return torch.cdist(x, words).argmin(1)                      # [n, K] distances, the smallest of each row
@@ -247,7 +244,7 @@ def _close(got: float, wrong: float) -> bool:
 PERPLEXITY = Exercise(
     'teachers/perplexity', 'How many equally frequent words would be as hard to guess: exp of the entropy. '
     'Write perplexity(ids): one number.',
-    _judge_perplexity, 'perplexity',
+    _judge_perplexity, 'perplexity', gives=float,
     solution='''\
 def perplexity(ids):                                            # int64, any shape -> one number
     p = torch.bincount(ids.flatten()).double()

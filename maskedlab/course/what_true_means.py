@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .exercises import Exercise, Hint, mistakes, tensor
+from .exercises import Exercise, Hint, mistakes, number, tensor
 from ..contract.units import layout
 
 # %% auto #0
@@ -40,7 +40,7 @@ def _judge_keep(f: Any) -> None:
 KEEP = Exercise(
     'true/keep', 'I-JEPA gives indices of what is kept, int64 [B, K]. Write hidden_from_keep(keep, n): bool '
                  '[B, n], True = hidden.',
-    _judge_keep, 'hidden_from_keep',
+    _judge_keep, 'hidden_from_keep', gives=torch.bool,
     solution='''\
 def hidden_from_keep(keep, n):                 # int64 [B, K], indices of visible units
     mask = torch.ones(len(keep), n, dtype=torch.bool)
@@ -80,11 +80,7 @@ def _judge_labels(f: Any) -> None:
     ids = torch.randint(5, 30, (4, 12), generator=g)
     mask = torch.rand(4, 12, generator=g) < .3
     ids[0, 0], mask[0, 0] = 0, True                # an id may be 0
-    given, hidden = ids.clone(), mask.clone()
-    got = tensor(f(given, hidden), (4, 12), what='The labels')
-    if not torch.equal(given, ids) or not torch.equal(hidden, mask):
-        raise Hint('Your function changed the ids that it was given. The network still needs them: work on a '
-                   'copy, or use torch.where.')
+    got = tensor(f(ids.clone(), mask.clone()), (4, 12), what='The labels')
     right = torch.where(mask, ids, -100)
     if torch.equal(got, right): return
     if torch.equal(got, torch.where(mask, -100, ids)):
@@ -101,7 +97,7 @@ def _judge_labels(f: Any) -> None:
 LABELS = Exercise(
     'true/labels', 'A language model of transformers takes labels, -100 where the loss does not look. Write '
                    'labels(ids, mask).',
-    _judge_labels, 'labels',
+    _judge_labels, 'labels', gives=torch.int64,
     solution='''\
 def labels(ids, mask):                   # int64 [B, L], bool [B, L], True = hidden
     return torch.where(mask, ids, -100)
@@ -113,7 +109,7 @@ def labels(ids, mask): return torch.where(mask, -100, ids)
 === 0 is a word
 def labels(ids, mask): return ids * mask
 
-=== changed the ids
+=== changed the values of ids
 def labels(ids, mask):
     ids[~mask] = -100
     return ids
@@ -128,12 +124,10 @@ def _judge_count(f: Any) -> None:
     cases = [(n, r) for n in (196, 49, 50, 10, 7, 1) for r in (.75, .6, .5, .3)]
     got = []
     for n, r in cases:
-        k = f(n, r)
-        if isinstance(k, float) and k != int(k):
+        k = number(f(n, r), 'The count')
+        if k != int(k):
             raise Hint(f"hidden_count({n}, {r}) gave {k:g}, and there are no parts of patches: which side is "
                        "cut off?")
-        if isinstance(k, bool) or not isinstance(k, int | float):
-            raise Hint(f"The count should be a number, and it is a {type(k).__name__}.")
         got.append(int(k))
     right = [n - int(n * (1 - r)) for n, r in cases]
     if got == right: return
@@ -148,7 +142,7 @@ def _judge_count(f: Any) -> None:
 COUNT = Exercise(
     'true/count', 'MAE keeps int(n * (1 - ratio)) of n patches and hides the rest. Write hidden_count(n, '
                   'ratio).',
-    _judge_count, 'hidden_count',
+    _judge_count, 'hidden_count', gives=float,
     solution='''\
 def hidden_count(n, ratio):
     return n - int(n * (1 - ratio))      # the kept side is rounded down
@@ -187,14 +181,15 @@ def _judge_sampler(f: Any) -> None:
         raise Hint(f"{many} of 2,000 samples do not hide 16 patches (one hides {int(bad)}): the square must "
                    "fit into the grid.")
     rows, columns = m.any(2), m.any(1)
-    if (rows.sum(1) != 4).any() or (columns.sum(1) != 4).any():
+    top, left = rows.int().argmax(1), columns.int().argmax(1)
+    within = lambda start: (torch.arange(8) >= start[:, None]) & (torch.arange(8) < start[:, None] + 4)
+    if not torch.equal(m, within(top)[:, :, None] & within(left)[:, None]):
         raise Hint('16 patches are hidden, but not as one square of 4 x 4.')
     if not torch.equal(m, again):
         raise Hint('The same generator gave another mask: pass generator=generator to every random call.')
     if torch.equal(m, f(u, seeded(1))): raise Hint('Another generator gave the same mask: is it used at all?')
     if (m == m[:1]).all():
         raise Hint('All samples of the batch got the same square: draw one place for each.')
-    top, left = rows.int().argmax(1), columns.int().argmax(1)
     for name, at in (('row', top), ('column', left)):
         n = torch.bincount(at, minlength=5)
         if n[4] == 0:
@@ -213,7 +208,7 @@ def _judge_sampler(f: Any) -> None:
 SAMPLER = Exercise(
     'true/sampler', 'Hide one square of 4 x 4 patches anywhere on the grid, every place equally likely. '
                     'Write square(u, generator).',
-    _judge_sampler, 'square',
+    _judge_sampler, 'square', gives=torch.bool,
     solution='''\
 def square(u, generator):
     H, W = u.shape
