@@ -419,7 +419,7 @@ def test_only_the_student_learns_and_the_follower_follows(bert, batch):  # 6, 8
         assert_close(p, (0.999 * a + 0.001 * q).detach())
     assert (
         bert.mixing.queue.shape == queue.shape
-        and torch.equal(bert.mixing.queue[:4], out.extra['keys'])
+        and torch.equal(bert.mixing.queue[:4], out.after['keys'])
         and torch.equal(bert.mixing.queue[4:], queue[4:])
     )
     assert_close(bert.mixing.queue.norm(dim=1), torch.ones(12))

@@ -5,6 +5,7 @@
 # %% ../../nbs/contract/04_recipe.ipynb #8944b679
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import ZeroToOne, check_call, checked
+from .chance import Part
 from .plan import Plan
 from .strategy import check_mask, hide
-from .units import Units, known, layout
+from .units import Units, count_of, known, layout
 
 # %% auto #0
-__all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'Recipe', 'pooled', 'evaluating']
+__all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'check_batch', 'Recipe', 'pooled', 'evaluating']
 
 # %% ../../nbs/contract/04_recipe.ipynb #8d3eecfe
 @dataclass(eq=False)
@@ -40,6 +43,8 @@ class Out:
     order: Tensor | None = None
     # the batch as the network got it, where data or ids were changed; default: holes
     seen: dict[str, Any] | None = None
+    # for `after_step`: tensors with a row for each sample, which a split step joins
+    after: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=dict)   # numbers to watch
     extra: dict[str, Any] = field(default_factory=dict)  # the recipe's own; shared code never reads it
 
@@ -53,6 +58,11 @@ class Out:
         "The sum of the terms."
         if not self.terms: raise ValueError("no terms, no loss; give terms such as {'pixels': loss}")
         return torch.stack([*self.terms.values()]).sum()
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        "How many rows each term is a mean of; None: it does not say, and is taken for one over samples."
+        return {k: count_of(v) for k, v in self.terms.items()}
 
     @property
     def scored(self) -> Tensor:
@@ -70,10 +80,13 @@ class Out:
 def child(generator: torch.Generator | None,           # None: torch's global one
           device: torch.device | str = 'cpu',
           ) -> torch.Generator:                        # on `device`, seeded by one number of the parent
-    "A generator of its own for one purpose: how much it is used does not move the parent."
+    """A generator of its own for one purpose: how much it is used does not move the parent. The child of a
+    part is a generator of the same part."""
     source = 'cpu' if generator is None else generator.device
-    seed = torch.randint(2 ** 62, (), generator=generator, device=source)
-    return torch.Generator(device).manual_seed(int(seed))
+    part = generator if isinstance(generator, Part) else None
+    seed = int(torch.randint(2 ** 62, (), generator=part.whole if part else generator, device=source))
+    if part is None: return torch.Generator(device).manual_seed(seed)
+    return Part(seed, part.start, part.size, part.total, device)
 
 @lru_cache(256)
 def _promised(strategy: Callable[..., Tensor], shape: tuple[int, ...]) -> int | None:
@@ -127,6 +140,29 @@ class Card:
     link: str           # the paper
     reading: str = ''   # what no source settles: where this recipe is the kit's own reading of the paper
 
+# %% ../../nbs/contract/04_recipe.ipynb #4bda0b3b
+_FORWARD: dict[str, Any] = {'units': Units | None, 'generator': torch.Generator | None, 'progress': ZeroToOne}
+
+def check_batch(batch: Any, recipe: nn.Module) -> None:
+    "What is wrong with the tensors of a batch whatever they are of; what they must be is the recipe's to say."
+    own = next((p.dtype for p in recipe.parameters() if p.is_floating_point()), torch.float64)
+    for name, value in batch.items() if isinstance(batch, dict) else ():
+        if type(value).__module__ == 'numpy':
+            raise TypeError(f"{str(name)[:40]} is of numpy, and a recipe takes tensors: give torch.as_tensor(x)")
+        if not torch.is_tensor(value) or value.ndim < 2 or not value.is_floating_point(): continue
+        if torch.promote_types(value.dtype, own) != own:
+            raise TypeError(f"{str(name)[:40]} is {value.dtype} and the network {own}: give x.to({own})")
+
+def _guarded(function: Any) -> Any:
+    "A method that takes a batch first, with its arguments checked."
+    @functools.wraps(function)
+    def enter(self: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            check_batch(batch, self)
+            check_call(function, function.__name__, (self, batch, *args), kwargs, but=('batch',))
+        return function(self, batch, *args, **kwargs)
+    return enter
+
 # %% ../../nbs/contract/04_recipe.ipynb #24ee3c31
 class Recipe(nn.Module):
     "Base of all recipes: `units` and `forward` are theirs to write; the other doors have defaults."
@@ -138,6 +174,8 @@ class Recipe(nn.Module):
     attention: Any = None
     features: Any = None                  # features(batch, pool=True) -> [B, D], or [B, N, D] without pooling
     view: str = ''    # who draws its units, a key of `show.views.VIEWS`; default: that of the card's modality
+    # what is computed over all samples of a round, in words: a split step is then another
+    joint: str = ''
     declared: tuple[str, ...] = ()  # what hidden units give away by design, in words: the leak check names it
     cut: Any       # how a batch becomes units: has `units(batch)`, such as `Patches`, `Pieces` or `Clouds`
     strategy: Callable[..., Tensor]
@@ -151,16 +189,26 @@ class Recipe(nn.Module):
         if 'defaults' in vars(cls):
             warnings.warn(f"{cls.__name__}.defaults is read no more; write plan = Plan(...)", FutureWarning,
                           stacklevel=2)
+        for name in ('units', 'fill', 'attention', 'features'):
+            if inspect.isfunction(vars(cls).get(name)):
+                setattr(cls, name, _guarded(vars(cls)[name]))
 
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
-        bound = dict(list(signature.bind_partial(self, *args, **kwargs).arguments.items())[1:])
-        for p in signature.parameters.values():
+        bound = dict(list(check_call(cls.__init__, cls.__name__, (self, *args), kwargs).items())[1:])
+        for p in inspect.signature(cls.__init__).parameters.values():
             if p.kind is p.VAR_KEYWORD:
                 bound |= bound.pop(p.name, {})      # what **kwargs collected is arguments like others
         self.__dict__['config'] = bound
         return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            check_batch(args[0] if args else kwargs.get('batch'), self)
+            for name, hint in _FORWARD.items():
+                if name in kwargs:
+                    checked(kwargs[name], name, hint)
+        return super().__call__(*args, **kwargs)
 
     def units(self, batch: dict) -> Units:
         "What can be hidden in this batch, a pure function of it: by default what `self.cut` makes of it."
@@ -182,7 +230,8 @@ class Recipe(nn.Module):
         return u, u.none() if mask is None else draw(self.strategy, u, mask)     # None: no chance in it
 
     def after_step(self, out: Out, progress: float) -> None:
-        "After an optimiser step: EMA copies, queues and codebooks change here and nowhere else."
+        """After an optimiser step: EMA copies, queues and codebooks change here and nowhere else; `out.after` has
+        rows of the whole batch."""
 
     def before_finetuning(self) -> None:
         "Before labels are learned: what pre-training had no use for, such as a new stage, joins here."

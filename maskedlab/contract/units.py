@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'mean', 'repeat_to', 'Units', 'layout']
+__all__ = ['widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean', 'mean_over', 'count_of',
+           'repeat_to', 'Units', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -101,11 +102,29 @@ def spread(error: Tensor,  # `[n]`, an error for each True of `which`
     blank = torch.full(which.shape, torch.nan, dtype=error.dtype, device=error.device)
     return place(blank, which, error.detach())
 
-def mean(error: Tensor,  # any number of errors, none included
+def in_full(x: Tensor) -> Tensor:      # float32, or float64 where it is that already
+    "Numbers wide enough for what halves of them cannot hold, such as a Fourier transform or a softmax of words."
+    return x if x.dtype == torch.float64 else x.float()
+
+def mean(error: Tensor,       # any number of errors, none included
+         weight: float = 1.,  # of the term that it becomes
          # a scalar; 0 for an empty set, so that a picture without holes gives a loss and not NaN
          ) -> Tensor:
-    "The mean of rows, where there may be none."
-    return error.sum() / max(error.numel(), 1)
+    "The mean of rows, where there may be none, times a weight. It remembers of how many: see `count_of`."
+    value = error.sum() / max(error.numel(), 1)
+    return mean_over(value if weight == 1 else weight * value, error.numel())
+
+def mean_over(value: Tensor,    # a scalar
+              n: int,           # rows that it is a mean of
+              ) -> Tensor:      # the same tensor
+    "Say how many rows a mean is of."
+    if not torch.compiler.is_compiling():
+        setattr(value, 'count', n)          # noqa: B010  (tensors declare no such attribute)
+    return value
+
+def count_of(term: Tensor) -> int | None:
+    "How many rows a term is a mean of; None: it does not say."
+    return getattr(term, 'count', None)
 
 # %% ../../nbs/contract/00_units.ipynb #43b1d0c3
 def repeat_to(mask: Tensor,            # `[B, *coarse]`

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.chance import Part, by_sample
+
 # %% auto #0
 __all__ = ['KINDS', 'CHANCES', 'DEGRADE', 'down', 'kernels', 'blur', 'noise']
 
@@ -43,8 +45,7 @@ def kernels(n: int,
             chances: Sequence[float] = CHANCES,        # of the kinds; those left out have none
             ) -> Tensor:                               # `[n, s, s]`, s the largest size; each sums to 1
     "Random blur kernels of seven kinds."
-    luck = torch.rand(n, 8, generator=generator, device=device if generator is None
-                      else generator.device).to(device).unbind(1)
+    luck = by_sample(torch.rand, (n, 8), generator, device).unbind(1)
     kind = torch.bucketize(luck[0].contiguous(), torch.tensor(chances, device=device).cumsum(0)[:-1],
                            right=True)
     half = ((sizes[0] // 2) + (luck[1] * (sizes[1] // 2 - sizes[0] // 2 + 1)).floor()).view(-1, 1, 1)
@@ -85,18 +86,23 @@ def noise(image: Tensor, generator: torch.Generator | None = None,
           grey: float = .4,                             # chance of the same noise in all colours
           ) -> Tensor:
     "Gaussian or Poisson noise, by a coin for each picture: the input of denoising."
-    device = image.device if generator is None else generator.device
-    luck = torch.rand(3, len(image), 1, 1, 1, generator=generator, device=device).to(image)
+    luck = by_sample(torch.rand, (3, len(image), 1, 1, 1), generator, image.device, axis=1).to(image)
     one = luck[2] < grey
-    gauss = torch.randn(image.shape, generator=generator,
-                        device=device).to(image) * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
+    gauss = by_sample(torch.randn, image.shape, generator, image.device).to(image) * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
     base = (255 * torch.where(one, _luma(image), image).clamp(0, 1)).round()
     # how many occur
     values = torch.zeros(len(image), 256, device=image.device).scatter_(1, base.flatten(1).long(), 1.).sum(1)
     steps = (values - .5).log2().ceil().clamp_min(0).exp2().view(-1, 1, 1, 1).to(image)       # a power of two
-    grain = torch.poisson((base / 255 * steps).to(device), generator=generator).to(image) / steps - base / 255
+    grain = _poisson(base / 255 * steps, generator) / steps - base / 255
     each = torch.where(luck[0] < poisson, grain * (.05 + 2.95 * luck[1]), gauss)
     return image + torch.where(one, each[:, :1], each)
+
+def _poisson(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    "How many of so many expected come; how much chance that takes is another amount for each picture."
+    there = x if generator is None else x.to(generator.device)
+    if not isinstance(generator, Part): return torch.poisson(there, generator=generator).to(x)
+    return torch.stack([torch.poisson(one, generator=g)
+                        for one, g in zip(there, generator.each(len(x)))]).to(x)
 
 def _luma(image: Tensor) -> Tensor:
     "Grey, `[B, 1, H, W]`: how bright the eye sees three colours; the mean of any other number."

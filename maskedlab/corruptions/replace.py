@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..contract.chance import by_sample
 from ..contract.recipe import child
 from ..contract.units import widen
 
@@ -64,7 +66,7 @@ def uniform_64(shape: Sequence[int],
     "Uniform numbers of 64 bits, from a generator that may live on a device without such numbers."
     if generator is not None and generator.device.type != 'cpu':
         generator = child(generator)
-    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
+    return by_sample(partial(torch.rand, dtype=torch.float64), shape, generator)
 
 def check_shares(shares: Any,        # three numbers
                  ) -> tuple[float, float, float]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..contract.chance import by_sample
 from ..contract.strategy import Range, Strategy
 from ..contract.units import Units
 
@@ -32,8 +33,7 @@ def rand(shape: Sequence[int],
          device: str | torch.device | None = None,
          ) -> Tensor:                               # float32 in [0, 1)
     "Uniform numbers, all from `generator`."
-    return torch.rand(tuple(shape), generator=generator, device=device if generator is None
-                      else generator.device).to(device)
+    return by_sample(torch.rand, shape, generator, device)
 
 def seed(generator: torch.Generator | None = None) -> int:
     "For a generator of numpy, whose small steps start faster than torch's."

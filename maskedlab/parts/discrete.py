@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.chance import by_sample
+
 # %% auto #0
 __all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'in_use', 'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
 
@@ -23,8 +25,7 @@ def half_cosine(start: float, stop: float, progress: float) -> float:
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     "A soft sample from the last axis; the noise comes from the generator."
-    u = torch.rand(logits.shape, generator=generator, device=logits.device if generator is None
-                   else generator.device).to(logits)
+    u = by_sample(torch.rand, logits.shape, generator, logits.device).to(logits)
     return ((logits - (-u.clamp_min(1e-20).log()).clamp_min(1e-20).log()) / temperature).softmax(-1)
 
 def uniform_kl(logits: Tensor,       # `[B, G, K]`
@@ -43,7 +44,7 @@ def in_use(ids: Tensor,      # int64, any shape
 
 def perplexity(ids: Tensor) -> Tensor:
     "How many equally frequent words would be as hard to guess."
-    p = torch.bincount(ids.flatten()).double()
+    p = torch.bincount(ids.flatten()).float()
     p = p[p > 0] / p.sum()
     return (-(p * p.log()).sum()).exp()
 

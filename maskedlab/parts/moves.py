@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.chance import by_sample
+
 # %% auto #0
 __all__ = ['movements', 'move', 'snap']
 
@@ -24,9 +26,7 @@ def movements(n: int,
               flip: bool = True,                                              # mirror one in two
               device: Any = None) -> Tensor:               # `[n, 2, 3]`, where each place of the result looks
     "Random affine maps."
-    a, x, y, s, scale, left, top, coin = torch.rand(8, n, generator=generator,
-                                                    device=None if generator is None
-                                                    else generator.device).double().cpu()
+    a, x, y, s, scale, left, top, coin = by_sample(torch.rand, (8, n), generator, 'cpu', axis=1).double()
     both = lambda t: 2 * t - 1
     angle, lean = both(a) * math.radians(degrees), (both(s) * math.radians(shear)).tan()
     turned = torch.stack([angle.cos(), lean * angle.cos() - angle.sin(), angle.sin(),

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..contract.chance import by_sample
+
 # %% auto #0
 __all__ = ['Attention', 'attend', 'Mlp', 'PreNorm', 'Transformer', 'attention_bias', 'closed_at', 'init_normal', 'init_xavier']
 
@@ -53,9 +55,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor,     # `[B, heads, Q, d]` and twice `
     "Look; a query that may look at nothing gets zeros."
     blind = None
     if bias is not None:
-        bias = bias.to(q.dtype)
         blind = (bias == -torch.inf).all(-1, keepdim=True)
         bias = bias.masked_fill(blind, 0)
+        if bias.dtype != q.dtype:         # what all keys share says nothing: off before digits are given up
+            bias = (bias - bias.detach().amax(-1, keepdim=True)).to(q.dtype)
     if watch is not None:
         logits = q @ k.mT * q.shape[-1] ** -.5
         weights = (logits if bias is None else logits + bias).softmax(-1)
@@ -105,8 +108,7 @@ class PreNorm(nn.Module):
         if scale is not None:
             y = y * scale
         if not (self.training and self.drop_path): return y
-        device = y.device if generator is None else generator.device
-        stay = torch.rand(len(y), 1, 1, generator=generator, device=device).to(y.device) >= self.drop_path
+        stay = by_sample(torch.rand, (len(y), 1, 1), generator, y.device) >= self.drop_path
         return y * stay / (1 - self.drop_path)
 
 # %% ../../nbs/parts/03_transformer.ipynb #787dd049

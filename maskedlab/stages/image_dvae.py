@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import Count, FromZero, Layers, Width
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
 from ..contract.units import Units
@@ -68,13 +69,13 @@ class ImageDVAE(Recipe):
     again."""
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, image: int = 112,   # pixels of the pictures that it is trained on; it reads others too
-                 channels: int = 3,
-                 stride: int = 8,                  # pixels that a word is wide and high: 2, 4, 8, 16 ...
-                 words: int = 8192, code: int = 128,       # entries of the table, and their width
-                 width: int = 256, blocks: int = 2,        # of the convolutions
-                 low: float = .0625,                       # last temperature
-                 weight: float = .01):                     # last weight of the term for the use of words
+    def __init__(self, image: Width = 112, # pixels of the pictures that it is trained on; it reads others too
+                 channels: Width = 3,
+                 stride: Width = 8,                # pixels that a word is wide and high: 2, 4, 8, 16 ...
+                 words: Count = 8192, code: Width = 128,   # entries of the table, and their width
+                 width: Width = 256, blocks: Layers = 2,   # of the convolutions
+                 low: FromZero = .0625,                    # last temperature
+                 weight: FromZero = .01):                  # last weight of the term for the use of words
         super().__init__()
         halvings = stride.bit_length() - 1
         if stride < 2 or 2 ** halvings != stride:
@@ -129,11 +130,11 @@ class ImageDVAE(Recipe):
         weight = half_cosine(0., self.weight, progress / .2)
         ids = logits.detach().argmax(-1)
         return Out({'pixels': error, 'uniform': weight * uniform_kl(logits.flatten(0, 2)[None]).mean()},
-                   units=u, extra={'chosen': ids},
+                   units=u, after={'chosen': ids},
                    logs={'in use': in_use(ids, self.words), 'perplexity': perplexity(ids),
                          'PSNR': -10 * error.detach().log10()})
 
     @torch.no_grad()
     def after_step(self, out: Out, progress: float) -> None:
         "Count the words; a batch ago counts a little less."
-        self.recent.mul_(.98).add_(torch.bincount(out.extra['chosen'].flatten(), minlength=self.words))
+        self.recent.mul_(.98).add_(torch.bincount(out.after['chosen'].flatten(), minlength=self.words))

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.units import mean
+
 # %% auto #0
 __all__ = ['contrast', 'remember']
 
@@ -22,7 +24,7 @@ def contrast(query: Tensor,        # `[B, D]`, norm 1
     logits = query @ torch.cat([keys, queue]).T / temperature
     i = torch.arange(len(query), device=query.device)
     ce = lambda answer: F.cross_entropy(logits, answer, reduction='none')
-    return (lam * ce(i) + (1 - lam) * ce(i.flip(0))).mean()
+    return mean(lam * ce(i) + (1 - lam) * ce(i.flip(0)))
 
 @torch.no_grad()
 def remember(queue: Tensor,        # `[K, D]`, changed in place

@@ -78,8 +78,8 @@ class ChosenOnly(Electra):
         asked = rows(out.mask, out.units.valid)
         e = F.binary_cross_entropy_with_logits(pred[asked], target[asked], reduction='none')
         terms = {**out.terms, 'discriminator': self.weight * mean(e)}
-        return Out(terms, out.mask, pred[asked], target[asked], spread(e, out.mask), out.units, seen=out.seen,
-                   logs=out.logs)
+        return Out(terms, out.mask, pred[asked], target[asked], spread(e, out.mask), out.units, kept=out.kept,
+                   seen=out.seen, logs=out.logs)
 
 class AllTokens(Electra):
     """The true piece is asked for at every place of ELECTRA's second input (section 3.4, 'All-Tokens MLM',
@@ -94,13 +94,15 @@ class AllTokens(Electra):
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)
         g = child(generator, u.device)
-        proposed = self.propose(u, mask, g)
-        fake = place(u.x, mask, drawn(proposed, self.temperature, g))
+        hide = self.covered(mask, g)
+        proposed = self.propose(u, mask, hide)
+        fake = place(u.x, mask, drawn(proposed, self.temperature, mask, g))
         pred, target = self.head(rows(self.encoder(fake, u.valid), u.valid),
                                  self.encoder.word.weight), rows(u.x, u.valid)
         e = F.cross_entropy(pred.float(), target, reduction='none')
         terms = {'generator': F.cross_entropy(proposed, rows(u.x, mask)), 'pieces': mean(e)}
-        return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake})
+        return Out(terms, mask, pred, target, spread(e, u.valid), u, kept=mask & ~hide,
+                   seen={**batch, 'ids': fake})
 
 arm = Arms({**Electra.sizes['micro'], 'length': 64})
 electra, mlm = arm(Electra), Arms({**BertMLM.sizes['micro'], 'length': 64})(BertMLM)

@@ -5,15 +5,17 @@
 # %% ../../../nbs/recipes/image/beit.ipynb #ff8eea02
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import BelowOne, Count, FromZero, Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, rows, spread
 from ...corruptions.replace import replace
 from ...masks.block import Block
@@ -47,21 +49,21 @@ class BEiT(Recipe):
     "Name the words of hidden blocks of a picture (Bao et al. 2022, section 2)."
     card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
-                 patch: int = 16, channels: int = 3,         # side of a patch in pixels, colours
-                 dim: int = 768, depth: int = 12, heads: int = 12,
-                 layer_scale: float | None = .1,           # start of the scale of each branch; 1e-5 for ViT-L
-                 drop_path: float = .1,                      # of the last block, in training
+    def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels, the largest picture that it takes
+                 patch: Width = 16, channels: Width = 3,     # side of a patch in pixels, colours
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,
+                 layer_scale: Positive | None = .1,        # start of the scale of each branch; 1e-5 for ViT-L
+                 drop_path: BelowOne = .1,                   # of the last block, in training
                  # deviation of weights and bias table at the start; narrow nets want more
-                 init: float = .02, bias_init: float = 0.,
+                 init: FromZero = .02, bias_init: float = 0.,
                  # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # of the head; default: the tokenizer's (None: no tokenizer, no loss)
-                 words: int | None = None,
-                 eps: float = 1e-6,
+                 words: Count | None = None,
+                 eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Block(75 / 196, law='at most')):
+                 strategy: Where = Block(75 / 196, law='at most')):
         super().__init__()
         self.cut = Patches(patch, channels, 'colour row column', mean, std)
         self.words = PictureWords(tokenizer, words, self.cut)

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import BelowOne, Count, FromZero, Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, each_in, mean, rest, rows, spread
 from ...corruptions.drop import keep
 from ...masks.block import Block
@@ -165,22 +167,22 @@ class CAE(Recipe):
 
     def __init__(self,
                  # pixels, square or (height, width), other sizes work too; side of a patch; colours
-                 image: int | tuple[int, int] = 224, patch: int = 16, channels: int = 3,
+                 image: Width | tuple[Width, Width] = 224, patch: Width = 16, channels: Width = 3,
                  # encoder; regressor and decoder are as wide
-                 dim: int = 768, depth: int = 12, heads: int = 12,
-                 regressor_depth: int = 4, decoder_depth: int = 4,
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,
+                 regressor_depth: Layers = 4, decoder_depth: Layers = 4,
                  # start of the scale of each branch; chance to skip the last ones of the three, in training
-                 layer_scale: float | None = .1, drop_path: float = .1,
-                 align: float = 2.,                          # weight of the alignment
+                 layer_scale: Positive | None = .1, drop_path: BelowOne = .1,
+                 align: FromZero = 2.,                       # weight of the alignment
                  # 'pixels': plain ones, where no tokenizer is at hand
                  target: Literal['tokens', 'pixels'] = 'tokens',
                  # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # outputs of the head, default: the tokenizer's words (None: no tokenizer, no loss); of norms
-                 words: int | None = None, eps: float = 1e-6,
+                 words: Count | None = None, eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Block(.5)):
+                 strategy: Where = Block(.5)):
         super().__init__()
         self.cut = Patches(patch, channels, 'colour row column', mean, std)
         self.pixels = one_of('target', target, 'tokens', 'pixels') == 'pixels'
@@ -208,7 +210,7 @@ class CAE(Recipe):
         target = self.cut.normal(rows(u.x, mask)) if self.words is None else rows(self.words.ids(u), mask)
         e = distance(pred, target)
         terms = {'pixels' if self.pixels else 'tokens': mean(e),
-                 'alignment': self.align * mean((z - a).square())}
+                 'alignment': mean((z - a).square(), self.align)}
         return Out(terms, mask, pred, target, spread(e, mask), u, extra={'predicted': z, 'aligned': a},
                    logs={'spread': spread_of(a, mask)})
 

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import FromZero, Layers, Positive, Width, ZeroToOne
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw, pooled
-from ...contract.units import Units, mean, spread
+from ...contract.strategy import Where
+from ...contract.units import Units, mean, mean_over, spread
 from ...corruptions.drop import keep, unpad
 from ...masks.guided import Guided
 from ...masks.strategies import LAWS, first_k, quota
@@ -147,7 +149,9 @@ def apart(ours: PreNorm, left: Left,          # the student's block, and what go
     with torch.no_grad():
         wanted = relations(theirs, whole, left.at, left.pad)
     d = divergence(wanted, relations(ours, left.x, pad=left.pad)).sum(0).mean(1)
-    return mean(d if left.pad is None else d[~left.pad])
+    if left.pad is None: return mean(d)
+    # each picture's own tokens first: blocks may have unlike numbers of them
+    return mean(d.masked_fill(left.pad, 0).sum(1) / (~left.pad).sum(1))
 
 def relate(ours: Sequence[PreNorm], path: list[Left],       # the student's, and what goes into each
            masked: Any, image: Tensor,                    # M, and whole pictures as it wants them
@@ -218,22 +222,22 @@ class HybridDistillation(Recipe):
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too
-                 image: int | tuple[int, int] = 224,
-                 patch: int = 16,                            # side of a patch in pixels
-                 channels: int = 3,
-                 dim: int = 768, depth: int = 12, heads: int = 12,        # of the student
-                 alpha: float = 1., beta: float = 1.,        # weights of relations and of features
+                 image: Width | tuple[Width, Width] = 224,
+                 patch: Width = 16,                          # side of a patch in pixels
+                 channels: Width = 3,
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,  # of the student
+                 alpha: FromZero = 1., beta: FromZero = 1.,  # weights of relations and of features
                  # M, teacher of relations: a stage, or a recipe with a ViT encoder
                  masked: Any = 'mae/base/image/0',
                  # C, teacher of features: a stage, a name of `stages.teachers.TEACHERS`, or with `look`
                  teacher: Any = 'vit_teacher/base/image/0',
-                 first: float = .3,                 # share of the tokens that goes at the first step, at most
+                 first: ZeroToOne = .3,             # share of the tokens that goes at the first step, at most
                  # blocks whose relations are compared
                  compare: Literal['before the last', 'last', 'all'] = 'before the last',
-                 eps: float = 1e-6,
+                 eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = ALIKE):
+                 strategy: Where = ALIKE):
         super().__init__()
         if not 0 <= first <= 1:
             raise ValueError(f"first={first}: give the share of tokens that goes at the first step, 0 to 1")
@@ -257,10 +261,11 @@ class HybridDistillation(Recipe):
         pred, target = unpad(y[:, 1:], stay), unpad(t[:, 1:], stay)           # what: features of C
         e, terms = far(pred, target), {}
         if self.alpha:                                                        # what: relations of M
-            terms['relations'] = self.alpha * relate(self.encoder.blocks, path, self.masked,
-                                                     self.whole(u, self.masked), self.compared)
+            far_off = relate(self.encoder.blocks, path, self.masked, self.whole(u, self.masked),
+                             self.compared)
+            terms['relations'] = mean_over(self.alpha * far_off, len(u))
         if self.beta or not terms:          # the class token counts, and is no patch
-            terms['features'] = self.beta * mean(torch.cat([e, far(y[:, 0], t[:, 0])]))
+            terms['features'] = mean(torch.cat([e, far(y[:, 0], t[:, 0])]), self.beta)
         return Out(terms, ~stay, pred, target, spread(e, stay), u, kept=~stay)
 
     def drops(self, u: Units, mask: Any, generator: Any, progress: float) -> list[Drop]:
@@ -308,7 +313,7 @@ def nmi(weights: Tensor,       # `[..., N, N]`, rows sum to 1
         ) -> Tensor:           # `[...]`, 0..1
     "Normalised mutual information of query and key; 0 where all queries look at one key."
     N = weights.shape[-1]
-    p = (weights / N).double()
+    p = (weights.cpu() / N).double()            # 64 bits, which not every device has
     key = p.sum(-2, keepdim=True)
     each = torch.where(p > 0, p * (p.clamp_min(1e-300) * N / key.clamp_min(1e-300)).log(), 0.).sum((-2, -1))
     entropy = -torch.where(key > 0, key * key.clamp_min(1e-300).log(), 0.).sum((-2, -1))

@@ -5,14 +5,16 @@
 # %% ../../../nbs/recipes/image/mae.ipynb #3b4dc27e
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, rest, rows, spread
 from ...masks.strategies import Random
 from ...parts.patches import Patches
@@ -51,15 +53,15 @@ class MAE(Recipe):
     3)."""
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels; other sizes work too
-                 patch: int = 16, channels: int = 3,         # side of a patch in pixels, colours
-                 dim: int = 768, depth: int = 12, heads: int = 12,                        # encoder
-                 decoder_dim: int = 512, decoder_depth: int = 8, decoder_heads: int = 16,
+    def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels; other sizes work too
+                 patch: Width = 16, channels: Width = 3,     # side of a patch in pixels, colours
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,                 # encoder
+                 decoder_dim: Width = 512, decoder_depth: Layers = 8, decoder_heads: Width = 16,
                  norm_pix: bool = True,           # predict patches normalised by their own mean and deviation
-                 eps: float = 1e-6,               # of all LayerNorms (transformers' configuration: 1e-12)
+                 eps: Positive = 1e-6,            # of all LayerNorms (transformers' configuration: 1e-12)
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Random(.75, law='floor kept'),
+                 strategy: Where = Random(.75, law='floor kept'),
                  # a name or network of timm; brings its own image, patch, dim, depth and heads
                  encoder: Any = None):
         super().__init__()

@@ -5,15 +5,17 @@
 # %% ../../../nbs/recipes/image/maskalign.ipynb #bad86d70
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import BelowOne, Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, rest, rows, spread
 from ...corruptions.drop import unpad
 from ...masks.guided import Guided
@@ -89,18 +91,18 @@ class MaskAlign(Recipe):
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too
-                 image: int | tuple[int, int] = 224,
-                 patch: int = 16,                            # side of a patch in pixels
-                 channels: int = 3,
-                 dim: int = 768, depth: int = 12, heads: int = 12,        # of the student
-                 top: int = 5,                            # how many of the teacher's last levels are compared
-                 drop_path: float = .1,                      # of the student's last block, in training
+                 image: Width | tuple[Width, Width] = 224,
+                 patch: Width = 16,                          # side of a patch in pixels
+                 channels: Width = 3,
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,  # of the student
+                 top: Width = 5,                          # how many of the teacher's last levels are compared
+                 drop_path: BelowOne = .1,                   # of the student's last block, in training
                  # a stage, a name of `stages.teachers.TEACHERS`, or a module with `look`
                  teacher: Any = 'vit_teacher/base/image/0',
-                 eps: float = 1e-6,
+                 eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Guided('importance', .7)):
+                 strategy: Where = Guided('importance', .7)):
         super().__init__()
         self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps,
                                      drop_path=drop_path)

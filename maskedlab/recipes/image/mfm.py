@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import FromZero, Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
-from ...contract.units import Units, mean, place, rows, spread, widen
+from ...contract.strategy import Where
+from ...contract.units import Units, mean, mean_over, place, rows, spread, widen
 from ...corruptions.degrade import DEGRADE
 from ...masks.disc import Disc, paired
 from ...parts.maps import PatchMaps, map_encoder
@@ -80,7 +82,7 @@ def sample_mean(error: Tensor,      # `[n]`, rows of the scored bins
                 ) -> Tensor:        # a scalar
     "Each picture's own mean first, then theirs; one without scored bins counts as 0."
     sample, n = scored.nonzero()[:, 0], scored.flatten(1).sum(1)
-    return (error / n.clamp_min(1)[sample]).sum() / len(scored)
+    return mean_over((error / n.clamp_min(1)[sample]).sum() / len(scored), len(scored))
 
 REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'batch': lambda error, scored: mean(error), 'sample': sample_mean}
@@ -99,20 +101,20 @@ class MFM(Recipe):
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too, for most networks
-                 image: int | tuple[int, int] = 224,
-                 patch: int = 16, channels: int = 3,         # side of a patch in pixels, colours
-                 dim: int = 768, depth: int = 12, heads: int = 12,
-                 eps: float = 1e-6,                          # of all LayerNorms
+                 image: Width | tuple[Width, Width] = 224,
+                 patch: Width = 16, channels: Width = 3,     # side of a patch in pixels, colours
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,
+                 eps: Positive = 1e-6,                       # of all LayerNorms
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  # of bins of the spectrum; the paper takes Disc(16, p=.3) for ResNet-50
-                 strategy: Callable[..., Tensor] = Disc(16),
+                 strategy: Where = Disc(16),
                  # a network of timm by name (ViT, ResNet, ...); brings its own patch and width
                  encoder: Any = None,
-                 stride: int | None = None,                  # of a convnet: pixels of a cell of its last map
+                 stride: Width | None = None,                # of a convnet: pixels of a cell of its last map
                  corruption: str = 'mask',          # or a sister task, a key of `DEGRADE`, scored on all bins
                  reduction: str = 'batch',      # mean over the bins of the 'batch', or of each 'sample' first
-                 weight: float = 0.):         # exponent of a weight: an error over the largest of its picture
+                 weight: FromZero = 0.):      # exponent of a weight: an error over the largest of its picture
         super().__init__()
         self.degrade = DEGRADE.get(one_of('corruption', corruption, 'mask', *DEGRADE))
         self.average, self.weight = REDUCTIONS[one_of('reduction', reduction, *REDUCTIONS)], weight

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, Literal
 
@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import BelowOne, Count, Layers, Positive, Width, ZeroToOne
+from ...contract.chance import places_in
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, place, repeat_to, rest, rows, spread
 from ...corruptions.drop import keep
 from ...corruptions.replace import replace
@@ -32,9 +35,9 @@ from ...parts.watch import one_of, watched
 from ...stages.shelf import find_tokenizer
 
 # %% auto #0
-__all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'deflate', 'inflate', 'coded', 'storage', 'blocks', 'unblock', 'check_words',
-           'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled', 'WordHead', 'find_adapt',
-           'SeiTPP']
+__all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'DECLARED', 'deflate', 'inflate', 'coded', 'storage', 'blocks', 'unblock',
+           'check_words', 'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled',
+           'WordHead', 'find_adapt', 'SeiTPP']
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #fc510cac
 CARD = Card(
@@ -184,17 +187,25 @@ def augment(ids: Tensor,              # int64 `[B, h, w]`
     """One half of the batch cropped, the other moved; half of it recoloured where asked for.
 
     Always words again."""
-    half = len(ids) // 2
+    at, total = places_in(len(ids), generator)
+    first = at < total // 2             # a half of the whole batch, whatever part of it is here
     if adapt is not None:
-        crops = movements(half, generator, degrees=0, offset=0, shear=0, flip=False, device=ids.device)
-        turns = movements(len(ids) - half, generator, flip=adapt.flip, device=ids.device)
-        moved = adapt.moved(ids[half:], turns)
-        if half:
-            code = move(book[ids[:half]].permute(0, 3, 1, 2), crops, mode='bicubic').permute(0, 2, 3, 1)
-            moved = torch.cat([snap(code, book), moved])
-        ids = moved
-    if half and colour and float(rand((), generator)) < colour:
-        ids = torch.cat([snap(color_adapt(book[ids])[:half], book), ids[half:]])
+        crops = movements(len(ids), generator, degrees=0, offset=0, shear=0, flip=False, device=ids.device)
+        turns = movements(len(ids), generator, flip=adapt.flip, device=ids.device)
+        ids = _where(ids, first, lambda w: snap(_moved(book[ids[w]], crops[w]), book))
+        ids = _where(ids, ~first, lambda w: adapt.moved(ids[w], turns[w]))
+    if colour and float(rand((), generator)) < colour:
+        ids = _where(ids, first, lambda w: snap(color_adapt(book[ids])[w], book))
+    return ids
+
+def _moved(code: Tensor, theta: Tensor) -> Tensor:       # `[B, h, w, D]`, and as `move` takes it
+    return move(code.permute(0, 3, 1, 2), theta, mode='bicubic').permute(0, 2, 3, 1)
+
+def _where(ids: Tensor, which: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    "The words with those of some samples changed, where there are any."
+    if not bool(which.any()): return ids
+    ids = ids.clone()
+    ids[which] = change(which)
     return ids
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #914e822f
@@ -280,26 +291,29 @@ def find_adapt(adapt: Any,           # a stage, a module with `moved`, or None
     return found
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #fe5eff18
+# what the leak check is told
+DECLARED = ('in training words move before any is hidden, so what a place hides was the content of others',)
+
 class SeiTPP(Recipe):
     "Masked token modelling over stored words (Lee et al. 2024, section 3)."
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, declared = CARD, SIZES, PLAN, DECLARED
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels; other sizes work too
-                 patch: int = 16, channels: int = 3,         # side of a unit in pixels: two words
-                 dim: int = 768, depth: int = 12, heads: int = 12,                        # encoder
-                 decoder_dim: int = 512, decoder_depth: int = 4, decoder_heads: int = 16,
+    def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels; other sizes work too
+                 patch: Width = 16, channels: Width = 3,     # side of a unit in pixels: two words
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,                 # encoder
+                 decoder_dim: Width = 512, decoder_depth: Layers = 4, decoder_heads: Width = 16,
                  # width of the network's own table of words; its length, default: the tokenizer's
-                 code: int = 32, words: int | None = None,
-                 drop: float = .4,                           # share of the units that leave the sequence
+                 code: Width = 32, words: Count | None = None,
+                 drop: BelowOne = .4,                        # share of the units that leave the sequence
                  # of the words' vectors, in training; of the labels
-                 dropout: float = .1, smoothing: float = 0.,
-                 colour: float = 0.,        # chance that half of a batch goes through ColorAdapt, in training
+                 dropout: BelowOne = .1, smoothing: BelowOne = 0.,
+                 colour: ZeroToOne = 0.,    # chance that half of a batch goes through ColorAdapt, in training
                  # a stage, or a module with `ids`, `decode`, `words`, `stride` and `codebook`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # a stage, or a module with `moved`; None: words are not augmented
                  adapt: Any = 'token_adapt/base/image/0',
-                 eps: float = 1e-6,
-                 strategy: Callable[..., Tensor] = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
+                 eps: Positive = 1e-6,
+                 strategy: Where = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1, such as .4")

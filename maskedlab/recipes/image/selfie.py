@@ -5,15 +5,19 @@
 # %% ../../../nbs/recipes/image/selfie.ipynb #43866ee1
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import Layers, Positive, Width
+from ...contract.chance import by_sample
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, place, rest, rows, spread
 from ...corruptions.drop import keep
 from ...masks.strategies import Random
@@ -23,7 +27,7 @@ from ...parts.transformer import closed_at
 from ...parts.watch import one_of, watched
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'Bottleneck', 'PatchNet', 'stage_widths', 'shift', 'regrid', 'Places', 'choices',
+__all__ = ['CARD', 'SIZES', 'PLAN', 'DECLARED', 'Bottleneck', 'PatchNet', 'stage_widths', 'shift', 'regrid', 'Places', 'choices',
            'grid_of_choices', 'chosen', 'right_answers', 'attention_pool', 'fourth_stage', 'Selfie', 'undecidable']
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #0d74a4c8
@@ -107,8 +111,7 @@ def shift(image: Tensor,                        # `[B, C, H, W]`
           generator: torch.Generator | None = None) -> Tensor:    # like `image`
     "Pad each picture and cut it out again at a place of its own."
     B, _, H, W = image.shape
-    device = image.device if generator is None else generator.device
-    down, right = torch.randint(2 * pad + 1, (2, B, 1), generator=generator, device=device).to(image.device)
+    down, right = by_sample(partial(torch.randint, 2 * pad + 1), (2, B, 1), generator, image.device, axis=1)
     at = torch.arange(max(H, W), device=image.device)
     big, b = F.pad(image, [pad] * 4), torch.arange(B, device=image.device)[:, None, None]
     return big[b, :, (at[:H] + down)[:, :, None], (at[:W] + right)[:, None]].permute(0, 3, 1, 2)
@@ -194,30 +197,34 @@ def fourth_stage(dim: int, blocks: int) -> nn.Sequential:    # `[B, dim, h, w]` 
                          nn.BatchNorm2d(2 * dim), nn.ReLU())
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #88b04f30
+# what the leak check is told
+DECLARED = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
+            'places (Out.pred) must not',
+            'in training each BatchNorm takes its statistics from hidden patches too, as released')
+
 class Selfie(Recipe):
     "Choose the patch that belongs in a place, among the picture's own hidden patches (Trinh et al. 2019)."
     card, sizes, plan, quiz = CARD, SIZES, PLAN, staticmethod(choices)
-    declared = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
-                'places (Out.pred) must not',)
+    declared = DECLARED
 
     def __init__(self,
                  # pixels, square or (height, width); other sizes work too
-                 image: int | tuple[int, int] = 224,
-                 patch: int = 32,                            # side of a patch in pixels
-                 channels: int = 3,
-                 dim: int = 1024,                         # last stage of P, and the vectors that are compared
-                 depth: int = 3, heads: int = 32,            # of the attention pooling
-                 stages: Sequence[int] = (3, 4, 6),          # blocks of P's three stages
+                 image: Width | tuple[Width, Width] = 224,
+                 patch: Width = 32,                          # side of a patch in pixels
+                 channels: Width = 3,
+                 dim: Width = 1024,                       # last stage of P, and the vectors that are compared
+                 depth: Layers = 3, heads: Width = 32,       # of the attention pooling
+                 stages: Sequence[Layers] = (3, 4, 6),       # blocks of P's three stages
                  stem: Literal['small', 'large'] = 'large',  # 'small' for patches below 32 pixels
-                 mlp_ratio: float = .625,                # hidden layer of the pooling, in widths: 640 of 1024
+                 mlp_ratio: Positive = .625,             # hidden layer of the pooling, in widths: 640 of 1024
                  # a code for each row and column, or for each place
                  positions: Literal['row column', 'each'] = 'row column',
                  context_positions: bool = False,      # do visible patches carry their code into the pooling?
                  pad: int | None = None,   # pixels by which the grid moves in training; default: half a patch
-                 eps: float = 1e-6,
+                 eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Random(.25, law='floor hidden')):
+                 strategy: Where = Random(.25, law='floor hidden')):
         super().__init__()
         self.cut = Patches(patch, channels, 'colour row column', mean, std)      # a patch is a small picture
         self.patches = PatchNet(channels, stage_widths(dim), stages, stem)       # P

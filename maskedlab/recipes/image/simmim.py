@@ -5,15 +5,17 @@
 # %% ../../../nbs/recipes/image/simmim.ipynb #c6fc450e
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import BelowOne, Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, repeat_to, rows, spread
 from ...corruptions.replace import replace
 from ...masks.strategies import Random
@@ -57,16 +59,16 @@ class SimMIM(Recipe):
     al. 2022, section 3)."""
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, image: int | tuple[int, int] = 224,   # pixels, the largest picture that it takes
-                 token: int = 16,                            # side of a token in pixels
-                 cell: int = 32,      # side of a mask cell in pixels, a multiple of the encoder's last stride
-                 channels: int = 3,
-                 dim: int = 768, depth: int = 12, heads: int = 12,
-                 drop_path: float = .1,                      # of the last block, in training
-                 eps: float = 1e-6,
+    def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels, the largest picture that it takes
+                 token: Width = 16,                          # side of a token in pixels
+                 cell: Width = 32,    # side of a mask cell in pixels, a multiple of the encoder's last stride
+                 channels: Width = 3,
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,
+                 drop_path: BelowOne = .1,                   # of the last block, in training
+                 eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Callable[..., Tensor] = Random(.6, law='ceil hidden')):
+                 strategy: Where = Random(.6, law='ceil hidden')):
         super().__init__()
         self.encoder = BiasedViT(grids(image, token, cell), token, channels, dim, depth, heads, eps,
                                  drop_path)

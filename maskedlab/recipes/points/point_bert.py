@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import BelowOne, Count, FromZero, Layers, Positive, Width, ZeroToOne
+from ...contract.chance import by_sample
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...contract.strategy import hide
+from ...contract.strategy import Where, hide
 from ...contract.units import Units, mean, place, rest, rows, spread
 from ...corruptions.replace import replace
 from ...masks.ball import Ball
@@ -74,8 +76,8 @@ def blend(u: Any, ids: Tensor,      # groups of clouds, and their words `[B, G]`
           luck: torch.Generator,
           ) -> tuple[Any, Tensor, Tensor]:     # mixed groups, their words, lambda `[B]`
     "Each cloud mixed with its partner: a share for the cloud, and a coin of that chance for each group."
-    lam = torch.rand(len(u), generator=luck, device=luck.device).to(u.device)
-    own = torch.rand(ids.shape, generator=luck, device=luck.device).to(u.device) < lam[:, None]
+    lam = by_sample(torch.rand, (len(u),), luck, u.device)
+    own = by_sample(torch.rand, ids.shape, luck, u.device) < lam[:, None]
     x, pos, ids = mix(own, u.x, u.pos, ids)
     return u.but(x=x, pos=pos), ids, lam
 
@@ -137,16 +139,16 @@ class PointBERT(Recipe):
     card, sizes, plan = CARD, SIZES, PLAN
     declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
-    def __init__(self, groups: int = 64, size: int = 32,          # groups of a cloud, points of a group
-                 dim: int = 384, depth: int = 12, heads: int = 6, drop_path: float = .1,
+    def __init__(self, groups: Width = 64, size: Width = 32,      # groups of a cloud, points of a group
+                 dim: Width = 384, depth: Layers = 12, heads: Width = 6, drop_path: BelowOne = .1,
                  # width of the contrast, and how many earlier clouds it remembers
-                 contrast_dim: int = 512, queue: int = 16384,
-                 temperature: float = .07, momentum: float = .999,
+                 contrast_dim: Width = 512, queue: Count = 16384,
+                 temperature: Positive = .07, momentum: ZeroToOne = .999,
                  mixing: bool = True,                             # the mixed pass and the contrast
-                 skip: float = 0.,                                # as in Point-MAE
+                 skip: FromZero = 0.,                             # as in Point-MAE
                  # a stage, or a module with `ids(units)`, `embed`, `codebook` and `draw`
                  tokenizer: Any = 'point_dvae/base/points/0',
-                 strategy: Callable[..., Tensor] = Ball(Uniform(.25, .45))):
+                 strategy: Where = Ball(Uniform(.25, .45))):
         super().__init__()
         self.cut, self.strategy = Clouds(groups, size, skip), strategy
         self.words = CloudWords(tokenizer)
@@ -165,17 +167,17 @@ class PointBERT(Recipe):
         h = self.student(u, mask, luck)                                 # how: a vector and a place
         pred, target = self.student.words(rows(h[:, 1:], mask)), rows(ids, mask) # predict
         e = F.cross_entropy(pred, target, reduction='none')
-        terms, extra = {'words': mean(e)}, {}
+        terms, after = {'words': mean(e)}, {}
         if self.training and self.mixing is not None:
-            more, extra['keys'] = self.mixing(self.student, u, ids, partial(self.strategy, progress=progress),
+            more, after['keys'] = self.mixing(self.student, u, ids, partial(self.strategy, progress=progress),
                                               luck)
             terms |= more
-        return Out(terms, mask, pred, target, spread(e, mask), u, extra=extra, **told(batch, u, mask))
+        return Out(terms, mask, pred, target, spread(e, mask), u, after=after, **told(batch, u, mask))
 
     def after_step(self, out: Out, progress: float) -> None:
         "The follower moves by a thousandth; the keys enter the queue."
-        if self.mixing is not None and 'keys' in out.extra:
-            self.mixing.step(self.student, out.extra['keys'])
+        if self.mixing is not None and 'keys' in out.after:
+            self.mixing.step(self.student, out.after['keys'])
 
     def fill(self, batch: dict, out: Out) -> dict:
         """Hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no

@@ -5,16 +5,19 @@
 # %% ../../../nbs/recipes/text/electra.ipynb #2116c1b7
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import Count, FromZero, Layers, Positive, Whole, Width, ZeroToOne
+from ...contract.chance import by_row
 from ...masks.strategies import rand
 from ...corruptions.replace import above_zero, check_share
-from ...contract.units import Units, mean, place, rows, spread
+from ...contract.strategy import Where
+from ...contract.units import Units, in_full, mean, place, rows, spread
 from ...masks.words import Slots
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
@@ -53,9 +56,10 @@ def widths(dim: int | None, heads: int | None,                          # of the
 @torch.no_grad()
 def drawn(logits: Tensor,                # `[n, vocab]`
           temperature: float,            # near 0: the best guess
+          which: Tensor,                 # bool `[B, L]`, the units whose rows these are
           g: torch.Generator | None = None) -> Tensor:     # int64 `[n]`
     "One draw for each row."
-    noise = rand(logits.shape, g, logits.device).clamp_(1e-20, 1 - 1e-7)
+    noise = by_row(torch.rand, which, logits.shape[1:], g, logits.device).clamp_(1e-20, 1 - 1e-7)
     return (logits / temperature - torch.log(-torch.log(noise))).argmax(-1)
 
 # %% ../../../nbs/recipes/text/electra.ipynb #603ad65c
@@ -63,20 +67,20 @@ class Electra(Recipe):
     "A generator proposes pieces for hidden places, a discriminator finds what was replaced (section 2)."
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, vocab: int = 3000,                     # pieces; ids are 0 to vocab - 1
+    def __init__(self, vocab: Count = 3000,                   # pieces; ids are 0 to vocab - 1
                  # of the discriminator; default: see `widths`. `depth` is that of both networks
-                 dim: int | None = None, depth: int = 12, heads: int | None = None,
-                 width: int = 128,                            # of the shared embeddings
-                 generator_dim: int | None = None, generator_heads: int | None = None,
-                 length: int = 512,                           # rows of the table of positions
+                 dim: Width | None = None, depth: Layers = 12, heads: Width | None = None,
+                 width: Width = 128,                          # of the shared embeddings
+                 generator_dim: Width | None = None, generator_heads: Width | None = None,
+                 length: Width = 512,                         # rows of the table of positions
                  position: str = 'learned',                   # as in the paper; 'alibi' learns in a minute
-                 weight: float = 50.,                         # of the discriminator's loss
-                 temperature: float = 1.,                     # of the draw
-                 mask_share: float = 1.,                  # of chosen pieces that the generator sees as [MASK]
+                 weight: FromZero = 50.,                      # of the discriminator's loss
+                 temperature: Positive = 1.,                  # of the draw
+                 mask_share: ZeroToOne = 1.,              # of chosen pieces that the generator sees as [MASK]
                  # the piece [MASK]; pieces that are never chosen: padding, [CLS], [SEP], [MASK]
-                 mask_id: int = 4, special: Sequence[int] = (0, 2, 3, 4),
-                 eps: float = 1e-12, std: float = .02,
-                 strategy: Callable[..., Tensor] = Slots(.15)):
+                 mask_id: Whole = 4, special: Sequence[Whole] = (0, 2, 3, 4),
+                 eps: Positive = 1e-12, std: Positive = .02,
+                 strategy: Where = Slots(.15)):
         super().__init__()
         self.weight, self.temperature, self.mask_share = weight, above_zero(temperature), check_share(
             mask_share)
@@ -94,27 +98,31 @@ class Electra(Recipe):
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)                # where
         g = child(generator, u.device)
-        proposed = self.propose(u, mask, g)
-        fake = place(u.x, mask, drawn(proposed, self.temperature, g))                    # how: drawn pieces
+        hide = self.covered(mask, g)
+        proposed = self.propose(u, mask, hide)
+        fake = place(u.x, mask, drawn(proposed, self.temperature, mask, g))              # how: drawn pieces
         pred = rows(self.judge(fake, u.valid), u.valid)                                  # predict
         target = rows(fake != u.x, u.valid).to(pred)                                  # what: was it replaced?
         likely = F.cross_entropy(proposed, rows(u.x, mask), reduction='none')
         e = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
-        terms = {'generator': mean(likely), 'discriminator': self.weight * mean(e)}
-        return Out(terms, mask, pred, target, spread(e, u.valid), u, seen={**batch, 'ids': fake},
+        terms = {'generator': mean(likely), 'discriminator': mean(e, self.weight)}
+        return Out(terms, mask, pred, target, spread(e, u.valid), u, kept=mask & ~hide,
+                   seen={**batch, 'ids': fake},
                    logs={'replaced': target.mean()}, extra={'proposed': proposed.detach()})
 
-    def propose(self, u: Units, mask: Tensor, g: torch.Generator | None = None) -> Tensor:
-        """The generator's logits for each chosen piece, `[n, vocab]`; without a generator of chance all are
-        [MASK]."""
-        hide = mask if g is None or self.mask_share == 1 else mask & (
-            rand(mask.shape, g, u.device) < self.mask_share)
-        h = self.generator(self.cut.hidden(u, hide), u.valid)
-        return self.generator_head(rows(h, mask), self.encoder.word.weight).float()
+    def covered(self, mask: Tensor, g: torch.Generator | None) -> Tensor:
+        "The chosen pieces that the generator sees as [MASK]; the rest it may read."
+        if self.mask_share == 1: return mask
+        return mask & (rand(mask.shape, g, mask.device) < self.mask_share)
+
+    def propose(self, u: Units, mask: Tensor, hide: Tensor | None = None) -> Tensor:
+        "The generator's logits for each chosen piece, `[n, vocab]`; [MASK] stands where `hide` is, or in all."
+        h = self.generator(self.cut.hidden(u, mask if hide is None else hide), u.valid)
+        return in_full(self.generator_head(rows(h, mask), self.encoder.word.weight))
 
     def judge(self, ids: Tensor, valid: Tensor | None) -> Tensor:
         "Logits of *replaced*, `[B, L]`."
-        return self.verdict(F.gelu(self.dense(self.encoder(ids, valid)))).squeeze(-1).float()
+        return in_full(self.verdict(F.gelu(self.dense(self.encoder(ids, valid))))).squeeze(-1)
 
     def fill(self, batch: dict, out: Out) -> dict:
         "The batch with the generator's draws in the chosen places."
