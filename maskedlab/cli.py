@@ -272,8 +272,12 @@ def parser() -> argparse.ArgumentParser:
     _train_options(add('train', _train, 'train a recipe', recipe=True))
 
     c = add('explore', _explore, 'the explorer in a browser, without a notebook')
-    c.add_argument('recipe', nargs='?', default='mae')
-    c.add_argument('--port', type=int, default=8866)
+    c.description = ('The explorer in a browser, without a notebook. Its page answers on this machine alone, to '
+                     'whoever has the address with its token. It has one kernel: opening it again ends the '
+                     'page before, which then says so. Files that are opened on it: pictures and clouds up '
+                     'to 64 MB, texts up to 1 MB; the newest 8 are kept, of together at most 128 MB.')
+    c.add_argument('recipe', nargs='?', default='mae', help='a name of `maskedlab list`, or my_file.py:Class')
+    c.add_argument('--port', type=int, default=8866, help='default: 8866; 0: any free one')
     return p
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """The explorer without a notebook: `maskedlab explore`, a page of Voila on this machine."""
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,8 +15,7 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 
 
 def answering(port, tries=300):
-    """Wait until the server says anything, here that it has no such file: the page itself would start a
-    kernel."""
+    """Wait until the server says anything, here that it wants a token."""
     for _ in range(tries):
         try:
             return urllib.request.urlopen(f'http://127.0.0.1:{port}/static/none', timeout=2)
@@ -35,13 +35,13 @@ def test_page_of_its_own(browser, tmp_path):
     server = subprocess.Popen([sys.executable, '-c', code], env=env, cwd=tmp_path, stdout=subprocess.PIPE,
                               text=True)
     try:
-        assert f'http://127.0.0.1:{port}/' in server.stdout.readline()
+        address = re.search(rf'http://127.0.0.1:{port}/\?token=\w+', server.stdout.readline())[0]
         answering(port)
         context = browser.new_context(viewport=dict(width=1280, height=920))
         page = context.new_page()
         errors = []
         page.on('pageerror', lambda e: errors.append(str(e)))
-        page.goto(f'http://127.0.0.1:{port}/', timeout=120_000)
+        page.goto(address, timeout=120_000)
         page.wait_for_selector('.mlx', timeout=120_000)
         ready(page, 120_000)
         settled(page, lambda: page.locator('[data-field=ratio]').fill('0.25'))
@@ -52,6 +52,15 @@ def test_page_of_its_own(browser, tmp_path):
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(PICTURES / 'voila.png'))
         assert errors == []
+        # one kernel: opened again, the first page says that it has expired, and the second one works
+        other = context.new_page()
+        other.goto(f'http://127.0.0.1:{port}/', timeout=120_000)      # the browser has kept the token
+        other.wait_for_selector('.mlx', timeout=120_000)
+        ready(other, 120_000)
+        page.locator('[data-field=ratio]').fill('0.5')
+        page.wait_for_selector('.mlx-alert:has-text("This page has expired")', timeout=20_000)
+        settled(other, lambda: other.locator('[data-field=ratio]').fill('0.5'))
+        assert not other.locator('.mlx-alert').is_visible()
         context.close()
     finally:
         stop(server)

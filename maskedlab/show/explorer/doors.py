@@ -73,12 +73,11 @@ def _plain(scores: dict[str, float]) -> dict[str, float | None]:
     return {k: None if x != x else x for k, x in scores.items()}
 
 def _state(page: Page, message: dict[str, Any]) -> State:
-    "The state that a message holds; from now on the page's."
+    "The state that a message holds; the page's, once it was shown."
     known = {f.name for f in fields(State)}
     s = State(**{k: v for k, v in message['state'].items() if k in known})
     if isinstance(s.seed, bool) or not isinstance(s.seed, int) or not 0 <= s.seed < 2 ** 31:
         raise ValueError(f"seed {str(s.seed)[:20]}: give a whole number from 0 to 2147483647")
-    page.state = s
     return s
 
 # %% ../../../nbs/show/explorer/04_doors.ipynb #d9069d84
@@ -93,6 +92,7 @@ def _open(page: Page, message: dict, buffers: Sequence) -> Reply:
 def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
     s = _state(page, message)
     d, v = page.show(s), page.menus.view(s.recipe)
+    page.state = s
     u, out = d.scene.units, d.out
     under = beneath(v.measure, {'returned': 'network', **v.baselines}, d.scores)
     # does the loss look at units that are on view?
@@ -123,13 +123,19 @@ def _thumbs(page: Page, message: dict, buffers: Sequence) -> Reply:
                 pictures=pictures), data
 
 def _file(page: Page, message: dict, buffers: Sequence) -> Reply:
-    "A file arrives in parts, since a message has a largest size."
+    "A file arrives in parts, since a message has a largest size; what is too large is dropped as it comes."
     key, name = message['recipe'], str(message['name'])[:80]
     parts, part = int(message.get('parts', 1)), int(message.get('part', 0))
-    before = b'' if part == 0 else page.arriving
-    page.arriving = before + (bytes(buffers[0]) if buffers else b'')
+    most = page.menus.view(key).open_with.get('most', 1)
+    if part == 0:
+        page.arriving = bytearray()
+    size = len(page.arriving) + sum(len(b) for b in buffers[:1])
+    if size > most * 1e6 or part and not page.arriving:
+        page.arriving = bytearray()
+        raise ValueError(f"{name[-40:]} has more than {most} MB: choose a smaller file")
+    page.arriving += bytes(buffers[0]) if buffers else b''
     if part + 1 < parts: return dict(kind='more'), []
-    data, page.arriving = page.arriving, b''
+    data, page.arriving = bytes(page.arriving), bytearray()
     page.menus.add(key, name, data)
     page.last = None
     return dict(kind='filed', set=name, sets=page.menus.sets(key)), []

@@ -20,7 +20,7 @@ from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['State', 'Recipes', 'Samples', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'Samples', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -57,8 +57,12 @@ class Recipes:
         return dict(sorted(names.items(), key=lambda item: item[1] != mine))
 
     def choice(self, key: str | None = None) -> Choice:      # default: the one that was asked for
-        "A recipe, made once."
+        """A recipe, made once; ValueError where it does not stand in the menu, since a name may be a file
+        that would be run."""
         key = key or self.key
+        if key != self.key and key not in self.kinds():
+            raise ValueError(f"there is no recipe {str(key)[:40]!r} in the menu; choose one of "
+                             f"{', '.join(self.kinds())[:110]}")
         if ('recipe', key) not in self.cache:
             self.cache['recipe', key] = choice_of(self.asked if key == self.key else key)
         return self.cache['recipe', key]
@@ -71,6 +75,8 @@ class Recipes:
         return view_of(self.recipe(key))
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #ba29a936
+KEPT_FILES, KEPT_MB = 8, 128      # of the files that were opened on a page: how many, and together
+
 class Samples(Recipes):
     "The menus of recipes and samples."
 
@@ -124,8 +130,16 @@ class Samples(Recipes):
         r, v = self.recipe(key), self.view(key)
         with leaving_no_trace(r):
             r.units(v.fit(v.open(data, name, r), r))
+        if name in self.sets(key) and name not in self.files:
+            raise ValueError(f"{name[:40]!r} is an entry of this menu already; give the file another name")
+        kept = [*(n for n in self.files if n != name), name]
         self.files[name] = v.key, data
-        self.cache = {at: x for at, x in self.cache.items() if at[2:3] != (name,)}
+        size = lambda: sum(len(self.files[n][1]) for n in kept)
+        while len(kept) > KEPT_FILES or len(kept) > 1 and size() > KEPT_MB * 1e6:
+            kept.pop(0)
+        self.files = {n: self.files[n] for n in kept}
+        self.cache = {at: x for at, x in self.cache.items()
+                      if at[0] not in ('sample', 'units') or at[2] != name and at[2] in self.sets(at[1])}
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
 class Menus(Samples):

@@ -57,7 +57,7 @@ class Page:
         if callable(mask) and not torch.is_tensor(mask):
             strategy, mask = mask, None
         self.menus = m = Menus(recipe, batch, strategy)
-        self.arriving = b''                             # a file that is sent in parts
+        self.arriving = bytearray()                     # a file that is sent in parts
         self.last: tuple[State, Shown] | None = None    # of which a slower guess is asked for
         start = m.start(m.key)
         self.state = replace(start, seed=seed, index=index, set=set or start.set, paste=paste,

@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import webbrowser
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module, resources
@@ -114,20 +117,9 @@ def notebook_of(recipe: str = 'mae') -> dict[str, Any]:
 def _stop(*_: Any) -> None:
     raise KeyboardInterrupt     # being ended from outside is as good as Ctrl+C
 
-def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
-          port: int = 8866,         # on 127.0.0.1; 0: any free one
-          open_browser: bool = True,
-          ) -> int:                 # the exit code of the server
-    "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."
-    if not isinstance(recipe, str):
-        raise TypeError(f"a page needs a recipe's name or 'file.py:Class', got {type(recipe).__name__}")
+def _free(port: int) -> int:
+    "The port, or any free one where it is 0; ValueError where it is taken."
     if not 0 <= port < 65536: raise ValueError(f"port {port}: give a number from 0 to 65535")
-    for package in ('voila', 'anywidget'):
-        if not find_spec(package): raise ValueError(f"the page needs {package}: pip install 'maskedlab[lab]'")
-    file, colon, cls = recipe.rpartition(':')
-    if file.endswith('.py'):
-        recipe = f'{Path(file).resolve()}{colon}{cls}'
-    Page(recipe)                                 # says what is wrong with the name, before a server starts
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -135,19 +127,53 @@ def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
         except OSError:
             raise ValueError(f"port {port} is taken: choose another with --port, or 0 for any free "
                              "one") from None
-        port = s.getsockname()[1]
+        return int(s.getsockname()[1])
+
+def _visit(address: str, port: int, folder: Path) -> None:
+    "Open a browser on an address as soon as the server listens."
+    file = folder / 'open.html'
+    file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">'
+                    f'<a href="{address}">The explorer</a>', encoding='utf-8')
+
+    def wait() -> None:
+        for _ in range(600):
+            with socket.socket() as s:
+                s.settimeout(.1)
+                if not s.connect_ex(('127.0.0.1', port)): break
+            time.sleep(.1)
+        webbrowser.open(file.as_uri())
+
+    threading.Thread(target=wait, daemon=True).start()
+
+def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
+          port: int = 8866,         # on 127.0.0.1; 0: any free one
+          open_browser: bool = True,
+          ) -> int:                 # the exit code of the server
+    "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."
+    if not isinstance(recipe, str):
+        raise TypeError(f"a page needs a recipe's name or 'file.py:Class', got {type(recipe).__name__}")
+    port = _free(port)
+    for package in ('voila', 'anywidget'):
+        if not find_spec(package): raise ValueError(f"the page needs {package}: pip install 'maskedlab[lab]'")
+    file, colon, cls = recipe.rpartition(':')
+    if file.endswith('.py'):
+        recipe = f'{Path(file).resolve()}{colon}{cls}'
+    Page(recipe)                                 # says what is wrong with the name, before a server starts
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'
         notebook.write_text(json.dumps(notebook_of(recipe)), encoding='utf-8')
-        command = [sys.executable, '-m', 'voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1',
-                   '--Voila.log_level=ERROR',
-                   '--VoilaConfiguration.show_tracebacks=True',
-                   *([] if open_browser else ['--no-browser'])]
-        print(f'The explorer is at http://127.0.0.1:{port}/ (Ctrl+C ends it)', flush=True)
+        token = secrets.token_hex(24)
+        address = f'http://127.0.0.1:{port}/?token={token}'
+        print(f'The explorer is at {address} (Ctrl+C ends it)', flush=True)
         # the page's kernel must find this very package
         home = str(Path(str(resources.files('maskedlab'))).parent)
         paths = [home, *filter(None, [os.environ.get('PYTHONPATH')])]
-        server = subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)})
+        env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'JUPYTER_TOKEN': token}
+        # -P: a file of the working folder that is called as some package is not run in its stead
+        server = subprocess.Popen([sys.executable, '-P', '-m', 'maskedlab.show.gate', 'page', str(port),
+                                   str(notebook)], env=env, cwd=folder)
+        if open_browser:
+            _visit(address, port, Path(folder))
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _stop) if main else None
         try:

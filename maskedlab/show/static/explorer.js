@@ -4,8 +4,8 @@
 // One request in flight and one waiting, the newest. What may not be lost (a file, a saved picture) queues before it.
 // Every request has a number; an answer older than what is shown is not painted.
 export class Line {
-  constructor(send, { late = () => {}, idle = () => {}, patience = 15000 } = {}) {
-    Object.assign(this, { send, late, idle, patience, seq: 0, flight: 0, shown: 0, waiting: null, must: [], stuck: false });
+  constructor(send, { soon = () => {}, late = () => {}, idle = () => {}, patience = 15000 } = {}) {
+    Object.assign(this, { send, soon, late, idle, patience, seq: 0, flight: 0, shown: 0, waiting: null, must: [], stuck: false });
   }
   newest(message) { this.waiting = message; this.go(); }
   queue(message, buffers) { this.must.push([message, buffers]); this.go(); }
@@ -17,7 +17,8 @@ export class Line {
     else if (this.waiting) { message = this.waiting; this.waiting = null; } else return;
     this.flight = ++this.seq;
     this.stuck = false;
-    clearTimeout(this.timer);
+    this.hush();
+    this.early = setTimeout(() => this.soon(), this.patience / 5);
     this.timer = setTimeout(() => { this.stuck = true; this.late(); }, this.patience);
     this.send({ ...message, seq: this.flight }, buffers);
   }
@@ -25,12 +26,13 @@ export class Line {
   answered(seq) {
     const fresh = seq > this.shown;
     if (fresh) this.shown = seq;
-    if (seq === this.flight) { this.flight = 0; this.stuck = false; clearTimeout(this.timer); }
+    if (seq === this.flight) { this.flight = 0; this.stuck = false; this.hush(); }
     this.go();
     if (!this.busy) this.idle();
     return fresh;
   }
-  close() { clearTimeout(this.timer); this.waiting = null; this.must = []; }
+  hush() { clearTimeout(this.timer); clearTimeout(this.early); }
+  close() { this.hush(); this.waiting = null; this.must = []; }
 }
 
 function h(tag, attributes = {}, ...children) {
@@ -43,6 +45,16 @@ function h(tag, attributes = {}, ...children) {
   }
   node.append(...children.filter((c) => c !== null && c !== undefined));
   return node;
+}
+
+// A page of `maskedlab explore` knows its kernel, and may ask whether that is still there; a notebook's page does not.
+const EXPIRED = "This page has expired: its Python has ended, because the explorer was opened again or its server was stopped. Reload this page, or open the address that was printed last.";
+async function expired() {
+  try {
+    const { kernelId, baseUrl } = JSON.parse(document.getElementById("jupyter-config-data")?.textContent ?? "{}");
+    if (!kernelId) return false;
+    return await fetch(`${baseUrl}api/kernels/${kernelId}`).then((r) => !r.ok, () => true);
+  } catch { return false; }
 }
 
 const bytes = (b) => new Uint8ClampedArray(b.buffer, b.byteOffset, b.byteLength);
@@ -481,7 +493,8 @@ class Page {
     this.model = model;
     this.id = `${Date.now()}-${Math.random()}`;
     this.line = new Line((m, buffers) => model.send({ ...m, view: this.id }, undefined, buffers), {
-      late: () => this.trouble("Python has not answered for 15 seconds: another cell may be running, or the kernel has stopped."),
+      soon: async () => { this.over ||= await expired(); if (this.over) this.trouble(EXPIRED); },
+      late: () => { if (!this.over) this.trouble("Python has not answered for 15 seconds: another cell may be running, or the kernel has stopped."); },
       idle: () => this.rest(),
     });
     this.state = null; this.spec = null; this.shape = [1, 1]; this.mask = new Uint8Array(1); this.free = new Uint8Array(1);

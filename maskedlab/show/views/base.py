@@ -5,6 +5,7 @@
 # %% ../../../nbs/show/views/00_base.ipynb #c22dd358
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def from_file(data: bytes, name: str,           # what a page sent, and how its 
               ) -> dict:
     """A batch from a file that exists in memory only; ValueError with the reader's name for it and not the
     folder that it passed through."""
-    name = Path(name.replace('\\', '/')).name[-40:] or 'file'
+    name = re.sub(r'[^\w.() -]', '_', Path(name.replace('\\', '/')).name[-40:]).lstrip('. ') or 'file'
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
