@@ -20,9 +20,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 _F = TypeVar('_F', bound=Callable[..., Any])
 
 # %% auto #0
-__all__ = ['Count', 'Layers', 'Whole', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'FromZero', 'REMEDIES', 'Range', 'wanted',
-           'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'door', 'check_fields', 'reads', 'in_words',
-           'on_disk']
+__all__ = ['Width', 'Count', 'Layers', 'Whole', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'FromZero', 'REMEDIES', 'Range',
+           'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'door', 'check_fields', 'reads',
+           'in_words', 'on_disk']
 
 # %% ../nbs/02_checks.ipynb #bb70d8af
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Range:
         if self.open or self.high == math.inf: return low
         return f"{low} to {'below ' if self.below else ''}{self.high:g}"
 
-Count = Annotated[int, Range(1, 2 ** 16, 1)]            # of channels, heads, pixels, words, ...
+Width = Annotated[int, Range(1, 2 ** 16, 1)]            # of a layer or a picture; channels, heads, steps
+Count = Annotated[int, Range(1, 2 ** 24, 1)]            # of words, samples, draws, ...
 Layers = Annotated[int, Range(1, 1000, 1)]
 Whole = Annotated[int, Range(0, 2 ** 31 - 1, 1)]
 Seed = Annotated[int, Range(0, 2 ** 63 - 1, 1)]
@@ -187,7 +188,9 @@ def hints_of(function: Any) -> dict[str, Any]:
 def _signature(function: Any) -> inspect.Signature:
     return inspect.signature(function)
 
-def check_call(function: Any, owner: str, args: Any, kwargs: Any) -> dict[str, Any]:
+def check_call(function: Any, owner: str, args: Any, kwargs: Any,
+               but: tuple[str, ...] = (),       # arguments that somebody else checks
+               ) -> dict[str, Any]:
     """The arguments of a call by name, each checked against its annotation; TypeError where the function
     takes no such argument."""
     signature, hints = _signature(function), hints_of(function)
@@ -197,7 +200,8 @@ def check_call(function: Any, owner: str, args: Any, kwargs: Any) -> dict[str, A
         raise TypeError(f"{owner}: {error}; it takes {', '.join(_names(signature))}"[:199]) from None
     for name, value in given.items():
         p = signature.parameters[name]
-        if value is p.default or name not in hints or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD): continue
+        if value is p.default or name not in hints or name in but: continue
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD): continue
         given[name] = checked(value, f'{owner}({name}', hints[name], ')')
     return given
 

@@ -6,6 +6,7 @@ import pytest
 def pytest_addoption(parser):
     parser.addoption('--recipe', action='append', default=[], metavar='NAME or FILE.py:CLASS',
                      help='hold this recipe alone to the contract, also one from outside the package')
+    parser.addoption('--all', action='store_true', help='every value at every door (tests/test_doors.py)')
 
 
 def pytest_generate_tests(metafunc):

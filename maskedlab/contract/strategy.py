@@ -17,7 +17,7 @@ from ..checks import Range, brief_value, check_fields, hints_of
 from .units import Units
 
 # %% auto #0
-__all__ = ['controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check_mask']
+__all__ = ['Where', 'controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check_mask']
 
 # %% ../../nbs/contract/01_strategy.ipynb #e9673e55
 def controls(strategy: Any,             # a strategy, or its class
@@ -191,3 +191,6 @@ def check_mask(mask: Any, u: Units) -> Tensor:
     if mask.shape != u.valid.shape and mask.shape[:1] + mask.shape[2:] != u.valid.shape:
         raise ValueError(f"a mask for these units must have shape {want}, got {list(mask.shape)}")
     return mask.to(u.device)
+
+# %% ../../nbs/contract/01_strategy.ipynb #1a169d3e
+Where = Annotated[Callable[..., Tensor], 'a strategy, such as Random(ratio=.75), or a function of units']

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import Count, FromZero, Width
 from ..contract.units import Units
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
@@ -98,15 +99,15 @@ class PointDVAE(Recipe):
         'base':  dict(groups=64)}
     plan = Plan(lr=5e-4, weight_decay=5e-4, warmup=1 / 30)
 
-    def __init__(self, groups: int = 64, size: int = 32,                # groups of a cloud, points of a group
-                 words: int = 8192, code: int = 256,                   # entries of the table, and their width
-                 pointnet: Sequence[int] = (128, 256, 512), width: int = 256,    # of the embedding of a group
-                 edges: Sequence[int] = (256, 512, 512, 1024), first: int = 128, # widths of the messages
-                 neighbours: int = 4,              # nearest centres that exchange messages, itself among them
-                 hidden: int = 1024, fine: int = 512,                     # of the drawing networks
-                 skip: float = 0.,
-                 low: float = .0625,                                      # last temperature
-                 weight: float = .1):                                     # last weight of the KL term
+    def __init__(self, groups: Width = 64, size: Width = 32,            # groups of a cloud, points of a group
+                 words: Count = 8192, code: Width = 256,               # entries of the table, and their width
+                 pointnet: Sequence[Width] = (128, 256, 512), width: Width = 256,     # of a group's embedding
+                 edges: Sequence[Width] = (256, 512, 512, 1024), first: Width = 128, # widths of the messages
+                 neighbours: Width = 4,            # nearest centres that exchange messages, itself among them
+                 hidden: Width = 1024, fine: Width = 512,                 # of the drawing networks
+                 skip: FromZero = 0.,
+                 low: FromZero = .0625,                                   # last temperature
+                 weight: FromZero = .1):                                  # last weight of the KL term
         super().__init__()
         self.groups, self.size, self.skip, self.neighbours = groups, size, skip, neighbours
         self.low, self.weight = low, weight

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import Layers, Width
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
 from ..contract.units import Units
@@ -44,8 +45,8 @@ class TokenAdapt(Recipe):
     "Vectors of words to a map that can be moved, and back to words (Lee et al. 2024)."
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, image: int = 224,                # pixels of its training pictures; it moves others too
-                 dim: int = 384, heads: int = 6, depth: int = 1,          # of the two Transformers
+    def __init__(self, image: Width = 224,              # pixels of its training pictures; it moves others too
+                 dim: Width = 384, heads: Width = 6, depth: Layers = 1,   # of the two Transformers
                  flip: bool = True,                                       # are mirrored pictures pictures?
                  # a stage, or a module like it, with its `codebook`
                  tokenizer: Any = 'image_dvae/base/image/0'):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import Layers, Positive, Width
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, pooled
 from ..contract.units import Units
@@ -44,10 +45,10 @@ class ViTTeacher(Recipe):
     "A ViT with a class token, trained to classify (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021)."
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, image: int | tuple[int, int] = 224, patch: int = 16, channels: int = 3,
-                 dim: int = 768, depth: int = 12, heads: int = 12,
-                 classes: int = 1000,                        # the target is the label modulo this
-                 eps: float = 1e-6,
+    def __init__(self, image: Width | tuple[Width, Width] = 224, patch: Width = 16, channels: Width = 3,
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,
+                 classes: Width = 1000,                      # the target is the label modulo this
+                 eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
         super().__init__()

@@ -5,14 +5,16 @@
 # %% ../../../nbs/recipes/points/point_mae.ipynb #891174a1
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ...checks import BelowOne, FromZero, Layers, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
+from ...contract.strategy import Where
 from ...contract.units import Units, mean, place, rest, rows, spread
 from ...masks.strategies import Random
 from ...parts.groups import SHARED, GroupFiller, GroupViT, Clouds, told
@@ -44,14 +46,14 @@ class PointMAE(Recipe):
     card, sizes, plan = CARD, SIZES, PLAN
     declared = ('the centres of hidden groups are given to the decoder, by design', SHARED)
 
-    def __init__(self, groups: int = 64,                         # G, groups of a cloud
-                 size: int = 32,                                 # k, points of a group
-                 dim: int = 384, depth: int = 12, heads: int = 6,
-                 decoder_depth: int = 4, decoder_heads: int = 6, # the decoder is as wide as the encoder
-                 pointnet: Sequence[int] = (128, 256, 512),      # widths in the embedding of a group
-                 drop_path: float = .1,                          # of the last block, in encoder and decoder
-                 skip: float = 0.,                    # 1e-3: centres as the released CUDA kernel chooses them
-                 strategy: Callable[..., Tensor] = Random(.6, law='floor hidden')):
+    def __init__(self, groups: Width = 64,                       # G, groups of a cloud
+                 size: Width = 32,                               # k, points of a group
+                 dim: Width = 384, depth: Layers = 12, heads: Width = 6,
+                 decoder_depth: Layers = 4, decoder_heads: Width = 6, # the decoder is as wide as the encoder
+                 pointnet: Sequence[Width] = (128, 256, 512),    # widths in the embedding of a group
+                 drop_path: BelowOne = .1,                       # of the last block, in encoder and decoder
+                 skip: FromZero = 0.,                 # 1e-3: centres as the released CUDA kernel chooses them
+                 strategy: Where = Random(.6, law='floor hidden')):
         super().__init__()
         self.cut, self.strategy = Clouds(groups, size, skip), strategy
         self.encoder = GroupViT(dim, depth, heads, pointnet, drop_path)
