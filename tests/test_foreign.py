@@ -6,7 +6,6 @@ import time
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
 
 import maskedlab as ml
 from maskedlab.data.text import encode, load_text, pack, tokenizer
@@ -77,3 +76,41 @@ def test_long_texts_take_linear_time(tmp_path):
     assert seconds(16000) < 2                       # quadratic: a minute
     many = [(list(range(40000)), list(range(40000)))]
     assert sum(len(i) for i, _ in pack(many, 10)) == 40000
+
+
+# stages and teachers given as objects
+
+def stages_of(r):
+    "The frozen networks of a recipe."
+    from maskedlab.targets.cycles import Frozen
+    return [m for m in r.modules() if isinstance(m, Frozen)]
+
+
+STANDING = [n for n in ml.list_recipes() if stages_of(ml.create_recipe(n, size='micro'))]
+
+
+@pytest.mark.parametrize('name', STANDING)
+def test_a_stage_given_as_an_object_is_frozen_and_stays_as_it_was(name):
+    """The kit's own stages, as plain modules in training mode, in another dtype and with gradient."""
+    import inspect
+
+    import maskedlab.stages.shelf as shelf
+    made = ml.create_recipe(name, size='micro')
+    keys = {k: v for k, v in {**type(made).sizes['micro']}.items() if isinstance(v, str) and v.count('/') == 3}
+    assert keys and set(keys) <= set(inspect.signature(type(made)).parameters)
+    given = {k: shelf.stage(v).net.train().requires_grad_(True).double() for k, v in keys.items()}
+    torch.manual_seed(0)
+    r = ml.create_recipe(name, size='micro', **given).train()
+    assert len(stages_of(r)) == len(stages_of(made)) and set(r.state_dict()) == set(made.state_dict())
+    assert {n for n, _ in r.named_parameters()} == {n for n, _ in made.named_parameters()}
+    held = [{k: v.clone() for k, v in s.net.state_dict().items()} for s in stages_of(r)]
+    b = ml.sample(r.card.modality.split()[0], n=2)
+    r(b, generator=torch.Generator().manual_seed(0)).loss.backward()
+    for s, before in zip(stages_of(r), held, strict=True):
+        assert not any(m.training for m in s.net.modules())
+        assert all(torch.equal(v, before[k]) for k, v in s.net.state_dict().items())
+        assert all(p.grad is None and not p.requires_grad and p.dtype == torch.float32
+                   for p in s.net.parameters())
+    for net in given.values():
+        assert all(m.training for m in net.modules())
+        assert all(p.requires_grad and p.dtype == torch.float64 for p in net.parameters())

@@ -18,9 +18,11 @@ __all__ = ['Frozen', 'Follower', 'follow']
 # %% ../../nbs/targets/02_cycles.ipynb #be8c79cf
 class Frozen(nn.Module):
     "A network without gradient, in eval mode for good; not in the state of the module that holds it."
-    def __init__(self, net: nn.Module, key: str = ''):
+    def __init__(self, net: nn.Module,       # copied as it is now
+                 key: str = ''):
         super().__init__()
-        self.__dict__['net'], self.key = net.eval().requires_grad_(False), key
+        own = copy.deepcopy(net).to(torch.get_default_dtype()).eval().requires_grad_(False)
+        self.__dict__['net'], self.key = own, key
         self.missing = ''       # the command that trains it, where it is random
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..contract.units import in_full
 from ..masks.disc import distances
 
 # %% auto #0
@@ -15,16 +16,16 @@ __all__ = ['spectrum', 'picture', 'modulus', 'by_radius']
 
 # %% ../../nbs/targets/01_spectrum.ipynb #f8ad9b3b
 def spectrum(image: Tensor,    # `[B, C, H, W]`, real
-             # float32 `[B, H, W, C, 2]`: for each bin and colour the real and the imaginary part
+             # float32 (of float64: float64) `[B, H, W, C, 2]`: for each bin and colour the real and the imaginary part
              ) -> Tensor:
     "The orthonormal Fourier transform, its slowest wave at `(H//2, W//2)`."
-    return torch.view_as_real(torch.fft.fftshift(torch.fft.fft2(image.float(), norm='ortho'),
+    return torch.view_as_real(torch.fft.fftshift(torch.fft.fft2(in_full(image), norm='ortho'),
                                                  (-2, -1)).permute(0, 2, 3, 1).contiguous())
 
 def picture(bins: Tensor,      # `[B, H, W, C, 2]`, as `spectrum` gives them
-            ) -> Tensor:       # float32 `[B, C, H, W]`
+            ) -> Tensor:       # float32 (of float64: float64) `[B, C, H, W]`
     "The way back, real part."
-    z = torch.view_as_complex(bins.float().contiguous()).permute(0, 3, 1, 2)
+    z = torch.view_as_complex(in_full(bins).contiguous()).permute(0, 3, 1, 2)
     return torch.fft.ifft2(torch.fft.ifftshift(z, (-2, -1)), norm='ortho').real
 
 # %% ../../nbs/targets/01_spectrum.ipynb #34d78d85
@@ -38,7 +39,7 @@ def modulus(z: Tensor,            # `[..., 2]`
 def by_radius(values: Tensor,    # `[..., H, W]` over a shifted spectrum; NaN: nothing is known there
               ) -> Tensor:       # `[..., R]`, the mean of each ring one bin wide; NaN where it holds nothing
     "Means over rings around the middle, the slowest wave first."
-    ring = distances(tuple(values.shape[-2:]), values.device).double().sqrt().round().long().flatten()
+    ring = distances(tuple(values.shape[-2:])).double().sqrt().round().long().flatten().to(values.device)
     flat, n = values.flatten(-2), int(ring.max()) + 1
     known = ~flat.isnan()
     zeros = flat.new_zeros(*flat.shape[:-1], n)

@@ -5,15 +5,17 @@
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #a7833053
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import Count, Layers, Positive, Whole, Width
 from ...corruptions.replace import check_shares, mask_keep_random
-from ...contract.units import Units, mean, place, rows, spread
+from ...contract.strategy import Where
+from ...contract.units import Units, in_full, mean, place, rows, spread
 from ...masks.words import Tokens
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
@@ -75,9 +77,9 @@ class BertMLM(Recipe):
     "Predict hidden pieces of a text from both sides (Devlin et al. 2018, section 3.1)."
     card, sizes, plan = CARD, SIZES, PLAN
 
-    def __init__(self, vocab: int = 3000,                 # pieces; ids are 0 to vocab - 1
-                 dim: int = 768, depth: int = 12, heads: int = 12,
-                 length: int = 512,                       # rows of the table of positions
+    def __init__(self, vocab: Count = 3000,               # pieces; ids are 0 to vocab - 1
+                 dim: Width = 768, depth: Layers = 12, heads: Width = 12,
+                 length: Width = 512,                     # rows of the table of positions
                  # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'
                  position: str = 'learned',
                  shares: Sequence[float] = (.8, .1, .1),  # of chosen pieces: become [MASK], stay, become any
@@ -85,10 +87,10 @@ class BertMLM(Recipe):
                  fate: Literal['token', 'run'] = 'token',
                  boundary: bool = False,                  # SpanBERT's boundary objective, weight 1
                  # the piece [MASK]; pieces that are never chosen: padding, [CLS], [SEP], [MASK]
-                 mask_id: int = 4, special: Sequence[int] = (0, 2, 3, 4),
-                 hidden: int | None = None,               # of the mlp; default: 4 dim
-                 eps: float = 1e-12, std: float = .02,
-                 strategy: Callable[..., Tensor] = Tokens(.15)):
+                 mask_id: Whole = 4, special: Sequence[Whole] = (0, 2, 3, 4),
+                 hidden: Width | None = None,             # of the mlp; default: 4 dim
+                 eps: Positive = 1e-12, std: Positive = .02,
+                 strategy: Where = Tokens(.15)):
         super().__init__()
         self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, None, hidden, eps, std)
         self.cut = Pieces(vocab, mask_id, special, self.encoder.longest)
@@ -107,7 +109,7 @@ class BertMLM(Recipe):
                                      generator=child(generator, u.device))
         h = self.encoder(ids, u.valid)                                          # predict
         pred, target = self.head(rows(h, mask), table), rows(u.x, mask)         # what
-        e = F.cross_entropy(pred.float(), target, reduction='none')
+        e = F.cross_entropy(in_full(pred), target, reduction='none')
         terms = {'pieces': mean(e)}
         if self.boundary is not None:
             terms['boundary'] = mean(self.boundary(h, u.x, mask, self.cut.plain(u), table))
