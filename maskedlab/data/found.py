@@ -9,12 +9,13 @@ import errno
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # %% auto #0
-__all__ = ['LIMITS', 'FOLDER', 'Limits', 'refused', 'short', 'below', 'by_folder', 'examples', 'say_left']
+__all__ = ['LIMITS', 'FOLDER', 'Limits', 'refused', 'short', 'below', 'by_folder', 'examples', 'reason', 'say_left', 'read_each']
 
 # %% ../../nbs/data/07_found.ipynb #b6101503
 @dataclass
@@ -116,6 +117,11 @@ def examples(left: dict[str, str]) -> str:      # what -> why
     one = [f"{short(name, 24)} {why}" for name, why in list(left.items())[:3]]
     return '; '.join(e if len(e) <= 46 else e[:43].rstrip() + '...' for e in one)
 
+def reason(error: Exception, name: str) -> str:
+    "The reason alone of a message that begins with a name."
+    text, end = str(error), short(name)[-20:]
+    return text.partition(end)[2].strip() if end in text else text
+
 def say_left(left: dict[str, str],      # what -> why
              of: int,                   # of how many
              what: str = 'left out',
@@ -126,3 +132,26 @@ def say_left(left: dict[str, str],      # what -> why
     if left:
         see = f", see {kept}" if kept else ''
         warnings.warn(f"{len(left)} of {of} {what}{see}: {examples(left)}", stacklevel=level)
+
+# %% ../../nbs/data/07_found.ipynb #d145abca
+def read_each(singles: Sequence[tuple[str, Callable[[], Any]]],    # name, and what reads it
+              left: dict[str, str],     # what was left out before; grows
+              on_error: str,            # 'skip' or 'raise'
+              what: str,                # they should be, in one word
+              level: int = 4,           # of the caller whose line a warning names
+              ) -> dict[int, Any]:      # number -> what was read
+    "Read what can be read, and say once what cannot; the only one there is must be read."
+    if on_error not in ('skip', 'raise'):
+        raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
+    total, found = len(singles) + len(left), {}
+    if not total: raise ValueError(f"an empty list or folder holds no {what}; give at least one file")
+    for i, (name, read) in enumerate(singles):
+        try:
+            found[i] = read()
+        except (ValueError, TypeError, FileNotFoundError) as e:
+            if on_error == 'raise' or total == 1: raise
+            left[name] = reason(e, name)
+    if left and on_error == 'raise': raise ValueError(' '.join(next(iter(left.items()))))
+    if not found: raise ValueError(f"none of {total} is a {what}: {examples(left)}")
+    say_left(left, total, kept='', level=level)
+    return found

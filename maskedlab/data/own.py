@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .found import FOLDER, LIMITS, below, by_folder, examples, refused, say_left, short
+from .found import FOLDER, LIMITS, below, by_folder, examples, reason, refused, say_left, short
 from .pictures import Held, Pictures, check_size, cropped, resize
 
 # %% auto #0
@@ -373,7 +373,7 @@ def _looked_at(opened: _Opened, on_error: str, progress: bool) -> Pictures:
             labels[i] = read(i)[1]
         except (ValueError, FileNotFoundError) as e:
             if on_error == 'raise' or total == 1: raise
-            skipped[names[i]] = _why(e, names[i])
+            skipped[names[i]] = reason(e, names[i])
     good = list(labels)
     if not good:
         raise ValueError(f"none of the {total} items of the source is a picture: {examples(skipped)}")
@@ -408,13 +408,6 @@ def _as_they_come(opened: _Opened, on_error: str) -> Pictures:
     names, some = [opened.names[i] for i in good], _Some(read, good)
     stand = some if on_error == 'raise' or len(good) == 1 else _Neighbours(some, names, skipped, read.partly)
     return Pictures(stand, names, classes, skipped, read.partly)
-
-def _why(e: Exception, name: str) -> str:
-    "The reason alone of a message that begins with a name."
-    text = str(e)
-    for known in (name, short(name)):
-        text = text.removeprefix(known)
-    return text.strip() if text != str(e) else 'is' + text.partition(' is')[2] if ' is' in text else text
 
 # %% ../../nbs/data/02_own.ipynb #02821a9a
 @dataclass
@@ -453,7 +446,7 @@ class _Neighbours:
             try:
                 found = self.read(j)
             except (ValueError, FileNotFoundError) as e:
-                self.skipped[name] = _why(e, name)
+                self.skipped[name] = reason(e, name)
                 broken += 1
                 if broken < self.row: continue
                 break

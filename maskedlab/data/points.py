@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
 # %% auto #0
-__all__ = ['FURNITURE', 'Mesh', 'Take', 'to_sphere', 'point_classes', 'point_credits', 'points_source', 'parametric',
-           'vary_points', 'clouds', 'on_surface', 'read_points', 'load_points', 'pad_clouds']
+__all__ = ['FURNITURE', 'Mesh', 'Take', 'Single', 'to_sphere', 'point_classes', 'point_credits', 'points_source', 'parametric',
+           'vary_points', 'clouds', 'on_surface', 'read_points', 'apart', 'load_points', 'pad_clouds']
 
 # %% ../../nbs/data/06_points.ipynb #7344cae2
 def to_sphere(points: Tensor,                 # `[..., N, 3]`
@@ -195,7 +197,9 @@ def _read_off(data: bytes) -> Mesh:
     v, f = int(lines[0][0]), int(lines[0][1])
     corners = np.array([[float(w) for w in p[:3]] for p in lines[1:1 + v]])
     if len(lines) < 1 + v + f: raise ValueError(f"says {v} corners and {f} faces, and ends before")
-    return corners, _fan([[int(w) for w in p[1:1 + int(p[0])]] for p in lines[1 + v:1 + v + f]])
+    faces = lines[1 + v:1 + v + f]
+    if any(len(p) <= int(p[0]) for p in faces): raise ValueError("has a face with fewer corners than it says")
+    return corners, _fan([[int(w) for w in p[1:1 + int(p[0])]] for p in faces])
 
 _PLY = {'char': 'i1', 'uchar': 'u1', 'short': 'i2', 'ushort': 'u2', 'int': 'i4', 'uint': 'u4', 'float': 'f4',
         'double': 'f8',
@@ -212,6 +216,7 @@ def _read_ply(data: bytes) -> Mesh:
         if p[:1] == ['format']:
             form = p[1]
         elif p[:1] == ['element']:
+            if int(p[2]) < 0: raise ValueError(f"says that it has {int(p[2])} of {p[1][:20]}")
             elements.append((p[1], int(p[2]), []))
         elif p[:1] == ['property']:
             elements[-1][2].append((p[-1], _PLY[p[-2]], _PLY[p[2]] if p[1] == 'list' else ''))
@@ -280,65 +285,146 @@ def on_surface(corners: Tensor,      # `[V, 3]`
     u, s = torch.rand(n, 1, generator=generator), torch.rand(n, 1, generator=generator).sqrt()
     return a[i] * (1 - s) + b[i] * s * (1 - u) + c[i] * s * u
 
-def _brief(path: Any) -> str:
-    s = str(path)
-    return s if len(s) <= 60 else '...' + s[-57:]
-
 def read_points(path: str | Path,      # .xyz, .txt, .csv, .ply, .off or .obj
                 n: int = 1024,         # points to draw where the file is a surface
-                ) -> Tensor:           # float32 `[N, 3]`, in the file's own coordinates
+                ) -> Tensor:           # float64 `[N, 3]`, in the file's own coordinates
     "The cloud of one file; a sentence names a file that is none."
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {_brief(path)} was found; give an .xyz, .ply, .off or .obj file")
+    why = refused(path)
+    if why == 'was not found':
+        raise FileNotFoundError(f"no file {short(path)} was found; give an .xyz, .ply, .off or .obj file")
+    if why: raise ValueError(f"{short(path)} {why}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{_brief(path)} is no cloud that can be read; give one of {', '.join(_READERS)}")
+        raise ValueError(f"{short(path)} is no cloud that can be read; give one of {', '.join(_READERS)}")
     try:
         corners, triangles = reader(path.read_bytes())
     except Exception as e:      # a broken file can raise nearly anything in a parser
         why = str(e) if type(e) is ValueError and str(e).startswith(
-            ('does ', 'says ')) else 'cannot be read as points'
-        raise ValueError(f"{_brief(path)} {why}; is it a whole {path.suffix.lower()} file?") from None
+            ('does ', 'says ', 'has ')) else 'cannot be read as points'
+        raise ValueError(f"{short(path)} {why}; is it a whole {path.suffix.lower()} file?") from None
     if corners.ndim != 2 or corners.shape[1] != 3 or not len(corners):
-        raise ValueError(f"{_brief(path)} holds no points of three numbers; is it a whole "
+        raise ValueError(f"{short(path)} holds no points of three numbers; is it a whole "
                          f"{path.suffix.lower()} file?")
     bad = ~np.isfinite(corners).all(1)
     if bad.any():
-        raise ValueError(f"{_brief(path)} holds NaN or infinity in point {int(bad.argmax())}; remove such "
+        raise ValueError(f"{short(path)} holds NaN or infinity in point {int(bad.argmax())}; remove such "
                          "points")
-    if not len(triangles): return torch.from_numpy(corners.astype(np.float32))
+    if not len(triangles): return torch.from_numpy(corners.astype(np.float64))
     if triangles.min() < 0 or triangles.max() >= len(corners):
-        raise ValueError(f"{_brief(path)} has a face with corner {int(triangles.max())}, and {len(corners)} "
+        raise ValueError(f"{short(path)} has a face with corner {int(triangles.max())}, and {len(corners)} "
                          "corners; is it whole?")
     try:
         return on_surface(torch.from_numpy(corners), torch.from_numpy(triangles), n,
-                          torch.Generator().manual_seed(0)).float()
+                          torch.Generator().manual_seed(0))
     except ValueError as e:
-        raise ValueError(f"{_brief(path)} {e}; is it a whole {path.suffix.lower()} file?") from None
+        raise ValueError(f"{short(path)} {e}; is it a whole {path.suffix.lower()} file?") from None
+
+# %% ../../nbs/data/06_points.ipynb #a8adcd65
+# name, what gives the points `[N, 3]`, label or None
+Single = tuple[str, Callable[[], Tensor], Any]
+
+def apart(pos: Tensor,              # `[sum of N_i, 3]`
+          owner: Tensor | None,     # int64 `[sum of N_i]`: the cloud of each point, in any order; None: one
+          count: int | None = None, # clouds, some of which may be empty
+          ) -> list[Tensor]:
+    "One long list of points as its clouds, points in their order."
+    if owner is None: return [pos]
+    sizes = torch.bincount(owner, minlength=count or 0)
+    return list(pos[owner.argsort(stable=True)].split(sizes.tolist()))
+
+def _labelled(clouds: Sequence[Tensor], y: Any, name: str) -> list[Single]:
+    "Each cloud with its whole number; else with the reason why there is none."
+    labels: list[Any] = [None] * len(clouds)
+    if y is not None:
+        found = torch.as_tensor(y).detach().cpu().reshape(-1).tolist()
+        whole = all(float(v).is_integer() for v in found)
+        labels = [int(v) for v in found] if whole and len(found) == len(clouds) else [
+            f'has y of {len(found)} numbers' if whole else f'has y {found[0]:.3g}'] * len(clouds)
+    names = [name] if len(clouds) == 1 else [f'{name}.{i}' for i in range(len(clouds))]
+    return [(one, partial(torch.Tensor.detach, c), label) for one, c, label in zip(names, clouds, labels)]
+
+def _singles(source: Any, n: int, name: str = 'cloud') -> list[Single]:
+    "The clouds of anything that holds some."
+    if isinstance(source, str | Path): return [(str(source), partial(read_points, source, n), None)]
+    if isinstance(source, Dataset | DataLoader):
+        size = len(source)                          # type: ignore[arg-type]
+        items = source if hasattr(source, '__iter__') else (source[i] for i in range(size))
+        return _all_of(items, n, 'item')
+    if isinstance(source, dict):
+        source = (source['points'], source['label']) if 'label' in source else source.get('points')
+    pos, ptr = getattr(source, 'pos', None), getattr(source, 'ptr', None)
+    if torch.is_tensor(pos):
+        clouds = apart(pos, getattr(source, 'batch', None), None if ptr is None else len(ptr) - 1)
+        return _labelled(clouds, getattr(source, 'y', None), name)
+    if isinstance(source, list | tuple):
+        if len(source) != 2 or not _is_label(source[1]): return _all_of(source, n, name)
+        return _labelled([read() for _, read, _ in _singles(source[0], n)], source[1], name)
+    x = torch.from_numpy(source) if isinstance(source, np.ndarray) else source
+    if torch.is_tensor(x) and x.ndim in (2, 3) and x.shape[-1] == 3:
+        return _labelled(list(x) if x.ndim == 3 else [x], None, name)
+    return [(name, partial(_no_cloud, x), None)]
+
+def _all_of(items: Iterable[Any], n: int, name: str) -> list[Single]:
+    return [one for i, item in enumerate(items) for one in _singles(item, n, f'{name} {i}')]
+
+def _is_label(x: Any) -> bool:
+    return isinstance(x, int | float | np.generic) or isinstance(x, Tensor | np.ndarray) and x.ndim < 2
+
+def _no_cloud(x: Any) -> Tensor:
+    got = f'shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__
+    raise TypeError(f"a cloud is a file, a tensor [N, 3] or a Data with pos, got {got}")
 
 # %% ../../nbs/data/06_points.ipynb #4d05fda5
-def load_points(source: Any,   # a file, a `Data` or `Batch` with `pos`, a tensor `[N, 3]`, or a list of these
+def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N, 3]` or `[B, N, 3]`; a list or
+                # a data set of these, also as pairs of cloud and label
+                source: Any,
                 n: int = 1024,              # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere
-                # points float `[B, N, 3]`; points_valid bool `[B, N]` where sizes differ
+                # what is no cloud among several: 'skip' leaves it out with a warning, 'raise' refuses it
+                on_error: str = 'skip',
+                # points float32 `[B, N, 3]`; points_valid bool `[B, N]` where sizes differ; label int64 `[B]`
+                # where every cloud has one, of its folder or its `y`
                 ) -> dict[str, Tensor]:
     "Your own clouds as a batch."
-    many = source if isinstance(source, list | tuple) else [source]
-    if not many: raise ValueError("an empty list holds no cloud; give at least one file")
-    batch = pad_clouds([c for s in many for c in _clouds_of(s, n)])
-    return {**batch, 'points': to_sphere(batch['points'], batch.get('points_valid'))} if normalise else batch
+    root = Path(source).expanduser() if isinstance(source, str | Path) else None
+    if root is None or refused(root) != FOLDER:
+        root, left, singles = None, {}, _singles(source, n)
+    else:
+        files, left = below(root, tuple(_READERS))
+        singles = [(str(f.relative_to(root)), partial(read_points, f, n), None) for f in files]
+    each = [(name, partial(_settled, read, name, normalise)) for name, read, _ in singles]
+    found = read_each(each, left, on_error, 'cloud')
+    label, note = _labels_of(root, [singles[i] for i in found])
+    if note:
+        warnings.warn(note, stacklevel=2)
+    return pad_clouds(list(found.values())) | ({'label': torch.tensor(label)} if label else {})
 
-def _clouds_of(source: Any, n: int) -> list[Tensor]:
-    if isinstance(source, str | Path): return [read_points(source, n)]
-    pos, owner = getattr(source, 'pos', None), getattr(source, 'batch', None)
-    if torch.is_tensor(pos):
-        return list(pos.float().split([len(pos)] if owner is None else torch.bincount(owner).tolist()))
-    if isinstance(source, np.ndarray):
-        source = torch.from_numpy(source)
-    if torch.is_tensor(source) and source.ndim == 2 and source.shape[1] == 3: return [source.float()]
-    got = f'shape {tuple(source.shape)}' if torch.is_tensor(source) else type(source).__name__
-    raise TypeError(f"a cloud is a file, a tensor [N, 3] or a Data with pos, got {got}")
+def _labels_of(root: Path | None, singles: Sequence[Single]) -> tuple[list[int], str]:
+    "A label for each cloud, or none; and what has to be said."
+    if root is not None:
+        return by_folder(root, [root / name for name, *_ in singles])[1:]
+    labels = [label for *_, label in singles]
+    without = [f"{short(name, 24)} {label or 'has none'}" for name, _, label in singles
+               if not isinstance(label, int)]
+    if not without: return labels, ''
+    if all(label is None for label in labels): return [], ''
+    return [], f"no labels: {len(without)} of {len(singles)} clouds have none ({'; '.join(without[:3])})"
+
+def _settled(read: Callable[[], Tensor], name: str, normalise: bool) -> Tensor:
+    "A cloud of real numbers in 32 bits, from which what its points have in common was taken off before."
+    cloud = read()
+    if not len(cloud): raise ValueError(f"{short(name)} has no points")
+    bad = ~cloud.isfinite().all(1)
+    if bool(bad.any()):
+        raise ValueError(f"{short(name)} holds NaN or infinity in point {int(bad.int().argmax())}; remove it")
+    cloud = cloud if cloud.is_floating_point() else cloud.double()
+    near = cloud - cloud[:1]
+    if normalise: return to_sphere(near).float()
+    if bool((cloud.float().to(cloud) - cloud).abs().max() > 1e-3 * near.abs().max()):
+        raise ValueError(f"{short(name)} lies {float(cloud.abs().max()):.0e} from the origin, where 32 bits do "
+                         "not tell its points apart; leave normalise=True")
+    return cloud.float()
 
 def pad_clouds(clouds: Sequence[Tensor],    # each `[N_i, 3]`
                # points `[B, N, 3]`, zeros behind the shorter ones; points_valid where sizes differ

@@ -9,9 +9,9 @@ import json
 import lzma
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
 # %% auto #0
-__all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'tokenizer', 'text_credits', 'articles', 'encode', 'lay', 'Pieced', 'uncut_by',
-           'read_texts', 'decode', 'pack', 'prose', 'load_text']
+__all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'Told', 'tokenizer', 'text_credits', 'articles', 'encode', 'lay', 'Pieced',
+           'uncut_by', 'read_texts', 'decode', 'pack', 'prose', 'load_text']
 
 # %% ../../nbs/data/05_text.ipynb #7349ccd7
 PAD, UNK, CLS, SEP, MASK = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first pieces of the kit's tokenizer
@@ -225,20 +226,65 @@ def prose(n: int | None = 8,                           # how many rows; None: al
     return {k: v[which] for k, v in held.items()}
 
 # %% ../../nbs/data/05_text.ipynb #82be47c1
-def load_text(paths: Sequence[str | Path] | str | Path,       # files with text in UTF-8
-              length: int = 64,                               # pieces of a row
-              tokenizer: Any = None,                          # default: the kit's own
-              ) -> dict[str, Tensor]:                         # as `encode`
+# name, what gives the text, label or None
+Told = tuple[str, Callable[[], str], Any]
+
+def _file_text(path: Path) -> str:
+    why = refused(path)
+    if why == 'was not found': raise FileNotFoundError(f"there is no file {short(path)}; check the path")
+    if why: raise ValueError(f"{short(path)} {why}")
+    try:
+        text = path.read_text('utf-8-sig')
+    except UnicodeDecodeError:
+        raise ValueError(f"{short(path)} is no text in UTF-8; save it as such") from None
+    if '\0' in text: raise ValueError(f"{short(path)} is no text: it holds the character 0")
+    return text
+
+def _item_text(data: Any, i: int) -> str:
+    item = data[i]
+    text = item.get('text') if isinstance(item, dict) else item[0] if isinstance(item, tuple) else item
+    if not isinstance(text, str): raise ValueError(f"item {i} holds no text, only {type(text).__name__}")
+    if not text.strip(): raise ValueError(f"item {i} is empty")
+    return text
+
+def _texts_of(source: Any) -> tuple[Path | None, list[Told], dict[str, str]]:
+    "A folder, if it is one; its texts or those that were given, and what was left out of it."
+    if isinstance(source, str | Path):
+        root = Path(source).expanduser()
+        if refused(root) != FOLDER: return None, [(root.name, partial(_file_text, root), None)], {}
+        files, left = below(root, ('.txt', '.md', '.rst', '.tex'))
+        return root, [(str(f.relative_to(root)), partial(_file_text, f), None) for f in files], left
+    if isinstance(source, list | tuple):
+        return None, [(str(f), partial(_file_text, Path(f).expanduser()), None) for f in source], {}
+    if not hasattr(source, '__getitem__') or not hasattr(source, '__len__'):
+        raise TypeError(f"a {type(source).__name__} is no file and no set of texts; give paths, a folder, or a "
+                        "data set with texts")
+    labels = source['label'] if 'label' in getattr(source, 'column_names', ()) else [None] * len(source)
+    return None, [(f'item {i}', partial(_item_text, source, i), v) for i, v in enumerate(labels)], {}
+
+# %% ../../nbs/data/05_text.ipynb #626d2947
+def load_text(# files with text in UTF-8, a folder of them, or a data set whose items are texts or hold a 'text'
+              source: Any,
+              length: int = 64,             # pieces of a row
+              tokenizer: Any = None,        # default: the kit's own
+              # what is no text among several: 'skip' leaves it out with a warning, 'raise' refuses it
+              on_error: str = 'skip',
+              # as `encode`, and label int64 `[B]` where every text has one, of its folder or its item
+              ) -> dict[str, Tensor]:
     "Text files as rows of whole paragraphs; longer ones are cut into several rows between words."
-    files = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    root, told, left = _texts_of(source)
+    texts = read_each([(name, read) for name, read, _ in told], left, on_error, 'text')
+    kept = [told[i] for i in texts]
+    labels, note = by_folder(root, [root / name for name, *_ in kept])[1:] if root else (
+        [v for *_, v in kept if isinstance(v, int)], '')
+    if 0 < len(labels) < len(kept):
+        note = f"no labels: {len(kept) - len(labels)} of {len(kept)} texts have none"
+    if note:
+        warnings.warn(note, stacklevel=2)
     rows: list[tuple[list[int], list[int]]] = []
     unread: list[str] = []
-    for f in files:
-        if not f.is_file(): raise FileNotFoundError(f"there is no file {str(f)[-80:]}; check the path")
-        try:
-            text = f.read_text('utf-8')
-        except UnicodeDecodeError:
-            raise ValueError(f"{str(f)[-80:]} is no text in UTF-8; save it as such") from None
+    label: list[int] = []
+    for i, text in enumerate(texts.values()):
         found = [' '.join(p.split()) for p in re.split(r'\n\s*\n', text) if p.strip()]
         for paragraph, piece in zip(found, read_texts(found, tokenizer)):
             if not piece.ids:
@@ -246,11 +292,13 @@ def load_text(paths: Sequence[str | Path] | str | Path,       # files with text 
             elif (room := piece.room(length)):
                 spans = pack([(list(range(len(piece.ids))), piece.words)], room)
                 rows += [piece.laid(at[0], at[-1] + 1) for at, _ in spans if at]
+        label += labels[i:i + 1] * (len(rows) - len(label))
     if unread:
         some = ', '.join(f'{p[:12]!a}' for p in unread[:3])
         warnings.warn(f"left out, since this tokenizer reads nothing in them: {len(unread)} of the paragraphs, "
                       f"such as {some}", stacklevel=2)
     if not rows:
-        given = ', '.join(f.name for f in files)[:80] or 'none was given'
+        given = ', '.join(name for name, *_ in kept)[:80]
         raise ValueError(f"the files hold no text ({given}); give others")
-    return lay(rows, length, _pad(tokenizer))
+    batch = lay(rows, length, _pad(tokenizer))
+    return {**batch, 'label': torch.tensor(label)} if len(labels) == len(kept) else batch
