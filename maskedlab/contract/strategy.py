@@ -83,6 +83,17 @@ class Strategy:
         is no formula."""
         return None
 
+    def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
+        """The probability of hiding 0, 1, ..., N units, float64 `[B, N + 1]` on the CPU; None where there is no
+        formula."""
+        return None
+
+    @property
+    def shared(self) -> bool:
+        """Do all samples of a batch hide equally many by one draw for the batch, as under a schedule such as
+        `Normal`?"""
+        return any(getattr(getattr(self, f.name), 'shared', False) for f in fields(self))
+
     @property
     def exchangeable(self) -> bool:
         """Given its count, is every set of free units equally likely? Then neighbours are hidden
@@ -163,6 +174,12 @@ class Inverse(Strategy):
         p = self.of.chance(u) if isinstance(self.of, Strategy) else None
         return None if p is None else u.free.cpu() * (1 - p)
 
+    def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
+        p = self.of.odds(u, progress) if isinstance(self.of, Strategy) else None
+        if p is None: return None
+        k = u.free.flatten(1).sum(1).cpu()[:, None] - torch.arange(p.shape[1])      # what `of` hides
+        return p.gather(1, k.clamp_min(0)) * (k >= 0)
+
 # %% ../../nbs/contract/01_strategy.ipynb #91188fe7
 def accepted(function: Callable, given: dict[str, Any]) -> dict[str, Any]:
     "The keywords that a function's signature can take."
@@ -179,6 +196,11 @@ def hide(strategy: Callable[..., Tensor],             # a strategy, or any funct
          **signals) -> Tensor:                        # bool `[B, *u.shape]`
     """Call any strategy or function of units, passing the generator and the signals that it accepts; check
     what it returns."""
+    if not callable(strategy):
+        raise TypeError(f"{brief_value(strategy)} is no strategy: give one such as Random(ratio=.75), or a function "
+                        "of units")
+    if isinstance(strategy, type):
+        raise TypeError(f"{strategy.__name__} is a class: make a strategy of it, as in {strategy.__name__}()")
     return check_mask(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)
 
 def check_mask(mask: Any, u: Units) -> Tensor:

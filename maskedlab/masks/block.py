@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.strategy import Range, Strategy
-from .strategies import LAWS, Rate, first_k, quota, rand, seed
+from .strategies import LAWS, Rate, first_k, odds, quota, rand, seed
 from ..contract.units import Units
 
 # %% auto #0
@@ -190,3 +190,7 @@ class Block(Strategy):
         if callable(self.ratio) and not self.n: return super().counts(u)
         n = self._n(u, 0. if callable(self.ratio) else self.ratio)
         return (torch.zeros_like(n) if self.law == 'at most' else n), n
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
+        if self.law == 'at most' or self.n: return None
+        return odds(LAWS['floor hidden'], self.ratio, u.free.flatten(1).sum(1), u.count, progress)

@@ -85,3 +85,9 @@ class Disc(Strategy):
 
     def chance(self, u: Units) -> Tensor:
         return u.free.cpu() * torch.where(self.ring(u).cpu(), self.p, 1 - self.p).double()
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor:
+        ring = self.ring(u)
+        each = torch.stack([(u.free & m).flatten(1).sum(1) for m in (ring, ~ring)], 1).cpu()
+        none = torch.zeros(len(u), u.count + 1, dtype=torch.float64)
+        return none.scatter_add_(1, each, torch.tensor([self.p, 1 - self.p]).double().expand(each.shape))

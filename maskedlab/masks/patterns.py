@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from .strategies import LAWS, Law, Rate, first_k, quota, rand
+from .strategies import LAWS, Law, Rate, first_k, odds, quota, rand
 from ..checks import Count, Range, check_fields
 from ..contract.strategy import Strategy
 from ..contract.units import Units
@@ -42,11 +42,21 @@ class _Keep(Strategy):
         return c != kept.view(-1, *[1] * len(u.shape))
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        hidden = self._each(u)
+        return hidden.amin(1), hidden.amax(1)
+
+    def _each(self, u: Units) -> Tensor:        # int64 `[B, classes]`, or the one class that is kept
+        "How many units each choice hides."
         c, n = self.classes(u)
         kept = torch.zeros(len(u), n, dtype=torch.long, device=u.device)
         kept.scatter_add_(1, c.flatten().expand(len(u), -1), u.free.flatten(1).long())
         hidden = u.free.flatten(1).sum(1, keepdim=True) - kept
-        return (hidden.amin(1), hidden.amax(1)) if self.shift else (hidden[:, 0], hidden[:, 0])
+        return hidden if self.shift else hidden[:, :1]
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor:
+        hidden = self._each(u).cpu()
+        none = torch.zeros(len(u), u.count + 1, dtype=torch.float64)
+        return none.scatter_add_(1, hidden, torch.full(hidden.shape, 1 / hidden.shape[1]).double())
 
     def chance(self, u: Units) -> Tensor:
         c, n = self.classes(u)
@@ -117,6 +127,14 @@ class Tube(Strategy):
         few = steps.masked_fill(~places, u.shape[0] + 1).sort(1).values   # places that do not count come last
         most = steps.sort(1, descending=True).values
         return torch.where(rank < k, few, 0).sum(1), torch.where(rank < k, most, 0).sum(1)
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
+        places, steps = self._places(u), u.shape[0]
+        if bool((u.free != places.view(u.free[:, :1].shape)).any()): return None     # steps that are not free
+        k = odds(LAWS[self.law], self.ratio, places.sum(1), places.shape[1], progress)
+        out = torch.zeros(len(k), u.count + 1, dtype=torch.float64)
+        out[:, ::steps] = k
+        return out
 
     def chance(self, u: Units) -> Tensor | None:
         places = self._places(u)

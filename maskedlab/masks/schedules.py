@@ -13,16 +13,28 @@ import torch
 from torch import Tensor
 
 from ..checks import Positive, Range, ZeroToOne, check_fields
-from .strategies import Rate, rand, rates
+from .strategies import Rate, ladder, rand, rates
 
 # %% auto #0
 __all__ = ['Uniform', 'Cosine', 'Linear', 'Normal', 'Coin']
 
 # %% ../../nbs/masks/05_schedules.ipynb #3544b274
 class _Schedule:
-    "What a schedule is told is checked when it is made."
+    "What a schedule is told is checked when it is made; `at` says the rate for a number from 0 to 1."
     def __post_init__(self):
         check_fields(self)
+
+    def at(self, luck: Tensor,              # float64 in [0, 1)
+           progress: float = 1.) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} does not say its rates: write at(luck, progress)")
+
+    def ladder(self, steps: int, progress: float = 1.) -> Tensor:       # float64 `[steps]`
+        "Its rates, each as likely as the next."
+        return self.at((torch.arange(steps, dtype=torch.float64) + .5) / steps, progress)
+
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:        # float64 `[n]`
+        return self.at(rand((n,), generator, device).double(), progress)
 
 @dataclass(frozen=True)
 class Uniform(_Schedule):
@@ -30,18 +42,16 @@ class Uniform(_Schedule):
     low: ZeroToOne = 0.
     high: ZeroToOne = 1.
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
-                 device=None) -> Tensor:
-        return self.low + (self.high - self.low) * rand((n,), generator, device).double()
+    def at(self, luck: Tensor, progress: float = 1.) -> Tensor:
+        return self.low + (self.high - self.low) * luck
 
 @dataclass(frozen=True)
 class Cosine(_Schedule):
     """`cos(pi / 2 * U)` with U uniform for each sample: mostly high rates (MaskGIT, Chang et al. 2022,
     section 3.1). Its mean is 2 / pi."""
 
-    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
-                 device=None) -> Tensor:
-        return torch.cos(math.pi / 2 * rand((n,), generator, device).double())
+    def at(self, luck: Tensor, progress: float = 1.) -> Tensor:
+        return torch.cos(math.pi / 2 * luck)
 
 @dataclass(frozen=True)
 class Linear(_Schedule):
@@ -49,10 +59,12 @@ class Linear(_Schedule):
     start: ZeroToOne = 0.
     stop: ZeroToOne = .75
 
+    def at(self, luck: Tensor, progress: float = 1.) -> Tensor:
+        return torch.full_like(luck, self.start + (self.stop - self.start) * min(max(progress, 0.), 1.))
+
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
-        return torch.full((n,), self.start + (self.stop - self.start) * min(max(progress, 0.), 1.),
-                          dtype=torch.float64, device=device)
+        return self.at(torch.zeros(n, dtype=torch.float64, device=device), progress)      # no chance in it
 
 @dataclass(frozen=True)
 class Normal(_Schedule):
@@ -62,19 +74,22 @@ class Normal(_Schedule):
     deviation: Positive = .25
     low: ZeroToOne = .4
     high: ZeroToOne = 1.
+    shared = True       # one rate for all samples of a batch
 
     def __post_init__(self):
         super().__post_init__()
         if self.low > self.high:
             raise ValueError(f"Normal(low={self.low}, high={self.high}): give low no larger than high")
 
+    def at(self, luck: Tensor, progress: float = 1.) -> Tensor:
+        ends = torch.tensor([self.low, self.high], dtype=torch.float64).sub(self.mean).div(self.deviation)
+        a, b = torch.special.ndtr(ends).to(luck.device)
+        z = torch.special.ndtri(a + (b - a) * luck)         # no draw is thrown away
+        return (self.mean + self.deviation * z).clamp(self.low, self.high)
+
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
-        ends = torch.tensor([self.low, self.high], dtype=torch.float64).sub(self.mean).div(self.deviation)
-        a, b = torch.special.ndtr(ends).to(device)
-        # no draw is thrown away
-        z = torch.special.ndtri(a + (b - a) * rand((1,), generator, device).double())
-        return (self.mean + self.deviation * z).clamp(self.low, self.high).expand(n)
+        return super().__call__(1, progress, generator, device).expand(n)
 
 @dataclass(frozen=True)
 class Coin(_Schedule):
@@ -89,3 +104,12 @@ class Coin(_Schedule):
         heads = rand((n,), generator, device) < self.p
         a, b = (rates(r, n, generator, progress).to(device) for r in (self.a, self.b))
         return torch.where(heads, a, b)
+
+    def ladder(self, steps: int, progress: float = 1.) -> Tensor:
+        heads = round(self.p * steps)
+        return torch.cat([ladder(self.a, heads, progress), ladder(self.b, steps - heads, progress)])
+
+    @property
+    def shared(self) -> bool:
+        "Is either of its rates drawn once for a whole batch?"
+        return any(getattr(r, 'shared', False) for r in (self.a, self.b))

@@ -133,6 +133,10 @@ class Span(Strategy):
         high = torch.minimum(many * self.length, L)
         return (low.min().expand_as(low), high.min().expand_as(high)) if self.equal else (low, high)
 
+    @property
+    def shared(self) -> bool:
+        return self.equal or super().shared
+
     def chance(self, u: Units) -> Tensor | None:
         """A unit is left if none of the starts lies in the `length` units up to it: a hypergeometric
         probability."""

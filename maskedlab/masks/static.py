@@ -64,3 +64,7 @@ class Static(Strategy):
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         return self.of.counts(u) if isinstance(self.of, Strategy) else super().counts(u)
+
+    @property
+    def shared(self) -> bool:
+        return False        # each mask is drawn for its sample alone

@@ -23,8 +23,8 @@ from ..contract.strategy import Range, Strategy
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['Rate', 'Law', 'Rule', 'LAWS', 'rand', 'seed', 'rounded_up', 'whole', 'rates', 'count', 'quota', 'first_k', 'Random',
-           'share', 'sketch', 'list_strategies', 'create_strategy']
+__all__ = ['Rate', 'Law', 'Rule', 'LAWS', 'STEPS', 'rand', 'seed', 'rounded_up', 'whole', 'rates', 'count', 'quota', 'ladder',
+           'odds', 'first_k', 'Random', 'share', 'sketch', 'list_strategies', 'create_strategy']
 
 # %% ../../nbs/masks/01_strategies.ipynb #eb8c6be1
 def rand(shape: Sequence[int],
@@ -113,6 +113,38 @@ def quota(rule: Rule,       # such as `LAWS['floor kept']`; the same function ea
     every = rule(torch.arange(N + 1, dtype=torch.float64), rate[:, None]).long().to(n.device)
     return every.gather(1, n[:, None])[:, 0]
 
+# %% ../../nbs/masks/01_strategies.ipynb #a1d0dd51
+STEPS = 2 ** 16     # rates of a ladder
+
+def ladder(ratio: Rate,
+           steps: int = STEPS,
+           progress: float = 1.,
+           ) -> Tensor:         # float64 `[steps]`, each as likely as the next
+    "The rates that a schedule gives; one that has no `ladder` is asked for that many draws."
+    if not callable(ratio): return torch.full((steps,), float(ratio), dtype=torch.float64)
+    if hasattr(ratio, 'ladder'): return ratio.ladder(steps, progress)
+    g = torch.Generator().manual_seed(0)
+    if not getattr(ratio, 'shared', False): return rates(ratio, steps, g, progress)
+    few = torch.cat([rates(ratio, 1, g, progress) for _ in range(4096)])    # one draw for a whole batch
+    return few[torch.arange(steps) * len(few) // max(steps, 1)]
+
+def odds(rule: Rule,
+         ratio: Rate,
+         n: Tensor,             # int64 `[B]`, units that the rule is told
+         N: int,                # at least the most of them
+         progress: float = 1.,
+         most: Tensor | None = None,    # int64 `[B]`, no more than that are hidden; default n
+         ) -> Tensor:           # float64 `[B, N + 1]` on the CPU
+    "The probability of hiding 0, 1, ..., N units."
+    n, rate = n.cpu(), ladder(ratio, STEPS if callable(ratio) else 1, progress)
+    out = torch.zeros(len(n), N + 1, dtype=torch.float64)
+    which = n if most is None else n * (N + 1) + most.cpu()
+    for each in which.unique():         # samples of one size are alike
+        row = int((which == each).nonzero()[0, 0])
+        k = rule(n[row].double(), rate).long().clamp_max(int(n[row] if most is None else most[row]))
+        out[which == each] = torch.bincount(k, minlength=N + 1).double() / len(rate)
+    return out
+
 # %% ../../nbs/masks/01_strategies.ipynb #3202b690
 def first_k(noise: Tensor,  # `[B, N]`
             k: Tensor,      # `[B]` int64
@@ -154,6 +186,9 @@ class _Counted(Strategy):
         if callable(self.ratio): return super().counts(u)
         k = self.quota(u)
         return k, k
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor:
+        return odds(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count, progress)
 
 @dataclass(frozen=True)
 class Random(_Counted):

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from ..contract.strategy import Range, Strategy
-from .strategies import LAWS, Rate, Rule, quota, rand, rates, rounded_up, share, whole
+from .strategies import (LAWS, Rate, Rule, ladder, odds, quota, rand, rates, rounded_up,
+                                        share, whole)
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['share_of_all', 'lots', 'ordered', 'pick', 'Tokens', 'Bernoulli', 'Slots', 'runs', 'sizes', 'WholeWords', 'WordSpans']
+__all__ = ['share_of_all', 'lots', 'ordered', 'pick', 'Tokens', 'binomial', 'Bernoulli', 'Slots', 'runs', 'sizes', 'WholeWords',
+           'WordSpans']
 
 # %% ../../nbs/masks/07_words.ipynb #e6bb5016
 def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None, progress: float = 1.,
@@ -82,10 +84,24 @@ class Tokens(Strategy):
         k = share_of_all(self.ratio, u, most=self.most)
         return k, k
 
+    def odds(self, u: Units, progress: float = 1.) -> Tensor:
+        free = u.free.flatten(1).sum(1)
+        return odds(_some, self.ratio, u.valid.flatten(1).sum(1), u.count, progress, free.clamp_max(self.most))
+
     def chance(self, u: Units) -> Tensor | None:
         return None if callable(self.ratio) else share(self.counts(u)[0], u.free)
 
 # %% ../../nbs/masks/07_words.ipynb #a71366ae
+def binomial(n: int, N: int,
+             rate: Tensor,      # float64 `[M]`, each as likely as the next
+             ) -> Tensor:       # float64 `[N + 1]`
+    "The probability of 0, 1, ..., N heads of n coins that share a rate."
+    k = torch.arange(N + 1, dtype=torch.float64)
+    ways = torch.tensor(n + 1.).double().lgamma() - (k + 1).lgamma() - (n - k + 1).clamp_min(1).lgamma()
+    log = ways + torch.special.xlogy(k, rate[:, None]) + torch.special.xlogy((n - k).clamp_min(0),
+                                                                            1 - rate[:, None])
+    return torch.where(k <= n, log.exp(), 0.).mean(0)
+
 @dataclass(frozen=True)
 class Bernoulli(Strategy):
     "A coin for each unit: the count varies, and may be 0 (RoBERTa, Liu et al. 2019; the collators of today)."
@@ -104,6 +120,11 @@ class Bernoulli(Strategy):
         if callable(self.ratio): return super().counts(u)
         none = torch.zeros_like(n)
         return (n if self.ratio == 1 else none), (none if self.ratio == 0 else n)
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor:
+        rate = ladder(self.ratio, 1024 if callable(self.ratio) else 1, progress)
+        rows = {n: binomial(n, u.count, rate) for n in set(u.free.flatten(1).sum(1).tolist())}
+        return torch.stack([rows[n] for n in u.free.flatten(1).sum(1).tolist()])
 
     def chance(self, u: Units) -> Tensor | None:
         if callable(self.ratio): return None
@@ -146,6 +167,11 @@ class Slots(Strategy):
         if callable(self.ratio): return super().counts(u)
         k = self._count(u)
         return (k.clamp_max(1) if self.replacement else k), k
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
+        if self.replacement: return None
+        return odds(_slots(u.count), self.ratio, u.valid.flatten(1).sum(1), u.count, progress,
+                    u.free.flatten(1).sum(1))
 
     def chance(self, u: Units) -> Tensor | None:
         if callable(self.ratio): return None
@@ -262,3 +288,6 @@ class WordSpans(Strategy):
         self._one_axis(u)
         if callable(self.ratio): return super().counts(u)
         return self._count(u), self._count(u)
+
+    def odds(self, u: Units, progress: float = 1.) -> Tensor:
+        return odds(LAWS['ceil hidden'], self.ratio, u.free.sum(1), u.count, progress)

@@ -146,8 +146,8 @@ def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre wh
         raise ValueError(f"points_group must be [{len(x)}, {n}, {k}], points_centre [{len(x)}, {n}, 3], "
                          f"got {list(index.shape)}, {list(centre.shape)}")
     local = gather(x, index) - centre[:, :, None]
-    put = lambda batch, new: {**batch, 'points': put_back(batch['points'], index, centre, local, new),
-                              'points_group': index, 'points_centre': centre}
+    put = lambda batch, new: {**(b := dense(batch)), 'points_group': index, 'points_centre': centre,
+                              'points': put_back(b['points'], index, centre, local, new)}
     return Groups('set', (n,), x=local, pos=centre, put=put, index=index, points=x.shape[1])
 
 def gather(x: Tensor,          # `[B, N, D]`
