@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import ZeroToOne, check_call, checked
+from ..checks import ZeroToOne, brief_value, check_call, checked
 from .chance import Part
 from .plan import Plan
 from .strategy import check_mask, hide
@@ -82,6 +82,9 @@ def child(generator: torch.Generator | None,           # None: torch's global on
           ) -> torch.Generator:                        # on `device`, seeded by one number of the parent
     """A generator of its own for one purpose: how much it is used does not move the parent. The child of a
     part is a generator of the same part."""
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator={brief_value(generator)}: give a torch.Generator, such as "
+                        "torch.Generator().manual_seed(0)")
     source = 'cpu' if generator is None else generator.device
     part = generator if isinstance(generator, Part) else None
     seed = int(torch.randint(2 ** 62, (), generator=part.whole if part else generator, device=source))
@@ -108,6 +111,8 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
          views: bool = False,                # does this recipe take several masks a sample, `[B, V, *shape]`?
          **signals) -> Tensor:           # bool `[B, *shape]` (or with views), nothing hidden that is not free
     "The mask of this forward."
+    if not isinstance(u, Units) or not callable(strategy):
+        raise TypeError(f"draw(strategy={brief_value(strategy)}, u={brief_value(u)}): give a strategy and units")
     g = child(generator, u.device)
     given = torch.is_tensor(mask) or not (mask is None or callable(mask))
     m = check_mask(mask, u) if given else hide(mask or strategy, u, generator=g, **signals)
@@ -230,8 +235,8 @@ class Recipe(nn.Module):
         return u, u.none() if mask is None else draw(self.strategy, u, mask)     # None: no chance in it
 
     def after_step(self, out: Out, progress: float) -> None:
-        """After an optimiser step: EMA copies, queues and codebooks change here and nowhere else; `out.after` has
-        rows of the whole batch."""
+        """After an optimiser step: EMA copies, queues and codebooks change here and nowhere else. `out.after`
+        has rows of the whole batch, all else is of the last round."""
 
     def before_finetuning(self) -> None:
         "Before labels are learned: what pre-training had no use for, such as a new stage, joins here."

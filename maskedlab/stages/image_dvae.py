@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import Count, FromZero, Layers, Width
+from ..checks import FromZero, Layers, Table, Width
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
 from ..contract.units import Units
@@ -67,12 +67,12 @@ PLAN = Plan(lr=1e-3, weight_decay=1e-4, warmup=.01)
 class ImageDVAE(Recipe):
     """A table of K words, and the networks that choose one for each cell of a picture and paint the picture
     again."""
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, joint = CARD, SIZES, PLAN, 'the use of words is evened out over the pictures of a part'
 
     def __init__(self, image: Width = 112, # pixels of the pictures that it is trained on; it reads others too
                  channels: Width = 3,
                  stride: Width = 8,                # pixels that a word is wide and high: 2, 4, 8, 16 ...
-                 words: Count = 8192, code: Width = 128,   # entries of the table, and their width
+                 words: Table = 8192, code: Width = 128,   # entries of the table, and their width
                  width: Width = 256, blocks: Layers = 2,   # of the convolutions
                  low: FromZero = .0625,                    # last temperature
                  weight: FromZero = .01):                  # last weight of the term for the use of words

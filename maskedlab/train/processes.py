@@ -9,7 +9,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..settings import device as lab_device
 
@@ -42,6 +42,10 @@ class Processes:
         if self.world == 1: return [mine]
         from accelerate.utils import gather_object
         return gather_object([mine])
+
+    def join(self, mine: Tensor) -> Tensor:         # the same shape on each, ordered by rank
+        "What each process has, along the first axis."
+        return mine if self.world == 1 else self.accelerator.gather(mine)
 
     def wait(self) -> None:
         "Until all processes are here."

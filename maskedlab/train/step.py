@@ -5,36 +5,45 @@
 # %% ../../nbs/train/05_step.ipynb #ad10f392
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..contract.chance import Part
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
 from .feed import Portion
 from .loop import Average, decay_groups
 from .processes import Processes
-from .seeds import Share, seed_of, seeded, share_strategies, take_back
+from .seeds import Share, generators, seed_of, seeded, share_strategies, take_back
+from .split import drawn_notes, evenly, look_idle, rows_of, split_notes, unmoved, weights_of
 
 # %% auto #0
-__all__ = ['Loss', 'compile_blocks', 'memory_of', 'recall', 'Learner', 'tensors_of', 'restore_learner', 'learning']
+__all__ = ['Loss', 'compile_blocks', 'memory_of', 'recall', 'Parts', 'Learner', 'tensors_of', 'restore_learner', 'learning']
 
 # %% ../../nbs/train/05_step.ipynb #3a72522f
 class Loss(nn.Module):
-    "A recipe's loss; its whole answer is kept in `out`."
+    "The terms of a recipe's loss; its whole answer is kept in `out`."
     def __init__(self, recipe: Recipe, autocast: Callable[[], AbstractContextManager]):
         super().__init__()
         self.recipe, self.autocast = recipe, autocast
         self.out: Any = None
 
-    def forward(self, batch: dict, generator: torch.Generator, progress: float) -> Tensor:
-        self.out = None         # lets go of the last round's activations
+    def look(self, batch: dict, generator: torch.Generator, progress: float) -> Any:      # an `Out`
         with self.autocast():
-            self.out = self.recipe(batch, generator=generator, progress=progress)
-        return self.out.loss.float()
+            return self.recipe(batch, generator=generator, progress=progress)
+
+    def forward(self, batch: dict, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
+        self.out = None         # lets go of the last round's activations
+        self.out = self.look(batch, generator, progress)
+        if not self.out.terms: raise ValueError("no terms, no loss; give terms such as {'pixels': loss}")
+        return {k: v.float() for k, v in self.out.terms.items()}
 
 # %% ../../nbs/train/05_step.ipynb #d5e2e6dc
 def compile_blocks(module: nn.Module) -> int:       # how many were compiled
@@ -63,8 +72,57 @@ def recall(optimiser: torch.optim.Optimizer, memory: dict[str, Tensor]) -> None:
         state.setdefault(int(i), {})[name] = v
     optimiser.load_state_dict({'state': state, 'param_groups': optimiser.state_dict()['param_groups']})
 
+# %% ../../nbs/train/05_step.ipynb #23e0f6af
+class Parts:
+    "A recipe that learns in rounds and processes, and what these must know of each other."
+    def __init__(self, recipe: Recipe, processes: Processes, seed: int):
+        self.recipe, self.processes, self.seed = recipe, processes, seed
+        self.portion, self.loss, self.model = Portion(1), Loss(recipe, nullcontext), nn.Module()
+        self.shares: dict[str, Share] = {}              # these four: see `learning`
+        self.said: set[str] = set()                 # each thing is said once
+        self.idle: Counter[str] = Counter()         # steps in a row in which a term was a mean of nothing
+
+    def chance(self, r: int, step: int) -> Part:
+        "The generator of a round, which knows its part of the batch; the strategies are told as well."
+        start, part, batch = self.portion.start(r), self.portion.part, self.portion.batch
+        for name, share in self.shares.items():
+            share.at(self.seed, 'mask', name, step, start=start)
+        return Part(seed_of(self.seed, 'forward', step, 0), start, part, batch)
+
+    def terms(self, batch: dict, r: int, step: int, progress: float) -> dict[str, Tensor]:
+        "The terms of a round; the first of all is watched for what does not belong to samples."
+        chance = self.chance(r, step)
+        first = self.portion.part < self.portion.batch and 'watched' not in self.said
+        before = generators(self.processes.device) if first else {}
+        found = self.model(batch, chance, progress)
+        if first:
+            now = generators(self.processes.device)
+            drew = any(not torch.equal(before[k], now[k]) for k in ('torch', 'device') if k in now)
+            self.say(drawn_notes(self.loss.out, chance, drew))
+            self.said.add('watched')
+        return found
+
+    def weigh(self, take: Callable[[], dict], step: int, progress: float,
+              ) -> tuple[list[dict[str, float]], list[dict]]:    # of each round; batches that it had to take
+        "How much the terms of each round weigh, once the first one is computed."
+        rounds, out = self.portion.rounds, self.loss.out
+        if self.portion.part == self.portion.batch or evenly(out): return [{}] * rounds, []
+        ahead, counts = [take() for _ in range(1, rounds)], [out.counts]
+        with torch.no_grad(), unmoved(self.recipe):
+            for r, batch in enumerate(ahead, 1):
+                counts.append(self.loss.look(batch, self.chance(r, step), progress).counts)
+        everywhere = [one for each in self.processes.gather(counts) for one in each]
+        return [weights_of(mine, everywhere) for mine in counts], ahead
+
+    def say(self, notes: list[str]) -> None:
+        "Why steps in parts are not those of one batch, once each."
+        for note in notes:
+            if note not in self.said and self.processes.rank == 0:
+                warnings.warn(f"a step in parts is not quite that of one batch: {note}", stacklevel=2)
+            self.said.add(note)
+
 # %% ../../nbs/train/05_step.ipynb #09f30705
-class Learner:
+class Learner(Parts):
     "What a step changes: the weights, what the optimiser remembers, the average of the weights."
     def __init__(self, recipe: Recipe, plan: Plan,
                  lr: float,                  # the highest rate
@@ -72,10 +130,8 @@ class Learner:
                  ema: float | None = None,   # decay of the average
                  precision: torch.dtype = torch.float32,
                  seed: int = 0):
-        self.recipe, self.plan, self.lr, self.processes, self.seed = recipe, plan, lr, processes, seed
-        self.precision = precision
-        self.portion, self.loss, self.model = Portion(1), Loss(recipe, nullcontext), nn.Module()
-        self.shares: dict[str, Share] = {}              # these four: see `learning`
+        super().__init__(recipe, processes, seed)
+        self.plan, self.lr, self.precision = plan, lr, precision
         self.optimiser = plan.make(decay_groups(recipe, plan.weight_decay), lr,
                                    fused=processes.device.type == 'cuda' or None)
         self.average = None if ema is None else Average(recipe, ema)
@@ -84,31 +140,38 @@ class Learner:
                step: int, steps: int) -> dict[str, Tensor]:
         "One optimiser step; gives loss, terms and norm of the gradient, still on the device."
         p, progress = self.processes, step / steps
-        logs: dict[str, Tensor] = {}
         for group in self.optimiser.param_groups:
             group['lr'] = self.rate(step, steps)
         with seeded(self.seed, 'step', step, p.rank, device=p.device):
-            for r in range(self.portion.rounds):
-                loss = self._round(take(), r, step, progress)
-                for k, v in {'loss': loss, **self.loss.out.terms}.items():
-                    logs[k] = logs.get(k, 0) + v.detach().float() / self.portion.rounds
+            logs, out = self.gradient(take, step, progress)
             logs['gradient'] = self.clip()
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
-            self.recipe.after_step(self.loss.out, progress)
+            self.recipe.after_step(out, progress)
         if self.average:
             self.average.update(self.recipe, step)
         return logs
 
-    def _round(self, batch: dict, r: int, step: int, progress: float) -> Tensor:
-        start = self.portion.start(r)
-        for name, share in self.shares.items():
-            share.at(self.seed, 'mask', name, step, start=start)
-        generator = torch.Generator().manual_seed(seed_of(self.seed, 'forward', step, start))
-        with self.processes.exchange(self.model, now=r + 1 == self.portion.rounds):
-            loss = self.model(batch, generator, progress)
-            self.processes.accelerator.backward(loss / self.portion.rounds)
-        return loss
+    def gradient(self, take: Callable[[], dict], step: int, progress: float,
+                 ) -> tuple[dict[str, Tensor], Any]:
+        "Loss and terms of a batch; and its last round's `Out`, with rows of the whole batch in `after`."
+        rounds, logs, after, rows = self.portion.rounds, dict[str, Any](), dict[str, list[Tensor]](), []
+        weights, ahead = list[dict[str, float]](), list[dict]()
+        for r in range(rounds):
+            with self.processes.exchange(self.model, now=r + 1 == rounds):
+                terms = self.terms(ahead.pop(0) if ahead else take(), r, step, progress)
+                if r == 0:
+                    weights, ahead = self.weigh(take, step, progress)
+                terms = {k: v * weights[r].get(k, 1.) for k, v in terms.items()}
+                loss = torch.stack([*terms.values()]).sum()
+                self.processes.accelerator.backward(loss / rounds)
+            for k, v in {'loss': loss, **terms}.items():
+                logs[k] = logs.get(k, 0) + v.detach() / rounds
+            for k, v in self.loss.out.after.items():
+                after.setdefault(k, []).append(self.processes.join(v))
+            rows.append(rows_of(self.loss.out))
+        self.idle = look_idle(self.idle, rows)
+        return logs, replace(self.loss.out, after={k: torch.cat(v) for k, v in after.items()})
 
     def rate(self, step: int, steps: int) -> float:
         "The rate in the middle of a step."
@@ -149,6 +212,7 @@ def learning(learner: Learner,
     if compile:
         compile_blocks(recipe)
     learner.model = learner.processes.together(learner.loss)
+    learner.say(split_notes(recipe, portion.part, portion.batch))
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import BelowOne, Count, Layers, Positive, Width, ZeroToOne
+from ...checks import BelowOne, Layers, Positive, Table, Width, ZeroToOne
 from ...contract.chance import places_in
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
@@ -303,7 +303,7 @@ class SeiTPP(Recipe):
                  dim: Width = 768, depth: Layers = 12, heads: Width = 12,                 # encoder
                  decoder_dim: Width = 512, decoder_depth: Layers = 4, decoder_heads: Width = 16,
                  # width of the network's own table of words; its length, default: the tokenizer's
-                 code: Width = 32, words: Count | None = None,
+                 code: Width = 32, words: Table | None = None,
                  drop: BelowOne = .4,                        # share of the units that leave the sequence
                  # of the words' vectors, in training; of the labels
                  dropout: BelowOne = .1, smoothing: BelowOne = 0.,
@@ -325,6 +325,7 @@ class SeiTPP(Recipe):
                               learned=True)
         self.head = WordHead(decoder_dim, code, n, eps)
         self.drop, self.smoothing, self.colour, self.strategy = drop, smoothing, colour, strategy
+        self.joint = 'with colour= a picture takes the colours of another of its part' if colour else ''
 
     @property
     def tokenizer(self) -> Any:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import BelowOne, Count, FromZero, Layers, Positive, Width, ZeroToOne
+from ...checks import BelowOne, FromZero, Layers, Positive, Table, Width, ZeroToOne
 from ...contract.chance import by_sample
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
@@ -142,7 +142,7 @@ class PointBERT(Recipe):
     def __init__(self, groups: Width = 64, size: Width = 32,      # groups of a cloud, points of a group
                  dim: Width = 384, depth: Layers = 12, heads: Width = 6, drop_path: BelowOne = .1,
                  # width of the contrast, and how many earlier clouds it remembers
-                 contrast_dim: Width = 512, queue: Count = 16384,
+                 contrast_dim: Width = 512, queue: Table = 16384,
                  temperature: Positive = .07, momentum: ZeroToOne = .999,
                  mixing: bool = True,                             # the mixed pass and the contrast
                  skip: FromZero = 0.,                             # as in Point-MAE
@@ -157,6 +157,7 @@ class PointBERT(Recipe):
                                contrast_dim)
         self.student.contrast.requires_grad_(mixing)
         self.mixing = Mixing(self.student, contrast_dim, queue, temperature, momentum) if mixing else None
+        self.joint = 'clouds are mixed with, and told from, those of their part' if mixing else ''
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
