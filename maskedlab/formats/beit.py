@@ -62,7 +62,7 @@ def read_transformers(config: dict, state: Tensors, given: dict) -> Read:
 def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The folder of transformers' BeitForMaskedImageModeling."
     encoder, scale = recipe.encoder, recipe.config.get('layer_scale', .1)
-    files, config = pictures(recipe, 'BeitImageProcessor', encoder.rel_pos_bias.grid, do_center_crop=False)
+    files, config = pictures(recipe, 'BeitImageProcessor', encoder.grid, do_center_crop=False)
     return folder('BeitForMaskedImageModeling', 'beit', encoder, weights, files, **config,
                   vocab_size=recipe.head.out_features, use_mask_token=True, use_mean_pooling=True,
                   use_absolute_position_embeddings=False, use_relative_position_bias=False,
@@ -73,4 +73,4 @@ FORMATS = (
            read_original, lambda recipe, weights: {'beit.pth': {'model': weights}}),
     Format('transformers', 'beit', ('beit.embeddings.patch_embeddings.projection.weight',), TRANSFORMERS,
            read_transformers, write_transformers, 'beit',
-           check=lambda recipe: square(recipe.encoder.rel_pos_bias.grid, "transformers' BEiT")))
+           check=lambda recipe: square(recipe.encoder.grid, "transformers' BEiT")))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units
-from .transformer import Attention, Mlp, attention_bias
+from .transformer import Attention, Mlp, Skips, attention_bias
 from .watch import watched
 
 # %% auto #0
@@ -90,7 +90,7 @@ def alibi(heads: int, length: int, device: torch.device | str | None = None,
     return -slope[:, None, None] * (place[:, None] - place).abs()
 
 # %% ../../nbs/parts/07_text.ipynb #4f676545
-class PostNorm(nn.Module):
+class PostNorm(Skips):
     "Post-norm block: norm(x + attention(x)), then norm(x + mlp(x)) (Devlin et al. 2018)."
     def __init__(self, dim: int, heads: int, hidden: int, eps: float):
         super().__init__()
@@ -98,8 +98,8 @@ class PostNorm(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        x = self.norm1(x + self.attn(x, bias))
-        return self.norm2(x + self.mlp(x))
+        x = self.norm1(x + self._branch(self.attn(x, bias)))
+        return self.norm2(x + self._branch(self.mlp(x)))
 
 def normal(module: Any, std: float) -> Any:       # the module
     "Weights of one linear layer or table from a normal distribution, biases 0 (BERT's released code)."

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..contract.chance import by_sample
 
 # %% auto #0
-__all__ = ['Attention', 'attend', 'Mlp', 'PreNorm', 'Transformer', 'attention_bias', 'closed_at', 'init_normal', 'init_xavier']
+__all__ = ['Attention', 'attend', 'Mlp', 'Skips', 'PreNorm', 'Transformer', 'attention_bias', 'closed_at', 'init_normal',
+           'init_xavier']
 
 # %% ../../nbs/parts/03_transformer.ipynb #4f0ff40e
 class Attention(nn.Module):
@@ -78,7 +79,19 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
-class PreNorm(nn.Module):
+class Skips(nn.Module):
+    "A block that a sample may skip in training (stochastic depth, Huang et al. 2016)."
+    drop_path: float = 0.        # the chance, for each branch
+
+    def _branch(self, y: Tensor, scale: Tensor | None = None,
+                generator: torch.Generator | None = None) -> Tensor:
+        if scale is not None:
+            y = y * scale
+        if not (self.training and self.drop_path): return y
+        stay = by_sample(torch.rand, (len(y), 1, 1), generator, y.device) >= self.drop_path
+        return y * stay / (1 - self.drop_path)
+
+class PreNorm(Skips):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); each with an optional scale a channel
     and a chance to be skipped."""
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6,
@@ -103,13 +116,6 @@ class PreNorm(nn.Module):
         "Divide the weights of both output projections (a start for deep networks: BEiT, SimMIM)."
         for linear in (self.attn.proj, self.mlp.fc2):
             linear.weight.data /= factor
-
-    def _branch(self, y: Tensor, scale: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        if scale is not None:
-            y = y * scale
-        if not (self.training and self.drop_path): return y
-        stay = by_sample(torch.rand, (len(y), 1, 1), generator, y.device) >= self.drop_path
-        return y * stay / (1 - self.drop_path)
 
 # %% ../../nbs/parts/03_transformer.ipynb #787dd049
 class Transformer(nn.Module):

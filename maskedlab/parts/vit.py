@@ -5,6 +5,7 @@
 # %% ../../nbs/parts/04_vit.ipynb #b8196322
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -171,10 +172,10 @@ class BiasedViT(Transformer):
                  bias_init: float = 0.):
         super().__init__(dim, depth, heads, eps=eps, key_bias=False, layer_scale=layer_scale,
                          drop_path=drop_path)
-        self.stride, self.dim = token, dim
+        self.stride, self.dim, self.grid = token, dim, grid
         self.patch_embed = nn.Conv2d(channels, dim, token, token)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.rel_pos_bias = RelativeBias(grid, heads)
+        self.rel_pos_bias: Any = RelativeBias(grid, heads)
         for m in self.modules():
             if isinstance(m, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(m.weight, std=init)
@@ -196,5 +197,13 @@ class BiasedViT(Transformer):
         "Encode all tokens."
         B, h, w, D = x.shape
         x = torch.cat([self.cls_token.expand(B, -1, -1), x.flatten(1, 2)], 1)
-        x = self(x, bias=self.rel_pos_bias((h, w)), generator=generator)
+        own = [block.rel_pos_bias((h, w)) for block in self.blocks if hasattr(block, 'rel_pos_bias')]
+        x = self(x, bias=torch.stack(own) if own else self.rel_pos_bias((h, w)), generator=generator)
         return x[:, 1:].view(B, h, w, D)
+
+    def unshare(self) -> None:
+        "A copy of the shared table for each block, to be changed on its own (fine-tuning of BEiT and SimMIM)."
+        if self.rel_pos_bias is None: return
+        for block in self.blocks:
+            block.rel_pos_bias = copy.deepcopy(self.rel_pos_bias)
+        self.rel_pos_bias = None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.plan import Plan
-from ..contract.recipe import Recipe
-from ..parts.transformer import PreNorm
+from ..contract.recipe import Recipe, evaluating
+from ..parts.transformer import Skips
 from ..train.loop import decays
 
 # %% auto #0
-__all__ = ['TUNING', 'Classifier', 'depth_groups', 'finetune', 'accuracy_of']
+__all__ = ['DROPS', 'TUNING', 'Classifier', 'blocks_run', 'ramp', 'depth_groups', 'finetune', 'accuracy_of']
 
 # %% ../../nbs/uses/01_finetune.ipynb #9f8701dc
 class Classifier(nn.Module):
@@ -32,6 +33,33 @@ class Classifier(nn.Module):
     def forward(self, batch: dict) -> Tensor:   # logits `[B, classes]`
         "Classify, nothing hidden."
         return self.head(self.norm(self.recipe.features(batch)))
+
+DROPS = ('drop_path', 'drop_path1', 'drop_path2')        # where blocks of timm keep it
+
+def blocks_run(recipe: Recipe, batch: dict) -> list[Any]:
+    "The blocks that `features` runs through, in their order: those of the encoder, and of nothing else."
+    can = [m for m in recipe.modules() if isinstance(m, Skips) or any(hasattr(m, name) for name in DROPS)]
+    found: dict[Any, None] = {}
+    hooks = [m.register_forward_hook(lambda m, given, made: found.setdefault(m)) for m in can]
+    try:
+        with evaluating(recipe), torch.no_grad():
+            recipe.features({k: v[:1] for k, v in batch.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found)
+
+def ramp(blocks: Sequence[Any], most: float) -> None:
+    "Stochastic depth that grows linearly from 0 to `most`, block by block."
+    for i, block in enumerate(blocks):
+        rate = most * i / max(len(blocks) - 1, 1)
+        if isinstance(block, Skips):
+            block.drop_path = rate
+        else:
+            from timm.layers import DropPath
+            for name in DROPS:
+                if hasattr(block, name):
+                    setattr(block, name, DropPath(rate))
 
 def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """One group of parameters for each depth, with rate `lr * decay ** (blocks above it)`; which of them have
@@ -63,7 +91,7 @@ def finetune(recipe: Recipe,                # trained in place
              steps: int = 300,
              batch: int = 64,
              layer_decay: float = .65,      # MAE and SimMIM for ViT-B
-             drop_path: float = .1,         # of the last block
+             drop_path: float = .1,         # of the encoder's last block
              smoothing: float = .1,         # of the labels
              seed: int = 0,
              plan: Plan = TUNING,           # its rate is that of the head
@@ -72,9 +100,7 @@ def finetune(recipe: Recipe,                # trained in place
     "Train encoder and head on labels, give the accuracy after the last step."
     torch.manual_seed(seed)
     recipe.before_finetuning()
-    blocks = [m for m in recipe.modules() if isinstance(m, PreNorm)]
-    for i, b in enumerate(blocks):
-        b.drop_path = drop_path * i / max(len(blocks) - 1, 1)
+    ramp(blocks_run(recipe, train), drop_path)
     with torch.no_grad():
         width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
     model = Classifier(recipe, int(train['label'].max()) + 1, width).train()

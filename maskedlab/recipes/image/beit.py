@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import BelowOne, Count, FromZero, Layers, Positive, Width
+from ...checks import BelowOne, FromZero, Layers, Positive, Table, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, draw, pooled
 from ...contract.strategy import Where
@@ -59,7 +59,7 @@ class BEiT(Recipe):
                  # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # of the head; default: the tokenizer's (None: no tokenizer, no loss)
-                 words: Count | None = None,
+                 words: Table | None = None,
                  eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
@@ -111,3 +111,7 @@ class BEiT(Recipe):
         """The whole picture through the encoder: mean over patches `[B, dim]` (as fine-tuning takes them), or
         `[B, N, dim]`."""
         return pooled(self.encode(*self.looked_at(batch)).flatten(1, 2), pool=pool)
+
+    def before_finetuning(self) -> None:
+        "The shared table of biases is copied into every block."
+        self.encoder.unshare()
