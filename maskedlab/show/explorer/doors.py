@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ...contract.strategy import controls
 from .menus import Menus, State
 from .page import Page
 from .sentences import about, beneath, closest, label_of, sentence, spoken
@@ -28,8 +27,7 @@ def spec(menus: Menus, key: str) -> dict[str, Any]:
     "All that the page needs to build its controls for a recipe, in plain values."
     c, v = menus.choice(key), menus.view(key)
     r, card = c.recipe, c.recipe.card
-    panel = lambda k, s: dict(key=k, label=label_of(k, s), about=about(s),
-                              controls=[x for x in controls(s) if not callable(x['value'])])
+    panel = lambda k, s: dict(key=k, label=label_of(k, s), about=about(s), controls=menus.panels(key)[k])
     return dict(
         recipes=[dict(key=k, kind=kind) for k, kind in menus.kinds().items()], recipe=key,
         title=f'{card.title} ({card.year})', link=card.link, note=c.note,
@@ -39,6 +37,7 @@ def spec(menus: Menus, key: str) -> dict[str, Any]:
         kind=type(v).__name__, one=v.one, many=v.many, menu=v.menu, stage=v.stage, titles=v.titles,
         scored=['network', *v.slow.values(), *v.baselines.values()], measure=asdict(v.measure),
         paste=list(v.paste), brushes=list(v.brushes), open=v.open_with, keys=v.keys, fixed=v.fixed,
+        legend=v.legend,
         slow=list(v.slow), hints={k: words for k, words in v.hints.items() if k != 'original' or r.attention},
         # which doors the recipe has
         fill=r.fill is not None, statistics=statistics(menus, key), parts=parts_of(r),
@@ -103,7 +102,7 @@ def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
                  spoken=spoken(v, f'{d.hidden} of {d.total} {v.many} hidden', under, d.scale),
                  notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
                  verdict='' if v.slow else closest(d.scores, v.measure), code=page.code(s),
-                 layers=d.depth[0], heads=d.depth[1], state=dict(vars(s)))
+                 layers=d.depth[0], heads=d.depth[1], part=d.part, state=dict(vars(s)))
     return reply, [raw(d.mask), raw(u.free[0]), *data]
 
 def _slower(page: Page, message: dict, buffers: Sequence) -> Reply:

@@ -5,6 +5,7 @@
 # %% ../../../nbs/show/explorer/00_menus.ipynb #e30610c7
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'Samples', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'Samples', 'within', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -142,6 +143,26 @@ class Samples(Recipes):
                       if at[0] not in ('sample', 'units') or at[2] != name and at[2] in self.sets(at[1])}
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
+def within(control: dict[str, Any],            # a slider of a strategy, as `controls` has it
+           strategy: Any, u: Units) -> dict[str, Any]:
+    "The same slider, ended where these units end: what lies beyond would be refused."
+    if control['kind'] not in ('int', 'float'): return control
+    low, high, step = control['low'], control['high'], control['step'] or 1
+
+    def legal(x: float) -> bool:
+        try:
+            hide(replace(strategy, **{control['name']: type(control['value'])(x)}), u, torch.Generator())
+        except (ValueError, TypeError, RuntimeError):
+            return False
+        return True
+
+    if legal(high) or not legal(control['value']): return control
+    good, bad = 0, math.ceil((high - control['value']) / step)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if legal(control['value'] + middle * step) else (good, middle)
+    return control | dict(high=control['value'] + good * step)
+
 class Menus(Samples):
     "The menus of recipes, samples and strategies."
 
@@ -172,6 +193,15 @@ class Menus(Samples):
             found = {'given': self.given, **found}
         self.cache['strategies', key] = found
         return found
+
+    def panels(self, key: str) -> dict[str, list[dict[str, Any]]]:
+        "The sliders of each strategy: key -> controls, each ended where the units of this recipe end."
+        if ('panels', key) not in self.cache:
+            u = self.units(State(key, self.sets(key)[0]))
+            self.cache['panels', key] = {
+                k: [within(c, s, u) for c in controls(s) if not callable(c['value'])]
+                for k, s in self.strategies(key).items()}
+        return self.cache['panels', key]
 
     def start(self, key: str) -> State:
         "What a recipe's page begins with."

@@ -18,7 +18,7 @@ from ..scenes import attention_of, brightest, leaving_no_trace, look_at, parts_o
 from ..views.base import Scene
 
 # %% auto #0
-__all__ = ['Shown', 'attention', 'guesses', 'shown_of']
+__all__ = ['Shown', 'Looked', 'attention', 'guesses', 'shown_of']
 
 # %% ../../../nbs/show/explorer/02_shown.ipynb #971b33ee
 @dataclass
@@ -35,39 +35,47 @@ class Shown:
     status: str                          # the counts and scores in one sentence
     scene: Scene                         # what it was made from
     depth: tuple[int, int] = (0, 0)      # layers and heads of the attention, where it is looked at
+    part: str | None = None              # the part of the network whose attention that is
 
     @property
     def out(self) -> Out:
         return self.scene.out
 
 # %% ../../../nbs/show/explorer/02_shown.ipynb #da78fee7
-def attention(s: State, scene: Scene, view: Any,
-              ) -> tuple[Any, str, tuple[int, int]]:      # a drawing or None, a sentence, layers and heads
-    "Where the unit that was clicked looks."
+@dataclass
+class Looked:
+    "Where a unit looks."
+    picture: Any                         # a drawing; None: there is nothing to see
+    words: str
+    depth: tuple[int, int] = (0, 0)      # layers and heads
+    part: str | None = None              # of the network, where it has several
+
+def attention(s: State, scene: Scene, view: Any) -> Looked:
+    "Where the unit that was clicked looks: in the part that was chosen, else in one that has it."
     v, r, u, unit = view, scene.recipe, scene.units, int(s.look or 0)
-    part, (weights, query, key) = attention_of(r, scene.batch, scene.mask, s.part)
-    depth = weights.shape[0], weights.shape[2]
-    if not 0 <= unit < u.count or not u.valid.flatten(1)[0, unit]:
-        return None, f'Click a {v.one} in the original.', depth
-    layer, head = (min(at, n - 1) for at, n in zip((s.layer, s.head), depth, strict=True))
-    seen, elsewhere = look_at(weights, query, key, unit, u.count, layer, head)
-    name, network = v.place(u, unit, scene.batch), part or 'network'
-    if seen is None and not bool(scene.mask.flatten(1)[0, unit]):
-        return None, (f'{name} is on view, and this {network} asks for hidden {v.many} only: '
-                      'click one of those.'), depth
-    if seen is None:
-        parts = parts_of(r)
-        more = len(parts) > 1 and part == parts[0]
-        offer = f' Its {parts[1]} has {v.one} {unit}: choose it below.' if more else ''
-        return None, (f'{name} is hidden, and this {network} never gets hidden {v.many}: '
-                      f'no attention to show.{offer}'), depth
-    absent = int((seen.isnan() & u.valid.flatten(1)[0]).sum())
-    words = [f'{name}: brightest where it looks most.']
+    name, parts = v.place(u, unit, scene.batch), parts_of(r)
+    first = s.part if s.part in parts else next(iter(parts), None)
+    for part in (first, *(p for p in parts if p != first)):
+        _, (weights, query, key) = attention_of(r, scene.batch, scene.mask, part)
+        depth = weights.shape[0], weights.shape[2]
+        if not 0 <= unit < u.count or not u.valid.flatten(1)[0, unit]:
+            return Looked(None, f'Click a {v.one} in the original.', depth, part)
+        layer, head = (min(at, n - 1) for at, n in zip((s.layer, s.head), depth, strict=True))
+        seen, elsewhere = look_at(weights, query, key, unit, u.count, layer, head)
+        if seen is not None: break
+    else:
+        hidden, network = bool(scene.mask.flatten(1)[0, unit]), first or 'network'
+        why = (f'is hidden, and this {network} never gets hidden {v.many}: no attention to show.' if hidden else
+               f'is on view, and this {network} asks for hidden {v.many} only: click one of those.')
+        return Looked(None, f'{name} {why}', depth, first)
+    words = [f'{name}: brightest where it looks most.' if part == first else
+             f'{name} is hidden, and the {first} never gets hidden {v.many}: this is the {part}, brightest where it '
+             'looks most.']
     if elsewhere > .005:
         words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
-    if absent:
+    if absent := int((seen.isnan() & u.valid.flatten(1)[0]).sum()):
         words.append(f'{absent} {v.many} are absent here.')
-    return v.looks(scene, unit, brightest(seen)), ' '.join(words), depth
+    return Looked(v.looks(scene, unit, brightest(seen)), ' '.join(words), depth, part)
 
 # %% ../../../nbs/show/explorer/02_shown.ipynb #05e92175
 def guesses(scene: Scene, view: Any,
@@ -86,15 +94,16 @@ def guesses(scene: Scene, view: Any,
 def shown_of(recipe: Recipe, view: Any, batch: dict,     # of one sample
              strategy: Any, s: State) -> Shown:
     "One forward, and everything that is seen of it."
-    v, notes, scores, depth = view, {}, {}, (0, 0)
+    v, notes, scores, looked = view, {}, {}, Looked(None, '')
     with leaving_no_trace(recipe):
         out = recipe(batch, mask=strategy, generator=torch.Generator().manual_seed(s.seed))
         scene = scene_of(recipe, batch, out, s.paste, s.statistics)
         pictures = v.drawings(scene)
-        if scene.filled is None:
+        made = v.predicted(scene)
+        if made is None:
             notes['returned'] = f'This method does not predict {v.thing}s: it has nothing to show here.'
         else:
-            scores['network'] = v.close(scene.filled, scene)
+            scores['network'] = v.close(made, scene)
         for mine, more in zip((pictures, scores, notes), guesses(scene, v, v.baselines), strict=True):
             mine.update(more)
         # where the tokens are no units, there is nothing to click
@@ -102,10 +111,11 @@ def shown_of(recipe: Recipe, view: Any, batch: dict,     # of one sample
         if clickable and recipe.attention is None:
             notes['attention'] = 'This method has no attention to look at.'
         elif clickable and s.look is not None:
-            picture, notes['attention'], depth = attention(s, scene, v)
-            if picture is not None:
-                pictures['attention'] = picture
+            looked = attention(s, scene, v)
+            notes['attention'] = f'{looked.words} {v.says(scene, int(s.look))}'.strip()
+            if looked.picture is not None:
+                pictures['attention'] = looked.picture
     notes[''] = counted(scene, v)
     hidden, total = int(scene.mask[0].sum()), int(scene.units.valid[0].sum())
     return Shown(pictures, scene.mask[0].cpu(), hidden, total, scores, notes, scene.top,
-                 float(out.loss.detach()), status(hidden, total, scores, v), scene, depth)
+                 float(out.loss.detach()), status(hidden, total, scores, v), scene, looked.depth, looked.part)

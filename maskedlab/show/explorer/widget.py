@@ -22,10 +22,11 @@ from functools import cache
 from importlib import import_module, resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
+from ...checks import Range, door
 from .doors import answer
 from .page import Page
 
@@ -119,7 +120,6 @@ def _stop(*_: Any) -> None:
 
 def _free(port: int) -> int:
     "The port, or any free one where it is 0; ValueError where it is taken."
-    if not 0 <= port < 65536: raise ValueError(f"port {port}: give a number from 0 to 65535")
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -145,8 +145,9 @@ def _visit(address: str, port: int, folder: Path) -> None:
 
     threading.Thread(target=wait, daemon=True).start()
 
+@door
 def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
-          port: int = 8866,         # on 127.0.0.1; 0: any free one
+          port: Annotated[int, Range(0, 65535, 1)] = 8866,      # on 127.0.0.1; 0: any free one
           open_browser: bool = True,
           ) -> int:                 # the exit code of the server
     "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."

@@ -19,8 +19,8 @@ from ...contract.units import Units
 from ...data.samples import sample
 
 # %% auto #0
-__all__ = ['CIVIDIS', 'INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'cividis', 'tinted', 'pierced', 'font', 'hatch', 'panel', 'Scene',
-           'Measure', 'View', 'from_file', 'raw']
+__all__ = ['CIVIDIS', 'INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'PALETTE', 'cividis', 'tinted', 'pierced', 'font', 'hatch',
+           'panel', 'Scene', 'Measure', 'View', 'from_file', 'raw']
 
 # %% ../../../nbs/show/views/00_base.ipynb #c689a3e1
 CIVIDIS = ((0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
@@ -52,7 +52,11 @@ def pierced(rgba: Tensor,      # uint8 `[H, W, 4]`
 
 # %% ../../../nbs/show/views/00_base.ipynb #45189ed6
 INK, FAINT, PAPER = (27, 31, 36), (87, 96, 106), (255, 255, 255)
-HOLE, LINES = (233, 237, 242), (150, 160, 171)
+HOLE, LINES = (233, 237, 242), (214, 151, 96)
+
+# one meaning, one colour, in every view and on every page; explorer.css has them for light and dark
+PALETTE = dict(hidden=(194, 90, 0), predicted=(11, 87, 176), wrong=(179, 38, 30), kept=(87, 96, 106),
+               neither=(145, 130, 165), plain=(66, 74, 84))
 
 def font(size: int) -> Any:
     "Pillow's own letters."
@@ -148,6 +152,7 @@ class View:
     # one's own sample: `accept` and `label` of a file, the `most` megabytes; or `write`, a field of text
     open_with: dict[str, Any] = {}
     hints: dict[str, str] = {}           # a line under a drawing
+    legend: dict[str, str] = {}          # name of a colour of `PALETTE` -> what it marks here
     keys = ''                            # what the keyboard does
     side, columns = 192, 4               # of a sheet of still pictures: pixels of a panel, panels of a row
     fixed = True                         # have all samples the same layout of units?
@@ -179,6 +184,18 @@ class View:
     def paintable(self, u: Units) -> bool:
         "Can these units be hidden by hand?"
         return True
+
+    def suits(self, recipe: Any) -> bool:
+        "Is this the view of such a recipe, among those of its kind of data?"
+        return False
+
+    def predicted(self, s: Scene) -> Any:
+        "What the network answers, as `close` takes it; None where it has nothing to show."
+        return s.filled
+
+    def says(self, s: Scene, unit: int) -> str:
+        "What there is to say of a unit that was clicked, beside where it looks."
+        return ''
 
     def remark(self, s: Scene) -> str:
         "A further sentence about what came out, if there is one."

@@ -79,6 +79,7 @@ class PictureDrawings(PictureSamples):
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   error='Error', mean='Mean of the visible', inpainting='Inpainting', attention='Attention')
     hints = dict(original='Click a patch to see where it looks.', seen='Drag here to hide or show patches.')
+    legend = dict(hidden='hidden')
 
     def paint(self, batch: dict) -> Tensor:
         "The first picture; see-through where it is no number."

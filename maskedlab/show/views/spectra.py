@@ -49,7 +49,7 @@ class SpectrumDrawings(PictureDrawings):
         # see-through, the colour stays: the page may show it again
         shown[..., 3] = torch.where(s.mask[0].cpu(), 0, 255)
         drawn = {'original': self.paint(s.batch), 'seen': shown, 'error': cividis(s.height[0].sqrt().cpu()),
-                 'filtered': self.paint(seen)}
+                 'filtered': self.paint(seen if s.out.mask is None else self.guess('without', s))}
         if s.filled is not None:
             drawn['returned'] = self.paint(s.filled)
         return drawn
@@ -91,5 +91,8 @@ class SpectrumView(SpectrumDrawings):
         return float(psnr(image, s.batch[self.key][:1], torch.ones_like(image[:, 0], dtype=torch.bool))[0])
 
     def remark(self, s: Scene) -> str:
-        middle = bool(s.mask[0, s.units.shape[0] // 2, s.units.shape[1] // 2])
-        return 'The mean is hidden: the network has to guess light and colour.' if middle else ''
+        if s.out.mask is None: return ''
+        if bool(s.mask[0, s.units.shape[0] // 2, s.units.shape[1] // 2]):
+            return ('Slow waves are hidden, the mean with them: the network has to guess light and colour. '
+                    'What is left is drawn on grey; the network gets its bright half.')
+        return 'Fast waves are hidden: the network has to guess edges and texture.'
