@@ -12,14 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import door
 from ..data.samples import sample
 from ..contract.recipe import evaluating
+from ..parts.groups import dense
 from ..uses.finetune import finetune
 
 # %% auto #0
 __all__ = ['labelled', 'features', 'classifier', 'probe', 'AttentiveHead', 'attentive_probe', 'linear_probe', 'tuned']
 
 # %% ../../nbs/instruments/06_probes.ipynb #283e8129
+@door
 def labelled(data: str = 'digits',       # a sample with 'label'
              labels: int | None = None,  # how many labelled training samples; default: all
              seed: int = 0,              # which ones
@@ -40,11 +43,12 @@ def labelled(data: str = 'digits',       # a sample with 'label'
 
 # %% ../../nbs/instruments/06_probes.ipynb #21e3e2f8
 def features(recipe: Any,           # a recipe with `features`, or 'raw': the input itself
-             batch: dict,
+             batch: Any,            # a dict, or a `Batch` of PyTorch Geometric, as the recipe takes it
              size: int = 500,       # samples at a time
              pool: bool = True,     # one vector a sample, or one a token
              ) -> Tensor:           # `[N, D]`, or `[N, tokens, D]`, on the CPU
     "Frozen features of a whole batch, nothing hidden, in eval mode."
+    batch = dense(batch)
     keys = [k for k, v in batch.items() if torch.is_tensor(v)]
     if isinstance(recipe, str):
         if not pool:
@@ -82,6 +86,7 @@ def probe(recipe: Any,                      # a recipe, or 'raw'
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    train, test = dense(train), dense(test)
     x, y = features(recipe, train).numpy(), train['label'].numpy()
     u, v = features(recipe, test).numpy(), test['label'].numpy()
     vote = KNeighborsClassifier(min(neighbours, len(x)), metric='cosine', weights='distance')

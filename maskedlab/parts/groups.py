@@ -86,16 +86,24 @@ class Groups(Units):
 def dense(batch: Any,   # a dict (given back as it is), or a `Data` or `Batch` of PyTorch Geometric with `pos`
           ) -> dict[str, Any]:
     """PyTorch Geometric's one long list of points as `points` `[B, N, 3]`, with `points_valid` where sizes
-    differ."""
+    differ, and `label` where each cloud has a whole number `y`. The list may be in any order of clouds."""
     if isinstance(batch, dict): return batch
-    pos, owner = getattr(batch, 'pos', None), getattr(batch, 'batch', None)
+    pos, owner, ptr, y = (getattr(batch, k, None) for k in ('pos', 'batch', 'ptr', 'y'))
     if not torch.is_tensor(pos):
         raise TypeError(f"a batch is a dict with 'points', or a Data with pos, got {type(batch).__name__}")
-    sizes = pos.new_tensor([len(pos)]).long() if owner is None else torch.bincount(owner)
+    sizes, rounded = pos.new_tensor([len(pos)]).long(), pos.float()
+    if len(pos) and bool((rounded.to(pos) - pos).abs().max() > 1e-3 * (pos - pos[:1]).abs().max()):
+        raise ValueError(f"points lie {float(pos.abs().max()):.0e} from the origin, where 32 bits do not tell them "
+                         "apart; load_points(batch) centres each cloud")
+    if owner is not None:
+        sizes = torch.bincount(owner, minlength=0 if ptr is None else len(ptr) - 1)     # the last may be empty
+        rounded = rounded[owner.argsort(stable=True)]
     valid = torch.arange(int(sizes.max()), device=pos.device) < sizes[:, None]
-    x = pos.new_zeros(*valid.shape, pos.shape[-1], dtype=torch.float32)
-    x[valid] = pos.float()
-    return {'points': x} if bool(valid.all()) else {'points': x, 'points_valid': valid}
+    x = rounded.new_zeros(*valid.shape, pos.shape[-1])
+    x[valid] = rounded
+    named = torch.is_tensor(y) and not y.is_floating_point() and y.numel() == len(sizes)
+    return {'points': x, **({} if bool(valid.all()) else {'points_valid': valid}),
+            **({'label': y.flatten()} if named else {})}
 
 def check_points(batch: dict,
                  least: int,         # points that each cloud must have
@@ -125,7 +133,8 @@ def check_points(batch: dict,
     return x, valid
 
 # %% ../../nbs/parts/08_groups.ipynb #65b2cdf7
-def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre where it is grouped already
+def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre where it is grouped already, and
+           # points_grouped, which points that was done for: of others the groups are made anew
            batch: dict,
            n: int,                   # groups of a cloud, G
            k: int,                   # points of a group
@@ -134,7 +143,7 @@ def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre wh
     "Cut each cloud into overlapping groups around its farthest points."
     x, valid = check_points(batch, max(n, k))
     index, centre = batch.get('points_group'), batch.get('points_centre')
-    if index is None or centre is None:
+    if index is None or centre is None or _other(batch, index, valid):
         centre = gather(x, fps(x, n, valid, skip=skip))
         same = (centre[:, :, None] == centre[:, None]).all(-1).sum((1, 2)) > n
         if bool(same.any()):
@@ -146,9 +155,17 @@ def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre wh
         raise ValueError(f"points_group must be [{len(x)}, {n}, {k}], points_centre [{len(x)}, {n}, 3], "
                          f"got {list(index.shape)}, {list(centre.shape)}")
     local = gather(x, index) - centre[:, :, None]
-    put = lambda batch, new: {**(b := dense(batch)), 'points_group': index, 'points_centre': centre,
-                              'points': put_back(b['points'], index, centre, local, new)}
+    def put(batch: Any, new: Tensor) -> dict[str, Any]:
+        b = dense(batch)
+        points = put_back(b['points'], index, centre, local, new)
+        return {**b, 'points': points, 'points_group': index, 'points_centre': centre, 'points_grouped': points}
     return Groups('set', (n,), x=local, pos=centre, put=put, index=index, points=x.shape[1])
+
+def _other(batch: dict, index: Tensor, valid: Tensor | None) -> bool:
+    "Whether the points were moved, or taken away, since they were grouped."
+    was, now = batch.get('points_grouped'), batch['points']
+    if was is not None and (was.device != now.device or not torch.equal(was, now)): return True
+    return valid is not None and index.shape[0] == len(valid) and not bool(gather(valid, index).all())
 
 def gather(x: Tensor,          # `[B, N, D]`
            index: Tensor,      # int64 `[B, ...]`

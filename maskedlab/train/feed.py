@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.found import refused
 from ..data.own import images
 from ..data.pictures import Pictures, cropped, random_boxes, uniform
 from ..data.points import load_points, vary_points
@@ -26,8 +30,9 @@ from ..data.vary import recolour, turn
 from .seeds import drawing, seeded
 
 # %% auto #0
-__all__ = ['Change', 'SETS', 'CHANGES', 'READERS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items', 'resize_matrix',
-           'OnDevice', 'room', 'hold', 'source_of', 'Portion', 'rounds', 'Waiting']
+__all__ = ['Change', 'SETS', 'CHANGES', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items',
+           'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'rows_of', 'as_batch', 'Unnamed', 'Joined',
+           'Unlisted', 'Portion', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
 @lru_cache(4)
@@ -84,8 +89,17 @@ class Rows:
     # key of the batch -> what changes each sample of it anew
     changes: dict[str, Change] = field(default_factory=dict)
 
+    def __post_init__(self):
+        self.data = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in self.data.items()}
+        rows = {k: len(v) for k, v in self.data.items() if torch.is_tensor(v) and v.ndim}
+        if not rows: raise ValueError(f"the data hold no tensor, only {', '.join(map(str, self.data))[:80]}")
+        for k, n in rows.items():
+            if n not in (1, len(self)):
+                raise ValueError(f"the data have {len(self)} rows of {next(iter(rows))!r} and {n} of {k!r}; "
+                                 "give as many of each")
+
     def __len__(self) -> int:
-        return len(next(v for v in self.data.values() if torch.is_tensor(v)))
+        return len(next(v for v in self.data.values() if torch.is_tensor(v) and v.ndim))
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         w, n = which(positions, len(self), self.seed), len(self)
@@ -110,7 +124,13 @@ class Items:
         return len(self.items)
 
     def batch(self, positions: range) -> dict[str, Tensor]:
-        picked = [self.items[i] for i in which(positions, len(self), self.seed).tolist()]
+        return self.joined(which(positions, len(self), self.seed).tolist())
+
+    def joined(self, numbers: Iterable[int]) -> dict[str, Tensor]:
+        "These items as one batch."
+        picked = [self.items[i] for i in numbers]
+        odd = set(picked[0]).union(*picked) - set(picked[0]).intersection(*picked)
+        if odd: raise ValueError(f"some items of the data set have no {min(odd)!r}; give it to all or to none")
         for k in picked[0]:
             shapes = {tuple(torch.as_tensor(p[k]).shape) for p in picked}
             if len(shapes) > 1:
@@ -195,8 +215,8 @@ def hold(source: Source,
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
-# the reader's files as a batch
-READERS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {'points': load_points, 'text': load_text}
+# the reader's files, lists and data sets as one batch
+READERS: dict[str, Callable[..., dict[str, Any]]] = {'points': load_points, 'text': load_text}
 
 def source_of(# a name of `list_samples()`, a file, folder or list of pictures, a data set, batch or source
               data: Any,
@@ -209,37 +229,113 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
               modality: str = 'image',      # of the recipe: what a reader's files are taken for
               ) -> Source:
     "Whatever a reader trains on, as a source."
-    if isinstance(data, Source): return data            # with a seed of its own
+    # with a seed of its own; a data set of Hugging Face has a `batch` too, of another meaning
+    if isinstance(data, Source) and not hasattr(data, '__getitem__'): return data
     changes = CHANGES.get(modality, {}) if augment else {}
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
         options: dict[str, Any] = {'size': size} if 'size' in options_of(data) else {}
         return Rows(sample(data, n=None, split='train', **options), seed, changes)
     if isinstance(data, dict): return Rows(data, seed)
-    if isinstance(data, str | Path):
-        path = Path(data).expanduser()
-        if not path.exists():
-            names = ', '.join(list_samples())
-            raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
-                                    f"name ({names[:80]})")
-        if modality in READERS: return Rows(READERS[modality](_files(path)), seed, changes)
-        # a broken picture is better found now than in the night, unless looking takes the night
-        found = images(data, channels=channels, check=False)
-        return Crops(images(data, channels=channels) if len(found) <= 5000 else found, seed, size, augment,
-                     vary)
     if isinstance(data, Pictures): return Crops(data, seed, size, augment, vary)
-    if hasattr(data, '__getitem__') and hasattr(data, '__len__') and len(data):
-        first = data[0]
-        if isinstance(first, dict) and all(isinstance(v, Tensor | int | float) for v in first.values()):
-            return Items(data, seed)
-    return Crops(images(data, channels=channels), seed, size, augment, vary)
+    if isinstance(data, str | Path) and refused(Path(data).expanduser()) == 'was not found':
+        names = ', '.join(list_samples())
+        raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
+                                f"name ({names[:80]})")
+    if (ready := rows_of(data, modality)) is not None: return Items(ready, seed)
+    if modality in READERS: return Rows(READERS[modality](data), seed, changes)
+    # a broken picture is better found now than in the night, unless looking takes the night
+    return Crops(images(data, channels=channels, check=None), seed, size, augment, vary)
 
-def _files(path: Path) -> list[Path]:
-    "A file, or all files below a folder in order."
-    files = [path] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file()
-                                                 and not p.name.startswith('.'))
-    if not files: raise ValueError(f"the folder {str(path)[-80:]!r} is empty; give one that holds your files")
-    return files
+def rows_of(data: Any, modality: str) -> Any:
+    "A data set whose items are named tensors, or can be named; None where it holds pictures, clouds or texts."
+    if isinstance(data, str | Path) or not hasattr(data, '__getitem__') or not hasattr(data, '__len__'): return None
+    try:
+        first = data[0]
+    except Exception:           # what is wrong with it is said by whoever reads all
+        return None
+    features: Any = getattr(data, 'features', None)
+    kinds = {type(f).__name__ for f in features.values()} if hasattr(features, 'values') else set()
+    if isinstance(first, dict):
+        plain = all(isinstance(v, Tensor | int | float) for v in first.values()) and 'Image' not in kinds
+        whole = getattr(first.get('image'), 'dtype', torch.float32) is not torch.uint8
+        return data if plain and whole else None
+    loose = isinstance(first, Tensor) or isinstance(first, list | tuple) and first and torch.is_tensor(first[0])
+    return Unnamed(data, modality) if loose and modality in KEYS and modality in READERS else None
+
+# %% ../../nbs/train/02_feed.ipynb #5bd65221
+# what a tensor without a name is called in the batch of a modality; clouds are read by `load_points`
+KEYS = {'image': 'image', 'text': 'ids'}
+
+def as_batch(given: Any,            # a dict, a tensor, a pair of tensor and labels; or what a reader takes
+             modality: str,
+             ) -> dict[str, Any]:
+    "A batch of somebody else's as a dict."
+    given = (given,) if torch.is_tensor(given) and modality in KEYS else given
+    if isinstance(given, list | tuple) and given and torch.is_tensor(given[0]) and modality in KEYS:
+        if len(given) > 2:
+            raise TypeError(f"a batch of {len(given)} parts without names came; name them in a dict, such as "
+                            f"{KEYS[modality]!r} and 'label'")
+        given = dict(zip((KEYS[modality], 'label'), given))
+    elif not isinstance(given, dict) and modality in READERS and modality not in KEYS:
+        given = READERS[modality](given)
+    if not isinstance(given, dict):
+        raise TypeError("a batch is a dict of tensors or a pair of tensor and labels, got "
+                        f"{type(given).__name__}; name its parts")
+    image = given.get('image')
+    if not torch.is_tensor(image) or image.dtype is not torch.uint8: return given
+    return {**given, 'image': image.float() / 255}
+
+@dataclass
+class Unnamed:
+    "A data set of tensors, alone or with a label, whose items get their names."
+    items: Any
+    modality: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return as_batch(self.items[i], self.modality)
+
+@dataclass
+class Joined:
+    "Batches of a stream, whatever its batches look like; the single samples of an iterable data set are joined."
+    stream: Any
+    modality: str
+    batch: int
+    size: int | tuple[int, int]
+    channels: int
+    seed: int
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        items = iter(self.stream)
+        if not any(c.__name__ == 'IterableDataset' for c in type(self.stream).__mro__):
+            yield from (as_batch(b, self.modality) for b in items)
+            return
+        for k in count():
+            some = list(islice(items, self.batch))
+            if not some: return
+            yield self.join(some, k)
+
+    def join(self, some: list, k: int) -> dict[str, Any]:
+        "Batch number k, of these samples."
+        if (ready := rows_of(some, self.modality)) is not None:
+            return Items(ready, self.seed).joined(range(len(some)))
+        if self.modality in READERS: return as_batch(READERS[self.modality](Unlisted(some)), self.modality)
+        found = images(some, channels=self.channels, progress=False)
+        return cropped(found, torch.arange(len(found)), drawing(self.seed, 'crop', k), self.size)
+
+@dataclass
+class Unlisted(Dataset):
+    "A list as a data set: its texts are no paths."
+    items: list
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
 
 # %% ../../nbs/train/02_feed.ipynb #0c782efd
 @dataclass
@@ -276,6 +372,11 @@ class _Rounds(Dataset):
         except (OSError, ValueError, TypeError) as error:
             return error
 
+def _apart(worker: int) -> None:
+    "A signal to the group of the run (Ctrl-C, the end of a job) is the run's: its readers serve it to the end."
+    if hasattr(os, 'setpgid'):
+        os.setpgid(0, 0)
+
 def rounds(source: Source, portion: Portion, seed: int,
            first: int, last: int,       # rounds first, ..., last - 1
            workers: int = 0,            # processes that read ahead
@@ -288,7 +389,7 @@ def rounds(source: Source, portion: Portion, seed: int,
     # a generator of its own: a loader takes its workers' seeds from the global one otherwise
     else:
         made = DataLoader(data, batch_size=None, sampler=range(first, last), num_workers=workers,
-                          pin_memory=pin, prefetch_factor=4,
+                          pin_memory=pin, prefetch_factor=4, worker_init_fn=_apart,
                           generator=torch.Generator())
     for batch in made:
         if isinstance(batch, Exception): raise batch
