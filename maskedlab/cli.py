@@ -17,6 +17,15 @@ from typing import Any
 __all__ = ['parser', 'main']
 
 # %% ../nbs/01_cli.ipynb #561e8a64
+def _number(text: str) -> int | float | str:
+    "A number where it is one; whether that will do is asked where it goes."
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
 def _list(a: argparse.Namespace) -> None:
     from maskedlab.contract.create import card
     from maskedlab.contract.catalogue import list_recipes
@@ -44,9 +53,10 @@ def _recipe(a: argparse.Namespace, **more: Any) -> Any:
 
 def _leak(a: argparse.Namespace) -> int:
     import torch
+    from maskedlab.checks import Seed, checked
     from maskedlab.data.samples import sample
     from maskedlab.instruments.leak import leak_check
-    torch.manual_seed(a.seed)
+    torch.manual_seed(checked(a.seed, '--seed', Seed))
     r = _recipe(a)
     report = leak_check(r, sample(r.card.modality, n=a.n), seed=a.seed)
     print(report)
@@ -76,7 +86,7 @@ def _claim(a: argparse.Namespace) -> None:
     claim = find_claim(a.recipe)
     print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}',
           flush=True)
-    rehearsal = a.steps or a.seeds
+    rehearsal = a.steps is not None or a.seeds is not None
     out = a.out or (None if rehearsal else f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json")
     r = run_claim(a.recipe, claim, out=out, full=a.full or a.arms, steps=a.steps, seeds=a.seeds, jobs=a.jobs,
                   say=lambda line: print(line, flush=True))
@@ -104,48 +114,68 @@ def _bench(a: argparse.Namespace) -> int:
     return import_module('bench.__main__').main(a.words[1:])
 
 # %% ../nbs/01_cli.ipynb #52d37644
-def _train(a: argparse.Namespace) -> None:
-    from maskedlab.train.setup import OPTIONS, PLANNED, overview
-    from maskedlab.train.trainer import Trainer
+def _words(a: argparse.Namespace) -> dict[str, Any]:
+    from maskedlab.train.setup import OPTIONS, PLANNED
     words = {k: v for k, v in vars(a).items() if k in OPTIONS + PLANNED + ('lr_base',)}
-    words |= dict(precision='bf16' if a.bf16 else None, augment=not a.no_augment)
+    return words | dict(precision='bf16' if a.bf16 else None, augment=not a.no_augment)
+
+def _train(a: argparse.Namespace) -> None:
+    from maskedlab.contract.create import create_recipe, is_saved
+    from maskedlab.contract.saved import told
+    from maskedlab.train.folder import holds_more
+    from maskedlab.train.setup import overview
+    from maskedlab.train.trainer import Trainer
+    words = _words(a)
+    if a.resume and Path(a.recipe, 'run.json').is_file():
+        plain = _words(parser().parse_args(['train', a.recipe]))
+        given = {k: v for k, v in words.items() if v != plain[k] and k not in ('resume', 'out')}
+        t = Trainer.resume(a.recipe, data=a.data, trust=a.trust, **given)
+        _fit(a, t)
+        return
+    recipe = create_recipe(a.recipe, trust=a.trust) if is_saved(a.recipe) else a.recipe
     if a.dry_run:
-        print(overview(Trainer(a.recipe, a.data, **{**words, 'out': None}), given='command line'))
+        print(overview(Trainer(recipe, a.data, **{**words, 'out': None}), given='command line'))
         return
     if a.out is None: raise ValueError("a run needs a folder for what it makes: --out FOLDER, or --dry-run")
-    out = Path(a.out)
-    if out.exists() and any(out.iterdir()) and not (a.overwrite or a.resume):
-        raise ValueError(f"{out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
+    if not (a.overwrite or a.resume) and holds_more(Path(a.out).expanduser()):
+        raise ValueError(f"{a.out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
                          "another --out")
-    began = time.time()
-    t = Trainer(a.recipe, a.data, **words)
-    try:
-        history = t.fit(background=False)
-    except KeyboardInterrupt:
-        print(f'maskedlab: stopped at step {t.step} of {t.steps}; the same words with --resume go on',
-              file=sys.stderr)
-        raise
-    if t.rank == 0:
-        _finish(a, t, [h['loss'] for h in history[-50:]], round(time.time() - began))
+    t = Trainer(recipe, a.data, **words)
+    told(t.recipe)          # what could not be saved at the end is refused now
+    _fit(a, t)
 
-def _finish(a: argparse.Namespace, t: Any, last: list[float], seconds: int) -> None:
+def _fit(a: argparse.Namespace, t: Any) -> None:
+    "Train, and write the weights."
+    from maskedlab.checks import in_words
+    with t.folder.held():
+        history = t.fit(background=False)
+        if t.rank: return
+        try:
+            report = _finish(a, t, [h['loss'] for h in history[-50:]])
+        except OSError as error:
+            raise OSError(f"{in_words(error)}; the run is saved, and --resume writes its weights") from error
+    print(json.dumps(report, indent=1))
+
+def _finish(a: argparse.Namespace, t: Any, last: list[float]) -> dict[str, Any]:
     "Write the weights, and beside them how they came about."
     import torch
+    from maskedlab.contract.saved import save
     from maskedlab.instruments.held_out import held_out
     recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
-    recipe.save_pretrained(t.out, dtype=dtype)
-    if t.ema is not None:
-        t.averaged().save_pretrained(t.out / 'average', dtype=dtype)
     report: dict[str, Any] = dict(
         command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__,
         device=str(t.device), processes=t.world,
-        date=time.strftime('%Y-%m-%d'), seconds=seconds,
+        date=time.strftime('%Y-%m-%d'), seconds=round(t.folder.seconds),
         parameters=sum(p.numel() for p in recipe.parameters()),
-        loss=round(sum(last) / len(last), 5))
-    if not a.data:
+        loss=round(sum(last) / len(last), 5) if last else None)
+    if t.folder.changed:
+        report['changed'] = t.folder.changed
+    if not isinstance(t.data, Path):
         report['held_out'] = held_out(recipe, size=t.image)
-    (t.out / 'provenance.json').write_text(json.dumps(report, indent=1) + '\n')
-    print(json.dumps(report, indent=1))
+    if t.ema is not None:
+        save(t.averaged().cpu(), t.out / 'average', dtype=dtype, step=t.step)
+    save(recipe, t.out, dtype=dtype, step=t.step, beside={'provenance.json': report})
+    return report
 
 def _version() -> str:
     from maskedlab import __version__
@@ -155,21 +185,21 @@ def _version() -> str:
 # how each value of a plan is read, and what it is
 _PLAN: dict[str, tuple[dict[str, Any], str]] = {
     'optimiser': (dict(), 'AdamW or SGD'),
-    'lr': (dict(type=float), 'highest learning rate, at any batch and size'),
-    'per': (dict(type=int, metavar='BATCH'), 'the batch that the rate is meant for: it grows in proportion'),
-    'small': (dict(type=float, metavar='RATE'), 'highest rate of networks below 10 million parameters'),
-    'weight_decay': (dict(type=float), 'of parameters with more than one axis'),
-    'betas': (dict(type=float, nargs=2), 'of AdamW'),
-    'eps': (dict(type=float), 'of AdamW'),
-    'momentum': (dict(type=float), 'of SGD'),
+    'lr': (dict(type=_number), 'highest learning rate, at any batch and size'),
+    'per': (dict(type=_number, metavar='BATCH'), 'the batch that the rate is meant for: it grows in proportion'),
+    'small': (dict(type=_number, metavar='RATE'), 'highest rate of networks below 10 million parameters'),
+    'weight_decay': (dict(type=_number), 'of parameters with more than one axis'),
+    'betas': (dict(type=_number, nargs=2), 'of AdamW'),
+    'eps': (dict(type=_number), 'of AdamW'),
+    'momentum': (dict(type=_number), 'of SGD'),
     'nesterov': (dict(action=argparse.BooleanOptionalAction), 'of SGD'),
     'schedule': (dict(), 'cosine, linear, multistep or constant'),
-    'floor': (dict(type=float, metavar='SHARE'), 'last rate as a share of the highest (cosine, linear)'),
-    'milestones': (dict(type=float, nargs='+', metavar='SHARE'),
+    'floor': (dict(type=_number, metavar='SHARE'), 'last rate as a share of the highest (cosine, linear)'),
+    'milestones': (dict(type=_number, nargs='+', metavar='SHARE'),
                    'of the run: here the rate drops (multistep)'),
-    'gamma': (dict(type=float), 'to which share the rate drops (multistep)'),
-    'warmup': (dict(type=float), 'below 1: a share of the steps; from 1: a number of steps'),
-    'clip': (dict(type=float), 'largest norm of the gradient; inf: any'),
+    'gamma': (dict(type=_number), 'to which share the rate drops (multistep)'),
+    'warmup': (dict(type=_number), 'below 1: a share of the steps; from 1: a number of steps'),
+    'clip': (dict(type=_number), 'largest norm of the gradient; inf: any'),
 }
 
 # %% ../nbs/01_cli.ipynb #9073a3c2
@@ -179,28 +209,32 @@ def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--resume', action='store_true',
                    help='go on from the last checkpoint in --out, if there is one')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
+    c.add_argument('--change', action='store_true',
+                   help='resume with other settings than the run had: from there on it is another run')
+    c.add_argument('--trust', action='store_true',
+                   help='RECIPE is a folder, and names code in a file from outside the kit: run that code')
     c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
                                   'embedded data of its modality')
     c.add_argument('--size', help='micro, tiny, small or base')
     c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
-    c.add_argument('--image', type=int, help='side of the crops in pixels; default: what the recipe is made '
+    c.add_argument('--image', type=_number, help='side of the crops in pixels; default: what the recipe is made '
                                              'for')
     c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
     c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
-    c.add_argument('--steps', type=int, help='optimiser steps; default 1000')
-    c.add_argument('--epochs', type=float, help='instead of --steps: how often each picture is seen')
-    c.add_argument('--batch', type=int, default=64, help='samples of a step, over all processes and rounds')
-    c.add_argument('--accumulate', type=int, default=1, metavar='ROUNDS',
+    c.add_argument('--steps', type=_number, help='optimiser steps; default 1000')
+    c.add_argument('--epochs', type=_number, help='instead of --steps: how often each picture is seen')
+    c.add_argument('--batch', type=_number, default=64, help='samples of a step, over all processes and rounds')
+    c.add_argument('--accumulate', type=_number, default=1, metavar='ROUNDS',
                    help='rounds that a step is split into, where memory is short')
-    c.add_argument('--lr-base', type=float, help='instead of --lr: the rate for a batch of 256')
-    c.add_argument('--ema', type=float, help='decay of an average of the weights, such as .999')
+    c.add_argument('--lr-base', type=_number, help='instead of --lr: the rate for a batch of 256')
+    c.add_argument('--ema', type=_number, help='decay of an average of the weights, such as .999')
     c.add_argument('--bf16', action='store_true', help='bfloat16 where it is safe')
     c.add_argument('--compile', action='store_true', help='torch.compile')
-    c.add_argument('--workers', type=int, default=0, help='processes that read ahead')
-    c.add_argument('--seed', type=int, default=0)
-    c.add_argument('--save-every', type=int, metavar='STEPS',
+    c.add_argument('--workers', type=_number, default=0, help='processes that read ahead')
+    c.add_argument('--seed', type=_number, default=0)
+    c.add_argument('--save-every', type=_number, metavar='STEPS',
                    help='default: a tenth of all steps, at most 1000')
-    c.add_argument('--keep', type=int, default=3, help='checkpoints to keep')
+    c.add_argument('--keep', type=_number, default=3, help='checkpoints to keep')
     c.add_argument('--tensorboard', action='store_true', help='write for TensorBoard too')
     c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
     plan = c.add_argument_group('the plan', "each value is the recipe's own unless it is given here")
@@ -216,9 +250,9 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
                    help='these beside the main contrast; added to a result that is there')
     c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted '
                                  'run goes on')
-    c.add_argument('--steps', type=int, help='a rehearsal with fewer steps')
-    c.add_argument('--seeds', type=int, help='a rehearsal with fewer seeds')
-    c.add_argument('--jobs', type=int, default=1, help='processes at once')
+    c.add_argument('--steps', type=_number, help='a rehearsal with fewer steps')
+    c.add_argument('--seeds', type=_number, help='a rehearsal with fewer seeds')
+    c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c = add('claims', _claims, 'the table of all results')
     c.add_argument('folder', nargs='?', default='claims')
 
@@ -226,11 +260,11 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
                                  'fine-tuning, cost of a step')
     c.add_argument('recipes', nargs='+', metavar='RECIPE',
                    help="names of `maskedlab list`; the first one's step is the measure of cost")
-    c.add_argument('--seeds', type=int, default=3)
-    c.add_argument('--jobs', type=int, default=1, help='processes at once')
+    c.add_argument('--seeds', type=_number, default=3)
+    c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
-    c.add_argument('--steps', type=int, help='of the training; default 400')
-    c.add_argument('--tune', type=int, help='steps of fine-tuning; default 200')
+    c.add_argument('--steps', type=_number, help='of the training; default 400')
+    c.add_argument('--tune', type=_number, help='steps of fine-tuning; default 200')
     c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
 
     c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the '
@@ -239,10 +273,16 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
                    help='a table and its options; `maskedlab bench TABLE --help`')
 
 # %% ../nbs/01_cli.ipynb #faddbffb
+class _Parser(argparse.ArgumentParser):
+    "One that says what is wrong in one line."
+    def error(self, message: str) -> Any:
+        self.exit(2, f'maskedlab: {message[:140]}; see {self.prog} --help\n')
+
 def parser() -> argparse.ArgumentParser:
     "The commands and their options."
-    p = argparse.ArgumentParser('maskedlab', description='See, touch, train and compare masked modeling.')
+    p = _Parser('maskedlab', description='See, touch, train and compare masked modeling.')
     p.add_argument('--version', action='version', version=_version())
+    p.add_argument('--traceback', action='store_true', help='where in the code an error arose, too')
     commands = p.add_subparsers(title='commands', required=True, metavar='COMMAND')
 
     def add(name: str, run: Any, text: str, recipe: bool = False) -> argparse.ArgumentParser:
@@ -260,13 +300,13 @@ def parser() -> argparse.ArgumentParser:
     c = add('leak', _leak, 'does any prediction depend on what was hidden?', recipe=True)
     c.add_argument('--size', help='micro, tiny, small or base')
     c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
-    c.add_argument('-n', type=int, default=4, help='samples')
-    c.add_argument('--seed', type=int, default=0)
+    c.add_argument('-n', type=_number, default=4, help='samples')
+    c.add_argument('--seed', type=_number, default=0)
 
     c = add('masks', _masks, 'count law and coverage of a strategy')
     c.add_argument('strategy', help="such as 'Block(ratio=.4)'")
     c.add_argument('--shape', default='14x14', help='layout of the units, such as 14x14 or 1500')
-    c.add_argument('-n', type=int, default=2000, help='masks to draw')
+    c.add_argument('-n', type=_number, default=2000, help='masks to draw')
 
     _comparing(add)
     _train_options(add('train', _train, 'train a recipe', recipe=True))
@@ -277,23 +317,34 @@ def parser() -> argparse.ArgumentParser:
                      'page before, which then says so. Files that are opened on it: pictures and clouds up '
                      'to 64 MB, texts up to 1 MB; the newest 8 are kept, of together at most 128 MB.')
     c.add_argument('recipe', nargs='?', default='mae', help='a name of `maskedlab list`, or my_file.py:Class')
-    c.add_argument('--port', type=int, default=8866, help='default: 8866; 0: any free one')
+    c.add_argument('--port', type=_number, default=8866, help='default: 8866; 0: any free one')
     return p
 
 def main(words: Sequence[str] | None = None) -> int:
-    "Run a command; 0 fine, 1 a check found something, 2 bad input."
+    "Run a command; 0 fine, 1 a check found something, 2 bad input, 3 a fault in the code that was run."
     words = list(sys.argv[1:] if words is None else words)
     a = parser().parse_args(words)
-    a.words = words
+    a.words = [w for w in words if w != '--traceback']
     try:
         return a.run(a) or 0
     except BrokenPipeError:
         return 0
-    except (ValueError, TypeError, OSError) as error:
-        print(f'maskedlab: {error}', file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if a.traceback: raise
+        said, code = _in_one_line(error)
+        print(f'maskedlab: {said}', file=sys.stderr)
+        return code
+
+def _in_one_line(error: Exception) -> tuple[str, int]:      # the sentence, and the code to end with
+    "An error in one line."
+    from maskedlab.checks import in_words
+    if isinstance(error, OSError): return in_words(error), 2
+    first = ' '.join(str(error).split())
+    if isinstance(error, ValueError | TypeError): return first, 2
+    return (f'{type(error).__name__}: {first[:120]} (a fault in the code: maskedlab --traceback ... shows '
+            'where)'), 3
 
 if __name__ == '__main__' and sys.argv[0].endswith('cli.py'):
     sys.exit(main())

@@ -170,7 +170,8 @@ def test_a_folder_from_before_there_were_plans(tmp_path):
     file.write_text(json.dumps({**about, **old}))
     recipe = Line()
     recipe.plan = Plan(schedule='linear', floor=.1)
-    t = ml.Trainer.resume(tmp_path, recipe=recipe, data=DATA, show=False)
+    # its checkpoint is of today and knows the plan
+    t = ml.Trainer.resume(tmp_path, recipe=recipe, data=DATA, show=False, change=True)
     assert t.step == 3 and t.plan == Plan(lr=2e-3, small=None, weight_decay=.01, betas=(.9, .99), warmup=2)
 
 

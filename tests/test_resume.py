@@ -153,7 +153,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, at):
         m.setattr(*((Path, at) if at == 'write_bytes' else (os, at)), full)
         with pytest.raises(OSError) as e:
             t.fit(background=False)
-    assert 'No space left' in str(e.value) and len(str(e.value)) <= 200 and '\n' not in str(e.value)
+    assert 'the disk is full' in str(e.value) and len(str(e.value)) <= 200 and '\n' not in str(e.value)
     found = load_checkpoint(tmp_path / 'checkpoints')
     assert found is not None and found.step == 4
     again = Trainer.resume(tmp_path, show=False)

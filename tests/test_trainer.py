@@ -348,9 +348,9 @@ def test_another_recipe_or_another_run(tmp_path):
         lambda: make(ml.create_recipe('simmim', image=32, cell=16), out=tmp_path, resume=True),
         'simmim',
     )
-    sentence(
-        ValueError, lambda: make(MAE(**{**TINY, 'dim': 32}), out=tmp_path, resume=True), 'does not fit MAE'
-    )
+    wider = lambda **more: make(MAE(**{**TINY, 'dim': 32}), out=tmp_path, resume=True, **more)
+    sentence(ValueError, wider, 'recipe.dim=16, here it is 32')
+    sentence(ValueError, lambda: wider(change=True), 'does not fit MAE')
     for k, v in dict(batch=4, seed=1, ema=0.9).items():
         sentence(ValueError, lambda k=k, v=v: make(out=tmp_path, resume=True, **{k: v}), k)
     sentence(FileNotFoundError, lambda: ml.Trainer.resume(tmp_path / 'nothing'), 'run.json')

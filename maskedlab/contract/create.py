@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import maskedlab
+from ..checks import brief_value, door
 from .catalogue import ALIASES, RECIPES, STAGES
 from .code import code_at, trusted_code
 from .disk import brief
@@ -36,7 +37,7 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a fol
         raise ValueError(f"{which} is a file; name the class in it too, as in {which}:Mine")
     if path is None:
         near = difflib.get_close_matches(name, [*RECIPES, *ALIASES], 3, .3) or list(RECIPES)[:3]
-        raise ValueError(f"there is no recipe {which!r}; did you mean {' or '.join(near)}? ml.list_recipes() "
+        raise ValueError(f"there is no recipe {brief_value(which)}; did you mean {' or '.join(near)}? ml.list_recipes() "
                          "names all")
     found = code_at(path)
     if not isinstance(found, type): raise ValueError(f"{brief(which)} is no class; name one, as in file.py:Mine")
@@ -78,11 +79,13 @@ def load_own(path: Any, given: Any = None, trust: bool = False, **overrides: Any
                       path)
 
 # %% ../../nbs/contract/06_create.ipynb #63d88d9e
+@door
 def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weights, or an instance, returned as it
                   # is
                   which: Any,
                   size: str | None = None,     # one of its sizes; default 'micro', or none where it has none
                   pretrained: bool = False,    # load the small weights that ship with the kit
+                  trust: bool = False,         # run code from outside the kit that such a folder names
                   **arguments                  # of its constructor; they win over those of the size
                   ) -> Recipe:
     "Make a recipe."
@@ -90,7 +93,7 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weight
     if is_saved(which):
         if size is not None:
             raise ValueError(f"size={size!r} was given, but {brief(which)} has a size already; leave it out")
-        return load_own(which, **arguments)
+        return load_own(which, trust=trust, **arguments)
     cls = recipe_class(which)
     if pretrained: return _weights(cls, size or 'micro', arguments)
     size = size or ('micro' if 'micro' in cls.sizes else None)
@@ -99,8 +102,10 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weight
                          f"{', '.join(cls.sizes) or '(none: leave size out)'}")
     try:
         return cls(**{**cls.sizes.get(size or '', {}), **arguments})
-    except TypeError as error:
-        raise TypeError(f"{which}: {error}") from None
+    except (RuntimeError, MemoryError) as error:
+        if 'memory' not in str(error) and not isinstance(error, MemoryError): raise
+        raise ValueError(f"{cls.__name__} of these sizes does not fit into memory: give a smaller width, depth or "
+                         "image") from None
 
 # <name>-<size>/, folders as save_pretrained writes them
 SHIPPED = Path(maskedlab.__file__).parent / 'weights'

@@ -18,8 +18,8 @@ from typing import Any
 from ..checks import on_disk
 
 # %% auto #0
-__all__ = ['BROKEN', 'brief', 'sync', 'aside_of', 'write_file', 'replace_file', 'delete', 'remove', 'sweep', 'locked',
-           'json_object', 'read_json']
+__all__ = ['BROKEN', 'brief', 'sync', 'aside_of', 'write_file', 'replace_file', 'delete', 'remove', 'is_litter', 'sweep',
+           'locked', 'json_object', 'read_json']
 
 # %% ../../nbs/contract/09_disk.ipynb #384806d3
 def brief(path: Any, n: int = 60) -> str:
@@ -45,11 +45,11 @@ def sync(path: Path) -> None:
                       "checkpoint may be lost, and an older one is then taken", stacklevel=2)
 
 # %% ../../nbs/contract/09_disk.ipynb #e8d3ddaa
-_ASIDE = '.maskedlab-aside-'
+_LITTER = '.maskedlab-'
 
 def aside_of(path: Path) -> Path:
-    "Where a file or folder is made before it gets its name, and goes before it is deleted."
-    return path.with_name(f'{_ASIDE}{path.name}')
+    "Where a file or folder is made before it gets its name."
+    return path.with_name(f'{_LITTER}new-{path.name}')
 
 def write_file(path: Path, data: bytes) -> None:
     "Write a new file down to the disk."
@@ -76,15 +76,19 @@ def delete(path: Path) -> None:
 
 def remove(path: Path) -> None:
     "Take a file or folder away: its name at once, then what it holds."
-    aside = aside_of(path)
-    delete(aside)
+    gone = path.with_name(f'{_LITTER}old-{path.name}')
+    delete(gone)
     if path.exists():
-        os.rename(path, aside)
-    delete(aside)
+        os.rename(path, gone)
+    delete(gone)
+
+def is_litter(path: Path) -> bool:
+    "Whether a file or folder is something half-made or half-deleted."
+    return path.name.startswith(_LITTER)
 
 def sweep(folder: Path) -> None:
     "Delete what a process that was killed left half-way. Only who has the folder's lock may."
-    for left in folder.glob(f'{_ASIDE}*') if folder.is_dir() else ():
+    for left in filter(is_litter, folder.iterdir() if folder.is_dir() else ()):
         delete(left)
 
 # %% ../../nbs/contract/09_disk.ipynb #7111849d

@@ -5,8 +5,10 @@
 # %% ../../nbs/train/09_background.ipynb #3fd17f70
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,27 +17,41 @@ from typing import Any
 from .watch import in_kernel
 
 # %% auto #0
-__all__ = ['interruptible', 'take_place', 'give_back', 'Job']
+__all__ = ['ENDS', 'heard', 'pass_on', 'interruptible', 'take_place', 'give_back', 'Job', 'finish_running', 'say', 'end_well']
 
 # %% ../../nbs/train/09_background.ipynb #541731cf
+ENDS = [getattr(signal, n) for n in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK') if hasattr(signal, n)]
+
+def heard() -> list[int]:
+    "The signals to end that somebody hears; the others are ignored and stay so."
+    return [s for s in ENDS if signal.getsignal(s) not in (signal.SIG_IGN, None)]
+
+def pass_on(number: int, before: Any) -> None:
+    "A signal to whoever had it before; by default it ends the process."
+    if callable(before):
+        before(number, None)
+    else:
+        raise SystemExit(128 + number)
+
 @contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C ask for the end at the next border between steps, and raise KeyboardInterrupt
-    after it."""
+    """Let the first signal to end (Ctrl-C, SIGTERM, SIGHUP) ask for the end at the next border between
+    steps, and pass it on after that: Ctrl-C raises KeyboardInterrupt, the others SystemExit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     asked: list[int] = []
     def ask(number: int, frame: Any) -> None:
-        if asked: raise KeyboardInterrupt
+        if asked: pass_on(number, before[number])
         asked.append(number)
         stop()
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in heard()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked: raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked: pass_on(asked[0], before[asked[0]])
 
 def _hear_idle_interrupts(stop: Callable[[], None]) -> None:
     "An idle kernel ignores its interrupt button; while a run is on, that button stops the run."
@@ -74,8 +90,9 @@ def give_back(job: Job) -> None:
 class Job:
     "Work that can be asked to stop, done here or in a thread."
     def __init__(self, work: Callable[[], Any],
-                 describe: Callable[[], str]):      # in a few words, for whoever is turned away
-        self.work, self.describe = work, describe
+                 describe: Callable[[], str],       # in a few words, for whoever is turned away
+                 ending: Callable[[], str] | None = None):      # a sentence for when the process ends it
+        self.work, self.describe, self.ending = work, describe, ending or describe
         self.stopping = threading.Event()
         self.error: BaseException | None = None
         self.done: Any = None                       # set when the work in a thread has ended
@@ -103,6 +120,7 @@ class Job:
         if in_kernel():
             _hear_idle_interrupts(self.stopping.set)
         self.done = threading.Event()
+        end_well()
         threading.Thread(target=self._in_thread, args=[after], name='maskedlab training', daemon=True).start()
 
     def _in_thread(self, after: Callable[[], Any]) -> None:
@@ -126,3 +144,44 @@ class Job:
                 self.stopping.set()
                 self.done.wait()
         if self.error is not None: raise self.error
+
+# %% ../../nbs/train/09_background.ipynb #c9266d22
+_WELL: list[int] = []           # signals that end the run in a thread first
+
+def finish_running() -> None:
+    "Have the run that is on in a thread end between two steps, with its checkpoint; wait for that."
+    for job in [j for j in _RUNNING if j.done is not None]:
+        job.stopping.set()
+        job.done.wait()
+        say(job.ending())
+
+def say(sentence: str) -> None:
+    "To the error stream, if anybody listens there still; a notebook's own stream ends before its process."
+    try:
+        print(f'maskedlab: {sentence}', file=sys.__stderr__, flush=True)
+    except (OSError, ValueError, AttributeError):
+        pass
+
+def end_well() -> None:
+    "From now on, the end of this process ends the run in a thread first."
+    if not _WELL:
+        atexit.register(finish_running)
+        _WELL.append(0)
+    if threading.current_thread() is not threading.main_thread(): return
+    for number in heard():
+        if number == signal.SIGINT or number in _WELL: continue         # Ctrl-C is heard by who waits
+        signal.signal(number, _ending(signal.getsignal(number)))
+        _WELL.append(number)
+
+def _ending(before: Any) -> Callable[[int, Any], None]:
+    "What a signal does from now on; `before` is what it did."
+    asked: list[int] = []
+    def end(number: int, frame: Any) -> None:
+        if asked:               # a second one does not wait
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        asked.append(number)
+        finish_running()
+        asked.clear()
+        pass_on(number, before)
+    return end

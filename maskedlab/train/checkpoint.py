@@ -8,39 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..checks import in_words
+from ..contract.disk import aside_of, brief, delete, read_json, remove, replace_file, sync, write_file
+
 # %% auto #0
-__all__ = ['sync', 'write_file', 'replace_file', 'Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
-
-# %% ../../nbs/train/03_checkpoint.ipynb #f384a2d2
-def sync(path: Path) -> None:
-    "Have the disk take what was written to a file or folder."
-    if os.name == 'nt' and path.is_dir(): return        # Windows has no such thing for folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-def write_file(path: Path, data: bytes) -> None:
-    "Write a new file down to the disk."
-    path.write_bytes(data)
-    sync(path)
-
-def replace_file(path: Path, data: bytes) -> None:
-    "Replace a file at once: who reads it finds the old or the new, never half of one."
-    aside = path.with_name(f'.{path.name}.new')
-    write_file(aside, data)
-    os.replace(aside, path)
-    sync(path.parent)
+__all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/train/03_checkpoint.ipynb #1201ae62
 @dataclass
@@ -63,36 +44,43 @@ def save_checkpoint(folder: Path,                      # of all checkpoints of a
                     tensors: dict[str, dict[str, Tensor]],
                     state: dict[str, Any],                      # whatever JSON can hold
                     keep: int = 3,                              # how many to leave there
+                    recipe: dict[str, Any] | None = None,       # whose weights they are: see `told`
                     ) -> Path:
     "Write a checkpoint; either it is there completely afterwards, or all is as it was."
-    aside, final, old = folder / '.new', folder / _name(step), folder / '.old'
+    final = folder / _name(step)
+    aside = aside_of(final)
+    about = None if recipe is None else {'format': 'pt', 'maskedlab': json.dumps(recipe)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)       # of a crash
+        delete(aside)                   # of a crash
         aside.mkdir()
         sums = {}
         for name, held in tensors.items():
-            data = save({k: v.detach().cpu().contiguous().clone() for k, v in held.items()})
+            data = save({k: v.detach().cpu().contiguous().clone() for k, v in held.items()}, about)
             write_file(aside / f'{name}.safetensors', data)
             sums[name] = hashlib.sha256(data).hexdigest()
-        write_file(aside / 'state.json', json.dumps({'step': step, 'sha256': sums, **state}).encode())
+        write_file(aside / 'state.json', _sealed({'step': step, 'sha256': sums, **state}))
         sync(aside)
-        if final.exists():
-            os.rename(final, old)       # of an earlier life of this run that got further than its LATEST says
+        remove(final)                   # of an earlier life of this run that got further than its LATEST says
         os.rename(aside, final)
         sync(folder)
         replace_file(folder / 'LATEST', final.name.encode())
+        others = [p for p in checkpoints(folder) if p != final]
+        for p in others[:max(len(others) - keep + 1, 0)]:
+            remove(p)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(f"the checkpoint of step {step} could not be written ({error.strerror or error}); "
-                      f"{_last(folder)}; "
+        delete(aside)
+        why = in_words(error).partition(';')[0]
+        raise OSError(f"the checkpoint of step {step} could not be written ({why[:60]}); {_last(folder)}; "
                       "make room, then resume") from error
-    shutil.rmtree(old, ignore_errors=True)
-    others = [p for p in checkpoints(folder) if p != final]
-    for p in others[:max(len(others) - keep + 1, 0)]:
-        shutil.rmtree(p, ignore_errors=True)
     return final
+
+def _sealed(state: dict[str, Any]) -> bytes:
+    "As JSON, with a sum of itself."
+    return json.dumps({**state, 'sum': _sum(state)}).encode()
+
+def _sum(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 def _last(folder: Path) -> str:
     found = checkpoints(folder)
@@ -104,8 +92,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:     # None: there is non
     found = checkpoints(folder)[::-1]
     if not found: return None
     try:
-        named = folder / (folder / 'LATEST').read_text().strip()
-    except OSError:
+        named = folder / (folder / 'LATEST').read_text('utf-8').strip()
+    except (OSError, ValueError):
         named = found[0]
     order = [p for p in found if p.name <= named.name] or found
     for p in order:
@@ -114,15 +102,22 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:     # None: there is non
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(f"the checkpoint {p.name} is damaged ({str(error)[:80]}); an older one is taken",
                           stacklevel=2)
-    raise ValueError(f"none of the {len(found)} checkpoints in {str(folder)[-80:]} can be read; train anew "
+    raise ValueError(f"none of the {len(found)} checkpoints in {brief(folder, 80)} can be read; train anew "
                      "with another out")
 
 def _read(path: Path) -> Checkpoint:
-    state = json.loads((path / 'state.json').read_text())
-    tensors = {}
-    for name, expected in state.pop('sha256').items():
-        data = (path / f'{name}.safetensors').read_bytes()
-        if hashlib.sha256(data).hexdigest() != expected:
-            raise ValueError(f"{name}.safetensors is not what was written")
-        tensors[name] = load(data)
-    return Checkpoint(path, state.pop('step'), tensors, state)
+    state = read_json(path / 'state.json')
+    seal = state.pop('sum', None)               # folders of old have none
+    if seal not in (None, _sum(state)): raise ValueError("state.json is not what was written")
+    sums, step = state.pop('sha256', None), state.pop('step', None)
+    if not isinstance(sums, dict) or not isinstance(step, int): raise ValueError("state.json tells no step")
+    return Checkpoint(path, step, {name: _tensors(path, name, known) for name, known in sums.items()}, state)
+
+def _tensors(path: Path, name: str, known: str) -> dict[str, Tensor]:
+    data = (path / f'{name}.safetensors').read_bytes()
+    if hashlib.sha256(data).hexdigest() != known: raise ValueError(f"{name}.safetensors is not what was written")
+    try:
+        return load(data)
+    # whoever writes a header that lies can write its sum as well
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name}.safetensors holds no tensors") from error

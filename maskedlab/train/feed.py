@@ -27,7 +27,7 @@ from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.text import load_text
 from ..data.vary import recolour, turn
-from .seeds import drawing, seeded
+from .seeds import drawing, seeded, start_at
 
 # %% auto #0
 __all__ = ['Change', 'SETS', 'CHANGES', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items',
@@ -124,11 +124,17 @@ class Items:
         return len(self.items)
 
     def batch(self, positions: range) -> dict[str, Tensor]:
-        return self.joined(which(positions, len(self), self.seed).tolist())
+        return self.joined(which(positions, len(self), self.seed).tolist(), positions.start)
 
-    def joined(self, numbers: Iterable[int]) -> dict[str, Tensor]:
+    def joined(self, numbers: Iterable[int],
+               start: int,            # position of the first: an item that draws does so by its own
+               ) -> dict[str, Tensor]:
         "These items as one batch."
-        picked = [self.items[i] for i in numbers]
+        picked = []
+        with seeded(self.seed, 'items', start):
+            for p, i in enumerate(numbers, start):
+                start_at(self.seed, 'item', p)
+                picked.append(self.items[i])
         odd = set(picked[0]).union(*picked) - set(picked[0]).intersection(*picked)
         if odd: raise ValueError(f"some items of the data set have no {min(odd)!r}; give it to all or to none")
         for k in picked[0]:
@@ -309,19 +315,36 @@ class Joined:
     seed: int
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        "Without end where the stream can be read again, as a loader can; a generator is read once."
+        numbers, some = count(), True
+        while some:
+            some = False
+            for batch in self._once(numbers):
+                some = not isinstance(self.stream, Iterator)
+                yield batch
+
+    def _once(self, numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
         items = iter(self.stream)
-        if not any(c.__name__ == 'IterableDataset' for c in type(self.stream).__mro__):
+        if not self._single():
             yield from (as_batch(b, self.modality) for b in items)
             return
-        for k in count():
-            some = list(islice(items, self.batch))
-            if not some: return
-            yield self.join(some, k)
+        while some := list(islice(items, self.batch)):
+            yield self.join(some, next(numbers))
+
+    def _single(self) -> bool:
+        return any(c.__name__ == 'IterableDataset' for c in type(self.stream).__mro__)
+
+    def samples(self) -> int | None:
+        "How many samples it has, if it tells how many batches it has, or samples."
+        try:
+            return len(self.stream) * (1 if self._single() else self.batch)
+        except TypeError:
+            return None
 
     def join(self, some: list, k: int) -> dict[str, Any]:
         "Batch number k, of these samples."
         if (ready := rows_of(some, self.modality)) is not None:
-            return Items(ready, self.seed).joined(range(len(some)))
+            return Items(ready, self.seed).joined(range(len(some)), k * self.batch)
         if self.modality in READERS: return as_batch(READERS[self.modality](Unlisted(some)), self.modality)
         found = images(some, channels=self.channels, progress=False)
         return cropped(found, torch.arange(len(found)), drawing(self.seed, 'crop', k), self.size)

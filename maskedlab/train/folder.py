@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,79 +17,196 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract.saved import brief
-from .checkpoint import Checkpoint, load_checkpoint, replace_file, save_checkpoint
+from ..checks import brief_value, in_words, on_disk
+from ..contract.disk import brief, is_litter, locked, read_json, remove, replace_file, sweep, sync
+from .checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from .processes import Processes
 from .seeds import generators, restore_generators
 
 # %% auto #0
-__all__ = ['SAME', 'check_same', 'Metrics', 'RunFolder', 'read_run']
+__all__ = ['FIXED', 'SAID', 'differences', 'check_same', 'Metrics', 'holds_more', 'forget_run', 'RunPlace', 'RunFolder', 'whose',
+           'read_run']
 
 # %% ../../nbs/train/07_folder.ipynb #c8a5970c
-SAME = ('recipe', 'batch', 'seed', 'samples', 'ema', 'optimiser')
+FIXED = ('recipe', 'optimiser')
+SAID = ('steps', 'data', 'device', 'processes')
 
-def check_same(then: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    "Refuse to go on with another run."
-    for k in SAME:
-        before = then.get(k, 'AdamW' if k == 'optimiser' else None)     # folders of old did not say it
-        if before != now[k]:
-            raise ValueError(f"the run in {brief(path)} has {k}={before!r}, here it is {now[k]!r}; give the "
-                             "same, or another out")
+def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    "What is other than it was: name -> (then, now). What one of the two does not tell is left out."
+    then, now = _flat({'optimiser': 'AdamW', **then}), _flat(json.loads(json.dumps(now)))    # of old: AdamW
+    return {k: (then[k], v) for k, v in now.items() if k in then and then[k] != v}
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    plan, config = (settings.get(k) if isinstance(settings.get(k), dict) else {} for k in ('plan', 'config'))
+    rest = {k: v for k, v in settings.items() if k not in ('plan', 'config')}
+    return {**{f'recipe.{k}': v for k, v in (config or {}).items()}, **(plan or {}), **rest}
+
+def check_same(then: dict[str, Any], now: dict[str, Any], path: Path,
+               change: bool = False,        # may the run become another one?
+               ) -> dict[str, tuple[Any, Any]]:         # what is other than it was
+    "Refuse to go on with another run; say what is changed."
+    found = differences(then, now)
+    shown = {k: f"{k}={_shown(a)}, here it is {_shown(b)}" for k, (a, b) in found.items()}
+    fixed = [k for k, (a, b) in found.items() if k in FIXED or (k == 'ema' and None in (a, b))]
+    if fixed: raise ValueError(f"the run in {brief(path)} has {shown[fixed[0]]}; give the same, or another out")
+    other = [k for k in found if k not in SAID]
+    if other and not change:
+        more = f" (also other: {', '.join(other[1:])}"[:40] + ')' if other[1:] else ''
+        raise ValueError(f"the run in {brief(path, 30)} has {shown[other[0]]}{more}; give the same, or say "
+                         "change=True (--change)")
+    if found:
+        end = ': from here on it is another run' if other else ''
+        warnings.warn(f"the run in {brief(path, 30)} goes on with changes: it had "
+                      f"{'; it had '.join(shown.values())}{end}", stacklevel=2)
+    return found
+
+def _shown(value: Any) -> str:
+    return brief_value(value['strategy'] if isinstance(value, dict) and 'strategy' in value
+                       else value, 24) if not isinstance(value, str) else repr(value[-24:])
 
 # %% ../../nbs/train/07_folder.ipynb #b4523546
 class Metrics:
     "A file of rows, which can be cut back to what a checkpoint knew of."
     def __init__(self, path: Path):
         self.path, self.bytes = path, 0
+        self.waiting: list[bytes] = []      # rows that the disk did not take yet
+        self.told = False
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         "Inside, rows can be written."
-        self.path.touch()
-        with self.path.open('r+b') as self.file:
-            self.file.truncate(self.bytes)
-            self.file.seek(0, os.SEEK_END)
-            try:
-                yield
-            finally:
-                self.file.flush()
-                self.bytes = self.file.tell()
+        with on_disk(f'write the log {brief(self.path)}'):
+            self.file = self._file()
+        try:
+            yield
+        finally:
+            self._write()
+            self.file.close()
+
+    def _file(self) -> Any:
+        "Unbuffered, so that what it took is known; no longer than it is to be."
+        file = open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b', buffering=0)
+        self.bytes = min(self.bytes, file.seek(0, os.SEEK_END))
+        file.truncate(self.bytes)
+        return file
 
     def write(self, row: dict[str, Any]) -> None:
-        self.file.write((json.dumps(row) + '\n').encode())
+        "Add a row."
+        self.waiting.append((json.dumps(row) + '\n').encode())
+        self._write()
+
+    def _write(self) -> None:
+        if not self.waiting: return
+        data = b''.join(self.waiting)
+        try:
+            if not self.path.exists():
+                self._say('was taken away; it begins anew here')
+                self.file.close()
+                self.file = self._file()
+            self.file.seek(self.bytes)
+            if self.file.write(data) != len(data): raise OSError(28, 'No space left on device')
+        except OSError as error:
+            self._say(f'cannot be written now: {in_words(error)}; the run goes on, its rows wait')
+            return
+        self.bytes += len(data)
+        self.waiting, self.told = [], False
+
+    def _say(self, what: str) -> None:
+        if not self.told: warnings.warn(f"the log {brief(self.path, 40)} {what}", stacklevel=4)
+        self.told = True
 
     def sync(self) -> int:          # bytes
         "Have the disk take all rows."
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        return self.file.tell()
+        self._write()
+        if self.path.exists():
+            sync(self.path)
+        return self.bytes
 
-    def rows(self) -> list[dict[str, float]]:
-        "What was measured, without the speed."
-        lines = self.path.read_bytes()[:self.bytes].splitlines()
+    def rows(self, steps: int,      # taken, a row each
+             ) -> list[dict[str, float]]:
+        "What was measured, without the speed; a warning where rows are missing."
+        data = self.path.read_bytes()[:self.bytes] if self.path.is_file() else b''
+        self.bytes = data.rfind(b'\n') + 1
+        rows = [row for line in data[:self.bytes].splitlines() if (row := _row(line))]
+        if len(rows) != steps:
+            warnings.warn(f"the log {brief(self.path, 40)} holds {len(rows)} of the {steps} rows of this run; "
+                          "it goes on without the others", stacklevel=4)
         speed = ('samples_per_second', 'waiting')
-        return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
+        return [{k: v for k, v in row.items() if k not in speed} for row in rows]
 
-# %% ../../nbs/train/07_folder.ipynb #65ba1aa1
-class RunFolder:
-    "A run on disk; the first process writes, and the others wait for it."
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and 'step' in row and 'loss' in row else None
+
+# %% ../../nbs/train/07_folder.ipynb #c36fbbdf
+_STARTED = ('run.json', 'metrics.jsonl', '.lock', 'tensorboard')           # what a start makes
+_FINAL = ('model.safetensors', 'config.json', 'provenance.json', 'average')        # what an end makes
+
+def holds_more(path: Path) -> bool:
+    "Whether a folder holds anything but a start that failed before its first checkpoint."
+    if not path.is_dir(): return path.exists()
+    found = [p for p in path.iterdir() if p.name not in _STARTED and not is_litter(p)]
+    return any(p.name != 'checkpoints' or checkpoints(p) for p in found)
+
+def forget_run(path: Path) -> None:
+    "Take away what a run left, but for its metrics, which begin anew."
+    for name in ('checkpoints', *(_FINAL if (path / 'run.json').is_file() else ())):
+        remove(path / name)
+
+class RunPlace:
+    "The folder of a run: looked at, and held while it is written into."
     def __init__(self, path: Path, processes: Processes):
         self.path, self.processes = path, processes
         self.saved = -1             # step of the last checkpoint
+        self.seconds, self.began = 0., time.monotonic()         # of earlier lives of this run; of this one
         self.file = Metrics(path / 'metrics.jsonl')
+        self.changed: list[dict[str, Any]] = []     # where the run became another one, and in what
+        self.forget, self.latest = False, b''
 
     def open(self, resume: bool, overwrite: bool) -> Checkpoint | None:
         "Find the last checkpoint, or make sure that there is none."
         if self.path.is_file(): raise ValueError(f"out={str(self.path)[-80:]!r} is a file; give a folder")
-        if overwrite and not resume and self.processes.rank == 0:
-            shutil.rmtree(self.path / 'checkpoints', ignore_errors=True)
+        if self.path.is_dir() and self.processes.rank == 0:
+            with locked(self.path):         # told now, and not after the data were read
+                self.forget = overwrite and not resume
         self.processes.wait()
+        self.latest = self._latest()
+        if overwrite and not resume: return None
         found = load_checkpoint(self.path / 'checkpoints')
         if found and not resume:
             raise ValueError(f"{brief(self.path)} holds a run at step {found.step}; say resume=True to go "
                              "on, or choose another folder")
         return found
 
+    def _latest(self) -> bytes:
+        file = self.path / 'checkpoints' / 'LATEST'
+        return file.read_bytes() if file.is_file() else b''
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        "Inside, the folder is this process's alone."
+        if self.processes.rank:
+            yield
+            return
+        with on_disk(f'make the folder {brief(self.path)}'):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            for folder in (self.path, self.path / 'checkpoints', self.path / 'average'):
+                sweep(folder)
+            if self._latest() != self.latest:
+                raise ValueError(f"the run in {brief(self.path)} went on elsewhere since this trainer was made; "
+                                 "make it again with resume=True")
+            if self.forget:
+                forget_run(self.path)
+                self.forget, self.latest = False, b''
+            yield
+
+# %% ../../nbs/train/07_folder.ipynb #65ba1aa1
+class RunFolder(RunPlace):
+    "A run on disk; the first process writes, and the others wait for it."
     def restore(self, found: Checkpoint) -> list[dict[str, float]]:     # the history up to there
         "Set the global generators as they were, and the metrics to what the checkpoint knew of."
         mine = f'{self.processes.rank}.'
@@ -97,18 +215,29 @@ class RunFolder:
         if states:      # with more processes than before, the new ones have none
             restore_generators(states, self.processes.device)
         self.saved, self.file.bytes = found.step, found.state['metrics_bytes']
-        return self.file.rows()
+        self.seconds, self.changed = found.state.get('seconds', 0.), [*found.state.get('changed', [])]
+        return self.file.rows(found.step)
 
     @contextmanager
     def metrics(self, about: dict[str, Any]) -> Iterator[None]:
         "Inside, `write` adds rows; `about` is how to make this run again."
-        if self.processes.rank:
-            yield
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path / 'run.json', (json.dumps(about, indent=1) + '\n').encode())
-        with self.file.opened():
-            yield
+        with self.held():
+            if self.processes.rank:
+                yield
+                return
+            self.about, self.began = about, time.monotonic()
+            self._tell()
+            with self.file.opened():
+                yield
+            self.seconds = self.spent()
+
+    def _tell(self) -> None:
+        with on_disk(f'write run.json into {brief(self.path)}'):
+            replace_file(self.path / 'run.json', (json.dumps(self.about, indent=1) + '\n').encode())
+
+    def spent(self) -> float:
+        "Seconds of training, over all lives of this run."
+        return self.seconds + time.monotonic() - self.began
 
     def write(self, row: dict[str, Any]) -> None:
         "Add a row to the metrics."
@@ -123,11 +252,20 @@ class RunFolder:
         states = {k: v for one in self.processes.gather(own) for k, v in one.items()}
         if self.processes.rank == 0:
             drawn = {k: v for k, v in states.items() if torch.is_tensor(v)}
-            state = {'settings': settings, 'metrics_bytes': self.file.sync(),
+            state = {'settings': settings, 'metrics_bytes': self.file.sync(), 'seconds': self.spent(),
+                     'changed': self.changed,
                      'generators': {k: v for k, v in states.items() if k not in drawn}}
-            save_checkpoint(self.path / 'checkpoints', step, {**tensors, 'generators': drawn}, state, keep)
+            if not (self.path / 'run.json').is_file():      # somebody tidied up
+                self._tell()
+            save_checkpoint(self.path / 'checkpoints', step, {**tensors, 'generators': drawn}, state, keep,
+                            whose(self.about))
+            self.latest = self._latest()
         self.processes.wait()
         self.saved = step
+
+def whose(about: dict[str, Any]) -> dict[str, Any] | None:
+    "Of what `run.json` tells, the part that says whose weights these are; None where they cannot be made anew."
+    return {k: about[k] for k in ('recipe', 'sha256', 'config') if k in about} if about.get('config') else None
 
 # %% ../../nbs/train/07_folder.ipynb #0f32940b
 def read_run(path: str | Path) -> dict[str, Any]:       # what `metrics` was told
@@ -136,4 +274,10 @@ def read_run(path: str | Path) -> dict[str, Any]:       # what `metrics` was tol
     if not (path / 'run.json').is_file():
         raise FileNotFoundError(f"{brief(path)} holds no run (no run.json); give the folder that was the "
                                 "run's out")
-    return json.loads((path / 'run.json').read_text())
+    about = read_json(path / 'run.json')
+    kinds = dict(recipe=str, config=dict | None, data=str | None, steps=int, batch=int, seed=int)
+    wrong = next((k for k, kind in kinds.items() if not isinstance(about.get(k), kind)), None)  # type: ignore
+    if wrong is not None:
+        raise ValueError(f"run.json in {brief(path)} tells no {wrong} ({brief_value(about.get(wrong), 20)}); make "
+                         "the trainer with the words of the run and resume=True")
+    return about

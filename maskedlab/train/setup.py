@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from ..checks import BelowOne, Count, Positive, Range, Seed, Width, check_fields, checked
 from ..contract.create import create_recipe
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import arguments, to_json, name_of
+from ..contract.saved import arguments, to_json, name_of, told
+from ..contract.strategy import Where
 from ..data.samples import SAMPLES
 from ..settings import setting
 from ..stages.shelf import check_stages
-from .feed import Source, hold, room, source_of
+from .feed import Joined, Source, hold, room, source_of
 from .log import Log
 from .loop import decay_groups
 from .processes import Processes
@@ -31,48 +35,49 @@ from .step import Learner
 
 # %% auto #0
 __all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precision_of', 'picture_size', 'steps_of', 'named_data',
-           'is_stream', 'Run', 'settings_of', 'record_of', 'words_of', 'overview']
-
-# %% ../../nbs/train/10_setup.ipynb #e3f0e57d
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: give a whole number from {least}")
-    return value
+           'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of', 'writable', 'record_of', 'words_of',
+           'overview']
 
 # %% ../../nbs/train/10_setup.ipynb #1387a6b7
 @dataclass(kw_only=True, eq=False, repr=False)
 class Options:
     "What a run is asked to be, beside its recipe, its data and its plan."
     size: str | None = None                 # of the recipe, by name: micro, tiny, small, base
-    steps: Any = None                       # optimiser steps (default 1000), or
-    epochs: float | None = None             # how often each sample is seen
-    batch: int = 64                         # samples of a step, over all processes and rounds
-    accumulate: int = 1                     # rounds that a step is split into, where memory is short
-    ema: float | None = None                # decay of an average of the weights, such as .999
-    precision: Any = None                   # 'bf16', 'no', 'auto'; default: the lab's setting
+    steps: Annotated[Any, Count | None] = None      # optimiser steps (default 1000), or
+    epochs: Positive | None = None          # how often each sample is seen
+    batch: Count = 64                       # samples of a step, over all processes and rounds
+    accumulate: Count = 1                   # rounds that a step is split into, where memory is short
+    ema: BelowOne | None = None             # decay of an average of the weights, such as .999
+    # 'bf16', 'no', 'auto'; default: the lab's setting
+    precision: Annotated[Any, str | None] = None
     compile: bool = False                   # torch.compile
-    mask: Any = None                        # a strategy, or its text; default: the recipe's own
-    image: Any = None                       # size of pictures in pixels; default: what the recipe is made for
+    # a strategy, or its text; default: the recipe's own
+    mask: Annotated[Any, Where | str | None] = None
+    # size of pictures in pixels; default: what the recipe is made for
+    image: Annotated[Any, Width | tuple[Width, Width] | None] = None
     augment: bool = True                    # random crops and mirroring of pictures
     vary: bool = False                      # turn and recolour them too: for few pictures
-    workers: int = 0                        # processes that read ahead
-    seed: Any = None                        # of all that is drawn; default: the lab's setting
-    out: Any = None                         # folder for checkpoints and metrics; None keeps nothing
+    workers: Annotated[int, Range(0, 1024, 1)] = 0      # processes that read ahead
+    # of all that is drawn; default: the lab's setting
+    seed: Annotated[Any, Seed | None] = None
+    # folder for checkpoints and metrics; None keeps nothing
+    out: Annotated[Any, str | Path | None] = None
     resume: bool = False                    # go on from the last checkpoint in `out`, if there is one
     overwrite: bool = False                 # forget the run that `out` holds
-    keep: int = 3                           # checkpoints to keep
-    save_every: Any = None                  # steps; default a tenth of all, at most 1000
-    log_every: Any = None                   # steps between two looks at the losses; default 1, on a GPU 10
+    change: bool = False                    # go on with other settings than the run had
+    keep: Count = 3                         # checkpoints to keep
+    # steps; default a tenth of all, at most 1000
+    save_every: Annotated[Any, Count | None] = None
+    # steps between two looks at the losses; default 1, on a GPU 10
+    log_every: Annotated[Any, Count | None] = None
     tensorboard: bool = False               # write for TensorBoard too
     # called with number and losses of each step; True stops the run
     watch: Callable[[int, dict], Any] | None = None
     show: bool = True                       # progress bar, or the live view in a notebook
 
     def __post_init__(self):
-        for name in ('batch', 'accumulate', 'keep'):
-            _whole(name, getattr(self, name))
-        _whole('workers', self.workers, 0)
-        self.seed = setting('seed') if self.seed is None else _whole('seed', self.seed, 0)
+        check_fields(self)
+        self.seed = setting('seed') if self.seed is None else self.seed
         self.out = None if self.out is None else Path(self.out).expanduser()
 
 # %% ../../nbs/train/10_setup.ipynb #e6b4cfc0
@@ -101,9 +106,6 @@ def precision_of(name: str | None, device: torch.device) -> torch.dtype:
         raise ValueError(f"precision={name!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
     return PRECISIONS[name]
 
-def _every(name: str, value: Any, default: int) -> int:
-    return default if value is None else _whole(name, value)
-
 def picture_size(recipe: Recipe) -> int | tuple[int, int]:
     "The size of the pictures that a recipe was made for, or 64."
     size = arguments(recipe).get('image', 64)
@@ -113,10 +115,8 @@ def steps_of(steps: Any, epochs: float | None, samples: int | None, batch: int) 
     "The number of steps, which may have been said in epochs."
     if None not in (steps, epochs):
         raise ValueError(f"steps={steps} and epochs={epochs} were both given; give one of them")
-    if epochs is None: return _whole('steps', 1000 if steps is None else steps)
-    if samples is None: raise ValueError("a stream of batches has no epochs; give steps")
-    if isinstance(epochs, bool) or not isinstance(epochs, int | float) or not 0 < epochs < math.inf:
-        raise ValueError(f"epochs={epochs!r}: give a number above 0")
+    if epochs is None: return 1000 if steps is None else steps
+    if samples is None: raise ValueError("a stream of batches that has no length has no epochs; give steps")
     return max(math.ceil(epochs * samples / batch), 1)
 
 # %% ../../nbs/train/10_setup.ipynb #0891d2a8
@@ -124,11 +124,14 @@ def named_data(data: Any, modality: str) -> Any:
     "The data as they are called: a name stays, a folder is told in full."
     if data is None: return modality
     if isinstance(data, str | Path) and data not in SAMPLES: return Path(data).expanduser().absolute()
+    if isinstance(data, str) and Path(data).exists():
+        warnings.warn(f"{data!r} is taken for the kit's own data, not for what lies here under that name; for "
+                      f"that, give {'./' + data!r}", stacklevel=2)
     return data
 
 def is_stream(data: Any) -> bool:
     "Whether these are batches that somebody else makes."
-    return hasattr(data, '__iter__') and not hasattr(data, '__getitem__')
+    return hasattr(data, '__iter__') and not (hasattr(data, '__getitem__') and hasattr(data, '__len__'))
 
 # %% ../../nbs/train/10_setup.ipynb #85ecaa05
 class Run(Options):
@@ -137,7 +140,8 @@ class Run(Options):
                  words: dict[str, Any]):
         options, changes = sort_words(words)
         super().__init__(**options)
-        if lr_base is not None:
+        checked(plan, 'plan', Plan | None)
+        if checked(lr_base, 'lr_base', Positive | None) is not None:
             if 'lr' in changes:
                 raise ValueError(f"lr={changes['lr']} and lr_base={lr_base} were both given; give one of "
                                  "them")
@@ -154,9 +158,9 @@ class Run(Options):
                       if k in changes or plan is not None or v != getattr(self.recipe.plan, k)}
         self._open_data(data)
         self.samples = None if self.source is None else len(self.source)
-        self.steps = steps_of(self.steps, self.epochs, self.samples, self.batch)
-        self.save_every = _every('save_every', self.save_every, min(max(self.steps // 10, 1), 1000))
-        self.log_every = _every('log_every', self.log_every, 10 if self.device.type == 'cuda' else 1)
+        self.steps = steps_of(self.steps, self.epochs, self.samples or self.epoch, self.batch)
+        self.save_every = self.save_every or min(max(self.steps // 10, 1), 1000)
+        self.log_every = self.log_every or (10 if self.device.type == 'cuda' else 1)
         self.precision = precision_of(self.precision, self.device)
         self.parameters = sum(p.numel() for p in self.recipe.parameters() if p.requires_grad)
         self.lr = self.plan.highest(self.batch, self.parameters)
@@ -175,19 +179,52 @@ class Run(Options):
         self.image = picture_size(self.recipe) if self.image is None else self.image
 
     def _open_data(self, data: Any) -> None:
+        self.content: str | None = None
         self.stream: Iterator[dict] | None = None
+        self.epoch: int | None = None       # samples of a stream, where it tells
         self.source: Source | None = None
         modality = getattr(getattr(self.recipe, 'card', None), 'modality', 'image').split()[0]
         self.data = named_data(data, modality)
+        channels = arguments(self.recipe).get('channels', 3)
         if is_stream(data):
             if self.out is not None or self.world > 1 or self.accumulate > 1:
                 raise ValueError("a stream of batches cannot be resumed or shared out; give a folder, a data "
                                  "set or a name as data")
-            self.stream = iter(data)
+            joined = Joined(data, modality, self.batch, self.image, channels, self.seed)
+            self.stream, self.epoch = iter(joined), joined.samples()
         else:
-            channels = arguments(self.recipe).get('channels', 3)
             source = source_of(self.data, self.seed, self.image, self.augment, self.vary, channels, modality)
+            self.content = None if self.out is None else data_sum(source)
             self.source = hold(source, self.device, room(self.device))
+
+# %% ../../nbs/train/10_setup.ipynb #4fd5e6f2
+def data_sum(source: Any) -> str | None:        # 16 hexadecimal digits; None: of these data none can be taken
+    "A sum of what a source holds, the same wherever it lies: names of pictures and a few of them, rows of tensors."
+    source = getattr(source, 'crops', source)
+    held = getattr(source, 'pictures', getattr(source, 'data', None))
+    if held is None: return None
+    some = sorted({i * len(source) // 8 for i in range(8)})
+    found = sha256(repr(len(source)).encode())
+    if isinstance(held, dict):
+        for k, v in sorted(held.items(), key=lambda kv: str(kv[0])):
+            rows = v[[i for i in some if i < len(v)]] if torch.is_tensor(v) and v.ndim else v
+            found.update(repr((k, rows.tolist() if torch.is_tensor(rows) else rows)).encode())
+        return found.hexdigest()[:16]
+    found.update(repr(names_below(held.names)).encode())
+    for i in some[:4]:
+        try:
+            found.update(held.read(i)[0].contiguous().numpy().tobytes())
+        except (OSError, ValueError):
+            found.update(b'unread')         # told when its turn comes
+    return found.hexdigest()[:16]
+
+def names_below(names: list[str]) -> list[str]:
+    "Names without the folder that they share."
+    parts = [Path(n).parts for n in names]
+    same = 0
+    while parts and len({p[:same + 1] for p in parts}) == 1 and all(len(p) > same + 1 for p in parts):
+        same += 1
+    return ['/'.join(p[same:]) for p in parts]
 
 # %% ../../nbs/train/10_setup.ipynb #49ad4c0e
 def settings_of(run: Run) -> dict[str, Any]:
@@ -196,29 +233,46 @@ def settings_of(run: Run) -> dict[str, Any]:
     return dict(recipe=run.name, batch=run.batch, seed=run.seed, samples=run.samples, ema=run.ema,
                 optimiser=run.plan.optimiser,
                 data=str(run.data) if isinstance(run.data, str | Path) else None,
-                steps=run.steps, accumulate=run.accumulate, plan=run.plan.rows(),
-                precision=str(run.precision).removeprefix('torch.'),
+                content=run.content, steps=run.steps, accumulate=run.accumulate, plan=run.plan.rows(),
+                precision=str(run.precision).removeprefix('torch.'), compile=run.compile,
                 image=list(run.image) if isinstance(run.image, tuple) else run.image,
-                augment=getattr(crops, 'augment', None), vary=getattr(crops, 'vary', None))
+                augment=getattr(crops, 'augment', None), vary=getattr(crops, 'vary', None),
+                device=run.device.type, processes=run.world, config=writable(run.recipe))
+
+def writable(recipe: Recipe) -> dict[str, Any]:
+    "The arguments of a recipe that can be written down."
+    found: dict[str, Any] = {}
+    for k, v in arguments(recipe).items():
+        try:
+            found[k] = to_json(v, k)
+        except ValueError:
+            continue
+    return found
 
 def record_of(run: Run) -> dict[str, Any]:
     "How to make a run again."
     try:
-        config: Any = {k: to_json(v, k) for k, v in arguments(run.recipe).items()}
+        whole = told(run.recipe)
     except ValueError:
-        config = None     # an argument that cannot be written down: resuming then needs the recipe itself
-    more = {k: getattr(run, k) for k in ('save_every', 'keep', 'workers', 'compile', 'log_every',
-                                         'tensorboard')}
-    return {**settings_of(run), 'config': config, **more}
+        whole = {'config': None}    # resuming then needs the recipe itself
+    more = {k: getattr(run, k) for k in ('save_every', 'keep', 'workers', 'log_every', 'tensorboard')}
+    return {**settings_of(run), **whole, **more}
+
+# what a folder may choose: neither where to write, nor what to forget, nor whom to call
+_WORDS = {'batch', 'seed', 'ema', 'steps', 'accumulate', 'precision', 'image', 'augment', 'vary', 'compile',
+          'save_every', 'keep', 'workers', 'log_every', 'tensorboard'}
 
 def words_of(about: dict[str, Any]) -> dict[str, Any]:
     "The words for a trainer out of what `record_of` wrote, or an older version of the kit."
-    about = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if v is not None}
-    for k in ('recipe', 'config', 'samples', 'data', 'optimiser'):
-        about.pop(k, None)
-    if 'plan' in about: return {**about, 'plan': Plan(**about['plan'])}
-    before_plans = dict(optimiser='AdamW', schedule='cosine', floor=0.)
-    return {**about, **before_plans}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if v is not None}
+    words = {k: v for k, v in given.items() if k in _WORDS}
+    if 'plan' not in given:
+        old = {k: v for k, v in given.items() if k in PLANNED}
+        return {**words, **old, 'optimiser': 'AdamW', 'schedule': 'cosine', 'floor': 0.}
+    try:
+        return {**words, 'plan': Plan(**given['plan'])}
+    except TypeError as error:
+        raise ValueError(f"run.json holds no plan of training ({error})"[:199]) from None
 
 # %% ../../nbs/train/10_setup.ipynb #5edd2b6e
 def overview(run: Run,

@@ -8,17 +8,19 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..contract.create import recipe_class
+from ..contract.create import saved_class
+from ..contract.disk import brief
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import from_json, load_state
-from .background import Job, give_back
+from ..contract.saved import load_state, told, values_of
+from .background import Job, give_back, say
 from .checkpoint import Checkpoint
 from .feed import Portion, Waiting, rounds
 from .folder import RunFolder, check_same, read_run
@@ -30,13 +32,16 @@ from .watch import in_kernel, open_view, reports
 __all__ = ['take', 'batches_of', 'restore_run', 'RunState', 'Training', 'remade', 'Trainer', 'fit']
 
 # %% ../../nbs/train/11_trainer.ipynb #32e72a27
-def take(feed: Waiting, step: int, safe: str) -> dict:
+def take(feed: Waiting, step: int,
+         safe: Callable[[], str],       # what is safe, in words; called where there is need to
+         ) -> dict:
     "The next batch; what goes wrong says for which step it was, and which one is safe."
     try:
         return next(feed)
-    except (OSError, ValueError, TypeError) as error:
+    # RuntimeError: of a reader that was killed
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         kind = type(error) if isinstance(error, FileNotFoundError | TypeError) else ValueError
-        raise kind(f"no data for step {step}: {str(error)[:120]}{safe}") from error
+        raise kind(f"no data for step {step}: {str(error)[:120]}{safe()}") from error
 
 def batches_of(run: Run, portion: Portion, step: int) -> Iterator[dict]:
     "The batches of this process from a step on, one a round."
@@ -46,10 +51,15 @@ def batches_of(run: Run, portion: Portion, step: int) -> Iterator[dict]:
 
 def restore_run(run: Run, folder: RunFolder, found: Checkpoint) -> None:
     "Recipe, learner, history and generators as a checkpoint has them."
-    check_same(found.state['settings'], settings_of(run), folder.path)
-    load_state(run.recipe, found.tensors['model'], str(folder.path))
-    restore_learner(run.learner, found.tensors)
-    run.log.history = folder.restore(found)
+    try:
+        changed = check_same(found.state['settings'], settings_of(run), folder.path, run.change)
+        load_state(run.recipe, found.tensors['model'], str(folder.path))
+        restore_learner(run.learner, found.tensors)
+        run.log.history = folder.restore(found)
+        folder.changed += [{'step': found.step, **{k: list(v) for k, v in changed.items()}}] if changed else []
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{found.folder.name} of {brief(folder.path, 40)} is no checkpoint of a run "
+                         f"({str(error)[:60]}); take that folder away, and the one before it is read") from error
 
 # %% ../../nbs/train/11_trainer.ipynb #c55c4814
 class RunState(Run):
@@ -58,11 +68,17 @@ class RunState(Run):
         super().__init__(*of_the_run)
         self.step = 0                                   # steps taken
         self.view: Any = None
-        self.job = Job(self._train, lambda: f'{self.name}, step {self.step} of {self.steps}')
+        self.job = Job(self._train, lambda: f'{self.name}, step {self.step} of {self.steps}', self.ended)
         self.folder = None if self.out is None else RunFolder(self.out, self.processes)
         if self.folder and (found := self.folder.open(self.resume, self.overwrite)):
             restore_run(self, self.folder, found)
             self.step = found.step
+        if self.folder:
+            try:
+                told(self.recipe)
+            except ValueError as error:
+                warnings.warn(f"{error}; as it is, its weights cannot be saved as a recipe, and resuming needs "
+                              "recipe=", stacklevel=3)
 
     def _train(self) -> None:
         raise NotImplementedError
@@ -85,6 +101,11 @@ class RunState(Run):
     def _safe(self) -> str:
         return f'; step {self.folder.saved} is saved' if self.folder and self.folder.saved >= 0 else ''
 
+    def ended(self) -> str:
+        "One sentence for whoever ended it."
+        kept = f"{self._safe()}, and resume goes on there" if self._safe() else '; nothing is kept without out='
+        return f"{self.name} was stopped at step {self.step} of {self.steps}{kept}"
+
     def averaged(self) -> Recipe:
         "A copy of the recipe with the averaged weights."
         if self.learner.average is None:
@@ -101,15 +122,20 @@ class Training(RunState):
         portion = Portion(self.batch, self.accumulate, self.world, self.rank)
         feed = Waiting(batches_of(self, portion, self.step), self.device)
         learns = learning(self.learner, portion, self.source is not None, self.compile)
+        self.settings = settings_of(self)       # before the strategies are shared out
         metrics = self.folder.metrics(record_of(self)) if self.folder else nullcontext()
-        with learns, reports(self) as self.reports, metrics:
+        with metrics, learns, reports(self) as self.reports:
             self.log.begin(self.step)
             while self.step < self.steps and not self._stop_here():
                 try:
-                    logs = self.learner.update(lambda: take(feed, self.step, self._safe()), self.step,
-                                               self.steps)
+                    ahead = [take(feed, self.step, lambda: self._saved_first(feed))]
+                    logs = self.learner.update(lambda: ahead.pop() if ahead else take(
+                        feed, self.step, self._safe), self.step, self.steps)
                 except StopIteration:
-                    break         # a stream that was too short
+                    warnings.warn(f"the stream ended after {self.step} of {self.steps} steps, before the rate "
+                                  f"was lowered; give steps={self.step}, or data that can be read again",
+                                  stacklevel=2)
+                    break
                 self.log.pending.append((self.step, logs))
                 self.step += 1
                 if self.step % self.log_every == 0:
@@ -139,20 +165,34 @@ class Training(RunState):
     def _save(self, feed: Waiting) -> None:
         self._look(feed)                        # what is saved has been checked
         if self.folder:
-            self.folder.save(self.step, tensors_of(self.learner), settings_of(self), self.keep)
+            self.folder.save(self.step, tensors_of(self.learner), self.settings, self.keep)
+
+    def _saved_first(self, feed: Waiting) -> str:
+        "Between two steps all is whole: it is saved, and then said. (Several processes would have to agree.)"
+        if self.world == 1:
+            self._save(feed)
+        return self._safe()
 
     def stop(self) -> None:
         "Ask the run to end at the next border between two steps, with a checkpoint. Returns at once."
         self.job.stopping.set()
 
 # %% ../../nbs/train/11_trainer.ipynb #e77d2e9c
-def remade(about: dict[str, Any]) -> Recipe:
-    "The recipe of a run, from what its folder tells."
-    config, name = about['config'], about['recipe']
-    if config is None or name.startswith('__main__'):
-        raise ValueError(f"the recipe of this run, {name[:60]}, cannot be made by name; give it: "
+def remade(about: dict[str, Any],
+           folder: Any,
+           given: Any = None,           # the recipe itself, its class or name
+           trust: bool = False) -> Any:
+    "The recipe of a run, from what its folder tells; a folder cannot choose code to run."
+    if isinstance(given, Recipe): return given
+    if about['config'] is None or (given is None and about['recipe'].startswith('__main__')):
+        if given is not None: return given
+        raise ValueError(f"the recipe of this run, {about['recipe'][:60]}, cannot be made by name; give it: "
                          "resume(folder, recipe=...)")
-    return recipe_class(name)(**{k: from_json(v) for k, v in config.items()})
+    cls = saved_class(about, given, folder, trust)
+    try:
+        return cls(**values_of(about, {}, trust, folder))
+    except TypeError as error:
+        raise ValueError(f"run.json in {brief(folder, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
 
 # %% ../../nbs/train/11_trainer.ipynb #cd7d500e
 class Trainer(Training):
@@ -176,7 +216,12 @@ class Trainer(Training):
         "Train; where the run was stopped before, go on."
         self.job.begin()
         if not (in_kernel() if background is None else background):
-            self.job.here()
+            try:
+                self.job.here()
+            except (KeyboardInterrupt, SystemExit):
+                if self.rank == 0:
+                    say(self.ended())
+                raise
             return self.history
         try:
             if self.show and in_kernel():
@@ -198,10 +243,14 @@ class Trainer(Training):
                folder: str | Path,          # `out` of an earlier run
                recipe: Any = None,          # the recipe itself, where it was not made by name
                data: Any = None,            # the data itself, where they were not given by name or folder
-               **changes) -> Trainer:       # whatever is to be other than it was, such as steps=2000
-        "A trainer as it was at its last checkpoint; `fit()` goes on."
+               trust: bool = False,         # run the code from outside the kit that the folder names
+               **changes) -> Trainer:       # steps=2000; with change=True whatever is to be other than it was
+        """A trainer as it was at its last checkpoint; `fit()` goes on.
+
+        The folder names a recipe of the kit, or the caller gives one. Code in somebody's file that the folder
+        names is run with `trust=True` alone, and only while it is what it was."""
         about = read_run(folder)
-        recipe = remade(about) if recipe is None else recipe
+        recipe = remade(about, folder, recipe, trust)
         data = about['data'] if data is None else data
         if data is None:
             raise ValueError("the data of this run were no folder and no name; give them: resume(folder, "

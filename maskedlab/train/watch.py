@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+import warnings
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 # %% auto #0
-__all__ = ['VIEWERS', 'in_kernel', 'open_view', 'progress_bar', 'board', 'reports']
+__all__ = ['VIEWERS', 'in_kernel', 'open_view', 'harmless', 'progress_bar', 'board', 'reports']
 
 # %% ../../nbs/train/08_watch.ipynb #8709bddd
 VIEWERS: list[Callable[[Any], Any]] = []        # trainer -> a view with show(), update() and close()
@@ -33,13 +34,28 @@ def open_view(trainer: Any) -> Any:         # None: nobody can show a run here
         return view
     return None
 
+# %% ../../nbs/train/08_watch.ipynb #503563ef
+def harmless(report: Callable[[], Any]) -> Callable[[], None]:
+    "A report that is given up, with a warning, once it cannot reach whoever reads it."
+    lost: list[Exception] = []
+    def call() -> None:
+        if lost: return
+        try:
+            report()
+        except (OSError, ValueError) as error:      # ValueError: of a file that was closed
+            lost.append(error)
+            warnings.warn(f"this run is no longer shown ({str(error)[:80]}); it goes on", stacklevel=2)
+    return call
+
 # %% ../../nbs/train/08_watch.ipynb #d50d8a37
 def progress_bar(trainer: Any, stack: ExitStack) -> Callable[[], None]:
     "A bar on the error stream."
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    bar = stack.enter_context(Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                                       TimeRemainingColumn(), console=Console(stderr=True)))
+    bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                   TimeRemainingColumn(), console=Console(stderr=True))
+    stack.callback(harmless(bar.stop))
+    bar.start()
     task = bar.add_task(trainer.name, total=trainer.steps, completed=trainer.step)
     def report() -> None:
         bar.update(task, completed=trainer.step, description=trainer.status())
@@ -54,7 +70,7 @@ def board(trainer: Any, stack: ExitStack) -> Callable[[], None]:
         raise ValueError("tensorboard=True needs the package tensorboard; run pip install "
                          "tensorboard") from None
     writer = SummaryWriter(str(trainer.out / 'tensorboard'), purge_step=trainer.step)
-    stack.callback(writer.close)
+    stack.callback(harmless(writer.close))
     written = [trainer.step]
     def report() -> None:
         for row in trainer.history[written[0] - trainer.step:] if written[0] < trainer.step else []:
@@ -71,9 +87,9 @@ def reports(trainer: Any) -> Iterator[list[Callable[[], None]]]:
         found: list[Callable[[], None]] = []
         if trainer.rank == 0:
             if trainer.tensorboard:
-                found.append(board(trainer, stack))
+                found.append(harmless(board(trainer, stack)))
             if trainer.view is not None:
-                found.append(trainer.view.update)
+                found.append(harmless(trainer.view.update))
             elif trainer.show:
-                found.append(progress_bar(trainer, stack))
+                found.append(harmless(progress_bar(trainer, stack)))
         yield found
