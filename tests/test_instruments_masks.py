@@ -9,7 +9,7 @@ import torch
 
 from maskedlab.instruments.count_law import count_law
 from maskedlab.instruments.coverage import coverage_map
-from maskedlab.instruments.chance import RISK, draw_many, margin, surprise, tile
+from maskedlab.instruments.chance import RISK, draw_many, surprise, symmetric, tile, wager
 from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Checkerboard, Grid, Painted, Tube
 from maskedlab.masks.schedules import Coin, Cosine, Linear
@@ -255,8 +255,11 @@ def test_bounds_hold():
         x = (torch.rand(20000, n, generator=g) < p).double().mean(1)
         assert (surprise(x, torch.tensor(p), n) < .01).double().mean() <= .01
     x = torch.rand(2000, 100, generator=g)
-    assert sum(abs(r.mean() - .5) > margin(r, 1., .01) for r in x) <= 20
-    assert margin(torch.zeros(1)) == float('inf') and RISK == 1e-6
+    assert sum(wager(r, .5, 0., 1., .01) < .01 for r in x) <= 30
+    rare = (torch.rand(500, 400, generator=g) < .002).double()
+    assert sum(wager(r, .002, 0., 1., .01) < .01 for r in rare) <= 12
+    assert (symmetric(x - .5) < .01).double().mean() <= .01
+    assert wager(torch.zeros(9), 0., 0., 0.) == 1. and wager(torch.ones(9), 0., 0., 1.) < 1e-2
 
 
 def test_content_is_repeated_with_the_layout():
@@ -277,7 +280,7 @@ def test_large_grids_do_without_pairs():
 @pytest.mark.parametrize('n', [0, 1, -3, 2.5, True])
 def test_bad_number_of_draws(n):
     for f in (coverage_map, count_law):
-        with pytest.raises(ValueError, match='draws'):
+        with pytest.raises((ValueError, TypeError), match='whole number'):
             f(Random(), GRID, n)
 
 

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import Tries, door
 from ..contract.strategy import Strategy, hide
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['RISK', 'surprise', 'margin', 'reach', 'Draws', 'draw_many', 'tile']
+__all__ = ['RISK', 'surprise', 'wager', 'symmetric', 'reach', 'Draws', 'draw_many', 'tile']
 
 # %% ../../nbs/instruments/00_chance.ipynb #ed2dfe1b
-RISK = 1e-6     # of a false alarm in one run of an instrument, shared by all its questions
+RISK = 1e-4     # of a false alarm in one run of an instrument, shared by all its questions
 
 def surprise(share: Tensor,         # seen, in [0, 1]
              expected: Tensor,      # promised, in [0, 1]
@@ -33,15 +34,29 @@ def surprise(share: Tensor,         # seen, in [0, 1]
     return (2 * torch.exp(-n * (part(f, p) + part(1 - f, 1 - p)).clamp_min(0))).clamp(max=1)
 
 # %% ../../nbs/instruments/00_chance.ipynb #e4e44984
-def margin(x: Tensor,               # `[n]`, independent draws of a number
-           width: float = 1.,       # all lie in an interval of this width
-           risk: float = RISK,
-           ) -> float:              # the mean lies within this of the truth, but for that risk
-    "How far a mean may be from what it estimates (empirical Bernstein; valid for any n and distribution)."
-    n = len(x)
-    if n < 2: return math.inf
-    log = math.log(4 / risk)
-    return math.sqrt(2 * x.double().var().item() * log / n) + 7 * width * log / (3 * (n - 1))
+def wager(x: Tensor,                # `[n]`, independent draws of a number, in the order of the draws
+          expected: float,          # the mean that was promised
+          low: float, high: float,  # all lie between these
+          risk: float = RISK,       # what the bets are made for
+          ) -> float:               # an upper bound of the two-sided p-value, for any n and distribution
+    "How likely draws are that speak as strongly against the mean."
+    if high <= low: return 1. if expected == low else 0.
+    y, m = (x.double().flatten() - low) / (high - low), (expected - low) / (high - low)
+    if not 0 <= m <= 1: return 0.
+    t = torch.arange(1, len(y) + 1, dtype=torch.float64, device=y.device)
+    mean = (.5 + y.cumsum(0)) / (t + 1)
+    scatter = (.25 + (y - mean).square().cumsum(0)) / (t + 1)
+    before = torch.cat([scatter.new_tensor([.25]), scatter[:-1]])           # known when the bet is made
+    bet = (2 * math.log(2 / risk) / (len(y) * before)).sqrt()
+    more = (bet.clamp_max(.75 / m) if m else bet) * (y - m)
+    less = (bet.clamp_max(.75 / (1 - m)) if m < 1 else bet) * (m - y)
+    return min(1., 2 * math.exp(-max(float(torch.log1p(b).cumsum(0).max()) for b in (more, less))))
+
+def symmetric(x: Tensor,            # `[..., n]`, numbers that are as likely as their negatives, one by one
+              ) -> Tensor:          # `[...]`, an upper bound of the two-sided p-value of their sum
+    "How likely a sum is as large, given the sizes of the numbers (Efron 1969: chance is in the signs alone)."
+    total, size = x.sum(-1), x.square().sum(-1)
+    return (2 * torch.exp(-total.square() / (2 * size).clamp_min(1e-300))).clamp(max=1)
 
 # %% ../../nbs/instruments/00_chance.ipynb #72d61945
 def reach(n: int, variance: float, width: float = 1., risk: float = RISK) -> float:
@@ -58,6 +73,8 @@ class Draws:
     mask: Tensor
     free: Tensor            # bool `[B, N]`
     alarms: tuple[str, ...] # sentences
+    begin: Tensor           # state of the generator before the first call
+    units: Units            # of one call
 
     @property
     def flat(self) -> Tensor:
@@ -69,18 +86,19 @@ class Draws:
         "The free units of each draw, bool `[draws, N]`."
         return self.free.expand(self.mask.shape).flatten(0, 2)
 
+@door
 def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any function of units
               u: Units,                                     # a layout, or a recipe's units
-              n: int = 1000,                                # masks, at least
+              n: Tries = 1000,                              # masks, at least
               generator: torch.Generator | None = None,     # default: one with seed 0
               **signals) -> Draws:
     "Draw n masks or a few more, in whole batches."
-    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
-        raise ValueError(f"n={n}: give a whole number of draws, 2 or more")
     g = generator if generator is not None else torch.Generator().manual_seed(0)
     B = len(u)
     repeats = max(1, min(-(-n // (4 * B)), max(1, 256 // B)))   # four calls or more, of a few hundred samples
-    calls = max(2, -(-n // (B * repeats)))
+    shared = getattr(strategy, 'shared', False)                 # then batches are drawn, and not samples
+    calls = max(min(n, 256), -(-n // B)) if shared else -(-n // (B * repeats))
+    repeats, calls = 1 if shared else repeats, max(2, calls + calls % 2)
     many = tile(u, repeats)
     begin, outside, masks = g.get_state(), torch.get_rng_state(), []
     for _ in range(calls):
@@ -102,7 +120,7 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
     if calls * repeats * B >= 64 and (mask == mask[:1]).all() and _listens(strategy) and not _constant(
         strategy, u, mask[0] & free, free):
         alarms.append("every mask is the same: it does not listen to the generator")
-    return Draws(mask, free, tuple(alarms))
+    return Draws(mask, free, tuple(alarms), begin, many)
 
 # %% ../../nbs/instruments/00_chance.ipynb #b2b4e43a
 def tile(u: Units, times: int) -> Units:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chance import RISK, draw_many, margin
+from ..checks import Tries, door
+from .chance import RISK, Draws, draw_many, surprise, wager
 from ..contract.strategy import Strategy
 from ..contract.units import Units
 
@@ -29,6 +30,7 @@ class CountLaw:
     free: Tensor                    # int64 `[draws]`, units that might have been
     promise: str                    # in words
     alarms: tuple[str, ...]         # sentences; none if all is as promised
+    unseen: tuple[str, ...] = ()    # what was not looked at, in words
 
     @property
     def ok(self) -> bool:
@@ -49,7 +51,7 @@ class CountLaw:
             often = ', most often ' + ', '.join(f'{k} ({t / len(self.counts):.0%})' for k, t in top)
         lines = [f'counts of {self.name} on {self.shape}, {len(self.counts):,} draws',
                  f'  hidden: {seen}{often}',
-                 f'  promised: {self.promise}']
+                 f'  promised: {self.promise}', *(f'  not looked at: {s}' for s in self.unseen)]
         return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms]
                                   or ['  ok: as promised' if self.promise != 'nothing' else '  ok']))
 
@@ -60,17 +62,19 @@ class CountLaw:
         return go.Figure(bars).update_layout(title=self.name, xaxis_title='units hidden', yaxis_title='draws')
 
 # %% ../../nbs/instruments/02_count_law.ipynb #131262a9
+@door
 def count_law(strategy: Callable[..., Tensor],           # a strategy, or any function of units
               units: Units,                              # a layout, or a recipe's units
-              n: int = 2000,                             # masks to draw
+              n: Tries = 2000,                           # masks to draw
               generator: torch.Generator | None = None,  # default: one with seed 0
               **signals) -> CountLaw:
     "Does a sampler hide exactly k units, and if not, which counts? Held against what it promises."
     d = draw_many(strategy, units, n, generator, **signals)
     counts = d.mask.sum(3).flatten(0, 1)                           # [batches, B], padding too if it hides any
-    alarms, promise = list(d.alarms), 'nothing'
+    alarms, promise, unseen = list(d.alarms), 'nothing', ('the counts (nothing is promised)',)
     if isinstance(strategy, Strategy):
         low, high = strategy.counts(units)
+        unseen = ()
         exact = bool((low == high).all())
         promise = _span(low, high, 'exactly' if exact else 'from')
         off = (counts < low) | (counts > high)
@@ -83,18 +87,13 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
         if strategy.exact and d.free.all() and len(counts.unique()) > 1:
             alarms.append(f"it declares itself exact, and hides {counts.min()} units in one sample and "
                           f"{counts.max()} in another")
-        p = strategy.chance(units)
-        if p is not None and not exact:
-            # of each row of the units; each has its own free ones
-            mean = p.flatten(1).sum(1).to(counts.device)
-            promise += f', on average {mean.mean():.2f}'
-            excess = (counts - mean).flatten()
-            width = float((high - mean).max() - (low - mean).min())
-            if excess.mean().abs() > margin(excess, width, RISK / 2):
-                alarms.append(f"on average {counts.double().mean():.2f} units are hidden, promised "
-                              f"{mean.mean():.2f}")
+        more, words = _how_often(strategy, units, counts, exact, low, high, signals.get('progress', 1.))
+        alarms += more + _due(strategy, d, signals.get('progress', 1.))
+        promise += words
+        if not exact and not words:
+            unseen = ('how often each count comes (there is no formula)',)
     return CountLaw(getattr(strategy, '__name__', repr(strategy)), units.shape, counts.flatten(),
-                    d.open.sum(1), promise, tuple(alarms))
+                    d.open.sum(1), promise, tuple(alarms), unseen)
 
 def _span(low: Tensor, high: Tensor, word: str) -> str:
     "Counts in words; samples with padding have their own."
@@ -102,3 +101,82 @@ def _span(low: Tensor, high: Tensor, word: str) -> str:
     if word == 'exactly':
         return f'exactly {a}' if a == b else f'exactly what the free units of each sample ask for, {a} to {b}'
     return f'from {a} to {b}'
+
+# %% ../../nbs/instruments/02_count_law.ipynb #d0b1c202
+_LEAST = 20             # draws that a cell of the chi-square should hold
+_STEP = 2 / 2 ** 16     # how finely a ladder knows a probability
+
+def _how_often(strategy: Strategy, u: Units, counts: Tensor, exact: bool, low: Tensor, high: Tensor,
+               progress: float) -> tuple[list[str], str]:
+    "Alarms, and what is promised in words."
+    if exact: return [], ''
+    if strategy.shared:
+        counts, low, high = counts[:, :1], low[:1], high[:1]
+    odds = strategy.odds(u, progress)
+    if odds is not None:
+        odds = odds[:counts.shape[1]].to(counts.device)
+        mean = (odds * torch.arange(odds.shape[1], device=odds.device)).sum(1).mean()
+        return _by_odds(counts, odds), f', each as often as its formula says, on average {mean:.2f}'
+    p = strategy.chance(u)
+    if p is None: return [], ''
+    # of each row of the units; each has its own free ones
+    mean = p.flatten(1).sum(1)[:counts.shape[1]].to(counts.device)
+    least, most = float((low - mean).min()), float((high - mean).max())
+    words = f', on average {mean.mean():.2f}'
+    if wager((counts - mean).flatten(), 0., least, most, RISK / 2) >= RISK / 2: return [], words
+    return [f"on average {counts.double().mean():.2f} units are hidden, promised {mean.mean():.2f}"], words
+
+def _by_odds(counts: Tensor,    # int64 `[batches, B]`
+             odds: Tensor,      # float64 `[B, N + 1]`
+             ) -> list[str]:
+    "Chi-square over all counts, and each count by itself."
+    n = counts.numel()
+    due = odds.sum(0) * len(counts)                             # how often each count should come
+    seen = torch.bincount(counts.flatten().clamp_max(len(due) - 1), minlength=len(due)).double()
+    alarms = []
+    cells = _cells(due, max(_LEAST, n / 40))
+    expected, came = (torch.zeros(int(cells.max()) + 1, dtype=torch.float64, device=x.device).index_add_(
+        0, cells, x) for x in (due, seen))
+    square = ((came - expected).square() / expected.clamp_min(1e-9)).sum()
+    degrees = len(expected) - 1
+    if degrees and torch.special.gammaincc(square.new_tensor(degrees / 2), square / 2) < RISK / 4:
+        spread = lambda w: float(((w * (k := torch.arange(len(w), device=w.device)).square()).sum() / w.sum()
+                                  - ((w * k).sum() / w.sum()).square()).clamp_min(0).sqrt())
+        alarms.append(f"counts do not come as often as promised: mean {_mean(seen):.2f} for {_mean(due):.2f}, "
+                      f"deviation {spread(seen):.2f} for {spread(due):.2f} (chi-square {float(square):.0f} "
+                      f"at {degrees} degrees)")
+    share, p = seen / n, due / n
+    # of what is promised, the nearest to what came
+    luck = surprise(share, share.clamp((p - _STEP).clamp_min(0), p + _STEP), n)
+    if luck.min() < RISK / 4 / len(due):
+        k = int(luck.argmin())
+        alarms.append(f"{k} units are hidden in {share[k]:.4f} of the draws, promised {p[k]:.4f}")
+    return alarms
+
+def _mean(w: Tensor) -> float:
+    return float((w * torch.arange(len(w), device=w.device)).sum() / w.sum())
+
+def _cells(due: Tensor, least: float) -> Tensor:        # int64, like due
+    "Neighbouring counts together, until enough draws are expected in each cell."
+    cell, held, out = 0, 0., []
+    left = float(due.sum())
+    for d in due.tolist():
+        if held >= least and left >= least:
+            cell, held = cell + 1, 0.
+        out.append(cell)
+        held, left = held + d, left - d
+    return torch.tensor(out, device=due.device)
+
+# %% ../../nbs/instruments/02_count_law.ipynb #d0b1c204
+def _due(strategy: Any, d: Draws, progress: float) -> list[str]:
+    "Are the counts of the first batch those of the quota?"
+    if strategy.exact or not hasattr(strategy, 'quota'): return []
+    g = torch.Generator(device=d.units.device)
+    g.set_state(d.begin)
+    due, came = strategy.quota(d.units, g, progress), d.mask[0].flatten(0, 1).sum(1)
+    off = came - due
+    follow = off.abs().sum() * 4 < (came - due.roll(1)).abs().sum()      # else it draws in another order
+    if not follow or not off.any(): return []
+    i = int(off.abs().argmax())
+    return [f"{int((off != 0).sum())} of {len(off)} counts are not those that were drawn, such as {came[i]} "
+            f"where {due[i]} were due"]

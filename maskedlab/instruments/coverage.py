@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .chance import RISK, Draws, draw_many, margin, reach, surprise
+from ..checks import Tries, door
+from .chance import RISK, Draws, draw_many, reach, surprise, symmetric
 from ..contract.strategy import Strategy
 from ..contract.units import Units
 
@@ -38,6 +39,7 @@ class Coverage:
     never_hidden: Tensor            # bool `[*shape]`, free units that no draw hid
     never_seen: Tensor              # bool `[*shape]`, free units that every draw hid
     alarms: tuple[str, ...]         # sentences; none if all is as promised
+    unseen: tuple[str, ...] = ()    # what was not looked at, in words
 
     @property
     def ok(self) -> bool:
@@ -60,6 +62,7 @@ class Coverage:
         for what, which in (('never hidden', self.never_hidden), ('never seen', self.never_seen)):
             if which.any():
                 lines.append(f'  {what}: {_where(which)}')
+        lines += [f'  not looked at: {s}' for s in self.unseen]
         return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms]
                                   or ['  ok: nothing that chance alone would not do']))
 
@@ -75,9 +78,10 @@ class Coverage:
                                    else None).update_layout(title=self.name)
 
 # %% ../../nbs/instruments/01_coverage.ipynb #a13bdecb
+@door
 def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any function of units
                  units: Units,                              # a layout, or a recipe's units
-                 n: int = 2000,                             # masks to draw
+                 n: Tries = 2000,                           # masks to draw
                  generator: torch.Generator | None = None,  # default: one with seed 0
                  **signals) -> Coverage:
     "How often each unit is hidden, and each pair together, against what the sampler promises."
@@ -86,7 +90,7 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
     times, chances = hidden.sum(0), free.sum(0)
     rate = times / chances
     promised = _promise(strategy, units, d)
-    alarms = list(d.alarms) + _rows(d)
+    alarms, unseen = list(d.alarms) + _apart(d, strategy), _not_asked(d, strategy)
     if promised is not None:
         alarms += _against(times, chances, promised, units.shape)
     elif getattr(strategy, 'mirrored', False):
@@ -102,7 +106,22 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
     return Coverage(getattr(strategy, '__name__', repr(strategy)), shape, len(hidden), rate.view(shape),
                     (rate * (1 - rate) / chances).sqrt().view(shape), None if promised is None
                     else promised.view(shape), both, alone,
-                    ((times == 0) & real).view(shape), ((times == chances) & real).view(shape), tuple(alarms))
+                    ((times == 0) & real).view(shape), ((times == chances) & real).view(shape), tuple(alarms),
+                    tuple(unseen))
+
+def _not_asked(d: Draws, strategy: Any) -> Iterator[str]:
+    exchangeable = getattr(strategy, 'exchangeable', False)
+    formula = isinstance(strategy, Strategy) and strategy.chance(d.units) is not None
+    if not (exchangeable or formula or getattr(strategy, 'mirrored', False)):
+        yield 'how often each unit is hidden, but for those that hardly ever are (nothing is promised)'
+    if not exchangeable:
+        yield 'which units go together (nothing is promised)'
+    elif d.free.shape[1] > _MOST_PAIRS:
+        yield f'which units go together, but for neighbours (pairs of more than {_MOST_PAIRS:,} units)'
+    if not exchangeable and getattr(strategy, 'shared', False):
+        yield 'whether samples are drawn apart (those of a batch share their count, by design)'
+    elif len(d.units) < 2:
+        yield 'whether samples are drawn apart (one sample in a batch)'
 
 # %% ../../nbs/instruments/01_coverage.ipynb #1a4986f5
 def _promise(strategy: Any, u: Units, d: Draws) -> Tensor | None:
@@ -235,24 +254,61 @@ def _scatter(k: Tensor, n: Tensor, degree: Tensor, edges: Tensor) -> Tensor:
     return (edges * two + share_one * three + (edges * (edges - 1) - share_one) * four - (
         edges * two).square()).clamp_min(0)
 
-def _rows(d: Draws) -> list[str]:
-    "Are two samples of one batch as alike as two samples of different batches?"
-    calls, repeats, B, _ = d.mask.shape
-    n = d.free.sum(1).clamp_min(1)
-    like = lambda a, b: (((a == b) & d.free).sum(-1) / n).flatten()
-    within = None
-    if repeats > 1:
-        half = repeats // 2
-        within = like(d.mask[:, :half], d.mask[:, half:2 * half])
-    elif (d.free == d.free[:1]).all() and B > 1:
-        within = like(d.mask[:, :, :B // 2], d.mask[:, :, B // 2:2 * (B // 2)]) if B % 2 == 0 else None
-    if within is None: return []
-    half = calls // 2
-    across = like(d.mask[:half], d.mask[half:2 * half])
-    if abs(float(within.mean() - across.mean())) <= margin(within, 1.,
-                                                           RISK / 8) + margin(across, 1., RISK / 8):
-        return []
-    word = 'more' if within.mean() > across.mean() else 'less'
-    return [f"samples of one batch are {word} alike than samples of two: they agree on {within.mean():.3f} "
-            "of the units, across batches on "
-            f"{across.mean():.3f}; each sample needs its own draw"]
+# %% ../../nbs/instruments/01_coverage.ipynb #c0a1b202
+_MOST_ROWS = 256        # samples of a batch that are compared, each with each
+
+def _apart(d: Draws, strategy: Any) -> list[str]:
+    "Are the samples of one batch drawn independently?"
+    m = (d.mask & d.free).flatten(1, 2)[:, :_MOST_ROWS]
+    free = d.free.repeat(d.mask.shape[1], 1)[:_MOST_ROWS]
+    shared = getattr(strategy, 'shared', False)
+    if m.shape[1] < 2 or shared and not getattr(strategy, 'exchangeable', False): return []
+    alike = bool((free == free[:1]).all())
+    if not shared:
+        x = m[0::2].float() - m[1::2].float()
+    else:
+        x = (m.float() - (m.sum(-1) / free.sum(-1).clamp_min(1))[..., None]) * free
+    x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+    together = x @ x.mT                                     # `[pairs of batches, R, R]` correlations
+    found = _regular(together)
+    if alike and not found:
+        found = _single_pairs(x, together)
+    return found + (_again(m) if alike and not d.alarms else [])
+
+def _regular(together: Tensor) -> list[str]:
+    "Samples that lie equally far apart in the batch."
+    R = together.shape[-1]
+    p = torch.stack([symmetric(together.diagonal(k, 1, 2).double().flatten()) for k in range(1, R)])
+    if p.min() >= RISK / 8 / (R - 1): return []
+    k = int(p.argmin()) + 1
+    mean = float(together.diagonal(k, 1, 2).mean())
+    return [f"samples of one batch are {'more' if mean > 0 else 'less'} alike than samples of two: those {k} "
+            f"apart have a correlation of {mean:.2f}, which should be 0; each sample needs its own draw"]
+
+def _single_pairs(x: Tensor, together: Tensor) -> list[str]:
+    "Each pair of samples, beside pairs of different batches: Fisher's sum of the logarithms of chances."
+    J, R, _ = together.shape
+    if J < 2: return []
+    pool = torch.cat([(x[j] @ x[j + 1].T).flatten() for j in range(min(J - 1, 4))]).sort().values
+    i, j = torch.triu_indices(R, R, 1, device=x.device)
+    each = together[:, i, j]                                            # `[J, pairs]`
+    for sign, word in ((1, 'more'), (-1, 'less')):
+        pool, each = (pool, each) if sign > 0 else (-pool.flip(0), -each)
+        above = len(pool) - torch.searchsorted(pool, (each - 1e-5).contiguous())
+        sum_ = -((1 + above) / (1 + len(pool))).double().log().sum(0)
+        p = torch.special.gammaincc(torch.full_like(sum_, J), sum_)
+        if p.min() < RISK / 16 / len(sum_):
+            k = int(p.argmin())
+            return [f"samples {i[k]} and {j[k]} of one batch are {word} alike than samples of two: their "
+                    f"correlation is {sign * each[:, k].mean():.2f}, which should be 0; each sample needs its "
+                    "own draw"]
+    return []
+
+def _again(m: Tensor) -> list[str]:
+    "Do two batches get the same masks? By chance two samples do now and then, and so do whole batches."
+    C, R, _ = m.shape
+    equal = (m[:-1, :-1] == m[1:, 1:]).all(-1)
+    luck = math.log((1 + int(equal.sum())) / (1 + equal.numel()))
+    if R * luck + 2 * math.log(C) > math.log(RISK / 8): return []
+    kinds = len({b.cpu().numpy().tobytes() for b in m})
+    return [] if kinds == C else [f"{C - kinds} of {C} batches got the masks of another batch again"]

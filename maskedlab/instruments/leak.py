@@ -343,7 +343,8 @@ def _ends(look: _Look, rounds: int) -> None:
     if not look.secret: return
     moments = ', '.join(f'{moment(i):g}' for i in range(min(rounds, 6))) + ', ...' * (rounds > 6)
     report.looked += [', '.join(report.changes), 'content of a neighbour, and drawn anew',
-                      f"{rounds} masks, of seeds {look.seed} to {look.seed + rounds - 1} at progress {moments}"]
+                      f"{rounds} masks, of seeds {look.seed} to {look.seed + rounds - 1}, at progress "
+                      f"{moments}"]
     if look.places > 1:
         report.looked.append(f"{look.places} places of the order")
 

@@ -85,8 +85,8 @@ class Tokens(Strategy):
         return k, k
 
     def odds(self, u: Units, progress: float = 1.) -> Tensor:
-        free = u.free.flatten(1).sum(1)
-        return odds(_some, self.ratio, u.valid.flatten(1).sum(1), u.count, progress, free.clamp_max(self.most))
+        most = u.free.flatten(1).sum(1).clamp_max(self.most)
+        return odds(_some, self.ratio, u.valid.flatten(1).sum(1), u.count, progress, most)
 
     def chance(self, u: Units) -> Tensor | None:
         return None if callable(self.ratio) else share(self.counts(u)[0], u.free)
