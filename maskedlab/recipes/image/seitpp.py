@@ -36,8 +36,8 @@ from ...stages.shelf import find_tokenizer
 
 # %% auto #0
 __all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'DECLARED', 'deflate', 'inflate', 'coded', 'storage', 'blocks', 'unblock',
-           'check_words', 'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT', 'filled',
-           'WordHead', 'find_adapt', 'SeiTPP']
+           'crop_words', 'check_words', 'StoredWords', 'color_adapt', 'augment', 'leaving', 'dropout', 'WordViT',
+           'filled', 'WordHead', 'find_adapt', 'SeiTPP']
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #fc510cac
 CARD = Card(
@@ -116,6 +116,19 @@ def unblock(x: Tensor) -> Tensor:           # `[B, h, w, 4]` to `[B, 2h, 2w]`
     "The inverse of `blocks`."
     return x.unflatten(3, (2, 2)).permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
 
+def crop_words(ids: Tensor,                  # `[B, h, w]`
+               sides: Sequence[int],         # of the part to take; a map that is smaller stays
+               generator: torch.Generator | None = None) -> Tensor:     # `[B, *sides]`
+    "A part of each map, anywhere in it."
+    for axis, side in enumerate(sides, 1):
+        room = ids.shape[axis] - side
+        if room > 0:
+            first = (rand((len(ids),), generator, ids.device) * (room + 1)).long()
+            at = first[:, None] + torch.arange(side, device=ids.device)
+            x = ids.movedim(axis, 1)
+            ids = x[torch.arange(len(x), device=x.device)[:, None], at].movedim(1, axis)
+    return ids
+
 def check_words(ids: Any, words: int) -> Tensor:      # int64 `[B, h, w]`
     "The words of a batch, or one sentence about what is wrong with them."
     if not torch.is_tensor(ids) or ids.ndim != 3 or ids.is_floating_point() or ids.dtype == torch.bool:
@@ -146,11 +159,17 @@ class StoredWords(nn.Module):
                              f"give patch={2 * self.tokenizer.stride} or another tokenizer=")
         self.cut = Patches(patch, channels, what='unit')
 
-    def units(self, batch: dict) -> Units:
+    def units(self, batch: dict,
+              grid: tuple[int, ...] | None = None,    # of units: of larger stored maps, a part of this size
+              generator: torch.Generator | None = None) -> Units:
         "Blocks of 2 x 2 words, `[B, h, w, 4]`, from a picture or from stored words."
-        stored = isinstance(batch, dict) and 'ids' in batch
-        x = blocks(check_words(batch['ids'], self.count) if stored else
-                   self.tokenizer.ids(self.cut.checked(batch)))
+        if isinstance(batch, dict) and 'ids' in batch:
+            whole = batch['ids']
+            part = grid and torch.is_tensor(whole) and whole.ndim == 3
+            ids = check_words(crop_words(whole, [2 * n for n in grid], generator) if part else whole, self.count)
+        else:
+            ids = self.tokenizer.ids(self.cut.checked(batch))
+        x = blocks(ids)
         return Units('grid', x.shape[1:3], x=x, put=self.put)
 
     def put(self, batch: dict, x: Tensor) -> dict:
@@ -339,7 +358,8 @@ class SeiTPP(Recipe):
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Mask units, drop some of them, encode, put the class token in every hole, name the words."
-        u = self.units(batch) if units is None else units
+        crop = self.encoder.grid if self.training and not torch.is_tensor(mask) else None
+        u = self.words.units(batch, crop, generator) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)          # where
         luck = child(generator)
         u = self.augmented(u, luck) if self.training else u
