@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import numbers
+import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 _F = TypeVar('_F', bound=Callable[..., Any])
 
 # %% auto #0
-__all__ = ['Width', 'Count', 'Layers', 'Whole', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'FromZero', 'REMEDIES', 'Range',
-           'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'door', 'check_fields', 'reads',
-           'in_words', 'on_disk']
+__all__ = ['Width', 'Table', 'Count', 'Tries', 'Jobs', 'Layers', 'Whole', 'Side', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive',
+           'FromZero', 'REMEDIES', 'Range', 'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call',
+           'door', 'check_fields', 'in_words', 'on_disk']
 
 # %% ../nbs/02_checks.ipynb #bb70d8af
 @dataclass(frozen=True)
@@ -42,14 +43,21 @@ class Range:
         return low and (value < high if self.below or high == math.inf else value <= high)
 
     def __str__(self) -> str:
-        low = f"{'above' if self.above else 'from'} {self.low:g}"
+        low = f"{'above' if self.above else 'from'} {_short(self.low)}"
         if self.open or self.high == math.inf: return low
-        return f"{low} to {'below ' if self.below else ''}{self.high:g}"
+        return f"{low} to {'below ' if self.below else ''}{_short(self.high)}"
 
-Width = Annotated[int, Range(1, 2 ** 16, 1)]            # of a layer or a picture; channels, heads, steps
-Count = Annotated[int, Range(1, 2 ** 24, 1)]            # of words, samples, draws, ...
+def _short(x: float) -> str:
+    return f'{int(x)}' if x == int(x) else f'{x:g}'
+
+Width = Annotated[int, Range(1, 2 ** 16, 1)]        # of a layer or a picture; channels, heads
+Table = Annotated[int, Range(1, 2 ** 20, 1)]        # rows of a table: pieces, words, a queue
+Count = Annotated[int, Range(1, 2 ** 31 - 1, 1)]    # of samples, steps
+Tries = Annotated[int, Range(2, 10 ** 6, 1)]        # draws or seeds that a measurement is made of
+Jobs = Annotated[int, Range(1, 1024, 1)]            # processes at once
 Layers = Annotated[int, Range(1, 1000, 1)]
 Whole = Annotated[int, Range(0, 2 ** 31 - 1, 1)]
+Side = Annotated[int, Range(0, 2 ** 12, 1)]         # of a border, in pixels
 Seed = Annotated[int, Range(0, 2 ** 63 - 1, 1)]
 ZeroToOne = Annotated[float, Range(0, 1)]
 BelowOne = Annotated[float, Range(0, 1, below=True)]        # a share that may not be all
@@ -78,7 +86,7 @@ _WORDS = {'int': 'a whole number', 'float': 'a number', 'bool': 'True or False',
 def _wanted_of(base: Any, more: Any) -> str:
     "With a range, or in words of its own."
     if isinstance(more, str): return more
-    if not isinstance(more, Range): return wanted(base)
+    if not isinstance(more, Range): return wanted(more)
     number, *others = (get_args(base) if get_origin(base) in (Union, types.UnionType) else (base,))
     return ' or '.join([f'{wanted(number)} {more}', *map(wanted, others)])
 
@@ -99,6 +107,8 @@ def fitted(value: Any, hint: Any) -> Any:
         for more in inner[1:]:
             if isinstance(more, Range) and isinstance(value, int | float) and not more.holds(value):
                 raise ValueError
+            if not isinstance(more, Range | str):
+                value = fitted(value, more)
         return value
     if origin in (Union, types.UnionType): return _either(value, inner)
     if origin is Literal:
@@ -212,9 +222,15 @@ def door(function: _F) -> _F:
     "A function whose arguments are checked by their annotations before it runs."
     @functools.wraps(function)
     def enter(*args: Any, **kwargs: Any) -> Any:
-        check_call(function, function.__name__, args, kwargs)
+        if not _compiling():
+            check_call(function, function.__name__, args, kwargs)
         return function(*args, **kwargs)
     return enter        # type: ignore[return-value]
+
+def _compiling() -> bool:
+    "Whether torch is tracing this call: what is checked then is no value."
+    torch = sys.modules.get('torch')
+    return torch is not None and torch.compiler.is_compiling()
 
 def check_fields(record: Any) -> None:
     "Check the fields of a record, frozen or not, by their annotations, and keep them as plain values."
@@ -224,26 +240,6 @@ def check_fields(record: Any) -> None:
         if value is f.default or f.name not in hints: continue
         value = checked(value, f'{type(record).__name__}({f.name}', hints[f.name], ')')
         object.__setattr__(record, f.name, value)
-
-# %% ../nbs/02_checks.ipynb #891468ff
-def reads(hint: Any) -> Callable[[str], Any]:
-    "A function that reads a text as an annotation wants it; its error says what was wanted."
-    kind = _number_in(hint)
-    def read(text: str) -> Any:
-        value: Any = text
-        for number in (int, float) if kind is float else (int,) if kind is int else ():
-            try:
-                value = number(text)
-                break
-            except ValueError:
-                pass
-        return checked(value, '', hint)
-    return read
-
-def _number_in(hint: Any) -> type | None:
-    if hint in (int, float): return hint
-    inner = [_number_in(h) for h in get_args(hint) if not isinstance(h, Range)]
-    return next((k for k in inner if k is not None), None)
 
 # %% ../nbs/02_checks.ipynb #6f0f0b07
 REMEDIES: dict[int, tuple[str, str]] = {        # number of an error -> what it is, what helps

@@ -50,6 +50,7 @@ def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert
                  modality: str | None = None,    # only recipes of this modality, such as 'text'
                  ) -> list[str]:
     "Names of recipes."
+    if not isinstance(pattern, str): raise TypeError(f"pattern={pattern!r}"[:80] + ": give a text, such as '*mim*'")
     return [n for n, row in RECIPES.items() if fnmatch(n, pattern)
             and modality in (None, *row.modality.split())]
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from ..checks import BelowOne, Count, FromZero, Positive, ZeroToOne, check_fields
+
 # %% auto #0
-__all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'OWNED', 'ABOVE', 'FROM', 'TO_ONE', 'choice_settings', 'fill_in',
-           'check_values', 'LearningRate', 'Plan']
+__all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'OWNED', 'Milestones', 'choice_settings', 'fill_in', 'LearningRate',
+           'Plan']
 
 # %% ../../nbs/contract/07_plan.ipynb #1490e10e
 OPTIMISERS: dict[str, dict[str, Any]] = {'AdamW': dict(betas=(.9, .95), eps=1e-8),
@@ -35,8 +37,6 @@ def choice_settings(choice: str, value: Any) -> dict[str, Any]:
 def fill_in(values: dict[str, Any]) -> dict[str, Any]:
     "The values with those by default; a setting that its choice does not take is an error."
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    if values['clip'] == math.inf:
-        values['clip'] = None
     for choice, table in CHOICES.items():
         own = choice_settings(choice, values[choice])
         for k in {k for others in table.values() for k in others} - own.keys():
@@ -46,47 +46,22 @@ def fill_in(values: dict[str, Any]) -> dict[str, Any]:
         values |= {k: default for k, default in own.items() if values[k] is None}
     return values
 
-# %% ../../nbs/contract/07_plan.ipynb #1218e731
-ABOVE = ('lr', 'per', 'small', 'eps', 'gamma', 'clip')        # above 0
-FROM = ('weight_decay', 'warmup')                             # from 0
-TO_ONE = ('floor', 'momentum')                                # from 0 to 1
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-def check_values(values: dict[str, Any]) -> None:
-    "Raise for the first value that cannot be."
-    given = {k: v for k, v in values.items() if v is not None}
-    for k, v in given.items():
-        if k in ABOVE and not (_is_number(v) and v > 0):
-            raise ValueError(f"{k}={v!r}: give a number above 0")
-        if k in FROM and not (_is_number(v) and v >= 0):
-            raise ValueError(f"{k}={v!r}: give a number from 0")
-        if k in TO_ONE and not (_is_number(v) and 0 <= v <= 1):
-            raise ValueError(f"{k}={v!r}: give a number from 0 to 1")
-    pairs = dict(betas='two numbers from 0 to below 1, such as (.9, .95)',
-                 milestones='shares of the run between 0 and 1, such as (.875,)')
-    for k, what in pairs.items():
-        v = given.get(k, ())
-        fine = isinstance(v, tuple) and all(_is_number(x) and 0 <= x < 1 for x in v)
-        if not fine or (k == 'betas' and k in given and len(v) != 2):
-            raise ValueError(f"{k}={v!r}: give {what}")
-    if given.get('nesterov') and not given.get('momentum'):
-        raise ValueError(f"nesterov=True needs momentum, got momentum={values['momentum']!r}; .9 is usual")
-
 # %% ../../nbs/contract/07_plan.ipynb #e1076743
+Milestones = Annotated[tuple[BelowOne, ...], 'shares of the run from 0 to below 1, such as (.875,)']
+
 @dataclass(frozen=True)
 class LearningRate:
     "The learning rate: how high it is, and how it moves over a run."
-    lr: float = 1e-3                           # the highest rate
-    per: int | None = None      # the batch that `lr` is meant for: it grows in proportion; None: any batch
-    small: float | None = 1e-3  # the highest rate of networks with fewer than `SMALL` parameters; None: `lr`
+    lr: Positive = 1e-3                        # the highest rate
+    per: Count | None = None    # the batch that `lr` is meant for: it grows in proportion; None: any batch
+    # the highest rate of networks with fewer than `SMALL` parameters; None: `lr`
+    small: Positive | None = 1e-3
     schedule: str = 'cosine'                   # or 'linear', 'multistep', 'constant'
     # cosine, linear: last rate as a share of the highest, default 0
-    floor: float | None = None
-    milestones: tuple[float, ...] | None = None  # multistep: shares of the run at which the rate drops
-    gamma: float | None = None                 # multistep: to which share it drops, default .1
-    warmup: float = .05                        # below 1: a share of the steps; from 1: a number of steps
+    floor: ZeroToOne | None = None
+    milestones: Milestones | None = None       # multistep: shares of the run at which the rate drops
+    gamma: Positive | None = None              # multistep: to which share it drops, default .1
+    warmup: FromZero = .05                     # below 1: a share of the steps; from 1: a number of steps
 
     def highest(self, batch: int,            # samples of a step
                 parameters: int,             # of the network, trained ones
@@ -119,18 +94,21 @@ class Plan(LearningRate):
 
     Settings of an optimiser or schedule that the plan does not have are None."""
     optimiser: str = 'AdamW'                   # or 'SGD'
-    betas: tuple[float, float] | None = None   # AdamW: memory of the moments, default (.9, .95)
-    eps: float | None = None                   # AdamW, default 1e-8
-    momentum: float | None = None              # SGD, default .9
+    betas: tuple[BelowOne, BelowOne] | None = None     # AdamW: memory of the moments, default (.9, .95)
+    eps: Positive | None = None                # AdamW, default 1e-8
+    momentum: ZeroToOne | None = None          # SGD, default .9
     nesterov: bool | None = None               # SGD, default False
-    weight_decay: float = .05
-    clip: float | None = None                  # largest norm of the gradient; None: any
+    weight_decay: FromZero = .05
+    clip: Positive | None = None               # largest norm of the gradient; None or inf: any
 
     def __post_init__(self):
-        values = fill_in({f.name: getattr(self, f.name) for f in fields(self)})
-        check_values(values)
-        for k, v in values.items():
+        if isinstance(self.clip, float) and self.clip == math.inf:
+            object.__setattr__(self, 'clip', None)
+        check_fields(self)
+        for k, v in fill_in({f.name: getattr(self, f.name) for f in fields(self)}).items():
             object.__setattr__(self, k, v)
+        if self.nesterov and not self.momentum:
+            raise ValueError(f"nesterov=True needs momentum, got momentum={self.momentum!r}; .9 is usual")
 
     def rows(self) -> dict[str, Any]:
         "What this plan says: every value that is read, by name."

@@ -105,6 +105,12 @@ class Strategy:
         "Is a mask as likely as its mirror image along each axis?"
         return self.exchangeable
 
+    @property
+    def rowwise(self) -> bool:
+        """Are the numbers that are drawn for a sample the same whatever units the others have? Else it is drawn
+        for one sample at a time where units are ragged, see `train.seeds.Share`."""
+        return True
+
     def __or__(self, other: Callable[..., Tensor]) -> Union:
         return Union(self, other)
     def __ror__(self, other: Callable[..., Tensor]) -> Union:
@@ -126,6 +132,10 @@ class Union(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         return hide(self.a, u, generator, **signals) | hide(self.b, u, generator, **signals)
+
+    @property
+    def rowwise(self) -> bool:
+        return all(getattr(s, 'rowwise', True) for s in (self.a, self.b))
 
     @property
     def mirrored(self) -> bool:
@@ -152,6 +162,10 @@ class Inverse(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         return u.free & ~hide(self.of, u, generator, **signals)
+
+    @property
+    def rowwise(self) -> bool:
+        return getattr(self.of, 'rowwise', True)
 
     @property
     def exact(self) -> bool:

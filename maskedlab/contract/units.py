@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import Count, door
+
 # %% auto #0
-__all__ = ['widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean', 'mean_over', 'count_of',
-           'repeat_to', 'Units', 'layout']
+__all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
+           'mean_over', 'count_of', 'repeat_to', 'Units', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -160,6 +162,13 @@ class Units:
     whole: bool = False        # are all units real and free? Known where neither `valid` nor `free` was given
 
     def __post_init__(self):
+        if not isinstance(self.kind, str) or not isinstance(self.shape, tuple | list):
+            raise TypeError(f"Units(kind={str(self.kind)[:40]!r}, shape={str(self.shape)[:40]}): give a kind such "
+                            "as 'grid', and a tuple")
+        for name in ('valid', 'free'):
+            which = getattr(self, name)
+            if which is not None and not (torch.is_tensor(which) and which.dtype == torch.bool):
+                raise TypeError(f"Units({name}={type(which).__name__}): give a bool tensor [B, *shape]")
         object.__setattr__(self, 'shape', tuple(int(s) for s in self.shape))
         if self.valid is None:
             object.__setattr__(self, 'whole', self.free is None)
@@ -167,6 +176,9 @@ class Units:
                 raise ValueError("Units need valid=[B, *shape] where there is no single tensor of content")
             shape = self.x.shape[:1 + len(self.shape)]
             object.__setattr__(self, 'valid', torch.ones(shape, dtype=torch.bool, device=self.x.device))
+        if self.free is not None and self.free.shape != self.valid.shape:
+            raise ValueError(f"free is {list(self.free.shape)} and valid {list(self.valid.shape)}: give both a "
+                             "value for each unit")
         object.__setattr__(self, 'free', self.valid if self.free is None else self.free & self.valid)
         if tuple(self.valid.shape[1:]) != self.shape:
             raise ValueError(f"units of shape {self.shape} do not fit content or valid of shape "
@@ -220,8 +232,11 @@ class Units:
         return torch.cat([parts[k].flatten(1, len(shape)) for k, (_, shape) in self.streams.items()], 1)
 
 # %% ../../nbs/contract/00_units.ipynb #7490bfa0
-def layout(shape: Sequence[int] | int,    # units of one sample, such as `(14, 14)`, `(200,)` or `(8, 14, 14)`
-           batch: int | None = None,        # samples; default: those of `valid`, or 1
+MOST_UNITS = 2 ** 31        # of a layout: 2 GB for one mask
+
+@door
+def layout(shape: Count | Sequence[Count],  # units of one sample, such as `(14, 14)`, `(200,)`, `(8, 14, 14)`
+           batch: Count | None = None,      # samples; default: those of `valid`, or 1
            valid: Tensor | None = None,     # bool `[batch, *shape]`; False marks padding
            free: Tensor | None = None,      # bool `[batch, *shape]`; False marks what may never be hidden
            kind: str | None = None,         # default: 'sequence' for one axis, 'grid' for more
@@ -229,13 +244,12 @@ def layout(shape: Sequence[int] | int,    # units of one sample, such as `(14, 1
            ) -> Units:
     "A bare layout of units, without content."
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not shape or any(int(s) != s or s < 1 for s in shape):
-        raise ValueError(f"shape {shape} is no layout: give positive whole numbers, such as (14, 14)")
+    if not shape: raise ValueError("shape=() is no layout: give positive whole numbers, such as (14, 14)")
+    if batch is not None and math.prod(shape) * batch > MOST_UNITS:
+        raise ValueError(f"shape={shape} and batch={batch} make more than {MOST_UNITS:,} units: give fewer")
     whole = valid is None and free is None
     if valid is None:
-        batch = 1 if batch is None else batch
-        if batch < 1: raise ValueError(f"batch={batch}: a layout needs at least one sample")
-        valid = torch.ones(batch, *shape, dtype=torch.bool, device=device)
+        valid = torch.ones(1 if batch is None else batch, *shape, dtype=torch.bool, device=device)
     elif valid.dtype != torch.bool or tuple(valid.shape[1:]) != shape or batch not in (None, len(valid)):
         raise ValueError(f"valid must be bool [{batch or 'batch'}, {', '.join(map(str, shape))}], got "
                          f"{valid.dtype} {tuple(valid.shape)}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import Count, Whole, door
 from .own import images
 from .pictures import Pictures, check_size, cropped, turns
 from .samples import sample, sampler
@@ -20,9 +21,10 @@ from .samples import sample, sampler
 __all__ = ['batches', 'crops']
 
 # %% ../../nbs/data/03_batches.ipynb #1f0a8ae3
+@door
 def batches(data: Any,                 # a name of `list_samples()`, the result of `images(...)`, or a dataset
-            batch_size: int = 64,
-            steps: int | None = None,                       # how many batches; None: without end
+            batch_size: Count = 64,
+            steps: Whole | None = None,                     # how many batches; None: without end
             generator: torch.Generator | None = None,       # same state, same stream; None: seed 0
             **options,                     # of `sample(name, ...)`, or of `crops`: size, augment, scale, flip
             ) -> Iterator[dict[str, Tensor]]:

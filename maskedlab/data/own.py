@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..checks import Whole, door
 from .found import FOLDER, LIMITS, below, by_folder, examples, reason, refused, say_left, short
 from .pictures import Held, Pictures, check_size, cropped, resize
 
@@ -169,6 +170,7 @@ def _reason(path: Path, e: Exception) -> str:
     return f"is truncated or damaged ({str(e)[:60] or type(e).__name__})"
 
 # %% ../../nbs/data/02_own.ipynb #da0f75de
+@door
 def load_image(path: str | Path,
                # middle crop of this side, or (height, width); None: as it is
                size: int | tuple[int, int] | None = None,
@@ -334,6 +336,7 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
     return item, int(label) if isinstance(label, float) and label.is_integer() else label
 
 # %% ../../nbs/data/02_own.ipynb #7f69b4f4
+@door
 def images(# a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
            source: Any,
            # larger pictures are reduced to this short side in pixels; None: kept as they are
@@ -345,7 +348,7 @@ def images(# a file, a folder, a list of files; a torch or Hugging Face dataset,
            # read all once at the beginning? False: each when it is asked for, and where it cannot be read the
            # next one in its place; None: True up to 5,000
            check: bool | None = True,
-           memory: int = 512,         # megabytes of read files to keep, so that they are decoded once only
+           memory: Whole = 512,       # megabytes of read files to keep, so that they are decoded once only
            ) -> Pictures:             # item i: image float [channels, H, W] in 0..1, and label where known
     """The reader's own pictures, as a set that `batches` and `cropped` take.
 

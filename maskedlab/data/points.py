@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..checks import Count, door
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -376,10 +377,11 @@ def _no_cloud(x: Any) -> Tensor:
     raise TypeError(f"a cloud is a file, a tensor [N, 3] or a Data with pos, got {got}")
 
 # %% ../../nbs/data/06_points.ipynb #4d05fda5
+@door
 def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N, 3]` or `[B, N, 3]`; a list or
                 # a data set of these, also as pairs of cloud and label
                 source: Any,
-                n: int = 1024,              # points to draw from a surface
+                n: Count = 1024,            # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere
                 # what is no cloud among several: 'skip' leaves it out with a warning, 'raise' refuses it
                 on_error: str = 'skip',

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..checks import Count, door
 from .pictures import Held, Pictures, check_size, cropped, resize, turns
 from .points import clouds
 from .text import prose
@@ -149,8 +150,9 @@ def options_of(modality: str) -> tuple[str, ...]:
     "The options that its sample takes, such as `size`."
     return tuple(inspect.signature(sampler(modality)).parameters)
 
+@door
 def sample(modality: str,                               # a name of `list_samples()`
-           n: int | None = 8,                           # how many; None: as many as there are
+           n: Count | None = 8,                         # how many; None: as many as there are
            # same state, same batch; None: a fixed choice that is the same everywhere
            generator: torch.Generator | None = None,
            split: str = 'train',                        # 'train' or 'test'; they never overlap

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import Count, door
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -52,10 +53,11 @@ def articles(split: str = 'train') -> list[list[str]]:     # paragraphs of each 
             if about['split'] == split]
 
 # %% ../../nbs/data/05_text.ipynb #86abec75
+@door
 def encode(texts: str | Sequence[str],        # one text, or several
            tokenizer: Any = None,             # of tokenizers or transformers; default: the kit's own
            # pieces of a row, special ones included; None: as many as the longest needs
-           length: int | None = None,
+           length: Count | None = None,
            cut: bool = False,                 # cut what is longer, at a piece
            ) -> dict[str, Tensor]:            # ids int64, valid bool, word int64, all [B, length]
     "Texts as a batch of pieces."
@@ -157,6 +159,7 @@ def _pad(given: Any) -> int:
     return next((i for i in known if i is not None), 0)
 
 # %% ../../nbs/data/05_text.ipynb #cdf1283d
+@door
 def decode(ids: Tensor,                   # `[L]` or `[B, L]`
            tokenizer: Any = None,         # default: the kit's own
            special: bool = False,         # name the special pieces too

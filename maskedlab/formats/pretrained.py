@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
 
+from ..checks import door
 from ..contract.saved import make_saved, name_of, read_checkpoint, values_of
 from ..contract.recipe import Recipe
 from ..contract.catalogue import formats_of
@@ -23,7 +24,9 @@ from .format import find_format
 __all__ = ['load_pretrained']
 
 # %% ../../nbs/formats/pretrained.ipynb #87f55ff9
-def load_pretrained(path: Any,      # a folder or file (.safetensors, .pth), or several that fill one recipe
+@door
+def load_pretrained(# a folder or file (.safetensors, .pth), or several that fill one recipe
+                    path: Annotated[Any, str | Path | list | tuple],
                     # whose it is, where that is in doubt: a name, or the class (or 'file.py:Class') of a
                     # recipe from outside the kit, whose code is to be run
                     recipe: Any = None,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import door
 from ..contract.units import Units, widen
 from ..contract.recipe import Recipe, evaluating
 
@@ -19,6 +20,7 @@ from ..contract.recipe import Recipe, evaluating
 __all__ = ['psnr', 'hidden_pixels', 'visible_mean', 'inpaint', 'beside_baselines']
 
 # %% ../../nbs/instruments/03_baselines.ipynb #b945f4f8
+@door
 def psnr(image: Tensor,     # `[B, C, H, W]`, 0..1
          truth: Tensor,     # the same shape
          hidden: Tensor,    # bool `[B, H, W]`, where to look

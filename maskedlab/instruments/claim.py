@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ..checks import Count, Jobs, Tries, door
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..contract.create import create_recipe, recipe_class
@@ -175,7 +176,6 @@ def each(f: Callable[..., Any],             # found by its name in a new process
          jobs: int = 1,                     # processes at once, each with one thread; 1: here
          ) -> Iterator[tuple[tuple, Any]]:  # arguments and answers, as they come
     "Do independent pieces of work, one after the other or some at once."
-    if jobs < 1: raise ValueError(f"jobs={jobs}: give the number of processes, from 1")
     if jobs == 1:
         yield from ((a, f(*a)) for a in todo)
     else:
@@ -186,19 +186,20 @@ def each(f: Callable[..., Any],             # found by its name in a new process
                 yield waiting[done], done.result()
 
 # %% ../../nbs/instruments/07_claim.ipynb #575fe4cc
+@door
 def run_claim(name: str,
               claim: Claim | None = None,               # default: the one that belongs to the name
               # file of the result, `claims/<name>.json`; None: keep it in memory
               out: str | Path | None = None,
               full: bool | Sequence[str] = False,       # all arms, or these, beside the first two
               # instead of the claim's own (then the verdict is a rehearsal)
-              steps: int | None = None, seeds: int | None = None,
+              steps: Count | None = None, seeds: Tries | None = None,
               say: Callable[[str], Any] = lambda line: None,
-              jobs: int = 1,              # processes at once; more than 1 where the claim belongs to the name
+              jobs: Jobs = 1,             # processes at once; more than 1 where the claim belongs to the name
               ) -> dict[str, Any]:     # arms' numbers, differences, interval, verdict, and how they were made
     "Run a claim, or go on with one that was interrupted."
     c = claim or find_claim(name)
-    steps, seeds = steps or c.steps, seeds or c.seeds
+    steps, seeds = c.steps if steps is None else steps, c.seeds if seeds is None else seeds
     t95(seeds)
     for arm in full if not isinstance(full, bool) else ():
         if arm not in c.arms:

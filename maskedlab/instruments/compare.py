@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..checks import Count, Jobs, Positive, Tries, check_fields, door
 from .claim import EQUAL, each, feed, find_claim, interval
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
@@ -32,12 +33,15 @@ __all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'mean_and_
 class Budget:
     "What every method gets."
     data: str = 'digits'
-    steps: int = 400
-    batch: int = 64
-    lr: float = 1e-3
-    labels: tuple[int, ...] = (40, 400, 4000)   # of fine-tuning
-    few: int = 400                              # of the two probes
-    tune: int = 200                             # steps of fine-tuning
+    steps: Count = 400
+    batch: Count = 64
+    lr: Positive = 1e-3
+    labels: tuple[Count, ...] = (40, 400, 4000)     # of fine-tuning
+    few: Count = 400                                # of the two probes
+    tune: Count = 200                               # steps of fine-tuning
+
+    def __post_init__(self):
+        check_fields(self)
 
 def entrant(name: str) -> Recipe:
     "The recipe of a name as it takes part."
@@ -102,12 +106,13 @@ def costs(names: Sequence[str],
     return found
 
 # %% ../../nbs/instruments/08_compare.ipynb #d9d25a13
+@door
 def compare(# the first lends its network to 'untrained' and its step to the costs
             names: Sequence[str] = ('mae', 'simmim'),
-            seeds: int = 3,
+            seeds: Tries = 3,
             budget: Budget | None = None,
             out: str | Path | None = None,              # file of the result; None: keep it in memory
-            jobs: int = 1,                              # processes at once
+            jobs: Jobs = 1,                             # processes at once
             cost: bool = True,                          # measure steps too, in
             rounds: int = 11,                           # interleaved rounds
             show: bool = True,                          # progress bar

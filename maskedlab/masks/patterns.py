@@ -158,7 +158,7 @@ class Painted(Strategy):
         if torch.is_tensor(hidden) and hidden.dtype == torch.bool:
             shape, hidden = tuple(hidden.shape), hidden.flatten().nonzero()[:, 0].tolist()
         object.__setattr__(self, 'hidden', _indices(hidden))
-        object.__setattr__(self, 'shape', shape if shape is None else tuple(shape))
+        object.__setattr__(self, 'shape', shape)
         check_fields(self)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import Count, FromZero, Width
+from ..checks import FromZero, Table, Width
 from ..contract.units import Units
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
@@ -100,7 +100,7 @@ class PointDVAE(Recipe):
     plan = Plan(lr=5e-4, weight_decay=5e-4, warmup=1 / 30)
 
     def __init__(self, groups: Width = 64, size: Width = 32,            # groups of a cloud, points of a group
-                 words: Count = 8192, code: Width = 256,               # entries of the table, and their width
+                 words: Table = 8192, code: Width = 256,               # entries of the table, and their width
                  pointnet: Sequence[Width] = (128, 256, 512), width: Width = 256,     # of a group's embedding
                  edges: Sequence[Width] = (256, 512, 512, 1024), first: Width = 128, # widths of the messages
                  neighbours: Width = 4,            # nearest centres that exchange messages, itself among them

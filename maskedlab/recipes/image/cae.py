@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import BelowOne, Count, FromZero, Layers, Positive, Width
+from ...checks import BelowOne, FromZero, Layers, Positive, Table, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
 from ...contract.strategy import Where
@@ -179,7 +179,7 @@ class CAE(Recipe):
                  # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # outputs of the head, default: the tokenizer's words (None: no tokenizer, no loss); of norms
-                 words: Count | None = None, eps: Positive = 1e-6,
+                 words: Table | None = None, eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Where = Block(.5)):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import Layers, Positive, Width
+from ...checks import Layers, Positive, Side, Width
 from ...contract.chance import by_sample
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
@@ -220,7 +220,7 @@ class Selfie(Recipe):
                  # a code for each row and column, or for each place
                  positions: Literal['row column', 'each'] = 'row column',
                  context_positions: bool = False,      # do visible patches carry their code into the pooling?
-                 pad: int | None = None,   # pixels by which the grid moves in training; default: half a patch
+                 pad: Side | None = None,  # pixels by which the grid moves in training; default: half a patch
                  eps: Positive = 1e-6,
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import Count, Layers, Positive, Whole, Width
+from ...checks import Layers, Positive, Table, Whole, Width
 from ...corruptions.replace import check_shares, mask_keep_random
 from ...contract.strategy import Where
 from ...contract.units import Units, in_full, mean, place, rows, spread
 from ...masks.words import Tokens
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.text import Pieces, TextEncoder, TiedHead
+from ...parts.text import Pieces, TextEncoder, TiedHead, text_tokenizer
 from ...parts.watch import one_of
 
 # %% auto #0
@@ -75,9 +75,9 @@ PLAN = Plan(lr=1e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warm
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #60d34379
 class BertMLM(Recipe):
     "Predict hidden pieces of a text from both sides (Devlin et al. 2018, section 3.1)."
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, text_tokenizer
 
-    def __init__(self, vocab: Count = 3000,               # pieces; ids are 0 to vocab - 1
+    def __init__(self, vocab: Table = 3000,               # pieces; ids are 0 to vocab - 1
                  dim: Width = 768, depth: Layers = 12, heads: Width = 12,
                  length: Width = 512,                     # rows of the table of positions
                  # 'learned' as in the paper; 'alibi', which learns in a minute; 'none'

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import Count, FromZero, Layers, Positive, Whole, Width, ZeroToOne
+from ...checks import FromZero, Layers, Positive, Table, Whole, Width, ZeroToOne
 from ...contract.chance import by_row
 from ...masks.strategies import rand
 from ...corruptions.replace import above_zero, check_share
@@ -21,7 +21,7 @@ from ...contract.units import Units, in_full, mean, place, rows, spread
 from ...masks.words import Slots
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
-from ...parts.text import Pieces, TextEncoder, TiedHead, normal
+from ...parts.text import Pieces, TextEncoder, TiedHead, normal, text_tokenizer
 
 # %% auto #0
 __all__ = ['CARD', 'PUBLISHED', 'SIZES', 'PLAN', 'widths', 'drawn', 'Electra']
@@ -65,9 +65,9 @@ def drawn(logits: Tensor,                # `[n, vocab]`
 # %% ../../../nbs/recipes/text/electra.ipynb #603ad65c
 class Electra(Recipe):
     "A generator proposes pieces for hidden places, a discriminator finds what was replaced (section 2)."
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, text_tokenizer
 
-    def __init__(self, vocab: Count = 3000,                   # pieces; ids are 0 to vocab - 1
+    def __init__(self, vocab: Table = 3000,                   # pieces; ids are 0 to vocab - 1
                  # of the discriminator; default: see `widths`. `depth` is that of both networks
                  dim: Width | None = None, depth: Layers = 12, heads: Width | None = None,
                  width: Width = 128,                          # of the shared embeddings
