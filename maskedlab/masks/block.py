@@ -186,6 +186,10 @@ class Block(Strategy):
     def mirrored(self) -> bool:
         return self.law != 'single'     # whose incomplete row is the last
 
+    @property
+    def rowwise(self) -> bool:
+        return False        # the fewer samples are still at work, the more is drawn for each
+
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio) and not self.n: return super().counts(u)
         n = self._n(u, 0. if callable(self.ratio) else self.ratio)

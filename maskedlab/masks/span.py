@@ -90,6 +90,10 @@ class Span(Strategy):
         k = mask.sum(1)
         return first_k(rand(mask.shape, generator, u.device), k.min().expand_as(k), mask)
 
+    @property
+    def rowwise(self) -> bool:
+        return self.equal       # starts that come twice are drawn again; equal counts need the whole batch
+
     def _one_axis(self, u: Units) -> None:
         if len(u.shape) != 1:
             raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take "

@@ -31,7 +31,7 @@ from .seeds import drawing, seeded, start_at
 
 # %% auto #0
 __all__ = ['Change', 'SETS', 'CHANGES', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items',
-           'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'rows_of', 'as_batch', 'Unnamed', 'Joined',
+           'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'named_items', 'as_batch', 'Unnamed', 'Joined',
            'Unlisted', 'Portion', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
@@ -136,7 +136,7 @@ class Items:
                 start_at(self.seed, 'item', p)
                 picked.append(self.items[i])
         odd = set(picked[0]).union(*picked) - set(picked[0]).intersection(*picked)
-        if odd: raise ValueError(f"some items of the data set have no {min(odd)!r}; give it to all or to none")
+        if odd: raise ValueError(f"some items of the data set have no {min(odd)!r}; give it to all or none")
         for k in picked[0]:
             shapes = {tuple(torch.as_tensor(p[k]).shape) for p in picked}
             if len(shapes) > 1:
@@ -248,14 +248,14 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
         names = ', '.join(list_samples())
         raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
                                 f"name ({names[:80]})")
-    if (ready := rows_of(data, modality)) is not None: return Items(ready, seed)
+    if (ready := named_items(data, modality)) is not None: return Items(ready, seed)
     if modality in READERS: return Rows(READERS[modality](data), seed, changes)
     # a broken picture is better found now than in the night, unless looking takes the night
     return Crops(images(data, channels=channels, check=None), seed, size, augment, vary)
 
-def rows_of(data: Any, modality: str) -> Any:
-    "A data set whose items are named tensors, or can be named; None where it holds pictures, clouds or texts."
-    if isinstance(data, str | Path) or not hasattr(data, '__getitem__') or not hasattr(data, '__len__'): return None
+def named_items(data: Any, modality: str) -> Any:
+    "A data set whose items are named tensors, or can be named; None where it holds pictures or texts."
+    if isinstance(data, str | Path): return None
     try:
         first = data[0]
     except Exception:           # what is wrong with it is said by whoever reads all
@@ -266,7 +266,7 @@ def rows_of(data: Any, modality: str) -> Any:
         plain = all(isinstance(v, Tensor | int | float) for v in first.values()) and 'Image' not in kinds
         whole = getattr(first.get('image'), 'dtype', torch.float32) is not torch.uint8
         return data if plain and whole else None
-    loose = isinstance(first, Tensor) or isinstance(first, list | tuple) and first and torch.is_tensor(first[0])
+    loose = torch.is_tensor(next(iter(first), None) if isinstance(first, list | tuple) else first)
     return Unnamed(data, modality) if loose and modality in KEYS and modality in READERS else None
 
 # %% ../../nbs/train/02_feed.ipynb #5bd65221
@@ -292,6 +292,7 @@ def as_batch(given: Any,            # a dict, a tensor, a pair of tensor and lab
     if not torch.is_tensor(image) or image.dtype is not torch.uint8: return given
     return {**given, 'image': image.float() / 255}
 
+# %% ../../nbs/train/02_feed.ipynb #2b259652
 @dataclass
 class Unnamed:
     "A data set of tensors, alone or with a label, whose items get their names."
@@ -306,7 +307,7 @@ class Unnamed:
 
 @dataclass
 class Joined:
-    "Batches of a stream, whatever its batches look like; the single samples of an iterable data set are joined."
+    "Batches of a stream, however they are packed; the single samples of an iterable data set are joined."
     stream: Any
     modality: str
     batch: int
@@ -343,7 +344,7 @@ class Joined:
 
     def join(self, some: list, k: int) -> dict[str, Any]:
         "Batch number k, of these samples."
-        if (ready := rows_of(some, self.modality)) is not None:
+        if (ready := named_items(some, self.modality)) is not None:
             return Items(ready, self.seed).joined(range(len(some)), k * self.batch)
         if self.modality in READERS: return as_batch(READERS[self.modality](Unlisted(some)), self.modality)
         found = images(some, channels=self.channels, progress=False)
@@ -396,7 +397,7 @@ class _Rounds(Dataset):
             return error
 
 def _apart(worker: int) -> None:
-    "A signal to the group of the run (Ctrl-C, the end of a job) is the run's: its readers serve it to the end."
+    "A signal to the group of the run (Ctrl-C, the end of a job) is the run's: its readers serve to the end."
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
 

@@ -20,8 +20,8 @@ from ..contract.strategy import Strategy, hide
 from ..contract.units import Units
 
 # %% auto #0
-__all__ = ['seed_of', 'drawing', 'generators', 'restore_generators', 'seeded', 'Share', 'share_strategies', 'own_strategies',
-           'take_back']
+__all__ = ['seed_of', 'drawing', 'generators', 'restore_generators', 'start_at', 'seeded', 'Share', 'share_strategies',
+           'own_strategies', 'take_back']
 
 # %% ../../nbs/train/01_seeds.ipynb #04a0a8c9
 def seed_of(*key: Any,      # the run's seed, what for, counters: anything with a stable repr
@@ -60,10 +60,9 @@ def restore_generators(states: dict[str, Any], device: str | torch.device = 'cpu
         name, *rest = states['numpy_rest']
         np.random.set_state((name, states['numpy'].numpy().astype('uint32'), *rest))
 
-@contextmanager
-def seeded(*key: Any, device: str | torch.device = 'cpu') -> Iterator[None]:
-    "Inside, the global generators start at this key; outside, they go on as if nothing had been drawn."
-    before, seed = generators(device), seed_of(*key)
+def start_at(*key: Any, device: str | torch.device = 'cpu') -> None:
+    "Start the global generators at a key."
+    seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type != 'cpu':
         torch.get_device_module(device).manual_seed(seed)
@@ -71,6 +70,12 @@ def seeded(*key: Any, device: str | torch.device = 'cpu') -> Iterator[None]:
     if 'numpy' in sys.modules:
         import numpy as np
         np.random.seed(seed % 2 ** 32)
+
+@contextmanager
+def seeded(*key: Any, device: str | torch.device = 'cpu') -> Iterator[None]:
+    "Inside, the global generators start at this key; outside, they go on as if nothing had been drawn."
+    before = generators(device)
+    start_at(*key, device=device)
     try:
         yield
     finally:
@@ -104,6 +109,7 @@ class Share:
         if threading.get_ident() != self.thread: return hide(self.strategy, u, generator, **signals)
         g = drawing(*self.key, self.calls, device=u.device)
         self.calls += 1
+        if not u.whole and not getattr(self.strategy, 'rowwise', True): return self._singly(u, signals)
         if self.part == self.total: return hide(self.strategy, u, g, **signals)
         # a recipe may have laid several views of its samples behind each other
         views, odd = divmod(len(u), self.part)
@@ -115,9 +121,17 @@ class Share:
         # the other parts' units are not here; ours stand in for them, in the same layout
         index = (view * self.part
                  + (torch.arange(self.total, device=u.device) - self.start) % self.part).flatten()
-        whole = u.but(x=_rows(u.x, index, len(u)), valid=u.valid[index], free=u.free[index],
-                      group=_rows(u.group, index, len(u)), pos=_rows(u.pos, index, len(u)))
-        return hide(self.strategy, whole, g, **{k: _rows(v, index, len(u)) for k, v in signals.items()})[mine]
+        return hide(self.strategy, _units(u, index), g, **{k: _rows(v, index, len(u)) for k, v in signals.items()})[mine]
+
+    def _singly(self, u: Units, signals: dict[str, Any]) -> Tensor:
+        "One sample at a time, each with a generator of its own."
+        found = []
+        for i in range(len(u)):
+            at, row = i // self.part * self.total + self.start + i % self.part, torch.tensor([i], device=u.device)
+            g = drawing(*self.key, self.calls, at, device=u.device)
+            found.append(hide(self.strategy, _units(u, row), g,
+                              **{k: _rows(v, row, len(u)) for k, v in signals.items()}))
+        return torch.cat(found)
 
 # %% ../../nbs/train/01_seeds.ipynb #43354e4f
 def _rows(value: Any, index: Tensor, n: int) -> Any:
@@ -126,6 +140,10 @@ def _rows(value: Any, index: Tensor, n: int) -> Any:
     if isinstance(value, dict): return {k: _rows(v, index, n) for k, v in value.items()}
     if callable(value): return lambda: _rows(value(), index, n)
     return value
+
+def _units(u: Units, index: Tensor) -> Units:
+    return u.but(valid=u.valid[index], free=u.free[index],
+                 **{k: _rows(getattr(u, k), index, len(u)) for k in ('x', 'group', 'pos')})
 
 def share_strategies(recipe: nn.Module, total: int, part: int) -> dict[str, Share]:
     "Put a `Share` in place of each strategy that a recipe has as an attribute; `take_back` undoes it."

@@ -47,13 +47,17 @@ def norms(module: nn.Module) -> list[tuple[str, Any]]:
 @contextmanager
 def unmoved(module: nn.Module) -> Iterator[None]:
     "Inside, batch norms count as ever; afterwards they remember what they did before."
-    held = [(b, b.clone()) for _, m in norms(module) for b in m.buffers()]
+    # copies take their place: a graph that waits for its backward may hold the buffers
+    held = [(m, dict(m.named_buffers())) for _, m in norms(module)]
+    for m, own in held:
+        for name, b in own.items():
+            setattr(m, name, b.clone())
     try:
         yield
     finally:
-        with torch.no_grad():
-            for b, before in held:
-                b.copy_(before)
+        for m, own in held:
+            for name, b in own.items():
+                setattr(m, name, b)
 
 # %% ../../nbs/train/13_split.ipynb #f6e6d358
 def split_notes(recipe: Any, part: int, batch: int) -> list[str]:
