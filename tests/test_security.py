@@ -78,7 +78,8 @@ class Server:
         self.page = '/' if '/lab' not in found[0] else '/lab'
         for _ in range(300):
             with socket.socket() as s:
-                if not s.connect_ex(('127.0.0.1', self.port)): break
+                if not s.connect_ex(('127.0.0.1', self.port)):
+                    break
             time.sleep(.1)
 
     def ask(self, path=None, token=None, host=None, **headers):
@@ -96,8 +97,8 @@ class Server:
 
     def knock(self, path, token=None, **headers):
         """The status with which a websocket is answered; 101 where it is opened."""
-        upgrade = dict(Upgrade='websocket', Connection='Upgrade', Sec_WebSocket_Key='AAAAAAAAAAAAAAAAAAAAAA==',
-                       Sec_WebSocket_Version='13')
+        upgrade = dict(Upgrade='websocket', Connection='Upgrade', Sec_WebSocket_Version='13',
+                       Sec_WebSocket_Key='AAAAAAAAAAAAAAAAAAAAAA==')
         return self.ask(path, token, **{**upgrade, **headers})[0]
 
     def close(self):
@@ -135,8 +136,8 @@ def server(servers, request):
 
 
 def test_without_the_token_nothing_is_served(server):
-    paths = [server.page, '/', '/voila/static/voila.js', '/static/lab/index.html', '/api/contents', '/api/kernels',
-             '/api/status', '/login', '/files/README.md']
+    paths = [server.page, '/', '/voila/static/voila.js', '/static/lab/index.html', '/api/contents',
+             '/api/kernels', '/api/status', '/login', '/files/README.md']
     for path in paths:
         for token in (None, '', 'wrong', server.token[:-1]):
             assert server.ask(path, token)[0] == 403, (path, token)
@@ -173,8 +174,8 @@ def test_servers_listen_on_this_machine_alone(server):
 
 
 def test_a_foreign_host_is_not_answered(server):
-    for host in ('rebind.example', f'rebind.example:{server.port}', '127.0.0.1', f'127.0.0.1.nip.io:{server.port}',
-                 f'192.168.0.1:{server.port}'):
+    for host in ('rebind.example', f'rebind.example:{server.port}', '127.0.0.1',
+                 f'127.0.0.1.nip.io:{server.port}', f'192.168.0.1:{server.port}'):
         status, text = server.ask(token=server.token, host=host)
         assert status == 403 and '127.0.0.1' in text, host
         assert server.knock('/api/kernels/0-0-0-0-0/channels', server.token, Host=host) == 403
@@ -207,7 +208,8 @@ def test_a_server_that_does_not_hold_is_ended(monkeypatch, capsys):
             self.send_response(403 if 'wrong' in self.path else 200)
             self.end_headers()
 
-        def log_message(self, *_): pass
+        def log_message(self, *_):
+            "Said nowhere."
 
     open_ = ThreadingHTTPServer(('127.0.0.1', 0), Open)
     Thread(target=open_.serve_forever, daemon=True).start()
@@ -224,7 +226,7 @@ def test_a_gate_needs_a_token(monkeypatch):
     for token in ('', 'short'):
         monkeypatch.setenv('JUPYTER_TOKEN', token)
         with pytest.raises(SystemExit, match='token'):
-            gates.main(['page', '8866', 'none.ipynb'])
+            gates.serve_behind(['page', '8866', 'none.ipynb'])
 
 
 def kernel_of(text):
@@ -252,13 +254,16 @@ def test_the_page_executes_nothing(servers, tmp_path):
     own = f'http://127.0.0.1:{page.port}'
     line = websocket.create_connection(url, origin=own, timeout=10)
     message = lambda kind, **content: json.dumps(dict(
-        header=dict(msg_id=secrets.token_hex(8), username='', session='s', msg_type=kind, version='5.3', date=''),
+        header=dict(msg_id=secrets.token_hex(8), username='', session='s', msg_type=kind, version='5.3',
+                    date=''),
         parent_header={}, metadata={}, content=content, channel='shell'))
     code = f'open({str(mark)!r}, "w").write("run")'
     line.send(message('execute_request', code=code, silent=False, store_history=False, user_expressions={},
                       allow_stdin=False))
     line.send(message('kernel_info_request'))
-    while json.loads(line.recv())['msg_type'] != 'kernel_info_reply': pass      # it listens, and has run nothing
+    said = ''
+    while said != 'kernel_info_reply':      # it listens, and has run nothing
+        said = json.loads(line.recv())['msg_type']
     line.close()
     assert not mark.exists()
 
@@ -289,10 +294,12 @@ def test_a_message_names_no_code(page, evil, monkeypatch):
         for kind in DOORS:
             for where in ('recipe', 'set', 'strategy') if kind == 'draw' else ('recipe',):
                 bad = {**good, where: name}
-                message = dict(kind=kind, seq=1, state=bad, recipe=bad['recipe'], set=bad['set'], name='a.txt')
+                message = dict(kind=kind, state=bad, recipe=bad['recipe'], set=bad['set'], name='a.txt')
                 reply, _ = answer(page, message, [b'a text'])
-                if where == 'recipe': assert reply['kind'] == 'trouble' and len(reply['words']) <= 200
-        reply, _ = answer(page, dict(kind='draw', seq=1, state={**good, 'fields': {'ratio': name, 'order': name}}))
+                if where == 'recipe':
+                    assert reply['kind'] == 'trouble' and len(reply['words']) <= 200
+        fields = {'ratio': name, 'order': name}
+        reply, _ = answer(page, dict(kind='draw', state={**good, 'fields': fields}))
         assert reply['kind'] == 'trouble'
     assert answer(page, dict(kind='open', seq=2))[0]['kind'] == 'spec', 'a refused state stays behind'
     assert answer(page, dict(kind='draw', seq=3, state=good))[0]['kind'] == 'drawn'
@@ -302,11 +309,13 @@ def test_an_odd_message_is_answered_in_a_sentence(page):
     good = asdict(page.state)
     for odd in (None, [], {}, ['mae'], 'x' * 10_000, -1, 10 ** 30, float('nan')):
         for key in good:
-            assert len(answer(page, dict(kind='draw', state={**good, key: odd}))[0].get('words', '')) <= 220, key
+            reply, _ = answer(page, dict(kind='draw', state={**good, key: odd}))
+            assert len(reply.get('words', '')) <= 220, key
         for part in (dict(name=odd), dict(part=odd), dict(parts=odd)):
             message = dict(kind='file', recipe=good['recipe'], name='a.txt') | part
             assert len(answer(page, message, [b'x'])[0].get('words', '')) <= 220, part
-        for message in ({}, dict(kind=odd), dict(kind='draw'), dict(kind='draw', state=odd), dict(kind='file')):
+        half = dict(kind='draw'), dict(kind='draw', state=odd), dict(kind='file')
+        for message in ({}, dict(kind=odd), *half):
             assert answer(page, message)[0]['kind'] == 'trouble'
     assert answer(page, dict(kind='draw', seq=3, state=good))[0]['kind'] == 'drawn'
 
@@ -324,7 +333,8 @@ def upload(page, name, data, size=2 ** 20):
     for i in range(parts):
         reply, _ = answer(page, dict(kind='file', recipe='bert_mlm', name=name, part=i, parts=parts),
                           [data[i * size:(i + 1) * size]])
-        if reply['kind'] == 'trouble': break
+        if reply['kind'] == 'trouble':
+            break
     return reply
 
 
@@ -337,11 +347,13 @@ def test_uploads_have_limits(page):
     assert late['kind'] == 'trouble'
     for i in range(12):
         assert upload(page, f'{i}.txt', words)['kind'] == 'filed'
-        assert answer(page, dict(kind='draw', state=asdict(replace(page.state, set=f'{i}.txt'))))[0]['kind'] == 'drawn'
+        shown = asdict(replace(page.state, set=f'{i}.txt'))
+        assert answer(page, dict(kind='draw', state=shown))[0]['kind'] == 'drawn'
     kept = page.menus.files
     assert list(kept) == [f'{i}.txt' for i in range(12 - menus.KEPT_FILES, 12)]
     shown = {at[2] for at in page.menus.cache if at[0] in ('sample', 'units')}
-    assert sum(name.endswith('.txt') for name in shown) <= menus.KEPT_FILES, 'a dropped file stays in the cache'
+    files = sum(name.endswith('.txt') for name in shown)
+    assert files <= menus.KEPT_FILES, 'a dropped file stays in the cache'
     gone = answer(page, dict(kind='draw', state=asdict(replace(page.state, set='0.txt'))))[0]
     assert gone['kind'] == 'trouble' and 'no samples' in gone['words']
 
@@ -349,7 +361,8 @@ def test_uploads_have_limits(page):
 def test_the_sum_of_uploads_is_limited(monkeypatch):
     monkeypatch.setattr(menus, 'KEPT_MB', .01)
     samples = menus.Samples('bert_mlm')
-    for i in range(5): samples.add('bert_mlm', f'{i}.txt', b'word ' * 700)      # 3.5 kB each, 10 together
+    for i in range(5):
+        samples.add('bert_mlm', f'{i}.txt', b'word ' * 700)      # 3.5 kB each, 10 together
     assert list(samples.files) == ['3.txt', '4.txt']
 
 
@@ -360,7 +373,8 @@ def test_limits_are_stated_in_the_help(capsys):
     said = ' '.join(capsys.readouterr().out.split())
     from maskedlab.show.views.table import VIEWS
     most = {v.open_with['most'] for v in VIEWS.values()}
-    for word in (*(f'{m} MB' for m in most), f'newest {menus.KEPT_FILES} ', f'{menus.KEPT_MB} MB', 'one kernel', 'token'):
+    for word in (*(f'{m} MB' for m in most), f'newest {menus.KEPT_FILES} ', f'{menus.KEPT_MB} MB',
+                 'one kernel', 'token'):
         assert word in said, word
 
 
@@ -369,7 +383,8 @@ def test_a_files_name_leads_nowhere(page, tmp_path, monkeypatch):
     (tmp_path / 'tmp').mkdir()
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'tmp'))
     picture = Page('mae')
-    for name in ('../../up.png', '/abs.png', '..\\up.png', 'a/../b.png', '..', '', '.', 'x\0y.png', '~/x.png'):
+    for name in ('../../up.png', '/abs.png', '..\\up.png', 'a/../b.png', '..', '', '.', 'x\0y.png',
+                 '~/x.png'):
         reply, _ = answer(picture, dict(kind='file', recipe='mae', name=name), [b'no picture'])
         assert reply['kind'] == 'trouble' and str(tmp_path) not in reply['words'], name
     assert [p.name for p in tmp_path.rglob('*')] == ['tmp']
@@ -380,15 +395,19 @@ def test_a_files_name_leads_nowhere(page, tmp_path, monkeypatch):
 def test_the_page_sets_text_alone():
     for file in (ROOT / 'maskedlab' / 'show' / 'static').glob('*.js'):
         text = file.read_text(encoding='utf-8')
-        found = re.findall(r'innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function', text)
+        found = re.findall(r'innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function',
+                           text)
         assert not found, file.name
 
 
 class Marks:
     """Unpickled, it leaves a mark."""
 
-    def __init__(self, mark): self.mark = mark
-    def __reduce__(self): return open, (str(self.mark), 'w')
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), 'w')
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):

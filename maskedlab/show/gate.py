@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # %% auto #0
-__all__ = ['Gate', 'guard', 'open_to', 'one_kernel', 'page', 'lab', 'main']
+__all__ = ['Gate', 'guard', 'open_to', 'one_kernel', 'page', 'lab', 'serve_behind']
 
 # %% ../../nbs/show/01_gate.ipynb #710ee55d
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Gate:
         host, page = says('Host', ''), says('Origin', says('Sec-WebSocket-Origin'))
         if host not in self.hosts:
             return f'This server answers to the address {self.hosts[0]} alone.'
-        foreign = says('Sec-Fetch-Site') in ('cross-site', 'same-site') and says('Sec-Fetch-Dest') != 'document'
+        away = says('Sec-Fetch-Site') in ('cross-site', 'same-site')
+        foreign = away and says('Sec-Fetch-Dest') != 'document'
         if foreign or page is not None and page != f'http://{host}':
             return 'A page of another server asked for this; only pages of this server may.'
         kept = asked.cookies.get(self.cookie)
@@ -81,10 +82,17 @@ def guard(app: Any, gate: Gate) -> None:      # a tornado.web.Application
 
     @web.stream_request_body
     class TurnedAway(web.RequestHandler):
-        def initialize(self, words: str) -> None: self.words = words
-        def data_received(self, chunk: bytes) -> None: pass
-        def check_xsrf_cookie(self) -> None: pass
-        def _log(self) -> None: pass      # an address holds a token
+        def initialize(self, words: str) -> None:
+            self.words = words
+
+        def data_received(self, chunk: bytes) -> None:
+            "Dropped."
+
+        def check_xsrf_cookie(self) -> None:
+            "Turned away in any case."
+
+        def _log(self) -> None:
+            "Said nowhere: an address holds a token."
 
         def prepare(self) -> None:
             self.set_status(403)
@@ -154,8 +162,9 @@ def page(gate: Gate, notebook: str) -> None:
             threading.Thread(target=_watch, args=(gate,), daemon=True).start()
             super().listen()
 
-    Guarded.launch_instance([notebook, f'--port={gate.port}', '--Voila.ip=127.0.0.1', '--Voila.port_retries=0',
-                             '--Voila.log_level=ERROR', '--VoilaConfiguration.show_tracebacks=True',
+    Guarded.launch_instance([notebook, f'--port={gate.port}', '--Voila.ip=127.0.0.1',
+                             '--Voila.port_retries=0', '--Voila.log_level=ERROR',
+                             '--VoilaConfiguration.show_tracebacks=True',
                              '--no-browser'])
 
 def lab(gate: Gate, arguments: Sequence[str]) -> None:      # of JupyterLab
@@ -177,7 +186,7 @@ def lab(gate: Gate, arguments: Sequence[str]) -> None:      # of JupyterLab
                             '--ServerApp.base_url=/', *arguments])
 
 # %% ../../nbs/show/01_gate.ipynb #c45a7c27
-def main(words: Sequence[str]) -> None:
+def serve_behind(words: Sequence[str]) -> None:
     "`python -m maskedlab.show.gate page|lab PORT ...`, with the token in `JUPYTER_TOKEN`."
     what, port, *rest = words
     token = os.environ.pop('JUPYTER_TOKEN', '')
@@ -188,4 +197,4 @@ def main(words: Sequence[str]) -> None:
 
 # %% ../../nbs/show/01_gate.ipynb #cbe184d9
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    serve_behind(sys.argv[1:])

@@ -83,9 +83,9 @@ def _state(page: Page, message: dict[str, Any]) -> State:
 def _open(page: Page, message: dict, buffers: Sequence) -> Reply:
     menus, now = page.menus, page.state
     key = message.get('recipe') or now.recipe
-    start = now if message.get('recipe') is None else replace(menus.start(key), seed=now.seed)
-    if now.set in menus.sets(key):
-        start = replace(start, set=now.set, index=now.index)      # the same sample
+    start = now if message.get('recipe') is None else menus.start(key)
+    if now.set in menus.sets(key):                   # the same sample and seed; else its own first example
+        start = replace(start, set=now.set, index=now.index, seed=now.seed)
     return dict(kind='spec', spec=spec(menus, key), state=asdict(start)), []
 
 def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
@@ -94,6 +94,8 @@ def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
     page.state = s
     u, out = d.scene.units, d.out
     under = beneath(v.measure, {'returned': 'network', **v.baselines}, d.scores)
+    for name, words in v.beneath(d.scene).items():
+        under[name] = ', '.join(filter(None, (under.get(name), words)))
     # does the loss look at units that are on view?
     elsewhere = out.error is not None and bool((out.scored[0].cpu() & ~d.mask).any())
     pictures, data = _wire(v, d.pictures)

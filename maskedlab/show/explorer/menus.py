@@ -5,8 +5,11 @@
 # %% ../../../nbs/show/explorer/00_menus.ipynb #e30610c7
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'Samples', 'within', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'Samples', 'first_examples', 'within', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -142,12 +145,19 @@ class Samples(Recipes):
         self.cache = {at: x for at, x in self.cache.items()
                       if at[0] not in ('sample', 'units') or at[2] != name and at[2] in self.sets(at[1])}
 
+# %% ../../../nbs/show/explorer/00_menus.ipynb #9095fbe9
+@cache
+def first_examples() -> dict[str, dict[str, Any]]:
+    "Recipe -> set, index and seed of the page's first example, where it is not the first of all."
+    file = resources.files('maskedlab') / 'data' / 'files' / 'first_examples.json'
+    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
+
 # %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
 def within(control: dict[str, Any],            # a slider of a strategy, as `controls` has it
            strategy: Any, u: Units) -> dict[str, Any]:
     "The same slider, ended where these units end: what lies beyond would be refused."
     if control['kind'] not in ('int', 'float'): return control
-    low, high, step = control['low'], control['high'], control['step'] or 1
+    high, step = control['high'], control['step'] or 1
 
     def legal(x: float) -> bool:
         try:
@@ -204,12 +214,15 @@ class Menus(Samples):
         return self.cache['panels', key]
 
     def start(self, key: str) -> State:
-        "What a recipe's page begins with."
+        "What a recipe's page begins with: of the embedded samples one on which it succeeds."
         known, own = self.strategies(key), getattr(self.recipe(key), 'strategy', None)
         mine = next((k for k, s in known.items() if s is own), next(iter(known), ''))
         chosen = 'given' if 'given' in known else mine
         values = {c['name']: c['value'] for c in controls(known.get(chosen)) if not callable(c['value'])}
-        return State(key, self.sets(key)[0], strategy=chosen, fields=values)
+        first = self.sets(key)[0]
+        at = first_examples().get(key, {})
+        where = {k: at[k] for k in ('index', 'seed')} if at.get('set') == first else {}
+        return State(key, first, strategy=chosen, fields=values, **where)
 
     def strategy(self, s: State) -> Any:
         "The strategy that a state describes; ValueError or TypeError for a value out of its range."

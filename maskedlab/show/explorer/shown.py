@@ -65,12 +65,13 @@ def attention(s: State, scene: Scene, view: Any) -> Looked:
         if seen is not None: break
     else:
         hidden, network = bool(scene.mask.flatten(1)[0, unit]), first or 'network'
-        why = (f'is hidden, and this {network} never gets hidden {v.many}: no attention to show.' if hidden else
+        why = (f'is hidden, and this {network} never gets hidden {v.many}: no attention to show.'
+               if hidden else
                f'is on view, and this {network} asks for hidden {v.many} only: click one of those.')
         return Looked(None, f'{name} {why}', depth, first)
     words = [f'{name}: brightest where it looks most.' if part == first else
-             f'{name} is hidden, and the {first} never gets hidden {v.many}: this is the {part}, brightest where it '
-             'looks most.']
+             f'{name} is hidden, and the {first} never gets hidden {v.many}: this is the {part}, '
+             'brightest where it looks most.']
     if elsewhere > .005:
         words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
     if absent := int((seen.isnan() & u.valid.flatten(1)[0]).sum()):

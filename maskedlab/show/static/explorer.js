@@ -301,7 +301,7 @@ class Chips extends Stage {
       const w = Math.max(wide(c.text, `16px ${family}`), c.note ? wide(c.note, `12px ${family}`) : 0);
       widths.set(c.unit, Math.max(widths.get(c.unit) ?? 0, w));
     }
-    for (const s of drawn) for (const [unit, node] of s.chips) node.style.width = `${Math.ceil(widths.get(unit)) + 14}px`;
+    for (const s of drawn) for (const [unit, node] of s.chips) node.style.minWidth = `${Math.ceil(widths.get(unit)) + 14}px`;
   }
   hit(e) {
     const node = document.elementFromPoint(e.clientX, e.clientY)?.closest?.(".mlx-chip");
@@ -354,7 +354,7 @@ class Chips extends Stage {
 }
 
 // A cloud of points that turns. buffers: float32 positions [n, 3], uint8 role [n], uint8 value [n], int16 unit [n] (-1: none).
-// Roles: 0 plain, 1 hidden, 2 predicted, 3 by value, 4 faint. meta.centres: one [x, y, z] a unit; meta.frame: the middle, and a scale. All clouds of a page turn together.
+// Roles: 0 plain, 1 hidden, 2 predicted, 3 by value, 4 faint, 5 in no group. meta.centres: one [x, y, z] a unit; meta.frame: the middle, and 1 over the radius. All clouds of a page turn together.
 class Cloud extends Stage {
   inside() {
     this.over = h("canvas", { class: "mlx-over", "aria-hidden": "true" });
@@ -367,7 +367,7 @@ class Cloud extends Stage {
   }
   static colours(node) {
     const css = getComputedStyle(node), get = (n) => css.getPropertyValue(n).trim();
-    return [get("--mlx-point"), get("--mlx-secret"), get("--mlx-accent"), null, get("--mlx-faint")];
+    return [get("--mlx-point"), get("--mlx-hidden"), get("--mlx-predicted"), null, get("--mlx-faint"), get("--mlx-neither")];
   }
   static read(meta, [xyz, role, value, unit]) {
     const copy = (b, Kind) => new Kind(b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength));
@@ -384,11 +384,12 @@ class Cloud extends Stage {
     const pen = canvas.getContext("2d"), W = canvas.width, H = canvas.height;
     pen.clearRect(0, 0, W, H);
     if (!cloud || !camera) return null;
-    const [mx, my, mz, fits] = cloud.frame, scale = Math.min(W, H) * .46 * camera.zoom * fits, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
+    // The eye stands 3.2 radii away; a ball of radius 1 is then seen a little larger, which `rest` takes back: nothing is cut.
+    const [mx, my, mz, fits] = cloud.frame, eye = 3.2, rest = Math.sqrt(1 - eye ** -2), scale = Math.min(W, H) * .45 * camera.zoom * rest, cosine = Math.cos(camera.yaw), sine = Math.sin(camera.yaw), tilt = Math.sin(camera.pitch), lift = Math.cos(camera.pitch);
     const at = new Float32Array(3 * cloud.n), order = Array.from({ length: cloud.n }, (_, i) => i);
     for (let i = 0; i < cloud.n; i++) {
-      const [x, y, depth] = Cloud.project(cloud.xyz[3 * i] - mx, cloud.xyz[3 * i + 1] - my, cloud.xyz[3 * i + 2] - mz, cosine, sine, tilt, lift);
-      const near = 3.2 / (3.2 - depth);                       // a little perspective
+      const [x, y, depth] = Cloud.project((cloud.xyz[3 * i] - mx) * fits, (cloud.xyz[3 * i + 1] - my) * fits, (cloud.xyz[3 * i + 2] - mz) * fits, cosine, sine, tilt, lift);
+      const near = eye / (eye - depth);                       // a little perspective
       at[3 * i] = W / 2 + x * scale * near; at[3 * i + 1] = H / 2 + y * scale * near; at[3 * i + 2] = depth;
     }
     order.sort((a, b) => at[3 * a + 2] - at[3 * b + 2]);
@@ -521,7 +522,7 @@ class Page {
     this.seed = h("input", { id: unique("seed"), class: "mlx-seed", type: "number", min: 0, step: 1, value: "0",
       oninput: () => this.choose({ seed: this.seed.value === "" ? 0 : Number(this.seed.value), painted: null }) });
     const label = (text, control) => h("label", { class: "mlx-label", for: control.id }, text);
-    const group = (title, ...children) => h("section", { class: "mlx-group" }, h("h3", {}, title), ...children);
+    const group = (title, name, ...children) => h("section", { class: `mlx-group mlx-the-${name}` }, h("h3", {}, title), ...children);
 
     const button = (text, onclick, extra = {}) => h("button", { type: "button", onclick, ...extra }, text);
 
@@ -537,17 +538,19 @@ class Page {
     this.copyButton = button("Copy as code", () => this.copy(), { class: "mlx-copy" });
     this.saveButton = button("Save picture", () => this.line.queue({ kind: "save", state: this.state }), { class: "mlx-save" });
     this.status = h("p", { class: "mlx-status" });
+    this.legend = h("p", { class: "mlx-legend mlx-small" });
 
     this.root = h("div", { class: "mlx", "data-lm-suppress-shortcuts": "true", "data-painted": "0" },
-      h("header", { class: "mlx-head" }, h("h2", {}, "Hide a part, bring it back"), this.status),
+      h("header", { class: "mlx-head" }, h("h2", {}, "Hide a part, bring it back"), this.legend, this.status),
       this.alert,
       h("div", { class: "mlx-body" },
+        // the mask stands first, and in a narrow page above the results: what is moved and what it does are seen at once
+        group("Mask", "mask", this.strategy, this.fields,
+          h("div", { class: "mlx-row" }, label("Seed", this.seed), this.seed, button("Another", () => this.another(), { class: "mlx-another" }))),
+        this.main,
         this.side = h("div", { class: "mlx-side" },
-          group("1  Method", this.method, this.about),
-          h("section", { class: "mlx-group" }, this.menu, this.set, this.thumbs, this.own),
-          group("3  Mask", this.strategy, this.fields,
-            h("div", { class: "mlx-row" }, label("Seed", this.seed), this.seed, button("Another", () => this.another(), { class: "mlx-another" })))),
-        this.main),
+          group("Method", "method", this.method, this.about),
+          h("section", { class: "mlx-group" }, this.menu, this.set, this.thumbs, this.own))),
       h("footer", { class: "mlx-foot" }, this.code, this.copyButton, this.saveButton),
       this.keys,
       this.live);
@@ -570,9 +573,8 @@ class Page {
     original.node.classList.add("mlx-look");
     this.brush = 1;
     this.brushes = spec.brushes.map((b) => button(String(b), () => { this.brush = b; this.marks(); }, { "aria-label": `Brush of ${b} by ${b}` }));
-    this.lookHint = h("p", {}); this.hint = h("p", {});
-    original.caption.append(this.lookHint);
-    seen.caption.append(this.hint,
+    for (const s of Object.values(this.stages)) s.caption.append(s.hint = h("p", {}));
+    seen.caption.append(
       h("div", { class: "mlx-row", hidden: this.brushes.length < 2 }, h("span", { class: "mlx-segment", role: "group", "aria-label": "Brush size" }, h("span", {}, "Brush"), ...this.brushes)),
       h("div", { class: "mlx-row" }, button("Hide all", () => this.paintAll(1)), button("Show all", () => this.paintAll(0)),
         button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" })));
@@ -584,7 +586,7 @@ class Page {
     this.paste = radio("What it returns", spec.paste.length ? [["true", spec.paste[0]], ["false", spec.paste[1]]] : [], (v) => this.choose({ paste: v === "true" }));
     this.statistics = radio("Brightness of normalised patches", [["true", "true"], ["visible", "visible"]], (v) => this.choose({ statistics: v }));
     this.statisticsRow = h("div", { class: "mlx-row", hidden: true }, h("span", { class: "mlx-small" }, "Brightness from:"), this.statistics);
-    returned.caption.append(returned.hint = h("p", {}), h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
+    returned.caption.append(h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
     this.scaleWords = h("span", {});
     error.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), this.scaleWords), h("p", {}, `The loss of each ${spec.one}.`));
     const pick = (name) => h("select", { "aria-label": name, onchange: () => this.lookMore() });
@@ -593,11 +595,13 @@ class Page {
     this.attentionRow = h("div", { class: "mlx-row" }, this.part, this.layer, this.head);
     attention?.caption.append(this.attentionRow, this.attentionWords);
     for (const [k, s] of Object.entries(this.stages)) { s.caption.append(s.words); s.node.classList.toggle("mlx-slow", spec.slow.includes(k)); }
-    const first = ["original", "seen", "returned", "error"], rest = Object.keys(spec.titles).filter((k) => !first.includes(k));
-    const nodes = (names) => names.map((k) => this.stages[k].node), wide = this.Stage.wide;
+    const names = Object.keys(spec.titles), first = names.slice(0, 4), rest = names.slice(4);
+    const nodes = (some) => some.map((k) => this.stages[k].node), wide = this.Stage.wide;
+    const legend = Object.entries(spec.legend).map(([name, words]) => h("span", {}, h("i", { class: `mlx-key mlx-key-${name}`, "aria-hidden": "true" }), words));
+    this.legend.replaceChildren(...legend);
     this.main.replaceChildren(h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
     if (wide) this.side.append(this.close_);
-    this.menu.textContent = `2  ${spec.menu}`;
+    this.menu.textContent = spec.menu;
     this.thumbs.setAttribute("aria-label", spec.menu.endsWith("s") ? spec.menu : `${spec.menu}s`);
     this.measure.textContent = spec.measure.about;
     this.keys.textContent = `Keys: ${spec.keys}`;
@@ -700,9 +704,7 @@ class Page {
     fill(this.strategy, [...spec.strategies.map((s) => [s.key, s.label]), ["painted", "Painted by hand"]]);
     fill(this.part, spec.parts.map((p) => [p, p])); this.part.hidden = !spec.parts.length;
     this.statisticsRow.hidden = !spec.statistics.length;
-    this.lookHint.textContent = spec.hints.original ?? "";
-    this.hint.textContent = spec.hints.seen ?? "";
-    this.stages.returned.hint.textContent = spec.hints.returned ?? "";
+    for (const [k, s] of Object.entries(this.stages)) s.hint.textContent = spec.hints[k] ?? "";
     this.buildFields();
     this.fillSets(spec.sets);
     this.marks();
@@ -737,7 +739,7 @@ class Page {
     for (const [k, s] of Object.entries(this.stages)) if (!has.has(k) && !this.spec.slow.includes(k)) s.clear(m.notes[k] ?? silent[k]);
     this.attentionWords.textContent = has.has("attention") ? m.notes.attention : "";
     this.attentionRow.hidden = !m.layers;
-    if (m.layers) this.fillDepth(m.layers, m.heads);
+    if (m.layers) this.fillDepth(m.layers, m.heads, m.part);
     this.scores = { ...m.scores }; this.verdict.textContent = m.verdict;
     this.root.classList.toggle("mlx-stale", this.spec.slow.length > 0);
     this.drawBars();
@@ -857,7 +859,7 @@ class Page {
     this.root.classList.toggle("mlx-byhand", Boolean(this.state.painted));
   }
 
-  fillDepth(layers, heads) {
+  fillDepth(layers, heads, part) {
     const numbers = (select, n, all, one) => {
       if (select.options.length === n + 1) return;
       select.replaceChildren(h("option", { value: "-1" }, all), ...Array.from({ length: n }, (_, i) => h("option", { value: String(i) }, `${one} ${i + 1}`)));
@@ -866,7 +868,7 @@ class Page {
     numbers(this.head, heads, "all heads", "head");
     this.layer.value = String(Math.min(this.state.layer, layers - 1));
     this.head.value = String(Math.min(this.state.head, heads - 1));
-    if (this.state.part) this.part.value = this.state.part;
+    if (part) this.part.value = part;      // not always the one that was chosen: the encoder never gets what is hidden
   }
   lookMore() { this.choose({ part: this.part.value || null, layer: Number(this.layer.value || -1), head: Number(this.head.value || -1) }); }
   look(cell) { this.cursor.look = cell; this.choose({ look: cell }); }
@@ -919,7 +921,7 @@ class Page {
   layers() {
     if (!this.drawn) return;
     const css = getComputedStyle(this.root), get = (n) => css.getPropertyValue(n).trim();
-    const colours = { paper: get("--mlx-paper"), hole: get("--mlx-hole"), hatch: get("--mlx-hatch"), grid: get("--mlx-grid"), outline: get("--mlx-outline"), accent: get("--mlx-accent") };
+    const colours = { paper: get("--mlx-paper"), hole: get("--mlx-hole"), hatch: get("--mlx-lines"), grid: get("--mlx-grid"), outline: get("--mlx-outline"), accent: get("--mlx-accent") };
     const look = this.state.look === null ? [] : [[this.state.look, get("--mlx-mark")]], cursors = { original: "look", seen: "paint" };
     for (const [k, s] of Object.entries(this.stages)) {
       const marks = k === "original" || (k === "attention" && !s.empty.textContent) ? [...look] : [];

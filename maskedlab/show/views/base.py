@@ -128,12 +128,16 @@ class Measure:
 
     def words(self, d: float) -> str:
         "A difference in words, above 0 where the network is better; '' where it is too small to tell."
-        far, unit = f'{abs(d):.{self.digits}f}', self.unit if self.apart is None else self.apart
+        far, unit = self.number(abs(d)), self.unit if self.apart is None else self.apart
         return f'{far}{unit} {self.more if d > 0 else self.less}' if float(far) else ''
 
     def say(self, x: float) -> str:
         "A score in words."
-        return '–' if x != x else f'{x:.{self.digits}f}{self.unit}'
+        return '–' if x != x else f'{self.number(x)}{self.unit}'
+
+    def number(self, x: float) -> str:
+        "As the page rounds: a half goes up, 12.5 to 13."
+        return f'{x + 1e-9:.{self.digits}f}'
 
 # %% ../../../nbs/show/views/00_base.ipynb #5a14b0c2
 class View:
@@ -196,6 +200,10 @@ class View:
     def says(self, s: Scene, unit: int) -> str:
         "What there is to say of a unit that was clicked, beside where it looks."
         return ''
+
+    def beneath(self, s: Scene) -> dict[str, str]:
+        "More numbers under drawings: name of a drawing -> words."
+        return {}
 
     def remark(self, s: Scene) -> str:
         "A further sentence about what came out, if there is one."

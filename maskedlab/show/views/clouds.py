@@ -14,11 +14,11 @@ from torch import Tensor
 from ...contract.units import Units, rows
 from ...data.points import load_points, point_classes
 from ...targets.sets import chamfer
-from .base import Measure, Scene, View, cividis, from_file, raw
+from .base import PALETTE, Measure, Scene, View, cividis, from_file, raw
 
 # %% auto #0
-__all__ = ['MOST_POINTS', 'ROLES', 'CloudSamples', 'marked', 'framed', 'project', 'dots', 'cloud_of', 'owner_of', 'on_view',
-           'sets_of', 'among', 'heights', 'CloudDrawings', 'CloudView']
+__all__ = ['MOST_POINTS', 'ROLES', 'EYE', 'REST', 'CloudSamples', 'marked', 'framed', 'project', 'dots', 'cloud_of', 'owner_of',
+           'belongs', 'on_view', 'seen_roles', 'sets_of', 'among', 'heights', 'CloudDrawings', 'CloudView']
 
 # %% ../../../nbs/show/views/04_clouds.ipynb #79510dd7
 MOST_POINTS = 20_000       # points of a file
@@ -53,7 +53,7 @@ class CloudSamples(View):
         return u.kind == 'set' and len(u.shape) == 1 and u.pos is not None
 
 # %% ../../../nbs/show/views/04_clouds.ipynb #3cc5a599
-ROLES = ('plain', 'hidden', 'predicted', 'valued', 'faint')
+ROLES = ('plain', 'hidden', 'predicted', 'valued', 'faint', 'neither')
 
 def marked(points: Tensor,                  # `[n, 3]`
            role: Tensor,                    # int `[n]`, places in `ROLES`
@@ -69,25 +69,30 @@ def marked(points: Tensor,                  # `[n, 3]`
                 centres=torch.zeros(0, 3) if centres is None else centres.detach().float().cpu(),
                 frame=(framed(points) if frame is None else frame).detach().float().cpu())
 
-def framed(x: Tensor) -> Tensor:      # `[n, 3]` to `[4]`: x, y, z of the middle, and a scale
-    "How a cloud fills its drawing however it is turned about its upright axis."
-    low, high = x.amin(0), x.amax(0)
-    middle = (low + high) / 2
-    across, up = (x - middle)[:, :2].norm(dim=1).max().clamp_min(1e-6), (high - low)[2] / 2
-    return torch.cat([middle, (1 / torch.maximum(1.15 * across, up + .3 * across))[None]])
+EYE = 3.2       # how far the eye stands from the middle of a cloud, in radii of it
+
+def framed(x: Tensor,                        # `[n, 3]`, the cloud, which gives the middle
+           more: Tensor | None = None,       # `[m, 3]`, further points that must be seen as well
+           ) -> Tensor:                      # `[4]`: x, y, z of the middle, and 1 over the radius
+    "The ball around a cloud: however it is turned, it stays in its drawing."
+    middle = (x.amin(0) + x.amax(0)) / 2
+    both = x if more is None else torch.cat([x, more])
+    return torch.cat([middle, (1 / (both - middle).norm(dim=1).max().clamp_min(1e-6))[None]])
 
 # %% ../../../nbs/show/views/04_clouds.ipynb #113beea1
 _PAPER = (246, 248, 250)
+REST = (1 - EYE ** -2) ** .5      # the ball as it is seen is larger by this: 1 then is its outline
 
-def project(x: Tensor,                        # `[n, 3]`, z up
+def project(x: Tensor,                        # `[n, 3]`, z up, in a ball of radius 1
             yaw: float = .9, pitch: float = .3,
             ) -> tuple[Tensor, Tensor]:  # `[n, 2]` right and down, about -1..1; depth `[n]`, larger is nearer
     "A cloud as it is seen by an eye that looks at its middle, with a little perspective."
     yaw_, pitch_ = torch.tensor(yaw), torch.tensor(pitch)
     across, away = yaw_.cos() * x[:, 0] + yaw_.sin() * x[:, 1], yaw_.cos() * x[:, 1] - yaw_.sin() * x[:, 0]
     depth = -away * pitch_.cos() - pitch_.sin() * x[:, 2]
-    near = 3.2 / (3.2 - depth)
-    return torch.stack([across * near, (pitch_.sin() * away - pitch_.cos() * x[:, 2]) * near], 1), depth
+    near = EYE / (EYE - depth)
+    down = pitch_.sin() * away - pitch_.cos() * x[:, 2]
+    return torch.stack([across * near, down * near], 1) * REST, depth
 
 def dots(x: Tensor,                           # `[n, 3]`, z up
          frame: Tensor,                       # `[4]`, from `framed`
@@ -102,9 +107,9 @@ def dots(x: Tensor,                           # `[n, 3]`, z up
     # drawn at twice the size, so that edges become smooth
     paper = Image.new('RGB', (2 * side, 2 * side), _PAPER)
     pen = ImageDraw.Draw(paper)
-    xy, depth = project(x - frame[:3], **view)
+    xy, depth = project((x - frame[:3]) * frame[3], **view)
     near = ((depth + 1) / 2).clamp(0, 1)[:, None]
-    at, r = side + xy * .92 * side * frame[3], 2 * size[:, None] * (.75 + .5 * near)
+    at, r = side + xy * .9 * side, 2 * size[:, None] * (.75 + .5 * near)
     share = torch.as_tensor(pale).expand(len(x))[:, None] * (1 - near)
     colours = torch.lerp(ink.float(), torch.tensor(_PAPER).float(), share).round().int().tolist()
     boxes = torch.cat([at - r, at + r], 1).tolist()
@@ -122,12 +127,26 @@ def owner_of(points: Tensor, u: Units) -> Tensor:
     "The group with the nearest centre, of each point."
     return torch.cdist(points.float(), u.pos[0].float()).argmin(1)
 
+def belongs(points: Tensor,      # `[n, 3]`
+            u: Units,
+            which: Tensor,       # bool `[G]`, groups that are asked for
+            ) -> Tensor:         # bool `[n]`: which points lie in one of them
+    "Groups are drawn from a cloud and need not hold all of it; a point may lie in several."
+    found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    mine = (u.x[0][which] + u.pos[0][which][:, None]).flatten(0, 1).to(points)
+    for part in mine.split(512):
+        found[torch.cdist(part, points).argmin(1)] = True
+    return found
+
 def on_view(s: Scene) -> Tensor:
-    "Which of the cloud's points are on view, bool `[n]`."
-    seen = (s.out.seen or {}).get('points_valid')
-    if seen is None: return ~s.mask[0][owner_of(cloud_of(s.batch), s.units)]
-    valid = s.batch.get('points_valid')
-    return seen[0] if valid is None else seen[0][valid[0]]
+    "Which of the cloud's points the network gets, bool `[n]`: those of a visible group."
+    return belongs(cloud_of(s.batch), s.units, (~s.mask & s.units.valid)[0])
+
+def seen_roles(s: Scene) -> Tensor:
+    "Each point's place in `ROLES`: it is on view, hidden, or in no group at all, int `[n]`."
+    seen, hidden = on_view(s), belongs(cloud_of(s.batch), s.units, s.mask[0])
+    return torch.where(seen, ROLES.index('plain'),
+                       torch.where(hidden, ROLES.index('hidden'), ROLES.index('neither')))
 
 def sets_of(s: Scene) -> Tensor:
     "The predicted points of each hidden group, `[n, k, 3]`, where they lie."
@@ -140,7 +159,7 @@ def among(s: Scene, sets: Tensor) -> dict[str, Tensor]:
     "Predicted sets, `[n, k, 3]`, among what is on view or alone."
     x, new, k = cloud_of(s.batch), sets.flatten(0, 1), sets.shape[1]
     mine = s.mask[0].nonzero()[:, 0].repeat_interleave(k)
-    frame = framed(x)
+    frame = framed(x, new)
     if not s.paste: return marked(new, torch.full((len(new),), 2), mine, frame=frame)
     x = x[on_view(s)]
     role = torch.cat([torch.zeros(len(x)), torch.full((len(new),), 2.)])
@@ -151,7 +170,9 @@ def heights(x: Tensor, unit: Tensor, value: Tensor) -> dict[str, Tensor]:      #
     return marked(x, torch.where(value.isnan(), 4, 3), unit, value)
 
 # %% ../../../nbs/show/views/04_clouds.ipynb #90c5c96e
-_INKS = ((66, 74, 84), (194, 90, 0), (11, 87, 176), (0, 0, 0), (176, 184, 193))      # of roles, on paper
+# of roles, on paper
+_INKS = (PALETTE['plain'], PALETTE['hidden'], PALETTE['predicted'], (0, 0, 0), (176, 184, 193),
+         PALETTE['neither'])
 
 class CloudDrawings(CloudSamples):
     "Draws clouds: a drawing is a dict of points with roles, see `marked`."
@@ -159,17 +180,17 @@ class CloudDrawings(CloudSamples):
                   error='Error', centre='The centre alone',
                   copied='The nearest visible group', attention='Attention')
     hints = dict(original='Drag to turn. Click a group to see where it looks.',
-                 seen='Orange squares are hidden. Click a group to hide or show it.',
-                 returned='Blue points were predicted.')
+                 seen='Click a group to hide or show it.')
+    legend = dict(hidden='hidden', predicted='predicted', neither='in no group')
     side = 220
 
     def drawings(self, s: Scene) -> dict[str, dict[str, Tensor]]:
         "Original, seen and error; returned, where there is something."
         x, centres = cloud_of(s.batch), s.units.pos[0]
-        unit = owner_of(x, s.units)
+        unit, role, alone = owner_of(x, s.units), seen_roles(s), ROLES.index('neither')
         drawn = {'original': marked(x, torch.zeros(len(x)), unit, centres=centres),
-                 'seen': marked(x, (~on_view(s)).int(), unit, centres=centres),
-                 'error': heights(x, unit, s.height[0][unit])}
+                 'seen': marked(x, role, torch.where(role == alone, -1, unit), centres=centres),
+                 'error': heights(x, unit, s.height[0][unit].masked_fill(role == alone, torch.nan))}
         if s.filled is not None:
             drawn['returned'] = among(s, sets_of(s))
         return drawn

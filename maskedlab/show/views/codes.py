@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...contract.units import repeat_to
 from ...instruments.baselines import psnr
 from .base import Measure, Scene
 from .pictures import PictureView
@@ -43,9 +42,10 @@ class CodeView(PictureView):
                   commonest='The commonest word', attention='Attention')
     hints = PictureView.hints | dict(
         returned='Painted from the predicted words.', floor='The floor: no better picture can come.',
-        named='Each as its tokenizer paints it alone.', true='Click a patch of the original for their numbers.')
+        named='Each as its tokenizer paints it alone.',
+        true='Click a patch of the original for their numbers.')
     measure = Measure('Hidden words that are named rightly, in per cent; longer is better.', 'Right words',
-                      ' %', 100, digits=0, more='better', less='worse', apart=' points')
+                      ' %', 100, more='better', less='worse', apart=' points')
     baselines = {'commonest': 'the commonest word'}
     slow: dict[str, str] = {}
 
@@ -72,15 +72,16 @@ class CodeView(PictureView):
     def drawings(self, s: Scene) -> dict[str, Tensor]:
         "Original, seen, error and returned; the floor, and the words of both."
         true = s.out.target
-        return super().drawings(s) | {'floor': self.paint(self.painted(s, true)), 'true': self.mosaic(s, true),
-                                      'named': self.mosaic(s, self.predicted(s))}
+        return super().drawings(s) | {'floor': self.paint(self.painted(s, true)),
+                                      'named': self.mosaic(s, self.predicted(s)),
+                                      'true': self.mosaic(s, true)}
 
     def predicted(self, s: Scene) -> Tensor:
         return s.out.pred.argmax(-1)
 
     def guess(self, name: str, s: Scene) -> Tensor | None:
-        return s.out.target.mode().values.flatten()[:1].expand(0) if not s.out.target.numel() else (
-            torch.full_like(s.out.target, int(s.out.target.flatten().mode().values)))
+        true = s.out.target
+        return torch.full_like(true, int(true.flatten().mode().values)) if true.numel() else true
 
     def guessed(self, filled: Tensor, s: Scene) -> Tensor:
         return self.paint(self.painted(s, filled))
@@ -89,14 +90,16 @@ class CodeView(PictureView):
         "Per cent of the hidden words; NaN where nothing is hidden."
         return 100 * float((filled == s.out.target).float().mean())
 
-    def remark(self, s: Scene) -> str:
+    def beneath(self, s: Scene) -> dict[str, str]:
+        "How close the hidden part is to the original, from true and from predicted words."
         holes, true = self.holes(s)[None], s.batch[self.key][:1]
-        if not bool(holes.any()): return ''
-        near = lambda filled: float(psnr(filled[self.key][:1], true, holes)[0])
+        if not bool(holes.any()): return {}
+        both = dict(floor=self.painted(s, s.out.target), returned=s.filled)
+        return {k: f'PSNR {float(psnr(b[self.key][:1], true, holes)[0]):.1f} dB' for k, b in both.items()}
+
+    def remark(self, s: Scene) -> str:
         right, n = int((self.predicted(s) == s.out.target).sum()), s.out.target.numel()
-        return (f'{right} of {n} words are right; by chance {n / s.out.pred.shape[-1]:.1f} would be. Painted '
-                f'from true words the hidden part has {near(self.painted(s, s.out.target)):.1f} dB, the '
-                f"tokenizer's floor; from the predicted ones {near(s.filled):.1f} dB.")
+        return f'{right} of {n} words are right; by chance {n / s.out.pred.shape[-1]:.1f} would be.'
 
     def says(self, s: Scene, unit: int) -> str:
         "The words of a hidden unit: predicted, how surely, and true."

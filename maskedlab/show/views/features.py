@@ -44,8 +44,9 @@ class FeatureView(PictureView):
     hints = PictureView.hints | dict(
         target='Features as colours: what is alike has one colour.',
         returned='The same colours mean the same features. Predicted where it is compared.')
-    measure = Measure("Likeness of the student's features and the teacher's: cosine, mean over the compared "
-                      'places; longer is closer.', 'Likeness', '', 1, digits=2)
+    measure = Measure("What differs between places in the teacher's features, and how much of that the "
+                      'student says, in per cent; longer is closer.', 'Explained', ' %', 100, digits=0,
+                      more='more', less='less', apart=' points')
     baselines = {'mean': 'the mean feature everywhere'}
     slow: dict[str, str] = {}
     paste = ()
@@ -76,8 +77,10 @@ class FeatureView(PictureView):
         return self.coloured(s, filled)
 
     def close(self, filled: Tensor, s: Scene) -> float:
-        "The mean cosine; NaN where nothing is compared."
-        return float(F.cosine_similarity(filled.float(), s.out.target.float(), dim=-1).mean())
+        "Per cent of the spread between places that is explained; NaN where there is none."
+        true = s.out.target.double()
+        apart, left = (true - true.mean(0)).square().sum(), (true - filled.double()).square().sum()
+        return 100 * float(1 - left / apart)
 
     def remark(self, s: Scene) -> str:
         n = int(s.out.scored.sum())

@@ -12,14 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ...contract.saved import arguments
 from ...contract.units import Units, rows
 from ...data.samples import sample
 from ...data.text import encode, tokenizer
-from .base import FAINT, HOLE, INK, Measure, Scene, View, cividis, font, hatch
+from .base import FAINT, HOLE, INK, PALETTE, Measure, Scene, View, cividis, font, hatch
 
 # %% auto #0
-__all__ = ['counts', 'between', 'pieces', 'TextSamples', 'chips_of', 'valued', 'checked', 'judged', 'ranked', 'suspected',
-           'lined', 'on_paper', 'TextDrawings', 'TextView']
+__all__ = ['NAMELESS', 'counts', 'between', 'knows', 'pieces', 'TextSamples', 'chips_of', 'valued', 'filled_in', 'judged',
+           'ranked', 'suspected', 'lined', 'on_paper', 'TextDrawings', 'TextView']
 
 # %% ../../../nbs/show/views/03_words.ipynb #fa32169f
 @cache
@@ -51,20 +52,29 @@ def between(ids: Tensor,        # int64 `[L]`
     return out
 
 # %% ../../../nbs/show/views/03_words.ipynb #47fa1d52
-def _knows(recipe: Any) -> Any:
-    "What turns ids into pieces inside a recipe's tokenizer."
+def knows(recipe: Any) -> Any:
+    """What turns ids into pieces: inside the tokenizer that a recipe carries as `tokenizer`; the kit's own
+    where a recipe carries none and has as many pieces; else None, since no id has a name then."""
     given = getattr(recipe, 'tokenizer', None)
-    return tokenizer() if given is None else getattr(given, 'backend_tokenizer', given)
+    if given is not None: return getattr(given, 'backend_tokenizer', given)
+    size = arguments(recipe).get('vocab') if recipe is not None else None
+    return tokenizer() if size is None or size == tokenizer().get_vocab_size() else None
 
-_PIECES: WeakKeyDictionary[Any, tuple[dict[int, str], set[int]]] = WeakKeyDictionary()
+NAMELESS = ('this network carries no tokenizer and has other pieces than the kit; give it one, '
+            'recipe.tokenizer = ...')
+
+_PIECES: WeakKeyDictionary[Any, tuple[Any, dict[int, str], set[int]]] = WeakKeyDictionary()
 
 def pieces(recipe: Any) -> tuple[dict[int, str], set[int]]:
-    "Each id's piece as a recipe's tokenizer has it, and the special ids; looked up once for a recipe."
-    if recipe not in _PIECES:
-        known = _knows(recipe)
-        names = {i: piece for piece, i in known.get_vocab().items()}
-        _PIECES[recipe] = names, set(known.get_added_tokens_decoder())
-    return _PIECES[recipe]
+    "Each id's piece as a recipe's tokenizer has it, and the special ids; looked up once for a tokenizer."
+    known = knows(recipe)
+    if recipe not in _PIECES or _PIECES[recipe][0] is not known:
+        # pieces without names are told by their numbers
+        names = {} if known is None else {i: piece for piece, i in known.get_vocab().items()}
+        asked = arguments(recipe).get('special') or ()
+        special = asked if known is None else known.get_added_tokens_decoder()
+        _PIECES[recipe] = known, names, set(special)
+    return _PIECES[recipe][1:]
 
 class TextSamples(View):
     "Texts to show: batches with the key 'ids', int64 `[B, L]`."
@@ -76,14 +86,24 @@ class TextSamples(View):
     sets: dict[str, Any] = {'Wikipedia, held-out articles': ('text', dict(n=8, split='test', length=64)),
                             'Wikipedia, training articles': ('text', dict(n=12, split='train', length=64))}
 
+    def load(self, label: str, recipe: Any) -> tuple[dict, list[str]]:
+        "As `View.load`; the texts are cut anew by a tokenizer that a recipe carries."
+        name, options = self.options(label, recipe)
+        batch, given = sample(name, **options), getattr(recipe, 'tokenizer', None)
+        if given is not None and knows(recipe) is not tokenizer():
+            texts = [self.text(batch, i) for i in range(len(batch['ids']))]
+            batch = encode(texts, tokenizer=given, length=options['length'], cut=True)
+        return batch, self.captions(batch, label, recipe)
+
     def captions(self, batch: dict, label: str, recipe: Any) -> list[str]:
         return [self.text(batch, i, recipe)[:60] for i in range(len(batch['ids']))]
 
     def text(self, batch: dict, i: int, recipe: Any = None) -> str:
         "One text of a batch, read."
-        ids = batch['ids'][i]
+        ids, known = batch['ids'][i], knows(recipe)
         real = batch['valid'][i] if 'valid' in batch else torch.ones_like(ids, dtype=torch.bool)
-        return str(_knows(recipe).decode(ids[real].tolist(), skip_special_tokens=True))
+        if known is None: return ' '.join(str(k) for k in ids[real].tolist())
+        return str(known.decode(ids[real].tolist(), skip_special_tokens=True))
 
     def open(self, data: bytes, name: str, recipe: Any) -> dict:
         "The reader's own text; ValueError says in words what is wrong with it."
@@ -92,6 +112,7 @@ class TextSamples(View):
         except UnicodeDecodeError:
             raise ValueError(f"{name[-40:]} is no text in UTF-8; save it as such") from None
         if not text.strip(): raise ValueError("There is no text yet: write or paste a sentence first.")
+        if knows(recipe) is None: raise ValueError(f"No text can be read: {NAMELESS}")
         longest = min(getattr(getattr(recipe, 'encoder', None), 'longest', None) or 128, 128)
         return encode(' '.join(text.split()), tokenizer=getattr(recipe, 'tokenizer', None), length=longest,
                       cut=True)
@@ -114,13 +135,13 @@ def chips_of(s: Scene,
              ) -> dict[str, Any]:
     "A drawing: a chip for each real piece."
     names, special = pieces(s.recipe)
-    was, valid = s.batch['ids'][0].tolist(), s.units.valid[0].tolist()
+    was, valid, hidden = s.batch['ids'][0].tolist(), s.units.valid[0].tolist(), s.mask[0].tolist()
     say = lambda i: names.get(i, str(i)).removeprefix('##')
     made = []
     for i, piece in enumerate(ids.tolist()):
         if not valid[i]: continue
         chip = dict(unit=i, text=say(piece), glued=names.get(was[i], '').startswith('##'), was=say(was[i]),
-                    value=None, note='', role='special' if was[i] in special else role(i))
+                    value=None, note='', role='special' if was[i] in special and not hidden[i] else role(i))
         made.append(chip | {k: f(i) for k, f in more.items()})
     return dict(chips=made)
 
@@ -130,7 +151,7 @@ def valued(s: Scene, numbers: list[float]) -> dict[str, Any]:
     role, value = lambda i: 'plain' if known(i) else 'faint', lambda i: numbers[i] if known(i) else None
     return chips_of(s, s.batch['ids'][0], role, value=value)
 
-def checked(s: Scene, filled: Tensor, **more: Any) -> dict[str, Any]:      # int64 `[L]`; as in `chips_of`
+def filled_in(s: Scene, filled: Tensor, **more: Any) -> dict[str, Any]:      # int64 `[L]`; as in `chips_of`
     "A filled text: of each hidden piece, whether it is right."
     same, hidden = (filled == s.batch['ids'][0]).tolist(), s.mask[0].tolist()
     role = lambda i: ('right' if same[i] else 'wrong') if hidden[i] else 'plain'
@@ -146,7 +167,7 @@ def ranked(s: Scene) -> dict[str, Any]:
     """The filled text; where the prediction ranks the vocabulary, with the likeliest pieces of each hidden
     place."""
     filled, hidden, pred = s.filled['ids'][0], s.mask[0].tolist(), s.out.pred
-    if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return checked(s, filled)
+    if not torch.is_tensor(pred) or pred.ndim != 2 or pred.shape[1] < 2: return filled_in(s, filled)
     names, _ = pieces(s.recipe)
     say = lambda k: names.get(k, str(k)).removeprefix('##')
     top = pred.float().softmax(-1).topk(min(5, pred.shape[1]))
@@ -154,7 +175,7 @@ def ranked(s: Scene) -> dict[str, Any]:
               for i, ks, ps in zip(s.out.scored[0].nonzero()[:, 0].tolist(), top.indices.tolist(),
                                    top.values.tolist(), strict=True)}
     sure = lambda i: f'{100 * likely[i][0][1]:.0f} %' if hidden[i] and i in likely else ''
-    return checked(s, filled, guesses=lambda i: likely.get(i) if hidden[i] else None, note=sure)
+    return filled_in(s, filled, guesses=lambda i: likely.get(i) if hidden[i] else None, note=sure)
 
 def suspected(s: Scene, odds: dict[int, float]) -> dict[str, Any]:
     "What the network got, coloured by how likely it holds each piece to be replaced."
@@ -167,7 +188,8 @@ def suspected(s: Scene, odds: dict[int, float]) -> dict[str, Any]:
 
 # %% ../../../nbs/show/views/03_words.ipynb #80f8bd98
 # colours on paper: of a chip's frame, of what is in it
-_FRAMES = {'right': (11, 87, 176), 'wrong': (194, 90, 0), 'swapped': (194, 90, 0), 'kept': FAINT}
+_FRAMES = {'right': PALETTE['predicted'], 'wrong': PALETTE['wrong'], 'swapped': PALETTE['hidden'],
+           'kept': PALETTE['kept'], 'hidden': PALETTE['hidden']}
 _PAINTS = {'hidden': HOLE, 'right': (219, 233, 251)}
 
 def lined(row: list[dict[str, Any]], side: int, wide: Any,       # chips; pixels; wide(chip) -> pixels
@@ -215,6 +237,8 @@ class TextDrawings(TextSamples):
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   error='Error', attention='Attention',
                   commonest='The commonest piece everywhere', neighbours='By its two neighbours')
+    legend = dict(hidden='hidden', swapped='another piece stands there', kept='chosen, left as it is',
+                  predicted='predicted rightly', wrong='wrongly')
     hints = dict(original='Click a piece to see where it looks.',
                  seen='Click a piece to hide or show it; drag for several.')
     side, columns = 780, 1
@@ -275,8 +299,7 @@ class TextView(TextDrawings):
 
     def _counted(self, recipe: Any) -> int:
         "Size of the vocabulary, where it is that of the counted prose; else 0."
-        own = getattr(recipe, 'tokenizer', None)
-        return tokenizer().get_vocab_size() if own is None or own is tokenizer() else 0
+        return tokenizer().get_vocab_size() if knows(recipe) is tokenizer() else 0
 
     def guess(self, name: str, s: Scene) -> dict | None:
         ids, hidden, vocab = s.batch['ids'][0], s.mask[0], self._counted(s.recipe)
@@ -286,7 +309,7 @@ class TextView(TextDrawings):
         return {**s.batch, 'ids': filled[None]}
 
     def guessed(self, filled: dict, s: Scene) -> dict[str, Any]:
-        return checked(s, filled['ids'][0])
+        return filled_in(s, filled['ids'][0])
 
     def close(self, filled: dict, s: Scene) -> float:
         "Per cent of the hidden pieces that came back; of a judgement, its balanced accuracy."
@@ -297,6 +320,7 @@ class TextView(TextDrawings):
         return 100 * float((rows(filled['ids'], s.mask) == rows(s.batch['ids'], s.mask)).float().mean())
 
     def remark(self, s: Scene) -> str:
+        if knows(s.recipe) is None: return f'Pieces are told by their numbers: {NAMELESS}.'
         odds = judged(s)
         if odds is None: return ''
         fake = (s.out.seen['ids'] != s.batch['ids'])[0]
