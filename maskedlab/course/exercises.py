@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..show.stored import display_stored, in_notebook
+
 # %% auto #0
-__all__ = ['TUTORIALS', 'SURE', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'kind_of', 'formed', 'other_kind', 'Verdict', 'judge',
-           'exercises', 'exercise', 'check', 'solved', 'show', 'in_notebook', 'tensor', 'number', 'Guess', 'predict',
-           'reveal']
+__all__ = ['TUTORIALS', 'SURE', 'MARK', 'FIGURE', 'WAITS', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'kind_of', 'formed',
+           'other_kind', 'Verdict', 'judge', 'exercises', 'exercise', 'check', 'solved', 'show', 'tensor', 'number',
+           'Guess', 'predict', 'Ranges', 'bundle_of', 'tell', 'reveal']
 
 # %% ../../nbs/course/00_exercises.ipynb #a69b7130
 class Hint(Exception):
@@ -262,11 +264,6 @@ def show(verdict: Verdict) -> None:
     from IPython.display import display
     display(verdict)
 
-def in_notebook() -> bool:
-    "Does this code run in a kernel, under a page that can show more than text?"
-    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    return getattr(shell, 'kernel', None) is not None
-
 # %% ../../nbs/course/00_exercises.ipynb #f97e5d08
 def tensor(y: Any,                                # what the learner's code gave
            shape: Sequence[int] | None = None,
@@ -297,6 +294,9 @@ def number(y: Any,                        # what the learner's code gave
 # %% ../../nbs/course/00_exercises.ipynb #be71507e
 SURE = {'a hunch': .5, 'fairly sure': .75, 'certain': .95}
 _record: dict[str, tuple[bool, float]] = {}     # question -> (right?, how sure): asked twice, it counts once
+# For pages on which nothing can be pressed: answers without a guess, marked so that the page can fold them.
+MARK = 'maskedlab answer'
+_unasked = False
 
 @dataclass(eq=False)
 class Guess:
@@ -305,6 +305,7 @@ class Guess:
     options: tuple[str, ...]
     mine: str | None = None       # None: no guess yet
     sure: str = 'a hunch'
+    waiting: Callable[[], None] | None = None     # shows the answer, once there is a guess
 
     def __post_init__(self):
         if self.mine is not None and self.mine not in self.options:
@@ -314,6 +315,12 @@ class Guess:
     def __repr__(self) -> str:
         return '\n'.join([self.question, *(f"  ({'x' if o == self.mine else ' '}) {o}"
                                            for o in self.options)])
+
+    def commit(self, mine: str, sure: str = 'a hunch') -> None:
+        "What the button does: the guess is made, and an answer that waited for it is shown."
+        made = Guess(self.question, self.options, mine, sure)
+        self.mine, self.sure = made.mine, made.sure
+        if self.waiting is not None: self.waiting()
 
 def predict(question: str,
             options: Sequence[str],
@@ -329,7 +336,6 @@ def predict(question: str,
     return guess
 
 def _buttons(guess: Guess) -> None:
-    from IPython.display import display
     try:
         import ipywidgets as w
     except ImportError:
@@ -337,28 +343,91 @@ def _buttons(guess: Guess) -> None:
     full = w.Layout(width='max-content', max_width='100%')
     option = w.RadioButtons(options=guess.options, value=guess.mine, layout=full)
     sure = w.ToggleButtons(options=list(SURE), value=guess.sure, layout=full, style={'button_width': '7em'})
-    option.observe(lambda change: setattr(guess, 'mine', change['new']), 'value')
-    sure.observe(lambda change: setattr(guess, 'sure', change['new']), 'value')
-    box = w.VBox([w.HTML(f'<b>{html.escape(guess.question)}</b>'), option, sure])
-    data = box._repr_mimebundle_()
+    button = w.Button(description='That is my guess', layout=w.Layout(width='max-content'),
+                      disabled=guess.mine is None)
+    option.observe(lambda change: setattr(button, 'disabled', change['new'] is None), 'value')
+
+    def pressed(_: Any) -> None:
+        option.disabled = sure.disabled = button.disabled = True        # a guess is made once
+        guess.commit(option.value, sure.value)
+    button.on_click(pressed)
+    question = f'<b>{html.escape(guess.question)}</b>'
     # a page without widgets shows the question in words
-    display({**data, 'text/plain': repr(guess)}, raw=True)
+    still = f"{question}<ul>{''.join(f'<li>{html.escape(o)}</li>' for o in guess.options)}</ul>"
+    display_stored(w.VBox([w.HTML(question), option, sure, button]), still, repr(guess))
+
+# %% ../../nbs/course/00_exercises.ipynb #401a9042
+@dataclass(frozen=True)
+class Ranges:
+    "Options for a number: below the first edge, between two, above the last."
+    edges: tuple[float, ...]
+    unit: str = ''                  # such as ' dB'; ' %' takes shares and writes them times 100
+
+    def _said(self, edge: float) -> str:
+        return f'{100 * edge:g}' if self.unit == ' %' else f'{edge:g}'
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        "In words, from the lowest."
+        e = [self._said(x) for x in self.edges]
+        between = [f'{a} to {b}{self.unit}' for a, b in zip(e, e[1:])]
+        return (f'less than {e[0]}{self.unit}', *between, f'more than {e[-1]}{self.unit}')
+
+    def of(self, x: float) -> str:
+        "The option that a number falls into."
+        return self.options[sum(x >= edge for edge in self.edges)]
+
+# %% ../../nbs/course/00_exercises.ipynb #4940deb6
+FIGURE = 'application/vnd.plotly.v1+json'
+
+def bundle_of(x: Any) -> dict[str, Any]:
+    "What a notebook keeps of an object: a form for each kind of page."
+    if isinstance(x, str): return {'text/markdown': x, 'text/plain': x}
+    if hasattr(x, 'to_plotly_json'):
+        made = x._repr_mimebundle_() or {}
+        # the other forms of a figure may hold all of plotly.js
+        return {k: v for k, v in made.items() if k == FIGURE or FIGURE not in made} | {'text/plain': 'a figure'}
+    from IPython.core.formatters import DisplayFormatter
+    return DisplayFormatter().format(x)[0]
+
+def tell(text: str) -> None:
+    """A paragraph whose numbers come from the cell that has them: Markdown in a notebook, print elsewhere."""
+    if not in_notebook(): return print(text)
+    from IPython.display import display
+    display(bundle_of(text), raw=True)
 
 # %% ../../nbs/course/00_exercises.ipynb #ff6575ba
+WAITS = 'The answer waits for your guess: make it above. (Where there are no buttons, write mine= into predict.)'
+
 def reveal(guess: Guess,
            truth: str,        # one of the options
            why: str = '',     # a sentence
+           *shown: Any,       # what is shown with the answer: pictures, figures, texts of Markdown
            ) -> None:
     "Show the truth beside the guess, and how well the learner's sureness has held so far."
     if truth not in guess.options:
         raise ValueError(f"the truth {truth!r} is none of the options: {', '.join(guess.options)}"[:200])
-    if guess.mine is None:
-        return show(Verdict('guess', f"none was made. It is: {truth}. {why} (Choose above and run this cell "
-                                     "again to count it.)"))
+    answered = guess.mine is not None or _unasked
+    first = _answer(guess, truth, why) if answered else Verdict('guess', WAITS)
+    if not in_notebook(): return print(first)
+    from IPython.display import display
+    meta = {MARK: True} if guess.mine is None and answered else {}
+    nothing = {'text/html': '', 'text/plain': ''}
+    places = [display(bundle_of(x) if answered or x is first else nothing, raw=True, display_id=True,
+                      metadata=meta) for x in (first, *shown)]
+
+    def answer() -> None:
+        for place, x in zip(places, (_answer(guess, truth, why), *shown)):
+            place.update(bundle_of(x), raw=True)
+    guess.waiting = answer
+
+def _answer(guess: Guess, truth: str, why: str) -> Verdict:
+    "The truth, beside the guess where there is one."
+    if guess.mine is None: return Verdict('guess', f"{guess.question} It is: {truth}. {why}".rstrip())
     right = guess.mine == truth
     _record[guess.question] = (right, SURE[guess.sure])
     hits, sure = (sum(v) for v in zip(*_record.values()))
     text = f"you said {guess.mine} ({guess.sure}). " + (f"Right. {why}" if right
                                                         else f"It is: {truth}. {why}")
-    show(Verdict('guess', f"{text.rstrip()} So far {hits} of {len(_record)} right, where you expected "
-                          f"{sure:.1f}."))
+    return Verdict('guess', f"{text.rstrip()} So far {hits} of {len(_record)} right, where you expected "
+                            f"{sure:.1f}.")

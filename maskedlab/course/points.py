@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import ImageColor
 from torch import Tensor
 
 from .exercises import Exercise, Hint, mistakes, number, tensor
 from .pictures import side_by_side
+from ..show.views.base import PALETTE
 from ..show.views.clouds import dots
 
 # %% auto #0
 __all__ = ['INKS', 'DOT_SIZES', 'FARTHEST', 'NEIGHBOURS', 'CHAMFER', 'ON_VIEW', 'EXERCISES', 'look', 'turntable']
 
 # %% ../../nbs/course/07_points.ipynb #ac2e3c61
-# known, asked for or returned, centres, one more; told apart by everybody
-INKS = ('#5c6773', '#D55E00', '#0072B2', '#009E73')
+# names of the kit's palette, in the order of the parts: known, returned, hidden, none of these
+INKS = ('plain', 'predicted', 'hidden', 'neither')
 DOT_SIZES = (1., 1.15, 1.9, 1.15)
 
 def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
@@ -31,13 +31,16 @@ def look(*parts: Tensor,           # `[N, 3]` each, in the unit sphere, z up
          tilt: float = 18.,        # degrees from above
          side: int = 240,          # pixels
          dot: float = 2.4,         # radius of a point of the first part, in pixels
+         # the colour of each part, by its name in the palette of the kit
+         ink: Sequence[str] = INKS,
          ) -> Tensor:              # `[3, side, side]` in 0..1
     "Sets of points as one picture, each in its own colour."
     part = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(p) for p in parts]))
-    ink, size = torch.tensor([ImageColor.getrgb(c) for c in INKS])[part], dot * torch.tensor(DOT_SIZES)[part]
+    size = dot * torch.tensor(DOT_SIZES)[part]
+    colours = torch.tensor([PALETTE[name] for name in ink])[part]
     # one frame for all, so that sizes can be compared
     x, frame = torch.cat(parts).detach().float().cpu(), torch.tensor([0., 0, 0, 1])
-    drawn = dots(x, frame, ink, size, side, yaw=math.radians(turn), pitch=math.radians(tilt))
+    drawn = dots(x, frame, colours, size, side, yaw=math.radians(turn), pitch=math.radians(tilt))
     return torch.frombuffer(bytearray(drawn.tobytes()),
                             dtype=torch.uint8).view(side, side, 3).permute(2, 0, 1) / 255
 
@@ -58,8 +61,9 @@ def turntable(views: Mapping[str, Sequence[Tensor]],   # name -> sets of points 
     owner: list[str] = []
     for name, parts in views.items():
         for ink, size, p in zip(INKS, DOT_SIZES, parts):
+            colour = 'rgb({},{},{})'.format(*PALETTE[ink])
             x, y, z = p.detach().float().cpu().T.tolist()
-            fig.add_scatter3d(x=x, y=y, z=z, mode='markers', marker=dict(size=2.6 * size, color=ink),
+            fig.add_scatter3d(x=x, y=y, z=z, mode='markers', marker=dict(size=2.6 * size, color=colour),
                               hoverinfo='skip',
                               showlegend=False, visible=not owner or owner[0] == name)
             owner.append(name)

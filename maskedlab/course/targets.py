@@ -12,11 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.create import create_recipe
 from .exercises import Exercise, Hint, mistakes, number, tensor
+from .pictures import Strip, side_by_side
+from ..masks.strategies import Random
+from ..stages.shelf import stage
 
 # %% auto #0
 __all__ = ['LOW', 'FLOOR', 'WHITEN', 'RELATIONS', 'EXERCISES', 'spectrum_of', 'token_colours', 'feature_colours', 'large',
-           'comparison', 'scores']
+           'asked_of', 'alike', 'candidates', 'seven_answers', 'comparison', 'scores']
 
 # %% ../../nbs/course/08_targets.ipynb #ba58b0b5
 def spectrum_of(image: Tensor,       # `[C, H, W]`
@@ -49,6 +53,50 @@ def large(x: Tensor,                 # `[C, h, w]`
           ) -> Tensor:               # `[C, side, side]`
     "Enlarged without smoothing."
     return F.interpolate(x[None], (side, side))[0]
+
+# %% ../../nbs/course/08_targets.ipynb #7fd5b054
+def asked_of(photo: Tensor,          # `[B, 3, 64, 64]`
+             ) -> tuple[Any, Any, Tensor, Tensor, Tensor]:
+    "Teacher, tokenizer, a mask `[B, 8, 8]`, the teacher's features `[B, 8, 8, D]` and tokens `[B, 8, 8]`."
+    net, tokenizer = create_recipe('mae', pretrained=True).eval(), stage('image_dvae/micro/image/0')
+    batch = {'image': photo}
+    mask = Random(.75)(net.units(batch), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        features = net.features(batch, pool=False).unflatten(1, (8, 8))
+        return net, tokenizer, mask, features, tokenizer.ids(photo)
+
+def alike(features: Tensor,          # `[h, w, D]`
+          unit: int,                 # flat, row by row
+          ) -> Tensor:               # `[1, h, w]` in 0..1: white is itself, black the least alike
+    "How much each patch resembles one of them."
+    f = features.flatten(0, 1)
+    c = F.cosine_similarity(f, f[unit:unit + 1], dim=-1).view(1, *features.shape[:2])
+    return (c - c.min()) / (c.max() - c.min()).clamp_min(1e-9)
+
+def candidates(photo: Tensor,        # `[3, 64, 64]`
+               unit: int,            # the hidden patch, flat
+               n: int = 16, seed: int = 0) -> Tensor:      # `[3, 32, 32]`: 4 x 4 patches of 8 x 8 pixels
+    "A hidden patch among others, in random order."
+    seeded = lambda k: torch.Generator().manual_seed(seed + k)
+    others = torch.randperm(64, generator=seeded(0))
+    chosen = torch.cat([torch.tensor([unit]), others[others != unit][:n - 1]])[
+        torch.randperm(n, generator=seeded(1))]
+    pieces = photo.unfold(1, 8, 8).unfold(2, 8, 8).flatten(1, 2)[:, chosen]             # [3, n, 8, 8]
+    return pieces.view(3, 4, 4, 8, 8).permute(0, 1, 3, 2, 4).reshape(3, 32, 32)
+
+def seven_answers(photo: Tensor) -> Strip:
+    "What seven methods would ask for, of the same pictures under the same mask."
+    _, _, mask, features, ids = asked_of(photo)
+    holes = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    one = [int(m.flatten().nonzero()[7]) for m in mask]
+    each = range(len(photo))
+    return side_by_side({
+        'the picture': photo, 'what is visible': photo.masked_fill(holes, .93),
+        '1 pixels': photo.masked_fill(~holes, .93), '2 frequencies': [spectrum_of(x) for x in photo],
+        '3 tokens': [large(token_colours(i)) for i in ids],
+        '4, 5 features': [large(feature_colours(f)) for f in features],
+        '6 relations': [large(alike(features[i], one[i])) for i in each],
+        '7 candidates': [candidates(photo[i], one[i]) for i in each]})
 
 # %% ../../nbs/course/08_targets.ipynb #423f3bfb
 def comparison() -> dict[str, Any]:

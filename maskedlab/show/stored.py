@@ -12,21 +12,27 @@ import sys
 from typing import Any
 
 # %% auto #0
-__all__ = ['keeps_outputs', 'image_of', 'display_stored']
+__all__ = ['in_notebook', 'keeps_outputs', 'image_of', 'display_stored']
 
 # %% ../../nbs/show/01_stored.ipynb #3afdd2d5
-# JupyterLab: an output is .jp-OutputArea-child; a living widget is an element inside .jupyter-widgets, a dead
-# one only words. The second rule names .ml-stored too, and so touches no widget of anybody else.
+# JupyterLab: an output is .jp-OutputArea-child, and in it .jp-OutputArea-output holds an element where a widget
+# lives, and mere words where it is dead. Both rules name .ml-stored, and so touch nobody else's widgets.
 _STYLE = """<style>
-.jp-OutputArea-child:has(.ml-stored):has(+ .jp-OutputArea-child .jupyter-widgets > *) { display: none; }
+.jp-OutputArea-child:has(.ml-stored):has(
+  + .jp-OutputArea-child > .jp-OutputArea-output:not(.jp-RenderedText) > *) { display: none; }
 .jp-OutputArea-child:has(.ml-stored) + .jp-OutputArea-child
   .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none; }
 </style>"""
 
+def in_notebook() -> bool:
+    "Does this code run in a kernel, under a page that can show more than text?"
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
+    return getattr(shell, 'kernel', None) is not None
+
 def keeps_outputs() -> bool:
     "Is this kernel under a page that keeps outputs as JupyterLab does? Voilà, Colab and VS Code are others."
     others = 'google.colab' in sys.modules or 'VSCODE_PID' in os.environ
-    return not others and not os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
+    return in_notebook() and not others and not os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
 
 def image_of(png: bytes,         # a picture
              words: str,         # what it shows, for those who cannot see it

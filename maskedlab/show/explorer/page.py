@@ -50,8 +50,8 @@ class Page:
                  batch: dict | None = None,             # the reader's own samples; default: embedded ones
                  strategy: Callable[..., Tensor] | None = None,   # default: the recipe's own
                  mask: Any = None,           # bool `[*shape]` or `[1, *shape]`: a painted mask; or a strategy
-                 seed: int = 0,
-                 index: int = 0,                        # which sample is shown first
+                 seed: int | None = None,               # None: that of the first example, mostly 0
+                 index: int | None = None,              # which sample is shown first
                  set: str | None = None,                # an entry of the menu of samples
                  paste: bool = True, statistics: str = 'true'):
         if callable(mask) and not torch.is_tensor(mask):
@@ -60,14 +60,16 @@ class Page:
         self.arriving = bytearray()                     # a file that is sent in parts
         self.last: tuple[State, Shown] | None = None    # of which a slower guess is asked for
         start = m.start(m.key)
-        self.state = replace(start, seed=seed, index=index, set=set or start.set, paste=paste,
-                             statistics=statistics)
+        if set not in (None, start.set):
+            start = replace(start, set=set, index=0, seed=0)
+        self.state = replace(start, seed=start.seed if seed is None else seed,
+                             index=start.index if index is None else index, paste=paste, statistics=statistics)
         u = m.units(self.state)
         if mask is not None:
             self.state = replace(self.state, painted=painted(mask, u))
         if strategy is not None:       # what is wrong with it shows here, where a recipe lends it its signals
             with leaving_no_trace(self.recipe):
-                self.recipe(m.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(seed))
+                self.recipe(m.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(self.state.seed))
 
     @property
     def recipe(self) -> Recipe:

@@ -29,6 +29,7 @@ from torch import Tensor
 from ...checks import Range, door
 from .doors import answer
 from .page import Page
+from ..stored import display_stored, image_of, keeps_outputs
 
 # %% auto #0
 __all__ = ['Explorer', 'notebook_of', 'serve']
@@ -71,8 +72,8 @@ class Explorer:
                  batch: dict | None = None,
                  strategy: Callable[..., Tensor] | None = None,   # default: the recipe's own
                  mask: Any = None,               # bool `[*shape]` or `[1, *shape]`: begin with a painted mask
-                 seed: int = 0,
-                 index: int = 0,                        # the sample that is shown first
+                 seed: int | None = None,               # None: that of the first example, mostly 0
+                 index: int | None = None,              # the sample that is shown first
                  paste: bool = True,                    # predictions pasted into the picture, or alone
                  statistics: str = 'true'):             # of normalised targets: 'true' or 'visible'
         self.page = Page(recipe, batch, strategy, mask, seed, index, paste=paste, statistics=statistics)
@@ -93,10 +94,27 @@ class Explorer:
     def __repr__(self) -> str:
         return f"Explorer({self.page.state.recipe!r}): {self.page.show(self.page.state).status}"
 
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _png(self) -> bytes:
         data = io.BytesIO()
         self.picture().convert('P', palette=1, colors=256).save(data, 'PNG', optimize=True)
-        bundle: dict[str, Any] = {'text/plain': repr(self), 'image/png': data.getvalue()}
+        return data.getvalue()
+
+    def _ipython_display_(self) -> None:
+        "In a notebook: the widget, and its picture for when the notebook is opened again without its kernel."
+        words = repr(self)
+        try:
+            widget = self.widget
+        except ImportError:
+            widget = None
+        if widget is not None and keeps_outputs():
+            display_stored(widget, image_of(self._png(), words), words)
+        else:
+            from IPython.display import display
+            data, more = self._repr_mimebundle_()
+            display(data, metadata=more, raw=True)
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle: dict[str, Any] = {'text/plain': repr(self), 'image/png': self._png()}
         try:
             shown = self.widget._repr_mimebundle_()
         except ImportError:
