@@ -69,7 +69,7 @@ def _masks(a: argparse.Namespace) -> int:
     from maskedlab.contract.units import layout
     sides = a.shape.split('x')
     if not all(s.isdecimal() for s in sides):
-        raise ValueError(f"--shape {a.shape}: give a layout such as 14x14, or 1500")
+        raise ValueError(f"--shape {a.shape[:40]}: give a layout such as 14x14, or 1500")
     u = layout(tuple(map(int, sides)), batch=64)
     reports = [check(parse(a.strategy), u, n=a.n) for check in (count_law, coverage_map)]
     for r in reports:
@@ -121,7 +121,7 @@ def _words(a: argparse.Namespace) -> dict[str, Any]:
 
 def _train(a: argparse.Namespace) -> None:
     from maskedlab.contract.create import create_recipe, is_saved
-    from maskedlab.contract.saved import told
+    from maskedlab.contract.saved import saved_as
     from maskedlab.train.folder import holds_more
     from maskedlab.train.setup import overview
     from maskedlab.train.trainer import Trainer
@@ -141,9 +141,10 @@ def _train(a: argparse.Namespace) -> None:
         raise ValueError(f"{a.out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
                          "another --out")
     t = Trainer(recipe, a.data, **words)
-    told(t.recipe)          # what could not be saved at the end is refused now
+    saved_as(t.recipe)          # what could not be saved at the end is refused now
     _fit(a, t)
 
+# %% ../nbs/01_cli.ipynb #8df57aef
 def _fit(a: argparse.Namespace, t: Any) -> None:
     "Train, and write the weights."
     from maskedlab.checks import in_words
@@ -209,10 +210,8 @@ def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--resume', action='store_true',
                    help='go on from the last checkpoint in --out, if there is one')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
-    c.add_argument('--change', action='store_true',
-                   help='resume with other settings than the run had: from there on it is another run')
-    c.add_argument('--trust', action='store_true',
-                   help='RECIPE is a folder, and names code in a file from outside the kit: run that code')
+    c.add_argument('--change', action='store_true', help='resume with other settings, as another run')
+    c.add_argument('--trust', action='store_true', help='run code in a file that the folder RECIPE names')
     c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
                                   'embedded data of its modality')
     c.add_argument('--size', help='micro, tiny, small or base')

@@ -90,8 +90,8 @@ def trusted_code(written: Any,      # as `written_code` gave it, out of a checkp
     "The code that a checkpoint names, for who trusts it."
     place = str(written.get('place', '')) if isinstance(written, dict) else ''
     if not trust:
-        raise ValueError(f"{brief(holder, 40)} was made with {brief(place, 60) or 'code'}, which is not of the "
-                         f"kit and is not run; {remedy}, or say trust=True (--trust)")
+        raise ValueError(f"{brief(holder, 30)} names code that is not of the kit, {brief(place, 40)}; it is "
+                         f"not run: {remedy}, or say trust=True (--trust)")
     module, _, name = place.rpartition(':')
     if not module or not name.isidentifier():
         raise ValueError(f"{brief(holder, 40)} names no code that could be run ({place[:40]!r}); {remedy}")

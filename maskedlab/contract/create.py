@@ -40,7 +40,8 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a fol
         raise ValueError(f"there is no recipe {brief_value(which)}; did you mean {' or '.join(near)}? ml.list_recipes() "
                          "names all")
     found = code_at(path)
-    if not isinstance(found, type): raise ValueError(f"{brief(which)} is no class; name one, as in file.py:Mine")
+    if not isinstance(found, type):
+        raise ValueError(f"{brief(which)} is no class; name one, as in file.py:Mine")
     return found
 
 # %% ../../nbs/contract/06_create.ipynb #ff22291c
@@ -51,7 +52,7 @@ def is_saved(which: Any) -> bool:
         os.path.expanduser(which))
 
 def saved_class(about: dict[str, Any],      # what the checkpoint says about itself
-                given: Any,                 # whose it is, as the caller says: a name, a class, 'file.py:Class'
+                given: Any,                 # whose it is, as the caller says: a name, class, 'file.py:Class'
                 holder: Any,                # the checkpoint, as sentences call it
                 trust: bool = False,        # may it name code from outside the kit?
                 ) -> type[Recipe]:
@@ -80,8 +81,8 @@ def load_own(path: Any, given: Any = None, trust: bool = False, **overrides: Any
 
 # %% ../../nbs/contract/06_create.ipynb #63d88d9e
 @door
-def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weights, or an instance, returned as it
-                  # is
+def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weights, or an instance, which is
+                  # returned
                   which: Any,
                   size: str | None = None,     # one of its sizes; default 'micro', or none where it has none
                   pretrained: bool = False,    # load the small weights that ship with the kit
@@ -98,7 +99,7 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weight
     if pretrained: return _weights(cls, size or 'micro', arguments)
     size = size or ('micro' if 'micro' in cls.sizes else None)
     if size is not None and size not in cls.sizes:
-        raise ValueError(f"{which} has no size {size!r}; choose one of "
+        raise ValueError(f"{which} has no size {brief_value(size)}; choose one of "
                          f"{', '.join(cls.sizes) or '(none: leave size out)'}")
     try:
         return cls(**{**cls.sizes.get(size or '', {}), **arguments})

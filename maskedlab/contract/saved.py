@@ -30,7 +30,7 @@ from .parse import parse
 
 # %% auto #0
 __all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint', 'newest_of',
-           'load_state', 'to_json', 'from_json', 'values_of', 'arguments', 'write_files', 'name_of', 'told', 'save',
+           'load_state', 'to_json', 'from_json', 'values_of', 'arguments', 'write_files', 'name_of', 'saved_as', 'save',
            'newer', 'make_saved', 'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
@@ -60,9 +60,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(error, OSError) and error.errno is not None: raise
         asked = re.search(r'GLOBAL ([\w.]+)', str(error))
         if asked:
-            raise ValueError(f"{brief(path)} asks for {asked[1][:40]}, which is no weight, and it was not "
-                             "run; "
-                             "take a file that holds tensors only, best as safetensors") from None
+            raise ValueError(f"{brief(path, 40)} asks for {asked[1][:40]}, which is no weight, and it was "
+                             "not run; take a file that holds tensors only, best as safetensors") from None
         raise ValueError(f"{brief(path)} cannot be read as weights ({type(error).__name__}); is it complete? "
                          "fetch it again") from None
     return _unwrap(loaded, path)
@@ -135,10 +134,11 @@ def read_checkpoint(path: str | Path,     # a folder, or a file
               if f.is_file()}
     if 'maskedlab' in about:        # a checkpoint of a run has no second copy beside it
         held = json_object(about.pop('maskedlab'), path)
-        if config.setdefault('config', held) != held: raise ValueError(f"config.json and weights in {brief(path)} are of two different saves; save "
-                                                         "again; changes go to load_pretrained")
+        if config.setdefault('config', held) != held:
+            raise ValueError(f"config.json and weights in {brief(path)} are of two different saves; save "
+                             "again; changes go to load_pretrained")
     return {**about, **config.get('config', {}), 'preprocessor': config.get('preprocessor_config', {}),
-            'file': found[0].name}, state
+            'file': found[0].name, 'folder': str(path)}, state
 
 def newest_of(folder: Path) -> Path:
     "Of a run's folder, the last checkpoint where it is newer than the weights that lie in the folder."
@@ -154,8 +154,8 @@ def _check_sum(file: Path) -> None:
     beside = file.with_name('state.json')
     sums = read_json(beside).get('sha256') if beside.is_file() else None
     if isinstance(sums, dict) and sums.get(file.stem) != sha256(file.read_bytes()).hexdigest():
-        raise ValueError(f"{brief(file)} is not what was written; give another checkpoint of that run, such as "
-                         "the one before")
+        raise ValueError(f"{brief(file)} is not what was written; give another checkpoint of that run, such "
+                         "as the one before")
 
 # %% ../../nbs/contract/05_saved.ipynb #3738bf3c
 def load_state(module: nn.Module,
@@ -201,14 +201,14 @@ def to_json(value: Any, name: str = 'value') -> Any:
     if isinstance(value, list | tuple): return [to_json(v, name) for v in value]
     text = value.__name__ if inspect.isfunction(value) else repr(value)
     outside = {c.__name__: c for c in _outside(value)}
-    code = {k: written_code(c) for k, c in outside.items()}
+    source = {k: written_code(c) for k, c in outside.items()}
     try:
-        same = None not in code.values() and parse(text, outside) == value
+        same = None not in source.values() and parse(text, outside) == value
     except (ValueError, TypeError):
         same = False
-    if same: return {'strategy': text, 'code': code} if code else {'strategy': text}
-    raise ValueError(f"{name}={text[:60]} cannot be written into a checkpoint; use a number, a text, a strategy "
-                     "of the kit, or one that stands in a file of its own")
+    if same: return {'strategy': text, 'source': source} if source else {'strategy': text}
+    raise ValueError(f"{name}={text[:60]} cannot be written into a checkpoint; use a number, a text, a "
+                     "strategy of the kit, or one that stands in a file of its own")
 
 def _outside(value: Any) -> list[Any]:
     "Classes and functions from outside the kit that a strategy is made of."
@@ -225,10 +225,10 @@ def from_json(value: Any,
     "The inverse of `to_json`; lists come back as tuples."
     if isinstance(value, list): return tuple(from_json(v, trust, holder) for v in value)
     if not (isinstance(value, dict) and isinstance(value.get('strategy'), str)): return value
-    code = value.get('code') or {}
-    if not isinstance(code, dict): code = {'': code}
+    source = value.get('source') or {}
+    source = source if isinstance(source, dict) else {'': source}
     return parse(value['strategy'], {k: trusted_code(v, trust, holder, 'give that argument yourself')
-                                     for k, v in code.items()})
+                                     for k, v in source.items()})
 
 def values_of(about: dict[str, Any],        # of a checkpoint
               given: dict[str, Any],        # the caller's own, which win: these are not even read
@@ -237,8 +237,8 @@ def values_of(about: dict[str, Any],        # of a checkpoint
     "The arguments of a recipe, as its checkpoint and the caller have them."
     held = about.get('config', {})
     if not isinstance(held, dict):
-        raise ValueError(f"{brief(holder)} tells no arguments (config is {brief(held, 20)}); give recipe=, made by "
-                         "yourself, or save it again")
+        raise ValueError(f"{brief(holder)} tells no arguments (config is {brief(held, 20)}); give recipe=, "
+                         "made by yourself, or save it again")
     return {**{k: from_json(v, trust, holder) for k, v in held.items() if k not in given}, **given}
 
 def arguments(recipe: Any) -> dict[str, Any]:    # name -> value, defaults included
@@ -299,7 +299,8 @@ def name_of(cls: type) -> str:     # a recipe's class
     place = place_of(cls)
     return next((name for name, row in {**STAGES, **RECIPES}.items() if row.path == place), place)
 
-def told(recipe: Any) -> dict[str, Any]:        # 'recipe', 'config' and, where its code is not the kit's, 'sha256'
+def saved_as(recipe: Any,
+             ) -> dict[str, Any]:       # 'recipe', 'config' and, where its code is not the kit's, 'sha256'
     "What a checkpoint tells about a recipe; ValueError for an argument that cannot be written down."
     name = name_of(type(recipe))
     code = written_code(type(recipe)) if ':' in name else None
@@ -318,9 +319,11 @@ def save(recipe: Any,
              for k, v in recipe.state_dict().items()}
     if layout == 'maskedlab':
         import maskedlab
-        config = {**told(recipe), **({} if step is None else {'step': step}),
+        files = getattr(getattr(recipe, 'cut', None), 'files', dict)          # such as its tokenizer
+        config = {**saved_as(recipe), **({} if step is None else {'step': step}),
                   'versions': {'maskedlab': maskedlab.__version__, 'torch': torch.__version__.split('+')[0]}}
-        return write_files(folder, {'model.safetensors': state, 'config.json': config, **(beside or {})},
+        return write_files(folder, {'model.safetensors': state, 'config.json': config, **files(),
+                                    **(beside or {})},
                            {'maskedlab': json.dumps(config)})
     formats = {f.name: f for f in (*recipe.formats, *formats_of(name_of(type(recipe))))}
     if layout not in formats:

@@ -42,7 +42,8 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
         return
     asked: list[int] = []
     def ask(number: int, frame: Any) -> None:
-        if asked: pass_on(number, before[number])
+        if asked:
+            pass_on(number, before[number])
         asked.append(number)
         stop()
     before = {number: signal.signal(number, ask) for number in heard()}
@@ -51,7 +52,8 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if asked: pass_on(asked[0], before[asked[0]])
+    if asked:
+        pass_on(asked[0], before[asked[0]])
 
 def _hear_idle_interrupts(stop: Callable[[], None]) -> None:
     "An idle kernel ignores its interrupt button; while a run is on, that button stops the run."

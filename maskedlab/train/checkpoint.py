@@ -44,7 +44,7 @@ def save_checkpoint(folder: Path,                      # of all checkpoints of a
                     tensors: dict[str, dict[str, Tensor]],
                     state: dict[str, Any],                      # whatever JSON can hold
                     keep: int = 3,                              # how many to leave there
-                    recipe: dict[str, Any] | None = None,       # whose weights they are: see `told`
+                    recipe: dict[str, Any] | None = None,       # whose weights they are: see `saved_as`
                     ) -> Path:
     "Write a checkpoint; either it is there completely afterwards, or all is as it was."
     final = folder / _name(step)
@@ -115,7 +115,8 @@ def _read(path: Path) -> Checkpoint:
 
 def _tensors(path: Path, name: str, known: str) -> dict[str, Tensor]:
     data = (path / f'{name}.safetensors').read_bytes()
-    if hashlib.sha256(data).hexdigest() != known: raise ValueError(f"{name}.safetensors is not what was written")
+    if hashlib.sha256(data).hexdigest() != known:
+        raise ValueError(f"{name}.safetensors is not what was written")
     try:
         return load(data)
     # whoever writes a header that lies can write its sum as well

@@ -37,9 +37,9 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[An
     return {k: (then[k], v) for k, v in now.items() if k in then and then[k] != v}
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    plan, config = (settings.get(k) if isinstance(settings.get(k), dict) else {} for k in ('plan', 'config'))
+    plan, config = settings.get('plan') or {}, settings.get('config') or {}
     rest = {k: v for k, v in settings.items() if k not in ('plan', 'config')}
-    return {**{f'recipe.{k}': v for k, v in (config or {}).items()}, **(plan or {}), **rest}
+    return {**{f'recipe.{k}': v for k, v in config.items()}, **plan, **rest}
 
 def check_same(then: dict[str, Any], now: dict[str, Any], path: Path,
                change: bool = False,        # may the run become another one?
@@ -48,7 +48,8 @@ def check_same(then: dict[str, Any], now: dict[str, Any], path: Path,
     found = differences(then, now)
     shown = {k: f"{k}={_shown(a)}, here it is {_shown(b)}" for k, (a, b) in found.items()}
     fixed = [k for k, (a, b) in found.items() if k in FIXED or (k == 'ema' and None in (a, b))]
-    if fixed: raise ValueError(f"the run in {brief(path)} has {shown[fixed[0]]}; give the same, or another out")
+    if fixed:
+        raise ValueError(f"the run in {brief(path)} has {shown[fixed[0]]}; give the same, or another out")
     other = [k for k in found if k not in SAID]
     if other and not change:
         more = f" (also other: {', '.join(other[1:])}"[:40] + ')' if other[1:] else ''
@@ -65,6 +66,14 @@ def _shown(value: Any) -> str:
                        else value, 24) if not isinstance(value, str) else repr(value[-24:])
 
 # %% ../../nbs/train/07_folder.ipynb #b4523546
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and 'step' in row and 'loss' in row else None
+
+# %% ../../nbs/train/07_folder.ipynb #02c13e38
 class Metrics:
     "A file of rows, which can be cut back to what a checkpoint knew of."
     def __init__(self, path: Path):
@@ -112,7 +121,8 @@ class Metrics:
         self.waiting, self.told = [], False
 
     def _say(self, what: str) -> None:
-        if not self.told: warnings.warn(f"the log {brief(self.path, 40)} {what}", stacklevel=4)
+        if not self.told:
+            warnings.warn(f"the log {brief(self.path, 40)} {what}", stacklevel=4)
         self.told = True
 
     def sync(self) -> int:          # bytes
@@ -129,17 +139,10 @@ class Metrics:
         self.bytes = data.rfind(b'\n') + 1
         rows = [row for line in data[:self.bytes].splitlines() if (row := _row(line))]
         if len(rows) != steps:
-            warnings.warn(f"the log {brief(self.path, 40)} holds {len(rows)} of the {steps} rows of this run; "
-                          "it goes on without the others", stacklevel=4)
+            warnings.warn(f"the log {brief(self.path, 40)} holds {len(rows)} of the {steps} rows of this "
+                          "run; it goes on without the others", stacklevel=4)
         speed = ('samples_per_second', 'waiting')
         return [{k: v for k, v in row.items() if k not in speed} for row in rows]
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and 'step' in row and 'loss' in row else None
 
 # %% ../../nbs/train/07_folder.ipynb #c36fbbdf
 _STARTED = ('run.json', 'metrics.jsonl', '.lock', 'tensorboard')           # what a start makes
@@ -197,8 +200,8 @@ class RunPlace:
             for folder in (self.path, self.path / 'checkpoints', self.path / 'average'):
                 sweep(folder)
             if self._latest() != self.latest:
-                raise ValueError(f"the run in {brief(self.path)} went on elsewhere since this trainer was made; "
-                                 "make it again with resume=True")
+                raise ValueError(f"the run in {brief(self.path)} went on elsewhere since this trainer was "
+                                 "made; make it again with resume=True")
             if self.forget:
                 forget_run(self.path)
                 self.forget, self.latest = False, b''
@@ -233,6 +236,7 @@ class RunFolder(RunPlace):
 
     def _tell(self) -> None:
         with on_disk(f'write run.json into {brief(self.path)}'):
+            self.path.mkdir(parents=True, exist_ok=True)
             replace_file(self.path / 'run.json', (json.dumps(self.about, indent=1) + '\n').encode())
 
     def spent(self) -> float:
@@ -264,8 +268,9 @@ class RunFolder(RunPlace):
         self.saved = step
 
 def whose(about: dict[str, Any]) -> dict[str, Any] | None:
-    "Of what `run.json` tells, the part that says whose weights these are; None where they cannot be made anew."
-    return {k: about[k] for k in ('recipe', 'sha256', 'config') if k in about} if about.get('config') else None
+    "What of `run.json` says whose weights these are; None where they cannot be made anew."
+    keys = ('recipe', 'sha256', 'config')
+    return {k: about[k] for k in keys if k in about} if about.get('config') else None
 
 # %% ../../nbs/train/07_folder.ipynb #0f32940b
 def read_run(path: str | Path) -> dict[str, Any]:       # what `metrics` was told
@@ -278,6 +283,6 @@ def read_run(path: str | Path) -> dict[str, Any]:       # what `metrics` was tol
     kinds = dict(recipe=str, config=dict | None, data=str | None, steps=int, batch=int, seed=int)
     wrong = next((k for k, kind in kinds.items() if not isinstance(about.get(k), kind)), None)  # type: ignore
     if wrong is not None:
-        raise ValueError(f"run.json in {brief(path)} tells no {wrong} ({brief_value(about.get(wrong), 20)}); make "
-                         "the trainer with the words of the run and resume=True")
+        raise ValueError(f"run.json in {brief(path)} tells no {wrong} ({brief_value(about.get(wrong), 20)}); "
+                         "make the trainer with the words of the run and resume=True")
     return about

@@ -21,7 +21,7 @@ from ..contract.create import create_recipe
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import arguments, to_json, name_of, told
+from ..contract.saved import arguments, to_json, name_of, saved_as
 from ..contract.strategy import Where
 from ..data.samples import SAMPLES
 from ..settings import setting
@@ -199,7 +199,7 @@ class Run(Options):
 
 # %% ../../nbs/train/10_setup.ipynb #4fd5e6f2
 def data_sum(source: Any) -> str | None:        # 16 hexadecimal digits; None: of these data none can be taken
-    "A sum of what a source holds, the same wherever it lies: names of pictures and a few of them, rows of tensors."
+    "A sum of what a source holds, wherever it lies: names of pictures and a few of them, rows of tensors."
     source = getattr(source, 'crops', source)
     held = getattr(source, 'pictures', getattr(source, 'data', None))
     if held is None: return None
@@ -252,7 +252,7 @@ def writable(recipe: Recipe) -> dict[str, Any]:
 def record_of(run: Run) -> dict[str, Any]:
     "How to make a run again."
     try:
-        whole = told(run.recipe)
+        whole = saved_as(run.recipe)
     except ValueError:
         whole = {'config': None}    # resuming then needs the recipe itself
     more = {k: getattr(run, k) for k in ('save_every', 'keep', 'workers', 'log_every', 'tensorboard')}
@@ -270,7 +270,7 @@ def words_of(about: dict[str, Any]) -> dict[str, Any]:
         old = {k: v for k, v in given.items() if k in PLANNED}
         return {**words, **old, 'optimiser': 'AdamW', 'schedule': 'cosine', 'floor': 0.}
     try:
-        return {**words, 'plan': Plan(**given['plan'])}
+        return {**words, 'plan': Plan(**about['plan'])}
     except TypeError as error:
         raise ValueError(f"run.json holds no plan of training ({error})"[:199]) from None
 

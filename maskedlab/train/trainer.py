@@ -19,7 +19,7 @@ from ..contract.create import saved_class
 from ..contract.disk import brief
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import load_state, told, values_of
+from ..contract.saved import load_state, saved_as, values_of
 from .background import Job, give_back, say
 from .checkpoint import Checkpoint
 from .feed import Portion, Waiting, rounds
@@ -56,10 +56,12 @@ def restore_run(run: Run, folder: RunFolder, found: Checkpoint) -> None:
         load_state(run.recipe, found.tensors['model'], str(folder.path))
         restore_learner(run.learner, found.tensors)
         run.log.history = folder.restore(found)
-        folder.changed += [{'step': found.step, **{k: list(v) for k, v in changed.items()}}] if changed else []
+        if changed:
+            folder.changed.append({'step': found.step, **{k: list(v) for k, v in changed.items()}})
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{found.folder.name} of {brief(folder.path, 40)} is no checkpoint of a run "
-                         f"({str(error)[:60]}); take that folder away, and the one before it is read") from error
+                         f"({str(error)[:60]}); take that folder away, and the one before it is "
+                         "read") from error
 
 # %% ../../nbs/train/11_trainer.ipynb #c55c4814
 class RunState(Run):
@@ -75,10 +77,10 @@ class RunState(Run):
             self.step = found.step
         if self.folder:
             try:
-                told(self.recipe)
+                saved_as(self.recipe)
             except ValueError as error:
-                warnings.warn(f"{error}; as it is, its weights cannot be saved as a recipe, and resuming needs "
-                              "recipe=", stacklevel=3)
+                warnings.warn(f"{error}; as it is, its weights cannot be saved as a recipe, and resuming "
+                              "needs recipe=", stacklevel=3)
 
     def _train(self) -> None:
         raise NotImplementedError
@@ -103,7 +105,8 @@ class RunState(Run):
 
     def ended(self) -> str:
         "One sentence for whoever ended it."
-        kept = f"{self._safe()}, and resume goes on there" if self._safe() else '; nothing is kept without out='
+        safe = self._safe()
+        kept = f"{safe}, and resume goes on there" if safe else '; nothing is kept without out='
         return f"{self.name} was stopped at step {self.step} of {self.steps}{kept}"
 
     def averaged(self) -> Recipe:
@@ -128,12 +131,10 @@ class Training(RunState):
             self.log.begin(self.step)
             while self.step < self.steps and not self._stop_here():
                 try:
-                    ahead = [take(feed, self.step, lambda: self._saved_first(feed))]
-                    logs = self.learner.update(lambda: ahead.pop() if ahead else take(
-                        feed, self.step, self._safe), self.step, self.steps)
+                    logs = self.learner.update(self._rounds(feed), self.step, self.steps)
                 except StopIteration:
-                    warnings.warn(f"the stream ended after {self.step} of {self.steps} steps, before the rate "
-                                  f"was lowered; give steps={self.step}, or data that can be read again",
+                    warnings.warn(f"the stream ended after {self.step} of {self.steps} steps, before the "
+                                  f"rate was lowered; give steps={self.step}, or data to read again",
                                   stacklevel=2)
                     break
                 self.log.pending.append((self.step, logs))
@@ -167,6 +168,11 @@ class Training(RunState):
         if self.folder:
             self.folder.save(self.step, tensors_of(self.learner), self.settings, self.keep)
 
+    def _rounds(self, feed: Waiting) -> Callable[[], dict]:
+        "What hands out the rounds of a step; without the first one, no step is begun."
+        ahead = [take(feed, self.step, lambda: self._saved_first(feed))]
+        return lambda: ahead.pop() if ahead else take(feed, self.step, self._safe)
+
     def _saved_first(self, feed: Waiting) -> str:
         "Between two steps all is whole: it is saved, and then said. (Several processes would have to agree.)"
         if self.world == 1:
@@ -192,7 +198,8 @@ def remade(about: dict[str, Any],
     try:
         return cls(**values_of(about, {}, trust, folder))
     except TypeError as error:
-        raise ValueError(f"run.json in {brief(folder, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
+        said = f"run.json in {brief(folder, 40)} cannot be made into {cls.__name__}: {error}"
+        raise ValueError(said[:199]) from None
 
 # %% ../../nbs/train/11_trainer.ipynb #cd7d500e
 class Trainer(Training):

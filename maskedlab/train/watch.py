@@ -52,8 +52,12 @@ def progress_bar(trainer: Any, stack: ExitStack) -> Callable[[], None]:
     "A bar on the error stream."
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    class Quiet(Console):
+        "Rich ends the process where a pipe's reader has gone; here it falls silent."
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
     bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                   TimeRemainingColumn(), console=Console(stderr=True))
+                   TimeRemainingColumn(), console=Quiet(stderr=True))
     stack.callback(harmless(bar.stop))
     bar.start()
     task = bar.add_task(trainer.name, total=trainer.steps, completed=trainer.step)
