@@ -1,5 +1,5 @@
-"""A step in rounds or processes is that of one batch: draws belong to samples, means are weighed by their rows,
-and what cannot be split is said. Two processes: see test_distributed."""
+"""A step in rounds or processes is that of one batch: draws belong to samples, means are weighed by their
+rows, and what cannot be split is said. Two processes: see test_distributed."""
 
 import warnings
 
@@ -150,7 +150,7 @@ def test_draws_belong_to_samples(n):
         lambda p: by_sample(torch.randn, (p.size, 5), p),
         lambda p: by_sample(torch.rand, (p.size, MANY), p),
         lambda p: by_row(torch.rand, here(chosen, p), (7,), p),
-        lambda p: mask_keep_random(here(ids, p), here(chosen, p), 4, 99, (0.5, 0.2, 0.3), 'run', generator=p)[0],
+        lambda p: mask_keep_random(here(ids, p), here(chosen, p), 4, 99, (0.5, 0.2, 0.3), generator=p)[0],
         *(lambda p, f=f: f(here(image, p), p) for f in DEGRADE.values()),
     ]
     for case in cases:
@@ -165,7 +165,10 @@ def test_a_generator_of_a_whole_batch_draws_as_ever():
     assert torch.equal(torch.rand(2, generator=a), torch.rand(2, generator=b))
 
 
-@pytest.mark.parametrize('strategy', [Random(0.5), Block(ratio=0.4), Span(length=3), ~Span(length=2) | Random(0.2)])
+RAGGED_TOO = [Random(0.5), Block(ratio=0.4), Span(length=3), ~Span(length=2) | Random(0.2)]
+
+
+@pytest.mark.parametrize('strategy', RAGGED_TOO)
 def test_masks_of_ragged_units_belong_to_samples(strategy):
     """Where one sample has fewer units than another, and a strategy draws until it has enough."""
     shape = (6, 6) if isinstance(strategy, Block) else (36,)
@@ -195,7 +198,8 @@ class Line(Recipe):
         self.net, self.weigh, self.noise, self.keep = nn.Linear(8, 8), weigh, noise, keep
 
     def units(self, batch):
-        return Units('sequence', (8,), x=batch['x'], free=None if self.keep is None else batch['x'] > self.keep)
+        free = None if self.keep is None else batch['x'] > self.keep
+        return Units('sequence', (8,), x=batch['x'], free=free)
 
     def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.0):
         u = self.units(batch) if units is None else units

@@ -107,8 +107,8 @@ class Strategy:
 
     @property
     def rowwise(self) -> bool:
-        """Are the numbers that are drawn for a sample the same whatever units the others have? Else it is drawn
-        for one sample at a time where units are ragged, see `train.seeds.Share`."""
+        """Are the numbers that are drawn for a sample the same whatever units the others have? Else a split
+        batch draws for one sample at a time where units are ragged: see `train.seeds.Share`."""
         return True
 
     def __or__(self, other: Callable[..., Tensor]) -> Union:

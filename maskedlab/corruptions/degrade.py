@@ -88,7 +88,8 @@ def noise(image: Tensor, generator: torch.Generator | None = None,
     "Gaussian or Poisson noise, by a coin for each picture: the input of denoising."
     luck = by_sample(torch.rand, (3, len(image), 1, 1, 1), generator, image.device, axis=1).to(image)
     one = luck[2] < grey
-    gauss = by_sample(torch.randn, image.shape, generator, image.device).to(image) * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
+    bell = by_sample(torch.randn, image.shape, generator, image.device).to(image)
+    gauss = bell * (sigma[0] + (sigma[1] - sigma[0]) * luck[1]) / 255
     base = (255 * torch.where(one, _luma(image), image).clamp(0, 1)).round()
     # how many occur
     values = torch.zeros(len(image), 256, device=image.device).scatter_(1, base.flatten(1).long(), 1.).sum(1)

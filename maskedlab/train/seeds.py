@@ -121,16 +121,16 @@ class Share:
         # the other parts' units are not here; ours stand in for them, in the same layout
         index = (view * self.part
                  + (torch.arange(self.total, device=u.device) - self.start) % self.part).flatten()
-        return hide(self.strategy, _units(u, index), g, **{k: _rows(v, index, len(u)) for k, v in signals.items()})[mine]
+        return hide(self.strategy, _units(u, index), g, **_rows(signals, index, len(u)))[mine]
 
     def _singly(self, u: Units, signals: dict[str, Any]) -> Tensor:
         "One sample at a time, each with a generator of its own."
         found = []
         for i in range(len(u)):
-            at, row = i // self.part * self.total + self.start + i % self.part, torch.tensor([i], device=u.device)
-            g = drawing(*self.key, self.calls, at, device=u.device)
-            found.append(hide(self.strategy, _units(u, row), g,
-                              **{k: _rows(v, row, len(u)) for k, v in signals.items()}))
+            place, row = i // self.part * self.total + self.start + i % self.part, torch.tensor([i])
+            g = drawing(*self.key, self.calls, place, device=u.device)
+            row = row.to(u.device)
+            found.append(hide(self.strategy, _units(u, row), g, **_rows(signals, row, len(u))))
         return torch.cat(found)
 
 # %% ../../nbs/train/01_seeds.ipynb #43354e4f
