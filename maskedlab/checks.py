@@ -21,9 +21,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 _F = TypeVar('_F', bound=Callable[..., Any])
 
 # %% auto #0
-__all__ = ['Width', 'Table', 'Count', 'Tries', 'Jobs', 'Layers', 'Whole', 'Side', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive',
-           'FromZero', 'REMEDIES', 'Range', 'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call',
-           'door', 'check_fields', 'in_words', 'on_disk']
+__all__ = ['Width', 'Widths', 'Table', 'Count', 'Tries', 'Rounds', 'Jobs', 'Layers', 'Whole', 'Side', 'Seed', 'ZeroToOne',
+           'BelowOne', 'Positive', 'Times', 'FromZero', 'REMEDIES', 'Range', 'wanted', 'fitted', 'brief_value',
+           'checked', 'hints_of', 'check_call', 'door', 'check_fields', 'in_words', 'on_disk']
 
 # %% ../nbs/02_checks.ipynb #bb70d8af
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ def _short(x: float) -> str:
     return f'{int(x)}' if x == int(x) else f'{x:g}'
 
 Width = Annotated[int, Range(1, 2 ** 16, 1)]        # of a layer or a picture; channels, heads
+Widths = tuple[Width, Width, Width]                 # of three layers
 Table = Annotated[int, Range(1, 2 ** 20, 1)]        # rows of a table: pieces, words, a queue
 Count = Annotated[int, Range(1, 2 ** 31 - 1, 1)]    # of samples, steps
 Tries = Annotated[int, Range(2, 10 ** 6, 1)]        # draws or seeds that a measurement is made of
+Rounds = Annotated[int, Range(1, 10 ** 4, 1)]       # of a look that costs a forward each
 Jobs = Annotated[int, Range(1, 1024, 1)]            # processes at once
 Layers = Annotated[int, Range(1, 1000, 1)]
 Whole = Annotated[int, Range(0, 2 ** 31 - 1, 1)]
@@ -62,6 +64,7 @@ Seed = Annotated[int, Range(0, 2 ** 63 - 1, 1)]
 ZeroToOne = Annotated[float, Range(0, 1)]
 BelowOne = Annotated[float, Range(0, 1, below=True)]        # a share that may not be all
 Positive = Annotated[float, Range(0, above=True)]
+Times = Annotated[float, Range(0, 64, above=True)]          # a hidden layer beside its own one
 FromZero = Annotated[float, Range(0)]
 
 # %% ../nbs/02_checks.ipynb #1808be15
@@ -274,6 +277,9 @@ def on_disk(doing: str,         # in words, such as 'write the weights into runs
     "Inside, an error of the operating system says what was being done and what helps; its class stays."
     try:
         yield
+    except ValueError as error:
+        if 'null byte' not in str(error): raise
+        raise ValueError(f'cannot {doing}: a name may not hold the character of number 0; give another') from None
     except OSError as error:
         if error.errno is None: raise
         told = type(error)(in_words(error, doing))

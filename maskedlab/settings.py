@@ -8,9 +8,11 @@ from __future__ import annotations
 import configparser
 import difflib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -136,9 +138,17 @@ def settings() -> dict[str, Answer]:  # `{name: (value, source)}`
 def setting(name: str,  # 'device', 'seed', 'cache', 'budget' or 'precision'
             ) -> Any:   # its value: text, a number or a path
     "One setting of the lab, as it stands now."
-    if name not in SETTINGS:
+    if not isinstance(name, str) or name not in SETTINGS:
         raise ValueError(f"unknown setting {_short(str(name), 40)!r}: {_nearest(str(name), SETTINGS)}")
     return settings()[name].value
+
+# %% ../nbs/00_settings.ipynb #fbfdc6cd
+class _Answers(ModuleType):
+    def __call__(self) -> dict[str, Answer]:
+        return settings()
+
+if __name__ == 'maskedlab.settings':
+    sys.modules[__name__].__class__ = _Answers
 
 # %% ../nbs/00_settings.ipynb #b22c1d67
 def settings_rows() -> list[tuple[str, str, str, str]]:  # `(name, value, source, what it decides)`

@@ -32,7 +32,7 @@ from maskedlab.train.trainer import Trainer
 
 PACKAGE = str(Path(ml.__file__).parent)
 WEIGHTS = f'{PACKAGE}/weights/mae-micro'
-LONGEST, PATIENCE, FEW = 200, 5, 9       # of a sentence; of a call, in seconds; values of a door in a quick run
+LONGEST, PATIENCE, FEW = 300, 5, 9       # of a sentence; of a call, in seconds; values of a door in a quick run
 
 BAD = {
     'None': None, '-1': -1, '0': 0, '1.5': 1.5, 'nan': math.nan, 'inf': math.inf, 'x': 'x', '[]': [],
@@ -65,6 +65,9 @@ KINDS = {
 MEANT = [
     (r'.*', 'clip', {'inf'}),
     (r'Painted', 'hidden', {'[]', '{}', 'tensor', 'numpy'}),
+    (r'Disc', 'radius', {'1.5'}),
+    (r'BEiT|CAE|SeiTPP', '(layer_scale|adapt)', {'None'}),
+    (r'batches', 'steps', {'0'}),
     (r'.*', 'n', {'None'}),
     (r'.*', 'special', {'[]'}),
     (r'.*', 'strategy', set()),
@@ -191,7 +194,7 @@ def on_units(strategy, **signals):
 
 def strategy_doors():
     made = {**list_strategies(), 'guided': guided.Guided, 'static': static.Static}
-    first = {'guided': dict(by='score'), 'static': dict(of=Random())}
+    first = {'guided': dict(by='score'), 'static': dict(of=Random()), 'disc': dict(radius=2)}
     for name, cls in made.items():
         for argument, value_name, value, wrong in arguments(cls.__name__, cls):
             def call(cls=cls, own={**first.get(name, {}), argument: value}):
@@ -257,7 +260,7 @@ def batch_doors():
                     with torch.no_grad():
                         bad = change(b, how)
                         r(bad, generator=g()) if at == 'forward' else r.features(bad)
-                wrong = not (what in ANYWHERE and name.startswith('point'))
+                wrong = not (what in ANYWHERE and name.startswith('point') or (what, name, at) == ('odd', 'selfie', 'features'))
                 yield 'batches', f'{name}.{at}', 'batch', what, what, wrong, call
         for what, batch in OTHERS.items():
             yield 'batches', name, 'batch', what, what, True, lambda recipe=recipe, b=batch: recipe()[0](b)
@@ -338,7 +341,7 @@ def function_doors():
             if argument in anything:
                 wrong = value_name in {'None', 'nan', 'object', '1.5', '-1', '{}'} and value is not default
             elif argument in open_ or argument in ('recipe', 'batch') and value_name == 'None':
-                wrong = value_name == 'object' and argument not in ('x', 'put', 'source', 'whole')
+                wrong = value_name == 'object' and argument in ('tokenizer', 'mask', 'pattern', 'seed')
             def call(function=function, own={**right, argument: value}):
                 function(**own)
             yield 'functions', name, argument, value_name, value, wrong, call
@@ -349,6 +352,7 @@ MAY = {'0': {'weight-decay', 'floor', 'momentum', 'warmup', 'seed', 'workers', '
        'inf': {'clip'}, '1e999': {'clip'},
        '1.5': {'lr', 'lr-base', 'small', 'eps', 'gamma', 'warmup', 'clip', 'weight-decay', 'epochs'},
        '9' * 13: {'lr', 'lr-base', 'small', 'eps', 'gamma', 'warmup', 'clip', 'weight-decay', 'epochs', 'seed'}}
+ANSWERS = ('strategy', 'recipe', 'module', 'file', 'field', 'function', 'needs', 'radius', 'low', 'mask')
 BASE = {'leak': ['mae', '-n', '2'], 'masks': ['Random(.75)', '-n', '20'], 'claim': ['mae'], 'train': ['mae', '--dry-run'],
         'compare': ['mae'], 'explore': ['mae'], 'card': [], 'list': [], 'claims': [], 'settings': []}
 NAMES = ['', 'nan', 'no-such', 'nowhere.py:Mine', 'x' * 300, 'a:b', ':', '.py:', '\N{SNOWMAN}', '/dev/null:X', '/tmp:X',
@@ -405,13 +409,13 @@ def command_doors():
                 values = STRATEGIES if action.dest == 'strategy' else NAMES if 'recipe' in action.dest else ()
                 for v in values:
                     words = [name, v, *base[1:]]
-                    yield 'commands', name, action.dest, v[:12], v, True, Command(words, v[:20], 'strategy', 'recipe',
-                                                                                     'module', 'file', 'field', 'function')
+                    yield 'commands', name, action.dest, v[:12], v, True, Command(words, v[:20], *ANSWERS)
             elif short in ('size', 'mask', 'shape', 'optimiser', 'schedule'):
                 for v in [*STRATEGIES, 'x', '\N{SNOWMAN}'] if short == 'mask' else ['x', 'nan', '[]', 'a' * 300, '0x4', '9' * 13]:
                     if v or short != 'mask':
-                        yield 'commands', name, short, v[:12], v, True, Command([name, *base, option, v], short, v[:20],
-                                                                                'strategy')
+                        wrong = v != 'Disc(400)' or name != 'train'       # which is asked of no units in a dry run
+                        yield 'commands', name, short, v[:12], v, wrong, Command([name, *base, option, v], short, v[:20],
+                                                                                 *ANSWERS)
             elif action.type is not None:
                 for v in TEXTS:
                     words = [name, *base, option, *[v] * (action.nargs if isinstance(action.nargs, int) else 1)]
@@ -440,7 +444,7 @@ class Command:
 DOORS = (strategy_doors, recipe_doors, batch_doors, trainer_doors, function_doors, command_doors)
 
 # What a sentence about a batch speaks of.
-NAMED = {'batches': ('image', 'ids', 'points', 'piece', 'valid', 'class'), 'functions': ('content', 'unit')}
+NAMED = {'recipes': ('points',), 'strategies': ('unit',), 'batches': ('image', 'ids', 'points', 'piece', 'valid', 'class'), 'functions': ('content', 'unit', 'cloud', 'picture', 'tensor')}
 
 
 def trials(quick):

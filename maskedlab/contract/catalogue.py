@@ -30,7 +30,8 @@ RECIPES: dict[str, Row] = {
     'bert_mlm': Row('maskedlab.recipes.text.bert_mlm:BertMLM', 'text', 'maskedlab.formats.bert'),
     'electra': Row('maskedlab.recipes.text.electra:Electra', 'text', 'maskedlab.formats.electra'),
     'point_mae': Row('maskedlab.recipes.points.point_mae:PointMAE', 'points', 'maskedlab.formats.point_mae'),
-    'point_bert': Row('maskedlab.recipes.points.point_bert:PointBERT', 'points'),
+    'point_bert': Row('maskedlab.recipes.points.point_bert:PointBERT', 'points',
+                      'maskedlab.formats.point_bert'),
     'selfie': Row('maskedlab.recipes.image.selfie:Selfie', 'image'),
     'seitpp': Row('maskedlab.recipes.image.seitpp:SeiTPP', 'image'),
 }
@@ -50,7 +51,8 @@ def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert
                  modality: str | None = None,    # only recipes of this modality, such as 'text'
                  ) -> list[str]:
     "Names of recipes."
-    if not isinstance(pattern, str): raise TypeError(f"pattern={pattern!r}"[:80] + ": give a text, such as '*mim*'")
+    for name, value in (('pattern', pattern), ('modality', modality)):
+        if not isinstance(value, str | None): raise TypeError(f"{name}={value!r}"[:80] + ": give a text")
     return [n for n, row in RECIPES.items() if fnmatch(n, pattern)
             and modality in (None, *row.modality.split())]
 

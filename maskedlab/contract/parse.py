@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from .strategy import Inverse, Strategy, Union
@@ -58,6 +58,9 @@ def _read(node: ast.expr, known: dict[str, type]) -> Any:
         if len(node.args) > len(names):
             raise ValueError(f"{node.func.id} has {len(names)} fields, got {len(node.args)}: give "
                              f"{', '.join(names)}"[:200])
+        needed = [f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING]
+        if any(n not in [*names[:len(node.args)], *(k.arg for k in node.keywords)] for n in needed):
+            raise ValueError(f"{node.func.id} needs a value for {', '.join(needed)}")
         return record(*(_value(a, known) for a in node.args),
                       **{str(k.arg): _value(k.value, known) for k in node.keywords})
     raise SyntaxError

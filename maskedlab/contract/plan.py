@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 
-from ..checks import BelowOne, Count, FromZero, Positive, ZeroToOne, check_fields
+from ..checks import BelowOne, Count, FromZero, Positive, ZeroToOne, brief_value, check_fields
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'SCHEDULES', 'CHOICES', 'SMALL', 'OWNED', 'Milestones', 'choice_settings', 'fill_in', 'LearningRate',
@@ -31,8 +31,8 @@ OWNED = {k for choice in CHOICES.values() for own in choice.values() for k in ow
 
 def choice_settings(choice: str, value: Any) -> dict[str, Any]:
     "The settings of an optimiser or a schedule, with the values that they have by default."
-    if value in CHOICES[choice]: return CHOICES[choice][value]
-    raise ValueError(f"{choice}={value!r}: choose one of {', '.join(map(repr, CHOICES[choice]))}")
+    if isinstance(value, str) and value in CHOICES[choice]: return CHOICES[choice][value]
+    raise ValueError(f"{choice}={brief_value(value)}: choose one of {', '.join(map(repr, CHOICES[choice]))}")
 
 def fill_in(values: dict[str, Any]) -> dict[str, Any]:
     "The values with those by default; a setting that its choice does not take is an error."

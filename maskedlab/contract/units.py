@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import Count, door
+from ..checks import Count, brief_value, door
 
 # %% auto #0
 __all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
-           'mean_over', 'count_of', 'repeat_to', 'Units', 'layout']
+           'mean_over', 'count_of', 'repeat_to', 'Units', 'told_device', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -234,6 +235,16 @@ class Units:
 # %% ../../nbs/contract/00_units.ipynb #7490bfa0
 MOST_UNITS = 2 ** 31        # of a layout: 2 GB for one mask
 
+@contextmanager
+def told_device(device: Any) -> Iterator[None]:
+    "Inside, a device that is none is told in one sentence."
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if device is None: raise
+        raise ValueError(f"device={brief_value(device)}: torch cannot use it here; give one such as 'cpu' or "
+                         "'cuda:0'") from error
+
 @door
 def layout(shape: Count | Sequence[Count],  # units of one sample, such as `(14, 14)`, `(200,)`, `(8, 14, 14)`
            batch: Count | None = None,      # samples; default: those of `valid`, or 1
@@ -249,7 +260,8 @@ def layout(shape: Count | Sequence[Count],  # units of one sample, such as `(14,
         raise ValueError(f"shape={shape} and batch={batch} make more than {MOST_UNITS:,} units: give fewer")
     whole = valid is None and free is None
     if valid is None:
-        valid = torch.ones(1 if batch is None else batch, *shape, dtype=torch.bool, device=device)
+        with told_device(device):
+            valid = torch.ones(1 if batch is None else batch, *shape, dtype=torch.bool, device=device)
     elif valid.dtype != torch.bool or tuple(valid.shape[1:]) != shape or batch not in (None, len(valid)):
         raise ValueError(f"valid must be bool [{batch or 'batch'}, {', '.join(map(str, shape))}], got "
                          f"{valid.dtype} {tuple(valid.shape)}")

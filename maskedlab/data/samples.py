@@ -130,6 +130,7 @@ def list_samples() -> list[str]:
     "Names of the modalities of which the package holds real data."
     return sorted(SAMPLES)
 
+@door
 def sampler(modality: str,          # a name of `list_samples()`
             **options,              # options of that modality, checked against its function
             ) -> Callable[..., dict[str, Tensor]]:
@@ -164,6 +165,7 @@ def sample(modality: str,                               # a name of `list_sample
         raise ValueError(f"n={n!r} is no number of samples; give a whole number from 1, or None for all")
     return f(n=n, generator=generator, split=split, **options)
 
+@door
 def describe(modality: str) -> str:
     "What a sample holds, where it is from, under which licence, and the options of its call."
     f = sampler(modality)

@@ -5,9 +5,11 @@
 # %% ../../nbs/instruments/07_claim.ipynb #9d1a8a14
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ..checks import Count, Jobs, Tries, door
+from ..checks import Count, Jobs, Tries, brief_value, door, on_disk
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..contract.create import create_recipe, recipe_class
@@ -35,7 +37,7 @@ from .probes import linear_probe
 
 # %% auto #0
 __all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 't95', 'interval', 'verdict', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each',
-           'run_claim', 'claims_table', 'recorded']
+           'run_claim', 'file_of_result', 'claims_table', 'recorded']
 
 # %% ../../nbs/instruments/07_claim.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def run_claim(name: str,
     plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, steps=steps, batch=c.batch, lr=c.lr,
                 data=getattr(c.data, '__name__', str(c.data)), feed='trainer', seeds=seeds,
                 full=full if isinstance(full, bool) else list(full)) | ({'pace': c.pace} if c.pace else {})
-    path = None if out is None else Path(out)
+    path = None if out is None else file_of_result(out)
     done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]}
     done |= {arm: runs for arm, runs in _resume(path, plan).items() if arm in done or None not in runs}
     if jobs > 1:        # what another process would otherwise make at the same time, such as a tokenizer
@@ -225,6 +227,17 @@ def run_claim(name: str,
     return _finish(name, path, plan, done, list(arms))
 
 # %% ../../nbs/instruments/07_claim.ipynb #440b0872
+def file_of_result(out: str | Path) -> Path:
+    "Where a result goes; what would keep it from there is told before hours are spent."
+    path = Path(out)
+    if path.suffix != '.json':
+        raise ValueError(f"out={brief_value(str(out))}: give the name of a file that ends in .json")
+    with on_disk(f'write the result {brief_value(str(out))}'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir(): raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not os.access(path.parent, os.W_OK): raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return path
+
 def _resume(path: Path | None, plan: dict) -> dict[str, list]:
     if path is None or not path.exists(): return {}
     old = json.loads(path.read_text())

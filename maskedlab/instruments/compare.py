@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..checks import Count, Jobs, Positive, Tries, check_fields, door
-from .claim import EQUAL, each, feed, find_claim, interval
+from .claim import EQUAL, each, feed, file_of_result, find_claim, interval
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
 from .measure import timed_rounds
@@ -127,7 +127,7 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
         find_claim(name)
     budget = budget or Budget()
     plan = json.loads(json.dumps(dict(names=list(names), seeds=seeds, budget=asdict(budget))))
-    path = None if out is None else Path(out)
+    path = None if out is None else file_of_result(out)
     state: dict[str, Any] = {**plan, **_begun(path, plan)}
     if cost and 'costs' not in state:
         # first, while it is quiet

@@ -1,4 +1,5 @@
 """Where to mask: strategies, and the units that they are called on."""
+from .. import _modules_of
 from ..contract.parse import parse
 from ..contract.strategy import Inverse, Range, Strategy, Union, controls, hide
 from ..contract.units import Units, layout, mean, place, repeat_to, rows, spread
@@ -20,3 +21,4 @@ __all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc
            'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired',
            'parse', 'place',
            'repeat_to', 'rows', 'spread']
+__getattr__ = _modules_of(__name__)

@@ -102,8 +102,8 @@ class PreNorm(Skips):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
         self.attn, self.mlp = Attention(dim, heads, key_bias), Mlp(dim, int(dim * mlp_ratio))
-        self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale is not None else None
-        self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale is not None else None
+        scale = lambda: None if layer_scale is None else nn.Parameter(torch.full((dim,), float(layer_scale)))
+        self.gamma_1, self.gamma_2 = scale(), scale()
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, bias: Tensor | None = None,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import FromZero, Table, Width
+from ..checks import FromZero, Table, Width, Widths
 from ..contract.units import Units
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
@@ -43,6 +43,7 @@ class Graph(nn.Module):
     "Some rounds of messages, all of their results side by side, and a last layer."
     def __init__(self, inside: int, outside: int, first: int, edges: Sequence[int]):
         super().__init__()
+        if not len(edges): raise ValueError("edges=(): give the width of one layer or of more")
         self.first = nn.Linear(inside, first)
         self.layers = nn.ModuleList(EdgeConv(a, b) for a, b in zip((first, *edges), edges))
         self.last, self.norm = nn.Linear(sum(edges), outside, bias=False), nn.GroupNorm(4, outside)
@@ -101,7 +102,7 @@ class PointDVAE(Recipe):
 
     def __init__(self, groups: Width = 64, size: Width = 32,            # groups of a cloud, points of a group
                  words: Table = 8192, code: Width = 256,               # entries of the table, and their width
-                 pointnet: Sequence[Width] = (128, 256, 512), width: Width = 256,     # of a group's embedding
+                 pointnet: Widths = (128, 256, 512), width: Width = 256,     # of the embedding of a group
                  edges: Sequence[Width] = (256, 512, 512, 1024), first: Width = 128, # widths of the messages
                  neighbours: Width = 4,            # nearest centres that exchange messages, itself among them
                  hidden: Width = 1024, fine: Width = 512,                 # of the drawing networks

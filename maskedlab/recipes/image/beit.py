@@ -55,7 +55,7 @@ class BEiT(Recipe):
                  layer_scale: Positive | None = .1,        # start of the scale of each branch; 1e-5 for ViT-L
                  drop_path: BelowOne = .1,                   # of the last block, in training
                  # deviation of weights and bias table at the start; narrow nets want more
-                 init: FromZero = .02, bias_init: float = 0.,
+                 init: Positive = .02, bias_init: FromZero = 0.,
                  # a stage, or a module with `ids(image)`, `decode(ids)`, `words` and `stride`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # of the head; default: the tokenizer's (None: no tokenizer, no loss)

@@ -150,8 +150,10 @@ class StoredWords(nn.Module):
     "A frozen tokenizer, and pictures as units of four of its words, both ways; holds no state of its own."
     def __init__(self, tokenizer: Any,           # a stage, or a module: see `SeiTPP`
                  words: int | None, channels: int,
-                 patch: int):                    # side of a unit in pixels
+                 patch: int,                     # side of a unit in pixels
+                 grid: tuple[int, ...] | None = None):     # units that the network is made for
         super().__init__()
+        self.grid = grid
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.count = check_tokenizer(self.tokenizer, words, channels)        # words of the dictionary
         if patch != 2 * self.tokenizer.stride:
@@ -160,13 +162,14 @@ class StoredWords(nn.Module):
         self.cut = Patches(patch, channels, what='unit')
 
     def units(self, batch: dict,
-              grid: tuple[int, ...] | None = None,    # of units: of larger stored maps, a part of this size
+              part: bool = False,       # of larger stored maps, a part of the size of the grid?
               generator: torch.Generator | None = None) -> Units:
         "Blocks of 2 x 2 words, `[B, h, w, 4]`, from a picture or from stored words."
         if isinstance(batch, dict) and 'ids' in batch:
             whole = batch['ids']
-            part = grid and torch.is_tensor(whole) and whole.ndim == 3
-            ids = check_words(crop_words(whole, [2 * n for n in grid], generator) if part else whole, self.count)
+            if part and self.grid and torch.is_tensor(whole) and whole.ndim == 3:
+                whole = crop_words(whole, [2 * n for n in self.grid], generator)
+            ids = check_words(whole, self.count)
         else:
             ids = self.tokenizer.ids(self.cut.checked(batch))
         x = blocks(ids)
@@ -330,16 +333,16 @@ class SeiTPP(Recipe):
                  # a stage, or a module with `ids`, `decode`, `words`, `stride` and `codebook`
                  tokenizer: Any = 'image_dvae/base/image/0',
                  # a stage, or a module with `moved`; None: words are not augmented
-                 adapt: Any = 'token_adapt/base/image/0',
+                 adapt: str | nn.Module | None = 'token_adapt/base/image/0',
                  eps: Positive = 1e-6,
                  strategy: Where = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1, such as .4")
-        self.words = StoredWords(tokenizer, words, channels, patch)
+        self.words = StoredWords(tokenizer, words, channels, patch, sides(image, patch))
         self.config['words'] = n = self.words.count          # a checkpoint says it: see BEiT
         self.adapt = find_adapt(adapt, self.tokenizer, n)
-        self.encoder = WordViT(sides(image, patch), n, code, dim, depth, heads, eps, dropout)
+        self.encoder = WordViT(self.words.grid, n, code, dim, depth, heads, eps, dropout)
         self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, eps, token=False,
                               learned=True)
         self.head = WordHead(decoder_dim, code, n, eps)
@@ -358,8 +361,7 @@ class SeiTPP(Recipe):
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
                 progress: float = 1.) -> Out:
         "Mask units, drop some of them, encode, put the class token in every hole, name the words."
-        crop = self.encoder.grid if self.training and not torch.is_tensor(mask) else None
-        u = self.words.units(batch, crop, generator) if units is None else units
+        u = self.words.units(batch, self.training and mask is None, generator) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)          # where
         luck = child(generator)
         u = self.augmented(u, luck) if self.training else u

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...checks import Layers, Positive, Side, Width
+from ...checks import Layers, Positive, Side, Times, Width
 from ...contract.chance import by_sample
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
@@ -214,9 +214,9 @@ class Selfie(Recipe):
                  channels: Width = 3,
                  dim: Width = 1024,                       # last stage of P, and the vectors that are compared
                  depth: Layers = 3, heads: Width = 32,       # of the attention pooling
-                 stages: Sequence[Layers] = (3, 4, 6),       # blocks of P's three stages
+                 stages: tuple[Layers, Layers, Layers] = (3, 4, 6),       # blocks of P's three stages
                  stem: Literal['small', 'large'] = 'large',  # 'small' for patches below 32 pixels
-                 mlp_ratio: Positive = .625,             # hidden layer of the pooling, in widths: 640 of 1024
+                 mlp_ratio: Times = .625,             # hidden layer of the pooling, in widths: 640 of 1024
                  # a code for each row and column, or for each place
                  positions: Literal['row column', 'each'] = 'row column',
                  context_positions: bool = False,      # do visible patches carry their code into the pooling?

@@ -5,13 +5,12 @@
 # %% ../../../nbs/recipes/points/point_mae.ipynb #891174a1
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ...checks import BelowOne, FromZero, Layers, Width
+from ...checks import BelowOne, FromZero, Layers, Width, Widths
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw
 from ...contract.strategy import Where
@@ -50,7 +49,7 @@ class PointMAE(Recipe):
                  size: Width = 32,                               # k, points of a group
                  dim: Width = 384, depth: Layers = 12, heads: Width = 6,
                  decoder_depth: Layers = 4, decoder_heads: Width = 6, # the decoder is as wide as the encoder
-                 pointnet: Sequence[Width] = (128, 256, 512),    # widths in the embedding of a group
+                 pointnet: Widths = (128, 256, 512),    # widths in the embedding of a group
                  drop_path: BelowOne = .1,                       # of the last block, in encoder and decoder
                  skip: FromZero = 0.,                 # 1e-3: centres as the released CUDA kernel chooses them
                  strategy: Where = Random(.6, law='floor hidden')):
