@@ -429,8 +429,10 @@ def test_the_published_layout_refuses_heads_that_it_cannot_tell(tmp_path):
         make(**wide).save_pretrained(tmp_path / 'six', layout='original')
     assert len(str(said.value)) <= 200 and not (tmp_path / 'six').exists()
     r = make(**dict(wide, heads=12))
-    assert ml.load_pretrained(r.save_pretrained(tmp_path / 'twelve', layout='original') / 'cae.pth').config[
-        'heads'] == 12
+    file = r.save_pretrained(tmp_path / 'twelve', layout='original') / 'cae.pth'
+    with pytest.raises(ValueError, match='give heads='):        # of this width, but of another depth
+        ml.load_pretrained(file)
+    assert ml.load_pretrained(file, heads=12).config['heads'] == 12
 
 
 def test_tokens_need_a_tokenizer_or_words():

@@ -28,9 +28,11 @@ from maskedlab.masks.schedules import Uniform
 from maskedlab.masks.strategies import Random
 from maskedlab.recipes.image.mae import MAE
 from maskedlab.recipes.image.simmim import SimMIM
+from maskedlab.stages.point_dvae import PointDVAE
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=1, decoder_heads=2)
 HEADS = dict(heads=4, decoder_heads=2)
+COLOURS = dict(mean=(.485, .456, .406), std=(.229, .224, .225))      # what a folder without a processor lacks
 
 
 def make(cls=MAE, **more):
@@ -173,7 +175,9 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     noise = torch.rand(3, 16, generator=g(2))
 
     theirs.save_pretrained(tmp_path / 'theirs')
-    r = ml.load_pretrained(tmp_path / 'theirs')
+    with pytest.raises(ValueError, match='give mean= and std='):
+        ml.load_pretrained(tmp_path / 'theirs')
+    r = ml.load_pretrained(tmp_path / 'theirs', **COLOURS)
     o = theirs(r.cut.colours(batch['image']), noise=noise)
     agrees(r, batch, o.loss, o.logits, o.mask)
     assert r.encoder.norm.eps == 1e-12 and r.norm_pix == norm_pix and r.strategy == Random(.6)
@@ -193,10 +197,10 @@ def test_transformers_opens_ours_and_we_open_theirs(tmp_path, batch, norm_pix):
     state = {k: v for k, v in theirs.state_dict().items()}
     assert any('q_proj' in k for k in state)
     write_files(tmp_path / 'five', {'model.safetensors': state, 'config.json': config.to_dict()})
-    same(r, ml.load_pretrained(tmp_path / 'five'), batch)
+    same(r, ml.load_pretrained(tmp_path / 'five', **COLOURS), batch)
     theirs.vit.save_pretrained(tmp_path / 'encoder')
     with pytest.warns(UserWarning, match='untrained: decoder, head'):
-        half = ml.load_pretrained(tmp_path / 'encoder')
+        half = ml.load_pretrained(tmp_path / 'encoder', **COLOURS)
     assert_close(half.features(batch), r.features(batch))
 
 
@@ -226,8 +230,9 @@ def test_heads_and_normalisation_are_asked_for(tmp_path, batch):
     torch.save({'model': original()}, tmp_path / 'mae.pth')
     with pytest.raises(ValueError, match='heads='):
         ml.load_pretrained(tmp_path / 'mae.pth')
-    with pytest.warns(UserWarning, match='norm_pix='):
-        assert ml.load_pretrained(tmp_path / 'mae.pth', **HEADS).norm_pix
+    with pytest.raises(ValueError, match='norm_pix='):
+        ml.load_pretrained(tmp_path / 'mae.pth', **HEADS)
+    assert ml.load_pretrained(tmp_path / 'mae.pth', norm_pix=True, **HEADS).norm_pix
 
 
 def test_a_whole_training_checkpoint(tmp_path):
@@ -404,7 +409,8 @@ def test_shipped_weights(tmp_path, batch, monkeypatch):
 MADE = {   # a recipe that its formats can hold, and what their files do not say
     'mae': (SMALL, HEADS), 'simmim': ({}, {}), 'beit': (dict(tokenizer=None, words=12), {}),
     'cae': (dict(tokenizer=None, words=12), dict(heads=4)), 'bert_mlm': (dict(position='learned'), {}),
-    'electra': (dict(position='learned'), {}), 'point_mae': ({}, dict(heads=4, decoder_heads=4))}
+    'electra': (dict(position='learned'), {}), 'point_mae': ({}, dict(heads=4, decoder_heads=4)),
+    'point_bert': (dict(tokenizer=PointDVAE(edges=(64,) * 4, width=32, words=32)), dict(heads=4))}
 ALL = [(name, f) for name in RECIPES for f in formats_of(name)]
 
 

@@ -9,6 +9,9 @@ from maskedlab.data.text import encode
 from maskedlab.masks.words import Tokens, WholeWords, WordSpans
 
 
+IDS = dict(mask_id=4, special=(0, 2, 3, 4))      # what a folder without a tokenizer does not say
+
+
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -105,7 +108,7 @@ def random_bert():
 def test_transformers_gives_the_same_logits_both_ways(tmp_path, padded):
     theirs = random_bert()
     theirs.save_pretrained(tmp_path / 'a')
-    ours = ml.load_pretrained(tmp_path / 'a').eval()
+    ours = ml.load_pretrained(tmp_path / 'a', **IDS).eval()
     ids = torch.randint(5, 300, (6, 30))
     valid = torch.arange(30) < torch.tensor([30, 28, 17, 9, 4, 30])[:, None] if padded else torch.ones(
         6, 30, dtype=torch.bool)
@@ -122,7 +125,7 @@ def test_a_missing_key_is_listed(tmp_path):
     state = {k: v for k, v in theirs.state_dict().items() if 'layer.1.output.dense.weight' not in k}
     theirs.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match='missing'):
-        ml.load_pretrained(tmp_path)
+        ml.load_pretrained(tmp_path, **IDS)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +213,7 @@ def test_two_folders_of_transformers_fill_one_electra(tmp_path, padded):
     judge, author = random_pair()
     judge.save_pretrained(tmp_path / 'd')
     author.save_pretrained(tmp_path / 'g')
-    r = ml.load_pretrained([tmp_path / 'g', tmp_path / 'd'])
+    r = ml.load_pretrained([tmp_path / 'g', tmp_path / 'd'], **IDS)
     r.save_pretrained(tmp_path / 'd2', layout='transformers')
     r.save_pretrained(tmp_path / 'g2', layout='transformers generator')
     pairs = [(judge, author), (ElectraForPreTraining.from_pretrained(tmp_path / 'd2').eval(),
@@ -230,7 +233,7 @@ def test_two_folders_of_transformers_fill_one_electra(tmp_path, padded):
 def test_one_folder_alone_says_what_is_untrained(tmp_path, half, lacks, has):
     dict(zip('dg', random_pair()))[half].save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match='untrained') as said:
-        r = ml.load_pretrained(tmp_path)
+        r = ml.load_pretrained(tmp_path, **IDS)
     assert lacks in str(said[0].message) and has not in str(said[0].message)
     assert (r.encoder.dim, r.generator.dim) == ((48, 12) if half == 'd' else (96, 24))
 
@@ -241,11 +244,11 @@ def test_two_folders_that_are_no_pair(tmp_path):
     judge.save_pretrained(tmp_path / 'd')
     author.save_pretrained(tmp_path / 'g')
     with pytest.raises(ValueError, match='do not agree in encoder.word') as e:
-        ml.load_pretrained([tmp_path / 'd', tmp_path / 'g'])
+        ml.load_pretrained([tmp_path / 'd', tmp_path / 'g'], **IDS)
     assert len(str(e.value)) <= 200
     random_bert().save_pretrained(tmp_path / 'b')
     with pytest.raises(ValueError, match='checkpoint of no recipe'):
-        ml.load_pretrained([tmp_path / 'd', tmp_path / 'b'])
+        ml.load_pretrained([tmp_path / 'd', tmp_path / 'b'], **IDS)
 
 
 def test_bad_position_and_specials_of_a_checkpoint():

@@ -89,6 +89,7 @@ def lay(rows: Sequence[tuple[Sequence[int], Sequence[int]]],    # pieces and wor
     word[valid] = torch.tensor([w for _, ws in rows for w in ws])
     return dict(ids=ids, valid=valid, word=word)
 
+# %% ../../nbs/data/05_text.ipynb #8f0ebdb5
 class Pieced(NamedTuple):
     "A text in pieces, with the word of each, and what its tokenizer puts in front and behind."
     ids: list[int]
@@ -100,8 +101,8 @@ class Pieced(NamedTuple):
         "What fits into a row of this length beside what stands around it."
         around = len(self.before) + len(self.after)
         if length <= around:
-            raise ValueError(f"length={length} leaves no room for text beside the {around} special pieces of "
-                             f"this tokenizer; give {around + 1} or more")
+            raise ValueError(f"length={length} leaves no room for text beside the {around} special pieces "
+                             f"of this tokenizer; give {around + 1} or more")
         return length - around
 
     def laid(self, start: int, stop: int | None) -> tuple[list[int], list[int]]:
@@ -138,7 +139,8 @@ def _pieced(ids: list[int], words: list[int | None]) -> Pieced:
     real = [k for k, w in enumerate(words) if w is not None]
     if not real: return Pieced([], [], ids, [])
     first, last = real[0], real[-1] + 1
-    return Pieced(ids[first:last], [-1 if w is None else w for w in words[first:last]], ids[:first], ids[last:])
+    inside = [-1 if w is None else w for w in words[first:last]]
+    return Pieced(ids[first:last], inside, ids[:first], ids[last:])
 
 def _pieces(given: Any) -> Any:
     "What cuts into pieces inside a tokenizer of either library."
@@ -165,6 +167,8 @@ def decode(ids: Tensor,                   # `[L]` or `[B, L]`
            special: bool = False,         # name the special pieces too
            ) -> Any:                      # a string, or a list of strings
     "Pieces as text."
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise TypeError(f"ids must be whole numbers [L] or [B, L], got {ids.dtype}")
     if ids.ndim == 1: return decode(ids[None], tokenizer, special)[0]
     known = _pieces(tokenizer)
     bad = ids[(ids < 0) | (ids >= known.get_vocab_size())]
@@ -260,13 +264,13 @@ def _texts_of(source: Any) -> tuple[Path | None, list[Told], dict[str, str]]:
     if isinstance(source, list | tuple):
         return None, [(str(f), partial(_file_text, Path(f).expanduser()), None) for f in source], {}
     if not hasattr(source, '__getitem__') or not hasattr(source, '__len__'):
-        raise TypeError(f"a {type(source).__name__} is no file and no set of texts; give paths, a folder, or a "
-                        "data set with texts")
+        raise TypeError(f"a {type(source).__name__} is no file and no set of texts; give paths, a folder, or "
+                        "a data set with texts")
     labels = source['label'] if 'label' in getattr(source, 'column_names', ()) else [None] * len(source)
     return None, [(f'item {i}', partial(_item_text, source, i), v) for i, v in enumerate(labels)], {}
 
 # %% ../../nbs/data/05_text.ipynb #626d2947
-def load_text(# files with text in UTF-8, a folder of them, or a data set whose items are texts or hold a 'text'
+def load_text(# files with text in UTF-8, a folder of them; a data set whose items are texts or hold a 'text'
               source: Any,
               length: int = 64,             # pieces of a row
               tokenizer: Any = None,        # default: the kit's own
@@ -298,8 +302,8 @@ def load_text(# files with text in UTF-8, a folder of them, or a data set whose 
         label += labels[i:i + 1] * (len(rows) - len(label))
     if unread:
         some = ', '.join(f'{p[:12]!a}' for p in unread[:3])
-        warnings.warn(f"left out, since this tokenizer reads nothing in them: {len(unread)} of the paragraphs, "
-                      f"such as {some}", stacklevel=2)
+        warnings.warn(f"left out, since this tokenizer reads nothing in them: {len(unread)} of the "
+                      f"paragraphs, such as {some}", stacklevel=2)
     if not rows:
         given = ', '.join(name for name, *_ in kept)[:80]
         raise ValueError(f"the files hold no text ({given}); give others")

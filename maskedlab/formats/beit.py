@@ -5,16 +5,17 @@
 # %% ../../nbs/formats/beit.ipynb #0fc56456
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-from .format import Format, Read, Tensors, demand, need
+from .format import Format, Read, Tensors, colours_asked, demand, need, said
 from .names import Names, parts, under
 from .simmim import BIAS, COLUMN, ENCODER, encoder_sizes
 from .transformers import PRE_NORM, folder, pictures, read_colours, square
+from ..parts.patches import IMAGENET
 
 # %% auto #0
-__all__ = ['ORIGINAL', 'BLOCK', 'TRANSFORMERS', 'FORMATS', 'read_original', 'read_transformers', 'write_transformers']
+__all__ = ['ORIGINAL', 'BLOCK', 'TRANSFORMERS', 'FORMATS', 'option_colours', 'colours_option', 'read_original',
+           'read_transformers', 'write_transformers']
 
 # %% ../../nbs/formats/beit.ipynb #6ae12d2b
 ORIGINAL = Names(*under('', 'encoder.', ENCODER), ('mask_token', 'mask_token', COLUMN),
@@ -44,20 +45,28 @@ def _sizes(state: Tensors) -> dict[str, Any]:
     scale = {} if 'encoder.blocks.0.gamma_1' in state else dict(layer_scale=None)
     return dict(sizes, patch=patch, words=len(state['head.weight']), tokenizer=None, **scale)
 
+def option_colours(config: dict, given: dict, kind: str) -> dict[str, Any]:
+    "mean and std by the options of a training run of BEiT's or CAE's code; else asked for."
+    imagenet = config.get('args', {}).get('imagenet_default_mean_and_std')
+    if imagenet is None: return colours_asked(given, f'file of {kind}')
+    return dict(mean=IMAGENET[0], std=IMAGENET[1]) if imagenet else dict(mean=(.5,) * 3, std=(.5,) * 3)
+
+def colours_option(recipe: Any) -> dict[str, Any]:
+    "The same, the other way round; nothing where the recipe has other colours."
+    colours = recipe.cut.colours
+    held = tuple(tuple(round(float(x), 4) for x in v) for v in (colours.mean, colours.std))
+    known = {IMAGENET: True, ((.5,) * 3, (.5,) * 3): False}
+    return {'args': {'imagenet_default_mean_and_std': known[held]}} if held in known else {}
+
 def read_original(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of BEiT, from a file of the original code."
-    told, imagenet = _sizes(state), config.get('args', {}).get('imagenet_default_mean_and_std')
-    if imagenet is None and not {'mean', 'std'} <= set(given):
-        warnings.warn("this file does not say which colours it was trained on; taken as ImageNet's mean and "
-                      "std, else give mean= and std=", stacklevel=5)
-    return told | ({} if imagenet is not False else dict(mean=(.5,) * 3, std=(.5,) * 3)), ()
+    return _sizes(state) | option_colours(config, given, 'BEiT'), ()
 
 def read_transformers(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of BEiT, from a folder of transformers."
-    c: dict[str, Any] = {**dict(hidden_size=768, layer_norm_eps=1e-12), **config}
-    demand(c, 'BEiT', hidden_act='gelu', intermediate_size=4 * c['hidden_size'], use_mean_pooling=True,
-           use_absolute_position_embeddings=False)
-    return _sizes(state) | dict(eps=c['layer_norm_eps']) | read_colours(config), ()
+    demand(config, 'BEiT', hidden_act='gelu', use_mean_pooling=True)
+    return _sizes(state) | said(config, 'BEiT', given, eps='layer_norm_eps') | read_colours(
+        config, given, 'BEiT'), ()
 
 def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The folder of transformers' BeitForMaskedImageModeling."
@@ -70,7 +79,7 @@ def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
 
 FORMATS = (
     Format('original', 'beit', ('mask_token', 'patch_embed.proj.weight', 'lm_head.weight'), ORIGINAL,
-           read_original, lambda recipe, weights: {'beit.pth': {'model': weights}}),
+           read_original, lambda recipe, weights: {'beit.pth': {'model': weights, **colours_option(recipe)}}),
     Format('transformers', 'beit', ('beit.embeddings.patch_embeddings.projection.weight',), TRANSFORMERS,
            read_transformers, write_transformers, 'beit',
            check=lambda recipe: square(recipe.encoder.grid, "transformers' BEiT")))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..masks.words import Tokens
-from .format import Format, Read, Tensors, demand
-from .names import Names, under
-from .transformers import POST_NORM, folder
+from .format import Format, Read, Tensors, demand, need, said
+from .names import Names, depth, under
+from .transformers import POST_NORM, folder, special_ids
 
 # %% auto #0
 __all__ = ['TABLES', 'BODY', 'NAMES', 'HOLDS', 'FORMATS', 'text', 'learned', 'text_folder', 'read', 'check']
@@ -28,14 +28,15 @@ NAMES = Names(
     ('cls.predictions.bias', 'head.bias'), ('cls.predictions.decoder.bias', 'head.bias'),
     ('cls.predictions.decoder.weight', None), ('cls.seq_relationship.{rest}', None))
 
-def text(config: dict, kind: str, **wants: Any) -> dict[str, Any]:
-    "What the configurations of BERT and ELECTRA say alike."
-    demand(config, kind, hidden_act='gelu', position_embedding_type='absolute', **wants)
-    told = dict(vocab=config.get('vocab_size', 30522), depth=config.get('num_hidden_layers', 12),
-                length=config.get('max_position_embeddings', 512), position='learned',
-                eps=config.get('layer_norm_eps', 1e-12))
-    # of the published uncased vocabulary
-    return told | (dict(mask_id=103, special=(0, 101, 102, 103)) if told['vocab'] == 30522 else {})
+def text(config: dict, state: Tensors, kind: str, given: dict, heads: str = 'heads', net: str = 'encoder',
+         ) -> dict[str, Any]:
+    "What the configurations of BERT and ELECTRA say alike; sizes are those of the tensors."
+    demand({'position_embedding_type': 'absolute', **config}, kind, hidden_act='gelu',
+           position_embedding_type='absolute')          # another one has tensors of its own
+    word, place = (state[f'{net}.{n}.weight'] for n in ('word', 'place'))
+    told = said(config, kind, given, eps='layer_norm_eps', **{heads: 'num_attention_heads'})
+    return told | dict(vocab=len(word), depth=depth(state, f'{net}.blocks'), length=len(place),
+                       position='learned') | special_ids(config, given, kind, len(word))
 
 def learned(net: Any, kind: str) -> None:
     "These networks have a table of positions."
@@ -43,16 +44,20 @@ def learned(net: Any, kind: str) -> None:
         raise ValueError(f"{kind} has learned positions, and this recipe position={net.position!r}; "
                          "use layout='maskedlab'")
 
-def text_folder(kind: str, model_type: str, net: Any, weights: Tensors, **more: Any) -> dict[str, Any]:
-    "The files of BERT or ELECTRA."
-    return folder(kind, model_type, net, weights, vocab_size=net.word.num_embeddings,
-                  max_position_embeddings=net.place.num_embeddings, type_vocab_size=2, pad_token_id=0,
-                  tie_word_embeddings=True, **more)
+def text_folder(kind: str, model_type: str, net: Any, weights: Tensors, cut: Any, **more: Any,
+                ) -> dict[str, Any]:
+    "The files of BERT or ELECTRA; `cut` is the recipe's `Pieces`."
+    return folder(kind, model_type, net, weights, cut.files(), vocab_size=net.word.num_embeddings,
+                  max_position_embeddings=net.place.num_embeddings, type_vocab_size=2,
+                  pad_token_id=next(iter(cut.special.tolist()), None), tie_word_embeddings=True,
+                  mask_token_id=cut.mask_id, special_token_ids=cut.special.tolist(), **more)
 
 def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of BertMLM, and what a folder lacks."
-    told = dict(text(config, 'BERT'), dim=config.get('hidden_size', 768), strategy=Tokens(.15),
-                heads=config.get('num_attention_heads', 12), hidden=config.get('intermediate_size', 3072))
+    need(state, ('encoder.word.weight', 'encoder.place.weight', 'encoder.blocks.0.mlp.fc1.weight'),
+         "this BERT lacks {}; fetch it again")
+    told = dict(text(config, state, 'BERT', given), dim=state['encoder.word.weight'].shape[1],
+                strategy=Tokens(.15), hidden=len(state['encoder.blocks.0.mlp.fc1.weight']))
     lacks = () if any(k.startswith('head.') for k in state) else ('head',)
     return told, (*lacks, *(['boundary'] if given.get('boundary') else []))
 
@@ -65,5 +70,6 @@ def check(recipe: Any) -> None:
 
 HOLDS = (('bert.embeddings.word_embeddings.weight', 'embeddings.word_embeddings.weight'),)     # one of them
 FORMATS = (Format('transformers', 'bert_mlm', HOLDS, NAMES, read,
-                  lambda recipe, weights: text_folder('BertForMaskedLM', 'bert', recipe.encoder, weights),
+                  lambda recipe, weights: text_folder('BertForMaskedLM', 'bert', recipe.encoder, weights,
+                                                      recipe.cut),
                   'bert', check=check),)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .beit import colours_option, option_colours
 from .format import Format, Read, Tensors, published
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['HEADS', 'CONVOLUTION', 'REGRESS', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'check', 'write']
+__all__ = ['PUBLISHED', 'CONVOLUTION', 'REGRESS', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'check', 'write']
 
 # %% ../../nbs/formats/cae.ipynb #6065dcae
-HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}       # of the released models, by their width
+# of the released models, by the name of the model among the options of a run
+PUBLISHED = {f'cae_{name}_patch16': dict(dim=dim, depth=depth, heads=heads) for name, dim, depth, heads in (
+    ('tiny', 192, 12, 12), ('small', 384, 12, 12), ('base', 768, 12, 12), ('large', 1024, 24, 16))}
 # [D, colour, row, column] there, [D, colour row column] here
 CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w.view(len(w), -1, recipe.cut.size, recipe.cut.size))
 REGRESS = (('norm1_q.{p}', 'norm1.{p}'), ('norm1_k.{p}', 'norm_k.{p}'), ('norm1_v.{p}', 'norm_v.{p}'),
@@ -38,10 +41,13 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
         raise ValueError("this CAE checkpoint has a regressor of another width than its encoder, which this "
                          "recipe does not offer")
     dim, channels, patch, _ = state['encoder.patch_embed.weight'].shape
-    side = math.isqrt(state['encoder.pos_embed'].shape[1] - 1)
+    side, deep = math.isqrt(state['encoder.pos_embed'].shape[1] - 1), depth(state, 'encoder.blocks')
+    model = str(config.get('args', {}).get('model'))
+    known = [net for name, net in PUBLISHED.items() if model.startswith(name)] or PUBLISHED.values()
     return dict(image=side * patch, patch=patch, channels=channels, dim=dim,
-                **published('heads', dim, HEADS, given),
-                depth=depth(state, 'encoder.blocks'), regressor_depth=depth(state, 'regressor.blocks'),
+                **published('heads', dim, dict(dim=dim, depth=deep), known, given),
+                **option_colours(config, given, 'CAE'), depth=deep,
+                regressor_depth=depth(state, 'regressor.blocks'),
                 decoder_depth=depth(state, 'decoder.blocks'), words=len(state['head.weight']),
                 tokenizer=None), ()
 
@@ -50,15 +56,17 @@ def check(recipe: Any) -> None:
     if recipe.pixels:
         raise ValueError("this layout holds CAE with tokens, and this recipe predicts pixels; use "
                          "layout='maskedlab'")
-    heads, usual = recipe.regressor.blocks[0].attn.heads, HEADS.get(recipe.head.in_features)
-    if usual not in (None, heads):
+    heads = recipe.regressor.blocks[0].attn.heads
+    usual = next((n['heads'] for n in PUBLISHED.values() if n['dim'] == recipe.head.in_features), heads)
+    if usual != heads:
         raise ValueError("such a file does not say how many heads it has: its readers take "
                          f"{usual} for this width, and this recipe has {heads}; use layout='maskedlab'")
 
 def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The file of the original code, its copy of the encoder included."
     copies = {f'alignment_{k}': v.clone() for k, v in weights.items() if k.startswith('encoder.')}
-    return {'cae.pth': {'model': {**weights, **copies, 'rd_pos_embed': weights['encoder.pos_embed'].clone()}}}
+    whole = {**weights, **copies, 'rd_pos_embed': weights['encoder.pos_embed'].clone()}
+    return {'cae.pth': {'model': whole, **colours_option(recipe)}}
 
 HOLDS = ('encoder.cls_token', 'encoder.patch_embed.proj.weight', 'mask_token', 'regresser.norm.weight')
 FORMATS = (Format('original', 'cae', HOLDS, NAMES, read, write, check=check),)

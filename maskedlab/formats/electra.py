@@ -9,7 +9,7 @@ from typing import Any
 
 from ..masks.words import Slots
 from .bert import TABLES, learned, text, text_folder
-from .format import Format, Read, Tensors
+from .format import Format, Read, Tensors, need
 from .names import Names, under
 from .transformers import POST_NORM
 
@@ -36,16 +36,18 @@ def _names(me: str, other: str) -> Names:
 # %% ../../nbs/formats/electra.ipynb #d3471510
 def _format(name: str, kind: str, me: str, other: str, holds: tuple, without: tuple = ()) -> Format:
     def read(config: dict, state: Tensors, given: dict) -> Read:
-        dim, prefix = config.get('hidden_size', 256), '' if me == 'encoder' else f'{me}_'
-        told = text(config, 'ELECTRA', intermediate_size=4 * dim, type_vocab_size=2)
-        told |= {'width': config.get('embedding_size', 128), 'strategy': Slots(.15), f'{prefix}dim': dim,
-                 f'{prefix}heads': config.get('num_attention_heads', 4)}
+        need(state, (f'{me}.word.weight', f'{me}.place.weight', f'{me}.blocks.0.norm1.weight'),
+             "this ELECTRA lacks {}; fetch it again")
+        prefix = '' if me == 'encoder' else f'{me}_'
+        told = text(config, state, 'ELECTRA', given, f'{prefix}heads', me)
+        told |= {'width': state[f'{me}.word.weight'].shape[1], 'strategy': Slots(.15),
+                 f'{prefix}dim': len(state[f'{me}.blocks.0.norm1.weight'])}
         missing = [part for part in HEADS[me] if not any(k.startswith(f'{part}.') for k in state)]
         return told, (f'{other}.blocks', f'{other}.project', *HEADS[other], *missing)
 
     def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
         net = getattr(recipe, me)
-        return text_folder(kind, 'electra', net, weights, embedding_size=net.word.embedding_dim)
+        return text_folder(kind, 'electra', net, weights, recipe.cut, embedding_size=net.word.embedding_dim)
 
     return Format(name, 'electra', holds, _names(me, other), read, write, 'electra', without,
                   check=lambda recipe: learned(getattr(recipe, me), kind))

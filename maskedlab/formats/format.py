@@ -16,7 +16,7 @@ from ..contract.saved import brief
 from .names import Names, match
 
 # %% auto #0
-__all__ = ['Tensors', 'Read', 'Format', 'find_format', 'need', 'demand', 'published']
+__all__ = ['Tensors', 'Read', 'Format', 'find_format', 'need', 'demand', 'said', 'colours_asked', 'published']
 
 # %% ../../nbs/formats/01_format.ipynb #40d62772
 Tensors = dict[str, Tensor]
@@ -83,21 +83,44 @@ def need(state: Tensors, names: Iterable[str],
         if name not in state: raise ValueError(sentence.format(name))
 
 def demand(config: dict[str, Any], kind: str, **wants: Any) -> None:
-    "What a configuration may say; another value is another network."
+    "What a configuration must say; another value is another network."
     for name, want in wants.items():
-        if config.get(name, want) != want:
+        if name not in config:
+            raise ValueError(f"the config.json of this {kind} does not say its {name}, and this recipe has "
+                             f"{want!r}; write it there, if it is so")
+        if config[name] != want:
             raise ValueError(f"this {kind} has {name}={config[name]!r}, and the recipe only {want!r}; take "
                              "another")
 
+def said(config: dict[str, Any], kind: str, given: dict[str, Any],
+         **keys: str,       # argument of the recipe = its name in the configuration
+         ) -> dict[str, Any]:
+    "Arguments that a configuration says; what neither it nor the caller does is asked for."
+    missing = [k for k, theirs in keys.items() if theirs not in config and given.get(k) is None]
+    if missing:
+        raise ValueError(f"the config.json of this {kind} does not say its {keys[missing[0]]}; "
+                         f"give {missing[0]}= to load_pretrained")
+    return {ours: config[theirs] for ours, theirs in keys.items() if theirs in config}
+
+def colours_asked(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    "No arguments, where the caller gave both; else one sentence."
+    if given.get('mean') is None or given.get('std') is None:
+        raise ValueError(f"this {kind} does not say by which colours its pictures were normalised; "
+                         "give mean= and std= to load_pretrained, such as mean=(.5,) * 3")
+    return {}
+
 def published(name: str,                  # an argument of the recipe, such as 'heads'
               width: int,
-              known: dict[int, int],      # of the published networks, by their width
+              sizes: dict[str, Any],      # of the network in the file
+              known: Iterable[dict[str, int]],     # the published networks: their sizes, and what is asked
               given: dict[str, Any],
               ) -> dict[str, int]:
-    """The matrices of 4 heads look like those of 8: what a file does not say is known by its width, or asked
-    for."""
+    """The matrices of 4 heads look like those of 8: what a file does not say is asked for, but where all its
+    sizes are those of a published network."""
     if given.get(name): return {}
-    if width not in known:
+    shared = lambda net: [k for k in net if k in sizes]
+    found = next((net for net in known if all(net[k] == sizes[k] for k in shared(net))), None)
+    if found is None or name not in found:
         raise ValueError(f"this file does not say how many heads a width of {width} has; give {name}= to "
                          "load_pretrained")
-    return {name: known[width]}
+    return {name: found[name]}

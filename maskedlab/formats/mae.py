@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-import warnings
+import re
 from typing import Any
 
 import torch
@@ -15,14 +15,14 @@ from torch import Tensor
 from ..masks.strategies import Random
 from ..parts.positions import sincos
 from ..parts.vit import ViT
-from .format import Format, Read, Tensors, demand, need, published
+from .format import Format, Read, Tensors, demand, need, published, said
 from .names import Names, depth, under
 from .transformers import PRE_NORM, QKV, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'HEADS', 'DECODER_HEADS', 'HOLDS',
-           'HOLDS_ONE', 'FORMATS', 'read_original', 'read_transformers', 'check_original', 'check_transformers',
-           'write_original', 'write_transformers']
+__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'PUBLISHED', 'HOLDS', 'HOLDS_ONE', 'FORMATS',
+           'read_original', 'read_transformers', 'check_original', 'check_transformers', 'write_original',
+           'write_transformers']
 
 # %% ../../nbs/formats/mae.ipynb #91750f81
 def _from_rows(w: Tensor, recipe: Any) -> Tensor:
@@ -51,8 +51,10 @@ TRANSFORMERS = Names(*under('vit.', 'encoder.', ENCODER), *under('', 'encoder.',
                      *under('decoder.', 'decoder.', DECODER), ('decoder.decoder_pred.{p}', 'head.{p}'))
 
 # %% ../../nbs/formats/mae.ipynb #e625941f
-HEADS = {768: 12, 1024: 16, 1280: 16}                   # of the published encoders (B, L, H), by their width
-DECODER_HEADS = {512: 16}                               # of their decoder
+_DECODER = dict(channels=3, decoder_dim=512, decoder_depth=8, decoder_heads=16)
+PUBLISHED = {'mae_vit_base': dict(dim=768, depth=12, patch=16, heads=12, **_DECODER),
+             'mae_vit_large': dict(dim=1024, depth=24, patch=16, heads=16, **_DECODER),
+             'mae_vit_huge': dict(dim=1280, depth=32, patch=14, heads=16, **_DECODER)}
 
 def _sizes(state: Tensors) -> tuple[dict[str, Any], tuple[str, ...]]:
     "What the tensors say, and the parts that encoder-only files do not hold."
@@ -68,12 +70,12 @@ def _sizes(state: Tensors) -> tuple[dict[str, Any], tuple[str, ...]]:
                 decoder_depth=depth(state, 'decoder.blocks')), ()
 
 def _grid(table: Tensor) -> tuple[int, int]:
-    "The grid of a table of positions: square, or the one whose waves it holds."
+    "The grid of a table of positions: the one whose waves it holds, or square."
     n = table.shape[1] - 1
-    if math.isqrt(n) ** 2 == n: return math.isqrt(n), math.isqrt(n)
     for h in range(1, n + 1):
         if n % h: continue
         if torch.allclose(table.float(), sincos((h, n // h), table.shape[2], 1), atol=1e-3): return h, n // h
+    if math.isqrt(n) ** 2 == n: return math.isqrt(n), math.isqrt(n)       # learned: their pictures are square
     raise ValueError(f"positions for {n} patches fit no square, and are no sine and cosine waves; give "
                      "image=(height, width)")
 
@@ -81,31 +83,35 @@ def _grid(table: Tensor) -> tuple[int, int]:
 def read_original(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of MAE, and what an original file lacks."
     (sizes, lacks), args, file = _sizes(state), config.get('args', {}), str(config.get('file'))
-    told = dict(sizes, eps=1e-6, **published('heads', sizes['dim'], HEADS, given))
+    # the model among the options of a training run, or in the name of a released file
+    released = re.match('mae_(?:pretrain|visualize)_(vit_(?:base|large|huge))', file)
+    model = args.get('model', released and f'mae_{released[1]}')
+    named = [net for name, net in PUBLISHED.items() if str(model).startswith(name)]
+    said_by_name = ('dim', 'heads', 'decoder_dim', 'decoder_heads')
+    known = [{k: n[k] for k in said_by_name} for n in named] or PUBLISHED.values()
+    told = dict(sizes, eps=1e-6, **published('heads', sizes['dim'], sizes, known, given))
     if not lacks:
-        told |= published('decoder_heads', sizes['decoder_dim'], DECODER_HEADS, given)
+        told |= published('decoder_heads', sizes['decoder_dim'], sizes, known, given)
     if 'mask_ratio' in args:
         told['strategy'] = Random(float(args['mask_ratio']), law='floor kept')
     if 'norm_pix_loss' in args:
         told['norm_pix'] = bool(args['norm_pix_loss'])
-    elif 'visualize' in file:
-        told['norm_pix'] = False
-    elif not lacks and 'norm_pix' not in given and 'full' not in file:
-        warnings.warn("this file does not say whether it predicts normalised pixels; taken as "
-                      "norm_pix=True, else give norm_pix=", stacklevel=5)
+    elif named_so := re.fullmatch(r'mae_(visualize.*|.*full)\.pth', file):
+        told['norm_pix'] = named_so[1].endswith('full')
+    elif not lacks and given.get('norm_pix') is None:
+        raise ValueError("this file does not say whether it predicts normalised pixels; "
+                         "give norm_pix=True or norm_pix=False to load_pretrained")
     return told, lacks
 
 def read_transformers(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of MAE, and what a folder of ViTMAE lacks."
-    c: dict[str, Any] = {**dict(hidden_size=768, num_attention_heads=12, decoder_num_attention_heads=16,
-                                decoder_hidden_size=512, layer_norm_eps=1e-12, mask_ratio=.75,
-                                norm_pix_loss=False), **config}
-    demand(c, 'ViTMAE', hidden_act='gelu', qkv_bias=True, intermediate_size=4 * c['hidden_size'],
-           decoder_intermediate_size=4 * c['decoder_hidden_size'])
     sizes, lacks = _sizes(state)
-    return dict(sizes, heads=c['num_attention_heads'], decoder_heads=c['decoder_num_attention_heads'],
-                eps=c['layer_norm_eps'], norm_pix=c['norm_pix_loss'],
-                strategy=Random(float(c['mask_ratio']), law='floor kept'), **read_colours(config)), lacks
+    demand(config, 'ViTMAE', hidden_act='gelu')
+    whole = {} if lacks else dict(decoder_heads='decoder_num_attention_heads', norm_pix='norm_pix_loss')
+    told = sizes | said(config, 'ViTMAE', given, heads='num_attention_heads', eps='layer_norm_eps', **whole)
+    if 'mask_ratio' in config:
+        told['strategy'] = Random(float(config['mask_ratio']), law='floor kept')
+    return told | read_colours(config, given, 'ViTMAE'), lacks
 
 # %% ../../nbs/formats/mae.ipynb #dcf06e70
 def check_original(recipe: Any) -> None:
@@ -125,7 +131,8 @@ def check_transformers(recipe: Any) -> None:
 
 def write_original(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The file of the original code; its name says what it predicts."
-    return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth': {'model': weights}}
+    return {'mae_full.pth' if recipe.norm_pix else 'mae_visualize.pth':
+            {'model': weights, 'args': {'norm_pix_loss': recipe.norm_pix}}}
 
 def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The folder of transformers' ViTMAEForPreTraining."

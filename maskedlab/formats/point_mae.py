@@ -11,10 +11,11 @@ from .format import Format, Read, Tensors, published
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['HEADS', 'CONVOLUTION', 'POINTNET', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
+__all__ = ['PUBLISHED', 'CONVOLUTION', 'POINTNET', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
 
 # %% ../../nbs/formats/point_mae.ipynb #209e1287
-HEADS = {384: 6}        # of the released networks, by their width
+# of the released network
+PUBLISHED = (dict(dim=384, depth=12, decoder_depth=4, size=32, heads=6, decoder_heads=6),)
 CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w[..., None])
 POINTNET = (*((f'{n}.weight', f'{n.replace("_conv", "")}.weight', CONVOLUTION)
               for n in ('first_conv.0', 'first_conv.3', 'second_conv.0', 'second_conv.3')),
@@ -32,9 +33,10 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of PointMAE."
     dim = state['decoder.mask_token'].numel()
     first, second = (state[f'encoder.embed.{n}.0.weight'] for n in ('first', 'second'))
-    return dict(dim=dim, depth=depth(state, 'encoder.blocks'), decoder_depth=depth(state, 'decoder.blocks'),
-                size=len(state['head.weight']) // 3, pointnet=(len(first), second.shape[1] // 2, len(second)),
-                **published('heads', dim, HEADS, given), **published('decoder_heads', dim, HEADS, given)), ()
+    sizes = dict(dim=dim, depth=depth(state, 'encoder.blocks'), decoder_depth=depth(state, 'decoder.blocks'),
+                 size=len(state['head.weight']) // 3)
+    heads = [published(name, dim, sizes, PUBLISHED, given) for name in ('heads', 'decoder_heads')]
+    return sizes | heads[0] | heads[1] | dict(pointnet=(len(first), second.shape[1] // 2, len(second))), ()
 
 def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The released pre-training file."

@@ -5,6 +5,7 @@
 # %% ../../nbs/formats/pretrained.ipynb #97aac89c
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..checks import door
-from ..contract.saved import make_saved, name_of, read_checkpoint, values_of
+from ..contract.saved import load_state, make_saved, name_of, newest_of, read_checkpoint, values_of
 from ..contract.recipe import Recipe
 from ..contract.catalogue import formats_of
 from ..contract.create import recipe_class, saved_class
 from ..contract.disk import brief
 from .format import find_format
+from .transformers import read_tokenizer
 
 # %% auto #0
 __all__ = ['load_pretrained']
@@ -39,6 +41,7 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
     Nothing in the checkpoint is executed, and every key is accounted for. Code that it only names (a recipe
     or strategy from somebody's file) is run for who says `trust=True`."""
     several = [*path] if isinstance(path, list | tuple) else []
+    if isinstance(path, list | tuple) and not path: raise ValueError("path=[]: give a folder or a file")
     path = several[0] if several else path
     config, state = read_checkpoint(path)
     untrained: tuple[str, ...] = ()
@@ -48,21 +51,44 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
         cls = saved_class(config, recipe, path, trust)
         arguments = values_of(config, overrides, trust, path)
     else:
-        cls, *held = _adopted(config, state, overrides, recipe, path)
+        cls, *held = _adopted({**config, 'folders': several or [path]}, state, overrides, recipe, path)
         for other in several[1:]:
-            held = _joined(cls, held, overrides, path, other)
+            held = _joined(cls, held, overrides, several, other)
         arguments, state, untrained = cast(Any, held)
-    made = make_saved(cls, {**arguments, **overrides}, state, path, untrained)
+    native = arguments.get('image', getattr(inspect.signature(cls).parameters.get('image'), 'default', None))
+    told = {**arguments, **overrides}
+    made = make_saved(cls, told if native is None else {**told, 'image': native}, state, path, untrained)
+    if native != told.get('image', native):
+        made = _resized(made, cls(**told), str(path))
+    for folder in map(_folder, several or [path]):
+        if (folder / 'tokenizer.json').is_file() and hasattr(made.cut, 'take'):
+            made.cut.take(read_tokenizer(folder / 'tokenizer.json'))
     if untrained:
         warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(untrained)}",
                       stacklevel=2)
     return made
 
+# %% ../../nbs/formats/pretrained.ipynb #8feabfd8
+def _folder(path: Any) -> Path:
+    "Where files beside the weights lie: in the folder, or in that of a run's newest checkpoint."
+    folder = Path(path).expanduser()
+    return newest_of(folder) if folder.is_dir() else folder
+
+def _resized(old: Recipe, made: Recipe, path: str) -> Recipe:
+    "For pictures of another size than it was trained on: its tables of places are resized."
+    state = dict(old.state_dict())
+    for name, module in made.named_modules():
+        if hasattr(module, 'places_of'):
+            state |= {f'{name}.{k}': v for k, v in module.places_of(old.get_submodule(name)).items()}
+    load_state(made, state, path)
+    return made.eval()
+
 # %% ../../nbs/formats/pretrained.ipynb #9ceefb13
-def _joined(cls: type[Recipe], first: list, given: dict[str, Any], path: str | Path,
+def _joined(cls: type[Recipe], first: list, given: dict[str, Any], several: list[Any],
             other: str | Path) -> list:
     "What two checkpoints hold together; what both hold must be the same."
-    found = _adopted(*read_checkpoint(other), given, cls, other)[1:]
+    path, (config, state) = several[0], read_checkpoint(other)
+    found = _adopted({**config, 'folders': several}, state, given, cls, other)[1:]
     for a, b, same in zip(first[:2], found[:2], (lambda x, y: x == y, torch.equal)):
         unlike = [k for k in a if k in b and not same(a[k], b[k])]
         if unlike:

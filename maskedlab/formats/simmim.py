@@ -37,11 +37,17 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     need(state, ['encoder.rel_pos_bias.table'],
          "this SimMIM checkpoint has no shared bias table: no ViT (a Swin?); take a ViT's")
     sizes, data = encoder_sizes(state), config.get('args', {}).get('DATA', {})
-    told: dict[str, Any] = dict(sizes, cell=data.get('MASK_PATCH_SIZE', max(32, sizes['token'])))
+    told: dict[str, Any] = dict(sizes)
+    if 'MASK_PATCH_SIZE' in data:
+        told['cell'] = data['MASK_PATCH_SIZE']
+    elif given.get('cell') is None:
+        raise ValueError("this file does not say how many pixels its cells had; give cell= to "
+                         "load_pretrained (32 in the published configurations)")
     if 'MASK_RATIO' in data:
         told['strategy'] = Random(data['MASK_RATIO'], law='ceil hidden')
     return told, ()
 
 HOLDS = ('encoder.mask_token', 'encoder.patch_embed.proj.weight', 'decoder.0.weight')
 FORMATS = (Format('original', 'simmim', HOLDS, NAMES, read,
-                  lambda recipe, weights: {'simmim.pth': {'model': weights}}),)
+                  lambda recipe, weights: {'simmim.pth': {'model': weights, 'config': {
+                      'DATA': {'MASK_PATCH_SIZE': recipe.cut.size}}}}),)

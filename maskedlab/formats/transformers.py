@@ -5,14 +5,18 @@
 # %% ../../nbs/formats/02_transformers.ipynb #87d369e0
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..contract.disk import brief, read_json
+from .format import colours_asked
 from .names import parts
 
 # %% auto #0
-__all__ = ['BLOCK', 'POST_NORM', 'PRE_NORM', 'QKV', 'folder', 'square', 'pictures', 'read_colours']
+__all__ = ['BLOCK', 'POST_NORM', 'PRE_NORM', 'QKV', 'SPECIAL', 'folder', 'square', 'pictures', 'read_colours', 'tokenizer_ids',
+           'read_tokenizer', 'special_ids']
 
 # %% ../../nbs/formats/02_transformers.ipynb #713685f2
 BLOCK = (('attention.output.dense.{p}', 'attn.proj.{p}'), ('intermediate.dense.{p}', 'mlp.fc1.{p}'),
@@ -54,8 +58,74 @@ def pictures(recipe: Any, processor: str, grid: tuple[int, ...], **more: Any) ->
     config = dict(image_size=side, patch_size=patch, num_channels=recipe.cut.channels)
     return {'preprocessor_config.json': file}, config
 
-def read_colours(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    "mean and std of `preprocessor_config.json`, where it says them."
-    said = config.get('preprocessor', {})
-    return {ours: tuple(said[theirs]) for ours, theirs in (('mean', 'image_mean'), ('std', 'image_std'))
-            if theirs in said}
+def read_colours(config: dict[str, Any], given: dict[str, Any], kind: str) -> dict[str, Any]:
+    "mean and std of pictures in 0..1, as `preprocessor_config.json` has them for bytes; else asked for."
+    told = config.get('preprocessor', {})
+    if not told: return colours_asked(given, f'folder of {kind} without preprocessor_config.json')
+    scale = 255 * told.get('rescale_factor', 1 / 255) if told.get('do_rescale', True) else 255.
+    if told.get('do_normalize', True):
+        if not {'image_mean', 'image_std'} <= set(told): return colours_asked(given, f'folder of {kind}')
+        mean, std = told['image_mean'], told['image_std']
+    else:
+        mean, std = 0., 1.                      # given to the network as they are
+    each = lambda v: [v] * config.get('num_channels', 3) if isinstance(v, int | float) else v
+    digits = lambda v: tuple(round(x / scale, 12) for x in each(v))
+    return dict(mean=digits(mean), std=digits(std))
+
+# %% ../../nbs/formats/02_transformers.ipynb #df2ed0c7
+SPECIAL = {'pad': ('[PAD]', '<pad>'), 'cls': ('[CLS]', '<s>'), 'sep': ('[SEP]', '</s>'),
+           'mask': ('[MASK]', '<mask>')}
+
+def _ids_of(folder: Path) -> dict[str, int]:
+    "Each piece and its id, from whatever file of a tokenizer there is; special ones win."
+    found: dict[str, int] = {}
+    if (folder / 'vocab.txt').is_file():
+        lines = (folder / 'vocab.txt').read_text('utf-8').splitlines()
+        found |= {piece: i for i, piece in enumerate(lines)}
+    whole = read_json(folder / 'tokenizer.json') if (folder / 'tokenizer.json').is_file() else {}
+    vocab = whole.get('model', {}).get('vocab', {})
+    found |= vocab if isinstance(vocab, dict) else {piece: i for i, (piece, *_) in enumerate(vocab)}
+    if (folder / 'added_tokens.json').is_file():
+        found |= read_json(folder / 'added_tokens.json')
+    return found | {t['content']: t['id'] for t in whole.get('added_tokens', [])}
+
+def tokenizer_ids(folder: Path,
+                  ) -> dict[str, int]:      # of 'pad', 'cls', 'sep', 'mask', as far as they are told
+    "What the files of a tokenizer say about its special pieces."
+    told: dict[str, Any] = {}
+    for name in ('special_tokens_map.json', 'tokenizer_config.json'):
+        if (folder / name).is_file():
+            told |= read_json(folder / name)
+    ids = _ids_of(folder) | {t['content']: int(i) for i, t in told.get('added_tokens_decoder', {}).items()}
+    text = lambda v: v.get('content') if isinstance(v, dict) else v
+    named = {role: [text(told[f'{role}_token'])] if told.get(f'{role}_token') else usual
+             for role, usual in SPECIAL.items()}
+    return {role: ids[t] for role, texts in named.items() for t in reversed(texts) if t in ids}
+
+def read_tokenizer(file: Path) -> Any:
+    "The `tokenizers.Tokenizer` of a tokenizer.json."
+    from tokenizers import Tokenizer
+    try:
+        return Tokenizer.from_str(file.read_text('utf-8'))
+    except Exception as error:      # whatever the library says of a file that is none
+        raise ValueError(f"{brief(file)} is no tokenizer ({str(error)[:60]}); fetch it again, or take it "
+                         "out of the folder") from None
+
+def special_ids(config: dict[str, Any], given: dict[str, Any], kind: str,
+                vocab: int,          # pieces that the network has
+                ) -> dict[str, Any]:     # mask_id and special, as far as they were not given
+    "From the tokenizer in the folder or from its configuration; else asked for."
+    folders = config.get('folders') or [config[k] for k in ('folder',) if k in config]
+    found: dict[str, int] = next(filter(None, (tokenizer_ids(Path(f).expanduser()) for f in folders)), {})
+    told = {'mask_id': found.get('mask', config.get('mask_token_id')),
+            'special': config.get('special_token_ids') or tuple(found.values()) or None}
+    missing = next((k for k, v in told.items() if v is None and given.get(k) is None), None)
+    if missing is not None:
+        raise ValueError(f"no tokenizer lies beside this {kind} of {vocab} pieces, so its special ones are "
+                         f"unknown; give mask_id= and special= to load_pretrained")
+    told = {k: v for k, v in told.items() if v is not None and given.get(k) is None}
+    high = max([*told.get('special', ()), told.get('mask_id', 0)])
+    if high >= vocab:
+        raise ValueError(f"the tokenizer in this folder names piece {high}, and this {kind} has {vocab} "
+                         "pieces; take the one it was trained with")
+    return {k: tuple(sorted(v)) if k == 'special' else v for k, v in told.items()}

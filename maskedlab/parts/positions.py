@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['sincos', 'fit_positions', 'RelativeBias']
+__all__ = ['sincos', 'fit_positions', 'spline', 'offsets_of', 'RelativeBias']
 
 # %% ../../nbs/parts/02_positions.ipynb #5c45f0ad
 def sincos(grid: tuple[int, ...],   # rows, columns
@@ -45,6 +45,41 @@ def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for t
     return torch.cat([table[:, :prefix], places.flatten(2).mT], 1)
 
 # %% ../../nbs/parts/02_positions.ipynb #9796af5c
+def spline(nodes: Tensor,     # float64 `[n]`, growing, 4 or more
+           at: Tensor,        # float64 `[m]`
+           ) -> Tensor:       # float64 `[m, n]`: values at the nodes to values between them
+    "Cubic spline through values at uneven places, its third slope continuous next to both ends (not-a-knot)."
+    n, h, y = len(nodes), nodes.diff(), torch.eye(len(nodes), dtype=torch.float64)
+    bend, wanted = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    for i in range(1, n - 1):
+        bend[i, i - 1:i + 2] = torch.stack([h[i - 1], 2 * (h[i - 1] + h[i]), h[i]])
+        wanted[i] = 6 * ((y[i + 1] - y[i]) / h[i] - (y[i] - y[i - 1]) / h[i - 1])
+    bend[0, :3] = torch.stack([h[1], -h[0] - h[1], h[0]])
+    bend[-1, -3:] = torch.stack([h[-1], -h[-2] - h[-1], h[-2]])
+    second = torch.linalg.solve(bend, wanted)
+    i = torch.searchsorted(nodes, at, right=True).sub(1).clamp(0, n - 2)
+    a, b, d = (nodes[i + 1] - at)[:, None], (at - nodes[i])[:, None], h[i][:, None]
+    curve = (a ** 3 * second[i] + b ** 3 * second[i + 1]) / (6 * d)
+    return curve + (y[i] / d - second[i] * d / 6) * a + (y[i + 1] / d - second[i + 1] * d / 6) * b
+
+def offsets_of(old: int, new: int,       # patches on a side
+               ) -> Tensor:              # float64 `[2 new - 1, 2 old - 1]`
+    """How a table of offsets of one side becomes that of another. A smaller one is the middle part; a larger
+    one keeps its fine steps near 0 and stretches those far away by a geometric series (SimMIM's and BEiT's
+    released code)."""
+    n = 2 * old - 1
+    if new <= old: return torch.eye(n, dtype=torch.float64)[old - new:n - (old - new)]
+    if old < 3:
+        raise ValueError(f"{old} patches on a side are too few to be stretched to {new}; give image= as it "
+                         "was")
+    low, high = 1., float(new)
+    for _ in range(60):
+        q = (low + high) / 2
+        low, high = (low, q) if sum(q ** k for k in range(old - 1)) > new - 1 else (q, high)
+    far = torch.tensor([low ** k for k in range(old - 1)], dtype=torch.float64).cumsum(0)
+    nodes = torch.cat([-far.flip(0), torch.zeros(1, dtype=torch.float64), far])
+    return spline(nodes, torch.arange(1 - new, new, dtype=torch.float64))
+
 class RelativeBias(nn.Module):
     """A learned bias for each head and each offset between two patches, shared by all blocks (BEiT, Bao et
     al. 2022; SimMIM)."""
@@ -54,12 +89,20 @@ class RelativeBias(nn.Module):
         self.grid = grid
         self.table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
 
+    def places_of(self, other: RelativeBias) -> dict[str, Tensor]:
+        "The table of another grid as it would be here."
+        last, theirs = other.table.detach(), other.grid
+        table = last[:-3].double().cpu().view(2 * theirs[0] - 1, 2 * theirs[1] - 1, -1)
+        rows, columns = (offsets_of(a, b) for a, b in zip(theirs, self.grid))
+        table = torch.einsum('ap,bq,pqh->abh', rows, columns, table).flatten(0, 1)
+        return {'table': torch.cat([table.to(last), last[-3:]])}
+
     def forward(self, grid: tuple[int, ...]) -> Tensor:   # `[1, heads, 1+N, 1+N]`, class token first
         "The bias for patches on `grid`."
         (H, W), (h, w) = self.grid, grid
         if h > H or w > W:
             raise ValueError(f"a grid of {h} x {w} patches is larger than the {H} x {W} of the bias table; "
-                             "create the recipe with a larger image=")
+                             "give load_pretrained or create_recipe an image= of that size")
         place = torch.cartesian_prod(torch.arange(h), torch.arange(w)).to(self.table.device)
         offset = place[:, None] - place[None] + torch.tensor([H - 1, W - 1], device=place.device)
         index = (offset[..., 0] * (2 * W - 1) + offset[..., 1])

@@ -5,6 +5,7 @@
 # %% ../../nbs/parts/07_text.ipynb #77f47844
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from .transformer import Attention, Mlp, Skips, attention_bias
 from .watch import watched
 
 # %% auto #0
-__all__ = ['check_text', 'Pieces', 'alibi', 'PostNorm', 'normal', 'kinds', 'TextEncoder', 'TiedHead']
+__all__ = ['text_tokenizer', 'check_text', 'Pieces', 'alibi', 'PostNorm', 'normal', 'kinds', 'TextEncoder', 'TiedHead']
 
 # %% ../../nbs/parts/07_text.ipynb #f6a42f49
 def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L] or missing}`
@@ -30,8 +31,8 @@ def check_text(batch: Any,          # `{'ids': int64 [B, L], 'valid': bool [B, L
     ids = batch['ids']
     if ids.ndim != 2 or not ids.numel():
         raise ValueError(f"ids must be [B, L] with at least one row, got {tuple(ids.shape)}")
-    if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise TypeError(f"ids must be whole numbers (int64), got {ids.dtype}")
+    if ids.dtype != torch.int64:
+        raise TypeError(f"ids must be whole numbers (int64), got {ids.dtype}; ids.long() makes them so")
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab:
         raise ValueError(f"piece {low if low < 0 else high} does not exist: this network knows the pieces 0 "
@@ -58,6 +59,7 @@ class Pieces(nn.Module):
         super().__init__()
         if not 0 <= mask_id < vocab: raise ValueError(f"mask_id={mask_id} is no piece of 0 to {vocab - 1}")
         self.vocab, self.mask_id, self.longest = vocab, mask_id, longest
+        self.tokenizer: Any = None      # what cuts texts into these pieces: see `take`
         self.special: Tensor
         self.register_buffer('special', torch.tensor(list(special), dtype=torch.long), persistent=False)
 
@@ -76,9 +78,37 @@ class Pieces(nn.Module):
         "Bool `[B, L]`: real pieces that are not special."
         return u.valid & ~torch.isin(u.x, self.special)
 
+    def take(self, tokenizer: Any) -> None:     # of tokenizers or transformers; None: none is at hand
+        "The tokenizer that these pieces come from, or one sentence where they do not."
+        inner = getattr(tokenizer, 'backend_tokenizer', tokenizer)
+        if tokenizer is not None and not hasattr(inner, 'get_vocab'):
+            raise TypeError(f"tokenizer={str(tokenizer)[:40]!r} knows no words; give one of tokenizers, or a "
+                            "fast one of transformers")
+        if tokenizer is not None:
+            known = inner.get_vocab(with_added_tokens=True)
+            high, mask = max(known.values()), known.get('[MASK]', known.get('<mask>'))
+            mask = getattr(tokenizer, 'mask_token_id', None) or mask
+            if high >= self.vocab or mask not in (None, self.mask_id):
+                raise ValueError(f"the tokenizer has pieces up to {high} and its [MASK] is {mask}, this "
+                                 f"recipe {self.vocab} pieces and mask_id={self.mask_id}; give the one that "
+                                 "it was trained with")
+        self.tokenizer = tokenizer
+
+    def files(self) -> dict[str, Any]:
+        "Files that lie beside the weights: its tokenizer, where it has one."
+        if self.tokenizer is None: return {}
+        inner = getattr(self.tokenizer, 'backend_tokenizer', self.tokenizer)
+        return {'tokenizer.json': json.loads(inner.to_str())}
+
     def hidden(self, u: Units, mask: Tensor) -> Tensor:
         "The ids with [MASK] at every chosen place."
         return u.x.masked_fill(mask, self.mask_id)
+
+# %% ../../nbs/parts/07_text.ipynb #f3268ff8
+# for the class of a recipe that keeps its pieces as `self.cut`: `recipe.tokenizer`
+text_tokenizer = property(lambda recipe: recipe.cut.tokenizer,
+                          lambda recipe, tokenizer: recipe.cut.take(tokenizer),
+                          doc="The tokenizer that it was loaded with or given; None: the kit's own, or none.")
 
 # %% ../../nbs/parts/07_text.ipynb #17df511d
 def alibi(heads: int, length: int, device: torch.device | str | None = None,

@@ -105,6 +105,10 @@ class ViT(Sees, Transformer):
             found.append(h)
         return found
 
+    def places_of(self, other: Any) -> dict[str, Tensor]:
+        "The positions of another grid as they would be here."
+        return {'pos_embed': fit_positions(other.pos_embed.detach(), other.grid, self.grid)}
+
     def no_weight_decay(self) -> set[str]:
         "Positions, where they are learned."
         return {n for n, _ in self.named_parameters(recurse=False)} & {'pos_embed'}
@@ -154,6 +158,10 @@ class Filler(Transformer):
         z = z + fit_positions(self.pos_embed, self.grid, tuple(visible.shape[1:]))
         return super().forward(z, generator=generator)[:, self.prefix:]
 
+    def places_of(self, other: Any) -> dict[str, Tensor]:
+        "The positions of another grid as they would be here."
+        return {'pos_embed': fit_positions(other.pos_embed.detach(), other.grid, self.grid)}
+
     def no_weight_decay(self) -> set[str]:
         "Positions, where they are learned."
         return {n for n, _ in self.named_parameters(recurse=False)} & {'pos_embed'}
@@ -202,7 +210,7 @@ class BiasedViT(Transformer):
         return x[:, 1:].view(B, h, w, D)
 
     def unshare(self) -> None:
-        "A copy of the shared table for each block, to be changed on its own (fine-tuning of BEiT and SimMIM)."
+        "A copy of the shared table for each block (fine-tuning of BEiT and SimMIM)."
         if self.rel_pos_bias is None: return
         for block in self.blocks:
             block.rel_pos_bias = copy.deepcopy(self.rel_pos_bias)
