@@ -5,6 +5,7 @@ import shutil
 import warnings
 from functools import cache
 from importlib import resources
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ from maskedlab.data.points import (
 from maskedlab.masks.ball import Ball
 from maskedlab.masks.strategies import Random
 from maskedlab.contract.units import rows
+from maskedlab.instruments.probes import features
 from maskedlab.targets.sets import chamfer
+from maskedlab.train.feed import Joined, source_of
 from maskedlab.parts.groups import fps, groups, knn, overlap, seen_points
 from maskedlab.recipes.points.point_bert import PointBERT, contrast, mix
 from maskedlab.stages.point_dvae import PointDVAE, uniform_kl
@@ -359,6 +362,26 @@ def test_a_batch_of_pyg(mae, bert, batch):
         assert 'points' in r.fill(b, r(b, generator=g()))
     assert mae(data.Data(pos=batch['points'][0]), generator=g()).loss.isfinite()
     assert len(load_points(b)['points']) == 2
+
+
+def test_data_sets_and_loaders_of_pyg(mae):
+    data, loader = pytest.importorskip('torch_geometric.data'), pytest.importorskip('torch_geometric.loader')
+
+    class Shapes(data.InMemoryDataset):
+        def __init__(self):
+            super().__init__()
+            made = [data.Data(pos=torch.rand(40, 3), y=torch.tensor([i])) for i in range(6)]
+            self.data, self.slices = self.collate(made)
+
+    for source in (Shapes(), [*Shapes()], loader.DataLoader(Shapes(), 4)):
+        b = load_points(source)
+        assert b['points'].shape == (6, 40, 3) and b['label'].tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(source_of(Shapes(), 0, modality='points')) == 6
+    stream = list(islice(Joined(loader.DataLoader(Shapes(), 4), 'points', 4, 64, 3, 0), 2))
+    assert [len(b['points']) for b in stream] == [4, 2] and stream[0]['label'].tolist() == [0, 1, 2, 3]
+    r = mae
+    b = data.Batch.from_data_list([Shapes()[i] for i in range(4)])
+    assert features(r, b).shape == (4, 64) and ml.leak_check(r, b).ok
 
 
 # ---------------------------------------------------------------- Point-BERT, by the numbers of its card

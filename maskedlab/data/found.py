@@ -96,7 +96,7 @@ def _hidden(path: Path, endings: Sequence[str]) -> str:
 
 # %% ../../nbs/data/07_found.ipynb #e0627cb6
 def by_folder(root: Path, files: Sequence[Path],
-              ) -> tuple[list[str], list[int], str]:     # classes, the class of each file, what has to be said
+              ) -> tuple[list[str], list[int], str]:     # classes, that of each file, what has to be said
     "The folders right below the root as classes; none where there are fewer than two."
     inside = [f.relative_to(root).parts for f in files]
     names = sorted({p[0] for p in inside if len(p) > 1})

@@ -93,8 +93,8 @@ def to_pixels(x: Any,   # a PIL picture; a tensor [C, H, W] or [H, W]; an array 
 
 # %% ../../nbs/data/02_own.ipynb #2000d6cc
 # the formats that are read; others, such as PostScript, would start programs of their own
-PICTURE_FORMATS = ('PNG', 'JPEG', 'MPO', 'JPEG2000', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM', 'TGA',
-                   'ICO', 'PCX', 'SGI', 'QOI')
+PICTURE_FORMATS = ('PNG', 'JPEG', 'MPO', 'JPEG2000', 'WEBP', 'AVIF', 'GIF', 'BMP', 'DIB', 'TIFF', 'PPM',
+                   'TGA', 'ICO', 'PCX', 'SGI', 'QOI')
 
 @cache
 def _readable() -> tuple[tuple[str, ...], tuple[str, ...]]:       # formats, and endings of their files' names

@@ -24,7 +24,7 @@ from .pictures import turns
 
 # %% auto #0
 __all__ = ['FURNITURE', 'Mesh', 'Take', 'Single', 'to_sphere', 'point_classes', 'point_credits', 'points_source', 'parametric',
-           'vary_points', 'clouds', 'on_surface', 'read_points', 'apart', 'load_points', 'pad_clouds']
+           'vary_points', 'clouds', 'on_surface', 'read_points', 'clouds_apart', 'load_points', 'pad_clouds']
 
 # %% ../../nbs/data/06_points.ipynb #7344cae2
 def to_sphere(points: Tensor,                 # `[..., N, 3]`
@@ -122,10 +122,11 @@ def vary_points(points: Tensor, generator: torch.Generator | None = None) -> Ten
     u = torch.rand(2, len(points), 1, points.shape[-1], generator=generator).to(points)
     return points * (2 / 3 + (3 / 2 - 2 / 3) * u[0]) + (.4 * u[1] - .2)
 
-def clouds(n: int | None = 8,                           # how many; None: all of the split
+@door
+def clouds(n: Count | None = 8,                         # how many; None: all of the split
            generator: torch.Generator | None = None,    # a random choice; None: the first n of a fixed order
            split: str = 'train',                        # 'train' or 'test': different models
-           points: int = 1024,          # of each cloud, at most 1,024: a random part of them with a generator
+           points: Count = 1024,        # of each cloud, at most 1,024: a random part of them with a generator
            named: bool = False,                         # only models that have a class?
            vary: bool = False,                          # scale and shift each cloud, as training does
            source: Literal['furniture', 'parametric'] | None = None,    # default: what `points_source()` says
@@ -325,7 +326,7 @@ def read_points(path: str | Path,      # .xyz, .txt, .csv, .ply, .off or .obj
 # name, what gives the points `[N, 3]`, label or None
 Single = tuple[str, Callable[[], Tensor], Any]
 
-def apart(pos: Tensor,              # `[sum of N_i, 3]`
+def clouds_apart(pos: Tensor,              # `[sum of N_i, 3]`
           owner: Tensor | None,     # int64 `[sum of N_i]`: the cloud of each point, in any order; None: one
           count: int | None = None, # clouds, some of which may be empty
           ) -> list[Tensor]:
@@ -356,7 +357,7 @@ def _singles(source: Any, n: int, name: str = 'cloud') -> list[Single]:
         source = (source['points'], source['label']) if 'label' in source else source.get('points')
     pos, ptr = getattr(source, 'pos', None), getattr(source, 'ptr', None)
     if torch.is_tensor(pos):
-        clouds = apart(pos, getattr(source, 'batch', None), None if ptr is None else len(ptr) - 1)
+        clouds = clouds_apart(pos, getattr(source, 'batch', None), None if ptr is None else len(ptr) - 1)
         return _labelled(clouds, getattr(source, 'y', None), name)
     if isinstance(source, list | tuple):
         if len(source) != 2 or not _is_label(source[1]): return _all_of(source, n, name)
@@ -378,8 +379,8 @@ def _no_cloud(x: Any) -> Tensor:
 
 # %% ../../nbs/data/06_points.ipynb #4d05fda5
 @door
-def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N, 3]` or `[B, N, 3]`; a list or
-                # a data set of these, also as pairs of cloud and label
+def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N, 3]` or `[B, N, 3]`; a list
+                # or a data set of these, also as pairs of cloud and label
                 source: Any,
                 n: Count = 1024,            # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere
@@ -424,8 +425,8 @@ def _settled(read: Callable[[], Tensor], name: str, normalise: bool) -> Tensor:
     near = cloud - cloud[:1]
     if normalise: return to_sphere(near).float()
     if bool((cloud.float().to(cloud) - cloud).abs().max() > 1e-3 * near.abs().max()):
-        raise ValueError(f"{short(name)} lies {float(cloud.abs().max()):.0e} from the origin, where 32 bits do "
-                         "not tell its points apart; leave normalise=True")
+        raise ValueError(f"{short(name)} lies {float(cloud.abs().max()):.0e} from the origin, where 32 bits "
+                         "do not tell its points apart; leave normalise=True")
     return cloud.float()
 
 def pad_clouds(clouds: Sequence[Tensor],    # each `[N_i, 3]`

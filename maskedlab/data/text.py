@@ -25,7 +25,7 @@ from .pictures import turns
 
 # %% auto #0
 __all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'Told', 'tokenizer', 'text_credits', 'articles', 'encode', 'lay', 'Pieced',
-           'uncut_by', 'read_texts', 'decode', 'pack', 'prose', 'load_text']
+           'uncut_by', 'read_texts', 'tokenizer_for', 'reading_for', 'decode', 'pack', 'prose', 'load_text']
 
 # %% ../../nbs/data/05_text.ipynb #7349ccd7
 PAD, UNK, CLS, SEP, MASK = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first pieces of the kit's tokenizer
@@ -151,6 +151,26 @@ def _pieces(given: Any) -> Any:
                         "one of transformers")
     return inner
 
+def tokenizer_for(recipe: Any) -> Any:      # None: there is none at hand
+    "What cuts texts for a recipe: its own tokenizer; the kit's, where its pieces are the kit's."
+    own, cut = getattr(recipe, 'tokenizer', None), getattr(recipe, 'cut', None)
+    if own is not None: return own
+    pieces = getattr(cut, 'vocab', None), getattr(cut, 'mask_id', None)
+    return tokenizer() if pieces in ((None, None), (tokenizer().get_vocab_size(), MASK)) else None
+
+def reading_for(recipe: Any,
+                embedded: bool = False,      # the kit's own prose, which its own tokenizer has cut
+                ) -> dict[str, Any]:         # arguments of `load_text`; of a recipe that reads no text {}
+    "How texts are to be cut for a recipe, or one sentence where nobody knows."
+    cut = getattr(recipe, 'cut', None)
+    if not hasattr(cut, 'mask_id'): return {}
+    own = tokenizer_for(recipe)
+    if own is None or embedded and own is not tokenizer():
+        raise ValueError(f"this recipe has {cut.vocab} pieces and mask_id={cut.mask_id}, the kit's tokenizer "
+                         f"{tokenizer().get_vocab_size()} and {MASK}; make one with vocab=3000, mask_id=4, "
+                         "special=(0, 2, 3, 4), or set recipe.tokenizer")
+    return {} if own is tokenizer() else {'tokenizer': own}
+
 def _pad(given: Any) -> int:
     "What fills up a row: no piece of it, as `valid` says; best one that is never written out."
     if given is None: return PAD
@@ -215,10 +235,11 @@ def _rows(split: str, length: int) -> dict[str, Tensor]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     return {k: v[order] for k, v in held.items()}
 
-def prose(n: int | None = 8,                           # how many rows; None: all of the split
+@door
+def prose(n: Count | None = 8,                         # how many rows; None: all of the split
           generator: torch.Generator | None = None,    # a random choice; None: the first n of a fixed order
           split: str = 'train',                        # 'train' or 'test': different articles
-          length: int = 64,                            # pieces of a row, special ones and padding included
+          length: Count = 64,                          # pieces of a row, special ones and padding included
           ) -> dict[str, Tensor]:                      # ids int64, valid bool, word int64, all [n, length]
     """Prose of 87 articles of the English Wikipedia, 77 for training and 10 for testing, in word pieces.
 
@@ -270,9 +291,10 @@ def _texts_of(source: Any) -> tuple[Path | None, list[Told], dict[str, str]]:
     return None, [(f'item {i}', partial(_item_text, source, i), v) for i, v in enumerate(labels)], {}
 
 # %% ../../nbs/data/05_text.ipynb #626d2947
+@door
 def load_text(# files with text in UTF-8, a folder of them; a data set whose items are texts or hold a 'text'
               source: Any,
-              length: int = 64,             # pieces of a row
+              length: Count = 64,           # pieces of a row
               tokenizer: Any = None,        # default: the kit's own
               # what is no text among several: 'skip' leaves it out with a warning, 'raise' refuses it
               on_error: str = 'skip',

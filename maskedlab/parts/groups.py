@@ -93,10 +93,10 @@ def dense(batch: Any,   # a dict (given back as it is), or a `Data` or `Batch` o
         raise TypeError(f"a batch is a dict with 'points', or a Data with pos, got {type(batch).__name__}")
     sizes, rounded = pos.new_tensor([len(pos)]).long(), pos.float()
     if len(pos) and bool((rounded.to(pos) - pos).abs().max() > 1e-3 * (pos - pos[:1]).abs().max()):
-        raise ValueError(f"points lie {float(pos.abs().max()):.0e} from the origin, where 32 bits do not tell them "
-                         "apart; load_points(batch) centres each cloud")
+        raise ValueError(f"points lie {float(pos.abs().max()):.0e} from the origin, where 32 bits do not "
+                         "tell them apart; load_points(batch) centres each cloud")
     if owner is not None:
-        sizes = torch.bincount(owner, minlength=0 if ptr is None else len(ptr) - 1)     # the last may be empty
+        sizes = torch.bincount(owner, minlength=0 if ptr is None else len(ptr) - 1)    # the last may be empty
         rounded = rounded[owner.argsort(stable=True)]
     valid = torch.arange(int(sizes.max()), device=pos.device) < sizes[:, None]
     x = rounded.new_zeros(*valid.shape, pos.shape[-1])
@@ -158,7 +158,8 @@ def groups(# points `[B, N, 3]`, points_valid; points_group and points_centre wh
     def put(batch: Any, new: Tensor) -> dict[str, Any]:
         b = dense(batch)
         points = put_back(b['points'], index, centre, local, new)
-        return {**b, 'points': points, 'points_group': index, 'points_centre': centre, 'points_grouped': points}
+        return {**b, 'points': points, 'points_grouped': points, 'points_group': index,
+                'points_centre': centre}
     return Groups('set', (n,), x=local, pos=centre, put=put, index=index, points=x.shape[1])
 
 def _other(batch: dict, index: Tensor, valid: Tensor | None) -> bool:
