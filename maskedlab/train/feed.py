@@ -233,6 +233,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
               vary: bool = False,           # turn and recolour pictures too
               channels: int = 3,            # of pictures
               modality: str = 'image',      # of the recipe: what a reader's files are taken for
+              reading: dict[str, Any] | None = None,    # more for who reads them, such as a tokenizer
               ) -> Source:
     "Whatever a reader trains on, as a source."
     # with a seed of its own; a data set of Hugging Face has a `batch` too, of another meaning
@@ -249,7 +250,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
         raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
                                 f"name ({names[:80]})")
     if (ready := named_items(data, modality)) is not None: return Items(ready, seed)
-    if modality in READERS: return Rows(READERS[modality](data), seed, changes)
+    if modality in READERS: return Rows(READERS[modality](data, **(reading or {})), seed, changes)
     # a broken picture is better found now than in the night, unless looking takes the night
     return Crops(images(data, channels=channels, check=None), seed, size, augment, vary)
 

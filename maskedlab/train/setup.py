@@ -24,6 +24,7 @@ from ..contract.recipe import Recipe
 from ..contract.saved import arguments, to_json, name_of, saved_as
 from ..contract.strategy import Where
 from ..data.samples import SAMPLES
+from ..data.text import reading_for
 from ..settings import setting
 from ..stages.shelf import check_stages
 from .feed import Joined, Source, hold, room, source_of
@@ -193,7 +194,10 @@ class Run(Options):
             joined = Joined(data, modality, self.batch, self.image, channels, self.seed)
             self.stream, self.epoch = iter(joined), joined.samples()
         else:
-            source = source_of(self.data, self.seed, self.image, self.augment, self.vary, channels, modality)
+            told = isinstance(self.data, str | Path)        # what is in numbers already was cut by its owner
+            reading = reading_for(self.recipe, self.data in SAMPLES) if told else {}
+            source = source_of(self.data, self.seed, self.image, self.augment, self.vary, channels, modality,
+                               reading)
             self.content = None if self.out is None else data_sum(source)
             self.source = hold(source, self.device, room(self.device))
 
