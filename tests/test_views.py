@@ -150,7 +150,7 @@ def test_own_text():
     long = 'a very long text indeed ' * 200
     reply, _ = ask(core, 'file', recipe='bert_mlm', name=long, buffers=[long.encode()])
     assert reply['kind'] == 'filed' and len(reply['set']) <= 80
-    d = core.show(replace(core.menus.start('bert_mlm'), set=reply['set']))
+    d = core.show(replace(core.menus.start('bert_mlm'), set=reply['set'], index=0))
     assert d.total == 128
 
 

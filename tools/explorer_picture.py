@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,12 +23,11 @@ READY = """() => { const r = document.querySelector('.mlx');
 
 def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
     """Take the picture."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    code = f"from maskedlab.show.explorer.widget import serve; serve('mae', port={port}, open_browser=False)"
-    server = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
+    code = "from maskedlab.show.explorer.widget import serve; serve('mae', port=0, open_browser=False)"
+    server = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
+        assert server.stdout is not None
+        address = next(word for word in server.stdout.readline().split() if word.startswith('http'))
         with sync_playwright() as p:
             chromium = next(filter(None, map(shutil.which,
                                              ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -37,7 +35,7 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
             page = browser.new_page(viewport=dict(width=1240, height=1000))
             for _ in range(60):
                 try:
-                    page.goto(f'http://127.0.0.1:{port}/', timeout=60_000)
+                    page.goto(address, timeout=60_000)
                     break
                 except Exception:
                     page.wait_for_timeout(500)
@@ -47,10 +45,6 @@ def main(out: Path = ROOT / 'docs' / 'explorer.png') -> None:
             # an eye of the cat
             page.locator('.mlx-look .mlx-stage').click(
                 position=dict(x=box['width'] * .3, y=box['height'] * .44))
-            page.wait_for_timeout(500)
-            part = 'select[aria-label="Part of the network"] option'
-            if page.locator(f'.mlx-attention option, {part}').count() > 1:
-                page.get_by_label('Part of the network').select_option('decoder')
             page.wait_for_timeout(500)
             page.wait_for_function(READY, timeout=60_000)
             page.evaluate("document.activeElement.blur()")

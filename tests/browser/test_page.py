@@ -139,9 +139,9 @@ def test_attention_of_seen_and_hidden_patches(bare):
     first = pixels(page, 'Attention').copy()
     settled(page, lambda: page.get_by_label('Layer').select_option('3'))
     assert not np.array_equal(first, pixels(page, 'Attention'))
-    settled(page, lambda: click(hidden))
-    assert 'never gets hidden patches' in stage(page, 'Attention').inner_text()
-    settled(page, lambda: page.get_by_label('Part of the network').select_option('decoder'))
+    settled(page, lambda: click(hidden))                # the decoder has it: shown at once, and said
+    assert 'this is the decoder' in page.locator('.mlx-is-attention .mlx-caption').inner_text()
+    assert page.get_by_label('Part of the network').input_value() == 'decoder'
     assert (pixels(page, 'Attention')[..., 3] == 255).all()
     assert page.errors == []
 

@@ -155,8 +155,10 @@ def first_examples() -> dict[str, dict[str, Any]]:
 # %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
 def within(control: dict[str, Any],            # a slider of a strategy, as `controls` has it
            strategy: Any, u: Units) -> dict[str, Any]:
-    "The same slider, ended where these units end: what lies beyond would be refused."
-    if control['kind'] not in ('int', 'float'): return control
+    "The same slider, ended where these units end: a length that lies beyond them would be refused."
+    # a share fits all units, and a count of them is cut to what there is
+    if control['kind'] not in ('int', 'float') or control['high'] <= 1 or control['name'] in ('n', 'most'):
+        return control
     high, step = control['high'], control['step'] or 1
 
     def legal(x: float) -> bool:
