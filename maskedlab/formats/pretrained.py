@@ -49,7 +49,7 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
         if len(several) > 1:
             raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
         cls = saved_class(config, recipe, path, trust)
-        arguments = values_of(config, overrides, trust, path)
+        arguments = values_of(config, {k: v for k, v in overrides.items() if k != 'image'}, trust, path)
     else:
         cls, *held = _adopted({**config, 'folders': several or [path]}, state, overrides, recipe, path)
         for other in several[1:]:
