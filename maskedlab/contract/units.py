@@ -109,6 +109,7 @@ def in_full(x: Tensor) -> Tensor:      # float32, or float64 where it is that al
     "Numbers wide enough for what halves of them cannot hold, such as a Fourier transform or a softmax of words."
     return x if x.dtype == torch.float64 else x.float()
 
+# %% ../../nbs/contract/00_units.ipynb #1547f9a7
 def mean(error: Tensor,       # any number of errors, none included
          weight: float = 1.,  # of the term that it becomes
          # a scalar; 0 for an empty set, so that a picture without holes gives a loss and not NaN
@@ -163,7 +164,8 @@ class Units:
     whole: bool = False        # are all units real and free? Known where neither `valid` nor `free` was given
 
     def __post_init__(self):
-        if not isinstance(self.kind, str) or not isinstance(self.shape, tuple | list):
+        if not isinstance(self.kind, str) or not isinstance(self.shape, tuple | list) or any(
+                isinstance(s, str) or not hasattr(s, '__index__') for s in self.shape):
             raise TypeError(f"Units(kind={str(self.kind)[:40]!r}, shape={str(self.shape)[:40]}): give a kind such "
                             "as 'grid', and a tuple")
         for name in ('valid', 'free'):

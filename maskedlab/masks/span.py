@@ -64,6 +64,22 @@ def lengthened(start: Tensor,   # bool `[B, N]`
 # %% ../../nbs/masks/03_span.ipynb #59863da3
 ONE = 2 ** 24       # a number of spans is counted in parts of this size, which is how finely `rand` draws
 
+# %% ../../nbs/masks/03_span.ipynb #cf61b0ed
+def _one_axis(u: Units) -> None:
+    if len(u.shape) != 1:
+        raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take "
+                         "Block or Random")
+
+def _lay(x: Tensor, u: Units, L: Tensor) -> Tensor:
+    """From the order of the free units to their places, `[B, N]`, which are the same where padding comes
+    last; what is not free is not cleared."""
+    if u.whole: return x
+    if u.free.is_cpu:
+        free = u.free.numpy()
+        end = np.where(free[:, -1], u.count, free.argmin(1))        # the first that is not free
+        if (end == L.numpy()).all(): return x
+    return x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
+
 # %% ../../nbs/masks/03_span.ipynb #d7d43d13
 @dataclass(frozen=True)
 class Span(Strategy):
@@ -79,12 +95,12 @@ class Span(Strategy):
     equal: bool = False                # uncover random units until all samples of the batch hide equally many
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        self._one_axis(u)
+        _one_axis(u)
         N, L = u.count, u.free.sum(1)
         expected = quota(self._expected, self.prob, L, N, generator, progress)
         n = self._spans(expected, (rand((len(u),), generator, u.device) * ONE).long())
         start = distinct(n, self._places(L, n), max(N, self._most(N) + 1), generator)
-        mask = self._lay(lengthened(start[:, :N], self.length), u, L)
+        mask = _lay(lengthened(start[:, :N], self.length), u, L)
         if not self.equal: return mask
         mask = mask & u.free
         k = mask.sum(1)
@@ -93,21 +109,6 @@ class Span(Strategy):
     @property
     def rowwise(self) -> bool:
         return self.equal       # starts that come twice are drawn again; equal counts need the whole batch
-
-    def _one_axis(self, u: Units) -> None:
-        if len(u.shape) != 1:
-            raise ValueError(f"Span hides runs along one axis, and these units have shape {u.shape}: take "
-                             "Block or Random")
-
-    def _lay(self, x: Tensor, u: Units, L: Tensor) -> Tensor:
-        """From the order of the free units to their places, `[B, N]`, which are the same where padding comes
-        last; what is not free is not cleared."""
-        if u.whole: return x
-        if u.free.is_cpu:
-            free = u.free.numpy()
-            end = np.where(free[:, -1], u.count, free.argmin(1))        # the first that is not free
-            if (end == L.numpy()).all(): return x
-        return x.gather(1, (u.free.cumsum(1) - 1).clamp_min(0))
 
     def _expected(self, L: Tensor, rate: Tensor) -> Tensor:
         "Spans of L units, in parts of `ONE`."
@@ -127,7 +128,7 @@ class Span(Strategy):
         return max(self.least, int(prob * N / self.length) + 1)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        self._one_axis(u)
+        _one_axis(u)
         if callable(self.prob): return super().counts(u)
         L = u.free.sum(1)
         e = quota(self._expected, self.prob, L, u.count)
@@ -144,14 +145,14 @@ class Span(Strategy):
     def chance(self, u: Units) -> Tensor | None:
         """A unit is left if none of the starts lies in the `length` units up to it: a hypergeometric
         probability."""
-        self._one_axis(u)
+        _one_axis(u)
         if callable(self.prob) or self.equal: return None
         u = u.but(valid=u.valid.cpu(), free=u.free.cpu())
         L = u.free.sum(1)
         e = quota(self._expected, self.prob, L, u.count)
         few, many = (self._covered(u, L, self._spans(e, x)) for x in (0, ONE))
         p = torch.lerp(few, many, (e % ONE)[:, None].double() / ONE)
-        return u.free * self._lay(p, u, L)
+        return u.free * _lay(p, u, L)
 
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."

@@ -156,11 +156,13 @@ def apart(ours: PreNorm, left: Left,          # the student's block, and what go
 def relate(ours: Sequence[PreNorm], path: list[Left],       # the student's, and what goes into each
            masked: Any, image: Tensor,                    # M, and whole pictures as it wants them
            which: list[int],                              # blocks that are compared
+           weight: float = 1.,                            # of all of it
            ) -> Tensor:                                   # a scalar
     "How far relations are from those of M, summed over the compared blocks."
     with torch.no_grad():
         inputs = masked.inputs(image, which[-1])
-    return torch.stack([apart(ours[i], path[i], masked.blocks[i], inputs[i]) for i in which]).sum()
+    far_off = torch.stack([apart(ours[i], path[i], masked.blocks[i], inputs[i]) for i in which]).sum()
+    return mean_over(weight * far_off, len(image))
 
 def compared(which: str, depth: int,     # 'before the last', 'last' or 'all'
              ) -> list[int]:
@@ -261,9 +263,8 @@ class HybridDistillation(Recipe):
         pred, target = unpad(y[:, 1:], stay), unpad(t[:, 1:], stay)           # what: features of C
         e, terms = far(pred, target), {}
         if self.alpha:                                                        # what: relations of M
-            far_off = relate(self.encoder.blocks, path, self.masked, self.whole(u, self.masked),
-                             self.compared)
-            terms['relations'] = mean_over(self.alpha * far_off, len(u))
+            terms['relations'] = relate(self.encoder.blocks, path, self.masked, self.whole(u, self.masked),
+                                        self.compared, self.alpha)
         if self.beta or not terms:          # the class token counts, and is no patch
             terms['features'] = mean(torch.cat([e, far(y[:, 0], t[:, 0])]), self.beta)
         return Out(terms, ~stay, pred, target, spread(e, stay), u, kept=~stay)

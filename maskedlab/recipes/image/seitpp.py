@@ -337,8 +337,6 @@ class SeiTPP(Recipe):
                  eps: Positive = 1e-6,
                  strategy: Where = Random(Normal(.45, .25, .4, 1.), law='ceil hidden')):
         super().__init__()
-        if not 0 <= drop < 1:
-            raise ValueError(f"drop={drop}: the share of dropped units lies from 0 to below 1, such as .4")
         self.words = StoredWords(tokenizer, words, channels, patch, sides(image, patch))
         self.config['words'] = n = self.words.count          # a checkpoint says it: see BEiT
         self.adapt = find_adapt(adapt, self.tokenizer, n)
