@@ -128,7 +128,10 @@ that takes part in the same rounds. With `--threads 1` the processor's time is c
 disturb less than the clock's. The farthest points of point clouds have a bench of their own,
 `python -m bench.points`, with `results/points.json`.
 """
-ORDER = ['step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets', 'tests', 'price']
+ORDER = [
+    'step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets', 'tests', 'price',
+    'instruments', 'kills',
+]
 
 
 def overview(folder: Path = RESULTS) -> str:

@@ -289,3 +289,59 @@ def test_pictures():
     for u in (GRID, layout((30,)), layout((3, 4, 5))):
         assert coverage_map(Random(), u, 50).plot().data
     assert count_law(Random(), GRID, 50).plot().data
+
+
+# ------------------------------------------------------------------ counts under schedules; samples of a batch
+
+def test_odds_are_those_of_the_draws():
+    "For every strategy that says how likely each count is: they sum to 1, and the mean is that of `chance`."
+    for s in (*[c() for c in list_strategies().values()], Random(Cosine()), ~Random(Coin(.9, .1)),
+              Tube(Linear(.2, .6))):
+        for u in (layout((3, 4, 4), batch=2), layout((6, 6), batch=2), layout((40,), valid=PADDED)):
+            try:
+                odds, p, (low, high) = s.odds(u), s.chance(u), s.counts(u)
+            except ValueError:
+                continue
+            if odds is None: continue
+            assert odds.shape == (len(u), u.count + 1)
+            assert torch.allclose(odds.sum(1), torch.ones(len(u)).double())
+            assert all(row[:a].sum() == 0 == row[b + 1:].sum() for row, a, b in zip(odds, low, high)), s
+            if p is not None:
+                mean = (odds * torch.arange(u.count + 1)).sum(1)
+                assert torch.allclose(mean, p.flatten(1).sum(1), atol=1e-9), s
+
+
+@pytest.mark.parametrize('n', [2, 3, 64, 128, 200, 256, 257])
+def test_few_draws_on_the_command_line(n, capsys):
+    from maskedlab.cli import main
+    assert main(['masks', 'Random(.75)', '-n', str(n)]) in (0, None)
+    assert 'ok: as promised' in capsys.readouterr().out
+
+
+def test_a_schedule_of_ones_own():
+    "Its rates are asked of it; one rate for the batch has to be said."
+    def steep(n, progress=1., generator=None, device=None):
+        return torch.rand(n, generator=generator).double() ** 3
+    assert count_law(Random(steep), GRID).ok and coverage_map(Random(steep), layout((7, 7), batch=8)).ok
+
+    def together(n, progress=1., generator=None, device=None):
+        return torch.rand(1, generator=generator).double().expand(n)
+    u = layout((7, 7), batch=8)
+    assert 'one batch' in coverage_map(Random(together), u).alarms[0]
+    together.shared = True
+    assert coverage_map(Random(together), u).ok and count_law(Random(together), u).ok
+
+
+def test_progress_is_part_of_the_promise():
+    for p in (0., .5, 1.):
+        c = count_law(Random(Linear(.2, .6)), GRID, 200, progress=p)
+        assert c.ok and f'average {49 - int(49 * (.8 - .4 * p))}.00' in c.promise
+
+
+def test_verdicts_say_what_was_not_looked_at():
+    def half(u, generator=None):
+        return torch.rand(u.free.shape, generator=generator) < .5
+    assert 'nothing is promised' in repr(count_law(half, GRID, 50))
+    assert 'go together' in repr(coverage_map(half, GRID, 50))
+    assert not count_law(Random(.5), GRID, 50).unseen
+    assert coverage_map(Random(.5), layout((7, 7), batch=2), 50).unseen == ()

@@ -189,3 +189,93 @@ def test_rows_that_are_missing_are_told(pictures):
             return out
     with pytest.raises(ValueError, match='give pred and target a row for each unit'):
         ml.leak_check(Short(**MICRO), pictures)
+
+
+# ------------------------------------------------------------------ what the check looks at, and says that it did
+
+def test_the_verdict_says_what_was_looked_at_and_what_was_not(pictures):
+    report = ml.leak_check(MAE(**MICRO), pictures, seed=3, rounds=4)
+    said = repr(report)
+    assert report.ok and report.looked[0] == 'units, data, gradient, training'
+    assert '4 masks, of seeds 3 to 6, at progress 1, 0, 0.5, 0.25' in said and 'drawn anew' in said
+    assert 'not looked at: other masks, mixed precision' in said
+    causal = ml.leak_check(Causal(), dict(wave=torch.randn(4, 20)))
+    assert any('places of the order' in line for line in causal.looked)
+    assert any(line.startswith('data (') for line in causal.unseen)
+    words = ml.leak_check('bert_mlm', ml.sample('text', n=2), rounds=1)
+    assert any('gradient' in line for line in words.unseen) and any('grouped' in line for line in words.unseen)
+
+
+def test_where_nothing_is_visible_no_control_is_possible(pictures):
+    report = ml.leak_check(MAE(**MICRO), pictures, mask=Random(1.))
+    assert report.ok and 'no control possible' in repr(report) and report.control == 0
+
+
+@pytest.mark.parametrize('share', [1., .85, .5])
+def test_released_electra_is_judged_as_the_default(share):
+    b = ml.sample('text', n=3)
+    r = ml.create_recipe('electra', mask_share=share)
+    report = ml.leak_check(r, b)
+    assert report.ok and report.changes['units'] == 0 and report.control > 1e-3
+    out = r(b, generator=torch.Generator().manual_seed(0))
+    assert bool(out.kept.any()) == (share < 1) and not (out.kept & ~out.mask).any()
+
+
+def test_what_electra_leaves_readable_must_be_told():
+    class Untold(type(ml.create_recipe('electra'))):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.kept = None
+            return out
+    torch.manual_seed(0)
+    # so that every readable piece tells on itself
+    assert not ml.leak_check(Untold(**Untold.sizes['micro'], mask_share=0.), ml.sample('text', n=3)).ok
+
+
+def test_training_mode_is_named_and_declared(pictures):
+    class Normed(MAE):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.batch, see = nn.BatchNorm2d(MICRO['image'] // MICRO['patch']), self.encoder.see
+            self.encoder.see = lambda x, visible=None, generator=None: see(self.batch(x), visible)
+    report = ml.leak_check(Normed(**MICRO), pictures)
+    assert report.faults == ['in training mode predictions of hidden units depend on hidden content, as through '
+                             'the batch statistics of a BatchNorm']
+    assert report.changes['units'] == 0 < report.changes['training']
+
+    class Declared(Normed):
+        declared = ('in training the BatchNorm reads all of the batch',)
+    r = Declared(**MICRO).train()
+    before = {k: v.clone() for k, v in r.state_dict().items()}
+    assert ml.leak_check(r, pictures).ok and r.training
+    assert all(torch.equal(v, before[k]) for k, v in r.state_dict().items())
+
+
+def test_a_batch_of_pytorch_geometric():
+    geometric = pytest.importorskip('torch_geometric.data')
+    points = ml.sample('points', n=3)['points']
+    batch = geometric.Batch.from_data_list([geometric.Data(pos=p) for p in points])
+    for name in ('point_mae', 'point_bert'):
+        report = ml.leak_check(name, batch, rounds=2)
+        assert report.ok and report.changes['data'] == 0 and report.control > 0, report
+
+
+@pytest.mark.parametrize('rounds', [0, -1, 2.5, True])
+def test_rounds(rounds, pictures):
+    with pytest.raises((ValueError, TypeError), match='whole number'):
+        ml.leak_check('mae', pictures, rounds=rounds)
+
+
+def test_float64_leaves_the_recipe_as_it_was(pictures):
+    "The parameters are the same tensors, with the same numbers, also where float64 was asked."
+    class Rounding(MAE):
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            out.pred = out.pred + 9 * (out.target.sum() - out.target.double().sum().to(out.pred))
+            return out
+    torch.manual_seed(0)
+    r = Rounding(**MICRO)
+    held = {n: (p, p.data_ptr(), p.dtype) for n, p in r.named_parameters()}
+    report = ml.leak_check(r, pictures)
+    assert report.ok and report.where.nan_to_num().max() > 0 and report.changes['units'] <= 1e-11, report
+    assert all((p, p.data_ptr(), p.dtype) == held[n] for n, p in r.named_parameters())

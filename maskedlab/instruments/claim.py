@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import json
-import math
 import os
 import shlex
 import sys
@@ -60,24 +59,11 @@ class Claim:
     # its entrant in `maskedlab compare`; default: the claim's own arm
     compared: Callable[[], Recipe] | None = None
 
-def _t_within(angle: float, freedom: int) -> float:
-    "Share of Student's t within +- tan(angle) * sqrt(freedom): a finite sum (Abramowitz & Stegun 26.7)."
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.
-    total = term if freedom > 1 else 0.
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= (k - 1) / k * math.cos(angle) ** 2
-        total += term
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-
 def t95(n: int) -> float:
     "Student's t for a two-sided 95 % interval of n paired differences."
     if n < 2: raise ValueError(f"{n} seed gives no interval; take at least 2")
-    low, high = 0., math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _t_within(angle, n - 1) < .95 else (low, angle)
-    return math.tan(low) * math.sqrt(n - 1)
+    from scipy.stats import t           # comes with scikit-learn, which every probe asks for
+    return float(t.ppf(.975, n - 1))
 
 def interval(values: list[float],                   # paired differences, one a seed
              ) -> tuple[float, float, float]:       # mean, and the ends of its 95 % interval

@@ -273,7 +273,7 @@ def _apart(d: Draws, strategy: Any) -> list[str]:
     found = _regular(together)
     if alike and not found:
         found = _single_pairs(x, together)
-    return found + (_again(m) if alike and not d.alarms else [])
+    return found + (_again(m) if alike and not shared and not d.alarms else [])
 
 def _regular(together: Tensor) -> list[str]:
     "Samples that lie equally far apart in the batch."
@@ -286,23 +286,28 @@ def _regular(together: Tensor) -> list[str]:
             f"apart have a correlation of {mean:.2f}, which should be 0; each sample needs its own draw"]
 
 def _single_pairs(x: Tensor, together: Tensor) -> list[str]:
-    "Each pair of samples, beside pairs of different batches: Fisher's sum of the logarithms of chances."
+    """Each pair of samples by itself: by the signs where there are many batches; else beside pairs of
+    different batches, by Fisher's sum of the logarithms of chances."""
     J, R, _ = together.shape
-    if J < 2: return []
-    pool = torch.cat([(x[j] @ x[j + 1].T).flatten() for j in range(min(J - 1, 4))]).sort().values
     i, j = torch.triu_indices(R, R, 1, device=x.device)
-    each = together[:, i, j]                                            # `[J, pairs]`
-    for sign, word in ((1, 'more'), (-1, 'less')):
-        pool, each = (pool, each) if sign > 0 else (-pool.flip(0), -each)
-        above = len(pool) - torch.searchsorted(pool, (each - 1e-5).contiguous())
-        sum_ = -((1 + above) / (1 + len(pool))).double().log().sum(0)
-        p = torch.special.gammaincc(torch.full_like(sum_, J), sum_)
-        if p.min() < RISK / 16 / len(sum_):
-            k = int(p.argmin())
-            return [f"samples {i[k]} and {j[k]} of one batch are {word} alike than samples of two: their "
-                    f"correlation is {sign * each[:, k].mean():.2f}, which should be 0; each sample needs its "
-                    "own draw"]
-    return []
+    each = together[:, i, j].double()                                   # `[J, pairs]`
+    if J >= 40:
+        p = symmetric(each.T)
+    else:
+        pool = torch.cat([(x[a] @ x[a + 1].T).flatten().double() for a in range(min(J - 1, 4))]
+                         or [each.new_zeros(0)]).sort().values
+        if len(pool) < 4096: return []
+        p = 2 * torch.minimum(*(_fisher(s * each, (s * pool).sort().values) for s in (1, -1)))
+    if p.min() >= RISK / 8 / len(p): return []
+    k = int(p.argmin())
+    mean = float(each[:, k].mean())
+    return [f"samples {i[k]} and {j[k]} of one batch are {'more' if mean > 0 else 'less'} alike than samples "
+            f"of two: their correlation is {mean:.2f}, which should be 0; each sample needs its own draw"]
+
+def _fisher(each: Tensor, pool: Tensor) -> Tensor:      # `[J, pairs]` and sorted numbers to `[pairs]`
+    above = len(pool) - torch.searchsorted(pool, (each - 1e-5).contiguous())
+    total = -((1 + above) / (1 + len(pool))).double().log().sum(0)
+    return torch.special.gammaincc(torch.full_like(total, len(each)), total)
 
 def _again(m: Tensor) -> list[str]:
     "Do two batches get the same masks? By chance two samples do now and then, and so do whole batches."

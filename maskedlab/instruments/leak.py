@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import Seed, door
+from ..checks import Rounds, Seed, door
 from ..contract.units import Units, rows, spread
 from ..contract.recipe import Out, evaluating
 from ..contract.create import create_recipe
@@ -80,7 +80,7 @@ def _mixed(pool: Tensor, n: int, g: torch.Generator) -> Tensor:
 
 # %% ../../nbs/instruments/00_leak.ipynb #b7c1d2e8
 TOLERANCE = 1e-11       # of a prediction's spread, in float64: rounding, and no more
-CERTAIN = 1e4           # units in the last place: nothing rounds as much, so that float64 is not asked
+CERTAIN = 1e6           # units in the last place: nothing rounds as much, so that float64 is not asked
 
 @contextmanager
 def _in_double(r: Any) -> Iterator[None]:
@@ -100,10 +100,13 @@ def _as_double(batch: Any) -> Any:
     if isinstance(batch, dict): return {k: raised(v) for k, v in batch.items()}
     return batch.clone().apply(raised)          # of PyTorch Geometric
 
+def _streams(out: Out) -> list[Tensor]:
+    "Predictions, a tensor for each stream."
+    return [*out.pred.values()] if isinstance(out.pred, dict) else [out.pred]
+
 def _step(r: Any, out: Out) -> float:
     "The coarsest last place among parameters and predictions."
-    pred = out.pred.values() if isinstance(out.pred, dict) else [out.pred]
-    real = [t for t in chain(r.parameters(), r.buffers(), pred) if t.is_floating_point()]
+    real = [t for t in chain(r.parameters(), r.buffers(), _streams(out)) if t.is_floating_point()]
     return max((torch.finfo(t.dtype).eps for t in real), default=0.)
 
 # %% ../../nbs/instruments/00_leak.ipynb #476f3ffd
@@ -112,11 +115,9 @@ def leak_check(recipe: Any,            # a name, class, instance or 'file.py:Cla
                batch: Any,             # what the recipe takes: at least two different samples
                mask: Any = None,       # a mask or strategy; default: the recipe's own
                seed: Seed = 0,         # of the first round; the next ones have the next seeds
-               rounds: int = 6,        # masks, each at another moment of training; 30 and more are thorough
+               rounds: Rounds = 6,     # masks, each at another moment of training; 30 and more are thorough
                ) -> Leak:
     "Change hidden content: no prediction may move. Looks at units, data and gradient, and in training mode."
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds={str(rounds)[:40]}: give a whole number of masks to look at, 1 or more")
     r = create_recipe(recipe)
     report = Leak(type(r).__name__, notes=list(r.declared))
     devices = {t.device for t in chain(r.parameters(), r.buffers()) if t.is_cuda}
@@ -164,6 +165,9 @@ def _begins(look: _Look) -> bool:
     if len(out.units) < 2:
         raise ValueError("the leak check exchanges content between samples: give a batch of at least 2, "
                          f"got {len(out.units)}")
+    if not all(bool(p.isfinite().all()) for p in _streams(out)):
+        report.faults.append('a prediction is NaN or infinite')
+        return False
     noise, step = _moved(out, look.run(0, out.mask, luck=1), out.scored), _step(look.r, out)
     again = look.run(0, look.mask, luck=1).mask
     if again.shape != out.mask.shape or not torch.equal(out.mask, again) or noise > 100 * step:
