@@ -30,7 +30,7 @@ from maskedlab.instruments.claim import t95
 from maskedlab.parts.groups import dense, groups
 from maskedlab.recipes.image.seitpp import SeiTPP, crop_words
 from maskedlab.recipes.points.point_mae import PointMAE
-from maskedlab.train.feed import Items, Joined, Rows, as_batch, source_of
+from maskedlab.train.feed import Items, Joined, Rows, as_batch, hold, source_of
 from maskedlab.train.setup import is_stream, named_data
 
 CLOUDS = dict(
@@ -319,7 +319,7 @@ def test_postscript_with_another_name_starts_no_program(tmp_path, monkeypatch):
               'end_header\n'),
     ('c.ply', 'ply\nformat binary_little_endian 1.0\nelement vertex -1\nproperty float x\nproperty float y\n'
               'property float z\nend_header\n' + 'x' * 24),
-    ('a.off', 'OFF\n1000000000000 0 0\n0 0 0\n'),
+    ('a.xyz', '1000000000000\n0 0 0\n1 0 0\n'), ('a.off', 'OFF\n1000000000000 0 0\n0 0 0\n'),
     ('b.off', 'OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n9 0 1 2\n')])  # fmt: skip
 def test_headers_that_promise_more_than_there_is(tmp_path, name, content):
     (tmp_path / name).write_text(content)
@@ -337,6 +337,8 @@ def test_cubes_of_any_bands(n):
     source = source_of([(cube, i) for i in range(5)], 0, 16, channels=n)
     b = source.batch(range(4))
     assert b['image'].shape == (4, n, 16, 16) and len(b['label']) == 4
+    a, b = (s.batch(range(6))['image'] for s in (source, hold(source, torch.device('cpu'), 2**30)))
+    assert (a - b).abs().max() < 1e-5       # kept on a device they are not rounded either
     says(ValueError, lambda: to_pixels(cube, 3), f'{n} channels')
 
 
@@ -521,7 +523,9 @@ def test_what_cannot_be_named_is_refused():
     says(ValueError, lambda: Rows(dict(image=X, label=Y[:5]), 0), '8 rows', '5 of')
     says(ValueError, lambda: Rows(dict(image='no'), 0), 'no tensor')
     says(ValueError, lambda: Items([dict(a=Y, b=Y), dict(a=Y)], 0).batch(range(2)), "'b'")
-    assert Rows(dict(image=X.numpy(), label=Y), 0).batch(range(2))['image'].shape == (2, 3, 16, 16)
+    for label in (Y, Y.numpy(), Y.tolist()):
+        b = Rows(dict(image=Y.float().numpy(), label=label), 0).batch(range(5))
+        assert torch.equal(b['image'], b['label'].float())
 
 
 def test_a_folder_that_is_called_like_a_sample(tmp_path, monkeypatch):

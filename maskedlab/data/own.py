@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..checks import Whole, door
+from ..checks import OnError, Whole, Width, door
 from .found import FOLDER, LIMITS, below, by_folder, examples, reason, refused, say_left, short
 from .pictures import Held, Pictures, check_size, cropped, resize
 
@@ -173,8 +173,8 @@ def _reason(path: Path, e: Exception) -> str:
 @door
 def load_image(path: str | Path,
                # middle crop of this side, or (height, width); None: as it is
-               size: int | tuple[int, int] | None = None,
-               channels: int = 3,                           # 3, 1 for grey, or as many bands as it has
+               size: Width | tuple[Width, Width] | None = None,
+               channels: Width = 3,                           # 3, 1 for grey, or as many bands as it has
                ) -> dict[str, Tensor]:                      # image float [1, channels, H, W] in 0..1
     "One picture file as a batch of one."
     _check_channels(channels)
@@ -330,6 +330,7 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
     elif isinstance(item, tuple | list) and item:
         item, label = item[0], item[1] if len(item) > 1 else None
     if isinstance(item, dict) and item.keys() >= {'bytes', 'path'}:      # an Image column that is not decoded
+        if not item['bytes'] and (why := refused(item['path'] or '')): raise ValueError(why)
         item = _opened(BytesIO(item['bytes']) if item['bytes'] else Path(item['path']).open('rb'))
     if isinstance(label, np.generic | Tensor):
         label = label.item() if label.ndim == 0 else label.tolist()
@@ -340,10 +341,10 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
 def images(# a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
            source: Any,
            # larger pictures are reduced to this short side in pixels; None: kept as they are
-           short_side: int | None = 256,
-           channels: int = 3,         # 3, 1 for grey, or another number of bands, which arrays then have
+           short_side: Width | None = 256,
+           channels: Width = 3,         # 3, 1 for grey, or another number of bands, which arrays then have
            # what cannot be read: 'skip' leaves it out with a warning, 'raise' refuses it
-           on_error: str = 'skip',
+           on_error: OnError = 'skip',
            progress: bool = True,     # show a bar while reading?
            # read all once at the beginning? False: each when it is asked for, and where it cannot be read the
            # next one in its place; None: True up to 5,000

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import Count, door
+from ..checks import Count, OnError, Split, door
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -125,7 +125,7 @@ def vary_points(points: Tensor, generator: torch.Generator | None = None) -> Ten
 @door
 def clouds(n: Count | None = 8,                         # how many; None: all of the split
            generator: torch.Generator | None = None,    # a random choice; None: the first n of a fixed order
-           split: str = 'train',                        # 'train' or 'test': different models
+           split: Split = 'train',                      # 'train' or 'test': different models
            points: Count = 1024,        # of each cloud, at most 1,024: a random part of them with a generator
            named: bool = False,                         # only models that have a class?
            vary: bool = False,                          # scale and shift each cloud, as training does
@@ -176,8 +176,9 @@ def _fan(faces: Sequence[Sequence[int]]) -> np.ndarray:
 def _read_xyz(data: bytes) -> Mesh:
     rows = [line.replace(',', ' ').replace(';', ' ').split() for line in data.decode('utf-8').splitlines()]
     rows = [r for r in rows if r and not r[0].startswith(('#', '//'))]
-    if rows and len(rows[0]) == 1:
-        rows = rows[1:]          # some writers put the number of points first
+    if rows and len(rows[0]) == 1:              # some writers put the number of points first
+        said, rows = float(rows[0][0]), rows[1:]
+        if said != len(rows): raise ValueError(f"says that it has {said:.0f} points, and has {len(rows)}")
     return np.array([[float(v) for v in r[:3]] for r in rows]), _fan([])
 
 def _read_obj(data: bytes) -> Mesh:
@@ -385,7 +386,7 @@ def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N
                 n: Count = 1024,            # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere
                 # what is no cloud among several: 'skip' leaves it out with a warning, 'raise' refuses it
-                on_error: str = 'skip',
+                on_error: OnError = 'skip',
                 # points float32 `[B, N, 3]`; points_valid bool `[B, N]` where sizes differ; label int64 `[B]`
                 # where every cloud has one, of its folder or its `y`
                 ) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import Count, door
+from ..checks import Count, OnError, Split, door
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -238,13 +238,13 @@ def _rows(split: str, length: int) -> dict[str, Tensor]:
 @door
 def prose(n: Count | None = 8,                         # how many rows; None: all of the split
           generator: torch.Generator | None = None,    # a random choice; None: the first n of a fixed order
-          split: str = 'train',                        # 'train' or 'test': different articles
+          split: Split = 'train',                      # 'train' or 'test': different articles
           length: Count = 64,                          # pieces of a row, special ones and padding included
           ) -> dict[str, Tensor]:                      # ids int64, valid bool, word int64, all [n, length]
     """Prose of 87 articles of the English Wikipedia, 77 for training and 10 for testing, in word pieces.
 
-    By its contributors, CC BY-SA 3.0; titles and versions: `text_credits()`. `decode(batch['ids'])` reads
-    it."""
+    Rows of fewer than eight pieces, the ends of some paragraphs, are not among them. By its contributors, CC
+    BY-SA 3.0; titles and versions: `text_credits()`. `decode(batch['ids'])` reads it."""
     if not isinstance(length, int) or isinstance(length, bool) or length < 3:
         raise ValueError(f"length={length!r} is no length of a row; give a whole number from 3, such as 64")
     articles(split)                             # says which splits there are
@@ -297,7 +297,7 @@ def load_text(# files with text in UTF-8, a folder of them; a data set whose ite
               length: Count = 64,           # pieces of a row
               tokenizer: Any = None,        # default: the kit's own
               # what is no text among several: 'skip' leaves it out with a warning, 'raise' refuses it
-              on_error: str = 'skip',
+              on_error: OnError = 'skip',
               # as `encode`, and label int64 `[B]` where every text has one, of its folder or its item
               ) -> dict[str, Tensor]:
     "Text files as rows of whole paragraphs; longer ones are cut into several rows between words."

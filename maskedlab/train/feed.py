@@ -72,7 +72,8 @@ class Crops:
         w = which(positions, len(self), self.seed)
         if not self.augment: return cropped(self.pictures, w, None, self.size)
         crops = [self.one(i, drawing(self.seed, 'crop', p)) for p, i in zip(positions, w[:, None])]
-        return {k: torch.cat([c[k] for c in crops]) for k in crops[0]}
+        # of pictures that are read as they come, some may have no label
+        return {k: torch.cat([c[k] for c in crops]) for k in crops[0] if all(k in c for c in crops)}
 
     def one(self, i: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         crop = cropped(self.pictures, i, generator, self.size, self.scale)
@@ -97,6 +98,8 @@ class Rows:
             if n not in (1, len(self)):
                 raise ValueError(f"the data have {len(self)} rows of {next(iter(rows))!r} and {n} of {k!r}; "
                                  "give as many of each")
+        self.data = {k: torch.as_tensor(v) if _numbers(v) and len(v) == len(self) else v
+                     for k, v in self.data.items()}
 
     def __len__(self) -> int:
         return len(next(v for v in self.data.values() if torch.is_tensor(v) and v.ndim))
@@ -113,6 +116,9 @@ class Rows:
     def to(self, device: str | torch.device) -> Rows:
         return replace(self, data={k: v.to(device) if torch.is_tensor(v) else v for k,
                                    v in self.data.items()})
+
+def _numbers(v: Any) -> bool:
+    return isinstance(v, list | tuple) and len(v) > 0 and all(isinstance(i, int | float) for i in v)
 
 @dataclass
 class Items:
@@ -208,8 +214,8 @@ def hold(source: Source,
         read.append((pixels, label))
         shapes.append(tuple(pixels.shape[1:]))
         most = [max(m, s) for m, s in zip(most, shapes[-1])]
-        if len(pictures) * pixels.shape[0] * math.prod(most) > room: return source
-    held = torch.zeros(len(read), read[0][0].shape[0], *most, dtype=torch.uint8)
+        if len(pictures) * pixels.shape[0] * math.prod(most) * pixels.element_size() > room: return source
+    held = torch.zeros(len(read), read[0][0].shape[0], *most, dtype=read[0][0].dtype)     # floats of a cube
     for to, (pixels, _), (h, w) in zip(held, read, shapes):
         to[:, :h, :w] = pixels
     labels = [label for _, label in read]
