@@ -138,6 +138,24 @@ def test_processes_that_end_leave_a_checkpoint(tmp_path):
     assert done.stderr.count('is saved, and resume goes on there') == 3 and 'Traceback' not in done.stderr
 
 
+def test_a_notebook_that_ends_in_fit_leaves_a_checkpoint(tmp_path, capfd):
+    "As nbconvert runs it: after the last cell the kernel is shut down."
+    client, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
+    pytest.importorskip('ipykernel')
+    cell = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
+import test_ends, time
+t = test_ends.make({str(tmp_path)!r}, steps=10**6, save_every=10**6)
+t.fit()
+while t.step < 2: time.sleep(.01)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    client.NotebookClient(notebook, kernel_name='python3', timeout=300).execute()
+    assert load_checkpoint(tmp_path / 'checkpoints').step >= 2
+    assert 'is saved, and resume goes on there' in capfd.readouterr().err
+
+
 # ---------------------------------------------------------------------------------- disks, logs and readers
 
 
@@ -274,7 +292,7 @@ def test_data_that_end_leave_a_checkpoint_of_all_that_was_learned(tmp_path):
 
 def test_a_second_run_is_turned_away_and_the_first_goes_on(tmp_path):
     asked = []
-    code = 'from maskedlab.contract.disk import Path, locked; locked(Path(__import__("sys").argv[1])).__enter__()'
+    code = 'import sys; from maskedlab.contract.disk import Path, locked; locked(Path(sys.argv[1])).__enter__()'
     words = [sys.executable, '-c', code, str(tmp_path)]
 
     def ask():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.kills import nursery, trial
 from maskedlab.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -158,3 +159,14 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, at):
     assert found is not None and found.step == 4
     again = Trainer.resume(tmp_path, show=False)
     assert again.step == 4 and len(again.fit(background=False)) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_final_files_of_killed_runs_are_those_of_the_unbroken_one(tmp_path):
+    "The small version of `maskedlab bench kills`."
+    seed = int(os.environ.get('KILL_SEED', random.SystemRandom().randrange(10 ** 6)))
+    print(f'\nKILL_SEED={seed}')
+    words = 'mae --size micro --batch 4 --ema .9 --steps 3 --save-every 1 --keep 2'
+    with nursery() as at:
+        found = trial(at, words.split(), 2, seed, tmp_path)
+    assert found['kills'] == 2 and found['ends'] and not found['different'], found

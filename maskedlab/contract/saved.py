@@ -113,7 +113,9 @@ def read_checkpoint(path: str | Path,     # a folder, or a file
                     ) -> tuple[dict[str, Any], dict[str, Tensor]]:  # what it says about itself, tensors
     "A checkpoint: its configuration (with 'file', the name of its weights) and its weights."
     path = Path(path).expanduser()
-    if not path.exists():
+    with on_disk(f'open {brief(path)}'):
+        there = path.exists()
+    if not there:
         raise FileNotFoundError(f"there is no checkpoint {brief(path)}; give a folder, a .safetensors or a "
                                 ".pth file")
     if path.is_file():
@@ -285,7 +287,7 @@ def _write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str,
     path.touch()
     mode = path.stat().st_mode          # as the user wants new files to be; safetensors makes them private
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, path,
-              {'format': 'pt', **(metadata or {})})
+              metadata or {'format': 'pt'})          # one entry: of several, the order in the file is drawn
     path.chmod(mode)
 
 _WRITERS: dict[str, Callable[..., Any]] = {

@@ -49,7 +49,8 @@ def save_checkpoint(folder: Path,                      # of all checkpoints of a
     "Write a checkpoint; either it is there completely afterwards, or all is as it was."
     final = folder / _name(step)
     aside = aside_of(final)
-    about = None if recipe is None else {'format': 'pt', 'maskedlab': json.dumps(recipe)}
+    # one entry: safetensors writes several in any order, and equal checkpoints are to be equal files
+    about = None if recipe is None else {'maskedlab': json.dumps(recipe)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         delete(aside)                   # of a crash
