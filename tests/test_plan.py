@@ -1,7 +1,9 @@
 """What a recipe knows about its training is run: every value of every plan moves the weights, each can be
 overridden, and one law says what decays."""
+import ast
 import inspect
 import json
+import textwrap
 from dataclasses import replace
 from functools import cache
 
@@ -17,9 +19,10 @@ from maskedlab.contract.plan import SMALL, Plan
 from maskedlab.contract.recipe import Out, Recipe, draw
 from maskedlab.contract.units import Units, mean, rows, spread
 from maskedlab.masks.strategies import Random
+from maskedlab.stages.image_dvae import ImageDVAE
 from maskedlab.stages.shelf import stage_class
 from maskedlab.train.loop import decays
-from maskedlab.train.setup import PLANNED
+from maskedlab.train.setup import PLANNED, picture_size
 from maskedlab.train.step import tensors_of
 from maskedlab.uses.finetune import TUNING, Classifier, finetune
 
@@ -89,6 +92,22 @@ def test_every_value_of_every_plan_changes_the_run():
             if torch.equal(a, b):
                 silent.append((name, key))
     assert not silent
+
+
+def test_every_argument_of_every_recipe_is_read():
+    "By its constructor; the size of pictures that nothing in a network depends on is read by the trainer."
+    for cls in [recipe_class(n) for n in ml.list_recipes()] + [stage_class(n) for n in STAGES]:
+        source = ast.parse(textwrap.dedent(inspect.getsource(cls.__init__))).body[0]
+        assert isinstance(source, ast.FunctionDef)
+        given = {a.arg for a in source.args.args[1:] + source.args.kwonlyargs}
+        read = {n.id for line in source.body for n in ast.walk(line) if isinstance(n, ast.Name)}
+        assert given - read <= {'image'}, cls
+    assert picture_size(ImageDVAE(image=48, stride=8, words=8, width=8)) == 48
+
+
+def test_an_option_that_nothing_reads_is_refused():
+    with pytest.raises(ValueError, match='vary=True turns'):
+        make(vary=True)
 
 
 @pytest.mark.quick

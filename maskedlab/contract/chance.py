@@ -22,7 +22,7 @@ class Part(torch.Generator):
     """The generator of some samples of a batch. What `by_sample` draws from it is what the generator of the
     whole batch would give these samples; torch's own functions draw numbers that are this part's alone."""
     def __new__(cls, seed: int, start: int, size: int, total: int, device: Any = 'cpu'):
-        return super().__new__(cls, device)
+        return super().__new__(cls, device)         # type: ignore[call-arg]
 
     def __init__(self, seed: int,                   # the same for all parts
                  start: int, size: int,             # this part's first sample, and how many it has

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import torch
 
-from ..checks import BelowOne, Count, Positive, Range, Seed, Width, check_fields, checked
+from ..checks import BelowOne, Count, Positive, Range, Seed, Width, check_fields, checked, on_disk
 from ..contract.create import create_recipe
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
@@ -27,7 +27,7 @@ from ..data.samples import SAMPLES
 from ..data.text import reading_for
 from ..settings import setting
 from ..stages.shelf import check_stages
-from .feed import Joined, Source, hold, room, source_of
+from .feed import Crops, Joined, Source, hold, room, source_of
 from .log import Log
 from .loop import decay_groups
 from .processes import Processes
@@ -79,6 +79,8 @@ class Options:
     def __post_init__(self):
         check_fields(self)
         self.seed = setting('seed') if self.seed is None else self.seed
+        with on_disk(f'use out={str(self.out)[-40:]}'):
+            _ = self.out is not None and Path(self.out).expanduser().exists()
         self.out = None if self.out is None else Path(self.out).expanduser()
 
 # %% ../../nbs/train/10_setup.ipynb #e6b4cfc0
@@ -104,7 +106,7 @@ def precision_of(name: str | None, device: torch.device) -> torch.dtype:
     if name == 'auto':
         return torch.bfloat16 if device.type == 'cuda' and torch.cuda.is_bf16_supported() else torch.float32
     if name not in PRECISIONS:
-        raise ValueError(f"precision={name!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
+        raise ValueError(f"precision={name[:40]!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
     return PRECISIONS[name]
 
 def picture_size(recipe: Recipe) -> int | tuple[int, int]:
@@ -198,6 +200,9 @@ class Run(Options):
             reading = reading_for(self.recipe, self.data in SAMPLES) if told else {}
             source = source_of(self.data, self.seed, self.image, self.augment, self.vary, channels, modality,
                                reading)
+            if self.vary and not isinstance(source, Crops):
+                raise ValueError("vary=True turns and recolours pictures that are cropped anew each time, and "
+                                 "these data are not; leave it out")
             self.content = None if self.out is None else data_sum(source)
             self.source = hold(source, self.device, room(self.device))
 
