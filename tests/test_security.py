@@ -347,14 +347,14 @@ def test_uploads_have_limits(page):
     assert late['kind'] == 'trouble'
     for i in range(12):
         assert upload(page, f'{i}.txt', words)['kind'] == 'filed'
-        shown = asdict(replace(page.state, set=f'{i}.txt'))
+        shown = asdict(replace(page.state, set=f'{i}.txt', index=0))
         assert answer(page, dict(kind='draw', state=shown))[0]['kind'] == 'drawn'
     kept = page.menus.files
     assert list(kept) == [f'{i}.txt' for i in range(12 - menus.KEPT_FILES, 12)]
     shown = {at[2] for at in page.menus.cache if at[0] in ('sample', 'units')}
     files = sum(name.endswith('.txt') for name in shown)
     assert files <= menus.KEPT_FILES, 'a dropped file stays in the cache'
-    gone = answer(page, dict(kind='draw', state=asdict(replace(page.state, set='0.txt'))))[0]
+    gone = answer(page, dict(kind='draw', state=asdict(replace(page.state, set='0.txt', index=0))))[0]
     assert gone['kind'] == 'trouble' and 'no samples' in gone['words']
 
 

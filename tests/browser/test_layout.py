@@ -1,7 +1,6 @@
 """Every width from 900 to 1,900 pixels and every zoom to 200 %: nothing is cut or covered, tops are level, and
 the slider and a result lie in the first screen. `python tools/screens.py` takes pictures of all methods."""
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, open_page
@@ -56,10 +55,10 @@ def test_the_slider_stays_beside_the_results_in_one_column(browser, tmp_path):
 def test_the_instrument_itself_finds_what_is_amiss(browser, tmp_path):
     page = open_page(browser, Page('mae'), tmp_path / 'page.html', width=1280)
     try:
-        for css, words in (('.mlx-is-error { margin-left: -60px; }', 'lies over'),
-                           ('.mlx-is-seen h3 { height: 60px; } .mlx-figure { display: block !important; }', 'tops'),
+        for css, words in (('.mlx .mlx-is-error { margin-left: -60px; }', 'lies over'),
+                           ('.mlx-figure { display: block; } .mlx-is-seen h3 { height: 60px; }', 'tops'),
                            ('.mlx-main { width: 3000px; }', 'wider'),
-                           ('.mlx-status { padding-bottom: 2000px; }', 'below the first screen')):
+                           ('.mlx .mlx-status { padding-bottom: 2000px; }', 'below the first screen')):
             tag = page.add_style_tag(content=css)
             page.wait_for_timeout(60)
             assert any(words in found for found in page.evaluate(AMISS, True)), words
