@@ -61,6 +61,6 @@ class Processes:
 
 # %% ../../nbs/train/04_processes.ipynb #870ebce7
 def mean_of(each: list[dict[str, float]]) -> dict[str, float]:
-    "Of each name, the mean over all; who does not have it counts as 0. In the order in which names first come."
+    "Of each name, the mean over all, where who does not have it counts as 0; in the order of coming."
     names = {k: 0 for one in each for k in one}
     return {k: sum(one.get(k, 0.) for one in each) / len(each) for k in names}

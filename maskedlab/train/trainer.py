@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..checks import door, on_disk
 from ..contract.create import saved_class
 from ..contract.disk import brief
 from ..contract.plan import Plan
@@ -246,6 +247,7 @@ class Trainer(Training):
         return self.history
 
     @classmethod
+    @door
     def resume(cls,                         # type: ignore[override]
                folder: str | Path,          # `out` of an earlier run
                recipe: Any = None,          # the recipe itself, where it was not made by name
@@ -256,7 +258,8 @@ class Trainer(Training):
 
         The folder names a recipe of the kit, or the caller gives one. Code in somebody's file that the folder
         names is run with `trust=True` alone, and only while it is what it was."""
-        about = read_run(folder)
+        with on_disk(f'open the run {str(folder)[-40:]}'):
+            about = read_run(folder)
         recipe = remade(about, folder, recipe, trust)
         data = about['data'] if data is None else data
         if data is None:
