@@ -1,9 +1,10 @@
 """The course: its exercises, its notebooks, and what single tutorials promise. Run they are elsewhere:
 test_tutorials_run.py, and a stage of `lab.py test`.
 """
-import base64
+import ast
 import json
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
@@ -93,10 +94,81 @@ def test_a_tutorial_is_committed_clean_and_small(path):
     assert 'widgets' not in nb['metadata'] and 'vnd.plotly' not in text and 'widget-state' not in text
     for cell in nb['cells']:
         assert not cell.get('outputs') and cell.get('execution_count') is None
-        for data in cell.get('attachments', {}).values():
-            assert all(len(base64.b64decode(v)) <= 60_000 for v in data.values())
-        for name in re.findall(r'\(attachment:([^)]+)\)', ''.join(cell['source'])):
-            assert name in cell['attachments']
+        assert 'attachments' not in cell                # code hosts do not show them
+    shown = re.findall(r'!\[([^\]]+)\]\((pictures/[^)]+)\)', '\n'.join(c.source for c in READ[path.stem].cells))
+    assert len(shown) >= 3 and all(words for words, _ in shown)
+    first = next(c.source for c in READ[path.stem].cells)
+    assert shown[0][1] in first                         # the outcome, before anything has run
+    for _, name in shown:
+        assert (path.parent / name).stat().st_size <= 60_000, name
+
+
+def test_every_picture_of_a_tutorial_is_made_by_the_command_and_shown():
+    frames = runpy.run_path(str(ROOT / 'tools' / 'frames.py'))['PICTURES']
+    for stem, nb in READ.items():
+        text = '\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
+        assert sorted(re.findall(r'\(pictures/([^)]+)\)', text)) == sorted(frames[stem])
+        for words, _ in frames[stem].values():          # each names one cell
+            assert sum(words in c.source for c in nb.cells if c.cell_type == 'code') == 1, (stem, words)
+    made = {name for pictures in frames.values() for name in pictures}
+    assert {p.name for p in (ROOT / 'tutorials' / 'pictures').iterdir()} == made
+
+
+# ----------------------------------------------------------------------------------------------------- guesses
+
+# What these cells show between a question and its answer does not tell it: progress, and the loss of training.
+SHOWN_BEFORE = ('Your network learns', 'is trained', 'Two dictionaries: mean squared error')
+
+
+def guesses(nb):
+    """Each guess of a notebook: its name, the place of its question and that of its answer."""
+    code = [c.source if c.cell_type == 'code' else '' for c in nb.cells]
+    for i, source in enumerate(code):
+        for name in re.findall(r'^(\w+) = predict\(', source, re.M):
+            answers = [j for j, other in enumerate(code) if re.search(rf'^reveal\({name},', other, re.M)]
+            assert len(answers) == 1 and answers[0] > i, f'{name} is asked and not answered'
+            yield name, i, answers[0]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_question_stays_open_until_its_answer(path):
+    cells = READ[path.stem].cells
+    found = list(guesses(READ[path.stem]))
+    assert found
+    for name, asked_at, answered_at in found:
+        answer = cells[answered_at]
+        # whoever reads on sees neither the code that says it nor what it looks like
+        assert answer.metadata.get('jupyter', {}).get('source_hidden'), f'the answer of {name} is not folded'
+        assert answer.metadata.get('cellView') == 'form'
+        for cell in cells[asked_at + 1:answered_at]:
+            if cell.cell_type != 'code' or any(words in cell.source for words in SHOWN_BEFORE): continue
+            for node in ast.parse(re.sub(r'^ *%.*$', '', cell.source, flags=re.M)).body:
+                call = ast.unparse(node) if isinstance(node, ast.Expr) else ''
+                silent = not call or re.match(r'check\(|reveal\(|torch\.manual_seed|\w+\.(train|eval)\(', call)
+                assert silent, f'{name}: {call[:60]} shows something before its answer'
+            assert 'print(' not in cell.source and 'display(' not in cell.source, name
+        # nor does the text behind it
+        behind = cells[answered_at + 1]
+        if behind.cell_type == 'code':
+            assert not behind.source.startswith('assert'), f'{name}: its answer stands in the next cell'
+        else:
+            options = re.search(rf'^{name} = predict\((.*?)\)$', cells[asked_at].source, re.M | re.S)[1]
+            told = re.sub(r'<details>.*?</details>|```.*?```', '', behind.source, flags=re.S)
+            for option in re.findall(r"'([^']{9,40})'", options.split('[')[-1]):
+                assert option not in told, f'{name}: the text behind it says {option}'
+
+
+@pytest.mark.parametrize('tutorial', TUTORIALS)
+def test_a_learner_trains_with_what_they_wrote(tutorial):
+    """Each function that an exercise asks for is used again: by name, in a later cell."""
+    nb = lesson(tutorial)
+    used_later = []
+    for i, cell in enumerate(nb.cells):
+        for name, answer in CALL.findall(cell.source) if cell.cell_type == 'code' else []:
+            later = '\n'.join(c.source for c in nb.cells[i + 1:] if c.cell_type == 'code')
+            used_later.append((name, bool(re.search(rf'\b{answer}\b', later))))
+    if tutorial in ('build_it', 'words', 'points', 'targets', 'teachers'):
+        assert all(used for _, used in used_later), used_later
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

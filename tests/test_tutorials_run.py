@@ -48,7 +48,7 @@ whole = GroupFiller.forward
 # each answer at another centre
 GroupFiller.forward = lambda self, *a, **k: whole(self, *a, **k).roll(1, 1)
 """),
-    'targets': (FIRST, """
+    'targets': ('asked_of(photo)', """
 # a teacher that says something new each time
 net.features = lambda batch, pool=True: torch.randn(len(batch['image']), 64, 128)
 """),

@@ -1,120 +1,160 @@
-"""The still pictures at the top of the tutorials, made by the kit and kept as attachments of the notebooks.
+"""The still pictures of the tutorials, in tutorials/pictures: one for each idea, for pages without a kernel.
 
-    python tools/frames.py              (the third trains for a minute)
-    python tools/frames.py 01_see_it    one of them
+    python tools/frames.py              all of them (about ten minutes: the tutorials run in full)
+    python tools/frames.py 01_see_it    those of one tutorial
 
-A tutorial shows its outcome before anything has run, on pages without a kernel too; run this again when the
-weights change.
+A tutorial is run cell by cell in this process, answers to its guesses included, and what a named cell shows
+is drawn by a browser (Chromium) as a reader would see it. Run this again when weights change.
 """
 from __future__ import annotations
 
-import base64
+import ast
+import html
 import json
 import re
+import shutil
 import sys
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import torch
-
-import maskedlab as ml
-from maskedlab.course.five_reasons import PATIENTS, patients
-from maskedlab.course.pictures import Strip, side_by_side
-from maskedlab.data.vary import vary
-from maskedlab.instruments.baselines import hidden_pixels
-from maskedlab.parts.patches import unpatchify
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def _views(masks: Callable[[torch.Tensor], list[torch.Tensor]], seed: int) -> Strip:
-    """The originals, and for each mask what was seen and what was returned."""
-    b = {k: v[:3] for k, v in ml.sample('image', n=4, split='test').items()}      # the fourth is gravel
-    r = ml.create_recipe('mae', pretrained=True).eval()
-    u = r.units(b)
-    rows = {'original': b['image']}
-    for i, mask in enumerate(masks(ml.masks.Random(.75)(u, generator=torch.Generator().manual_seed(seed)))):
-        with torch.no_grad():
-            out = r(b, mask=mask)
-        rows[f'seen {i}'] = torch.where(hidden_pixels(u, mask)[:, None], .5, b['image'])
-        rows[f'returned {i}'] = r.fill(b, out)['image']
-    return side_by_side(rows, side=160)
-
-
-def see_it() -> Strip:
-    return _views(lambda mask: [mask], 3)
-
-
-def true() -> Strip:
-    whole = _views(lambda mask: [mask, ~mask], 3)
-    whole.rows = {k: v for k, v in whole.rows.items() if k.startswith('seen')}
-    return whole
-
-
-def build_it() -> Strip:
-    """What the sixty lines of the notebook itself return, before and after its training."""
-    cells = json.loads((ROOT / 'tutorials' / '03_build_it.ipynb').read_text(encoding='utf-8'))['cells']
-    sources = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
-    space: dict = {}
-    for source in sources:
-        if source.startswith('# 60 lines'):
-            exec(source, space)
-    steps = int(re.search(r'steps = budget\((\d+)', '\n'.join(sources))[1])
-    image = ml.sample('image', n=48, split='test')['image'][[0, 1, 2, 5]]
-    hidden = torch.rand(48, 64, generator=torch.Generator().manual_seed(1)).argsort(1)[[0, 1, 2, 5]] < 48
-    x = space['patches_of'](image)
-    torch.manual_seed(0)
-    model, g = space['MaskedAutoencoder'](), torch.Generator().manual_seed(0)
-
-    @torch.no_grad()
-    def paint() -> torch.Tensor:
-        y = torch.where(hidden[..., None], model(x, hidden), x) * space['STD'] + space['MEAN']
-        return unpatchify(y.unflatten(1, (8, 8)), 8, 'row column colour').clamp(0, 1)
-    before = paint()
-    for _ in space['train'](model, vary(ml.batches('image', 16, steps, generator=g), g), steps):
-        pass
-    pixels = hidden.view(-1, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return side_by_side({'original': image, 'seen': torch.where(pixels, .5, image), 'before': before,
-                         'after': paint()}, side=110)
-
-
-def five() -> Strip:
-    """One photograph, and the five faults."""
-    b = ml.sample('image', n=4, split='test')
-    r = ml.create_recipe('mae', pretrained=True).eval()
-    mask = ml.masks.Random(.75)(r.units(b), generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(1)
-    ill = patients(r, ml.create_recipe('mae').eval(), b, mask)
-    ordered = [ill[letter] for letter in sorted(ill, key=lambda k: PATIENTS.run(PATIENTS.solution)[k])]
-    rows = {f'photograph {i}': [b['image'][i], *(x[i] for x in ordered)] for i in (0, 2)}
-    return side_by_side(rows, side=120)
-
-
-FRAMES = {
-    '01_see_it': ('see_it.jpg', see_it), '02_what_does_true_mean': ('true.jpg', true),
-    '03_build_it': ('build_it.jpg', build_it), '04_five_reasons': ('five.jpg', five),
+MOST = 50_000            # bytes of a picture
+HERE = ROOT / 'tutorials' / 'pictures'
+# tutorial -> picture -> words that its cell holds, and which of the things that the cell shows (with answers)
+PICTURES: dict[str, dict[str, tuple[str, int]]] = {
+    '01_see_it': {
+        'see_it.jpg': ("side_by_side({'original': b['image'], 'mask'", 0),
+        'ratio.png': ('reveal(cost,', 0), 'patterns.png': ('side_by_side(masks', 0),
+        'pattern_answers.jpg': ('reveal(easiest,', 1), 'grey_and_kept.jpg': ('grey and kept', 0)},
+    '02_what_does_true_mean': {
+        'true.jpg': ('reveal(better,', 0), 'coverage.png': ('reveal(bias,', 0),
+        'which_would_you_keep.png': ('Which of the two would you keep?', 0)},
+    '03_build_it': {
+        'build_it.jpg': ('reveal(gain,', 0), 'places.png': ("'how alike'", 0),
+        'learns.png': ('Your network learns', 0), 'never_put_back.jpg': ("'never put back'", 0)},
+    '04_five_reasons': {
+        'five.jpg': ('ill = patients(', 0), 'normalised.jpg': ('reveal(perfect,', 0),
+        'order.jpg': ('wrong_order=mixed', 0), 'smoothed.jpg': ('smoothed=smoothed', 0),
+        'lent.jpg': ('reveal(nothing,', 0)},
+    '05_words': {
+        'words.png': ("ml.Explorer('bert_mlm')", 0), 'fates.png': ('fate = [', 0),
+        'shares.png': ('reveal(never,', 0), 'electra.png': ("ml.Explorer('electra')", 0)},
+    '06_points': {
+        'points.png': ('three_rows(few)', 0), 'centres.png': ("'at random': [torch.randperm", 0),
+        'overlap.png': ('reveal(twice,', 0), 'riddle.png': ('riddle = at(', 0),
+        'one_for_all.png': ('in_order = one_for_all', 0)},
+    '07_what_to_predict': {
+        'targets.jpg': ('seven_answers(', 0), 'waves.jpg': ('reveal(few_waves,', 0),
+        'tokens.jpg': ('reveal(used,', 0), 'wins.png': ('reveal(wins,', 0)},
+    '08_teachers_and_tokens': {
+        'words_of_digits.png': ("'its 49 words'", 0), 'collapse.png': ('reveal(lowest,', 0),
+        'codebooks.png': ('reveal(many,', 0)},
 }
+def _unanswered(strip: Any) -> Any:
+    """The rows that were seen, without what came of them."""
+    strip.rows = {k: v for k, v in strip.rows.items() if k.endswith('seen')}
+    return strip
 
 
-def attach(tutorial: str, name: str, data: bytes) -> None:
-    """Put a picture into the cell that shows it."""
-    path = ROOT / 'tutorials' / f'{tutorial}.ipynb'
-    nb = json.loads(path.read_text(encoding='utf-8'))
-    cell = next(c for c in nb['cells'] if f'(attachment:{name})' in ''.join(c['source']))
-    cell['attachments'] = {name: {'image/jpeg': base64.b64encode(data).decode()}}
-    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8',
-                    newline='\n')
+def _lettered(figure: Any) -> Any:
+    """Curves under letters."""
+    for letter, trace in zip('ABCD', figure.data):
+        trace.name = letter
+    return figure
+
+
+# these stand before the question whose answer they would tell
+ALTERED = {'true.jpg': _unanswered, 'collapse.png': _lettered}
+PAGE = """<!doctype html><meta charset="utf-8"><style>
+body { margin: 0; background: #fff; color: #1f2328; font: 14px system-ui, sans-serif; }
+#it { display: inline-block; padding: 6px; } img { vertical-align: top; } th { font-weight: normal; }
+</style><div id="it">BODY</div>"""
+
+
+def cells_of(tutorial: str) -> list[str]:
+    """The code of a tutorial, without the line for Colab."""
+    cells = json.loads((ROOT / 'tutorials' / f'{tutorial}.ipynb').read_text(encoding='utf-8'))['cells']
+    code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    return [re.sub(r'^ +%pip.*$', '    pass', source, flags=re.M) for source in code]
+
+
+def shown_by(tutorial: str) -> list[tuple[str, list[Any]]]:
+    """Each cell, and what it shows: with its answers, and its last expression."""
+    from maskedlab.course import exercises
+
+    seen: list[Any] = []
+    pictured = lambda *shown: seen.extend(s for s in shown if not isinstance(s, str))
+    exercises.reveal = lambda guess, truth, why='', *shown: pictured(*shown)
+    space: dict[str, Any] = {'__name__': '__main__', 'In': []}
+    found = []
+    for source in cells_of(tutorial):
+        seen.clear()
+        space['In'].append(source)
+        tree = ast.parse(source)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, tutorial, 'exec'), space)
+        value = eval(compile(ast.Expression(last.value), tutorial, 'eval'), space) if last else None
+        found.append((source, [*seen, *([] if value is None else [value])]))
+    return found
+
+
+def page_of(thing: Any) -> str:
+    """A page that shows one thing."""
+    if hasattr(thing, 'picture'):                                       # an explorer
+        thing = thing.picture()
+    if isinstance(thing, Image.Image):
+        from maskedlab.show.stored import image_of
+        file = BytesIO()
+        thing.save(file, 'PNG')
+        return PAGE.replace('BODY', image_of(file.getvalue(), 'a picture'))
+    if hasattr(thing, 'to_html'):                                       # a figure of plotly
+        thing.update_layout(paper_bgcolor='white', font_color='#444')
+        return PAGE.replace('BODY', thing.to_html(full_html=False, include_plotlyjs=True))
+    if hasattr(thing, '_repr_html_'): return PAGE.replace('BODY', thing._repr_html_())
+    return PAGE.replace('BODY', f'<pre>{html.escape(repr(thing))}</pre>')
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """As a photograph or with few colours, by the ending."""
+    if path.suffix == '.jpg':
+        image.save(path, quality=75, optimize=True)
+    else:
+        image.quantize(48).save(path, optimize=True)
+
+
+def draw(browser: Any, thing: Any, path: Path) -> None:
+    """What a browser makes of it, as a small file."""
+    page = browser.new_page(viewport=dict(width=900, height=700))
+    page.set_content(page_of(thing))
+    page.wait_for_timeout(400)
+    image = Image.open(BytesIO(page.locator('#it').screenshot(animations='disabled'))).convert('RGB')
+    page.close()
+    path.parent.mkdir(exist_ok=True)
+    save(image, path)
+    while path.stat().st_size > MOST:
+        image = image.resize((image.width * 9 // 10, image.height * 9 // 10), Image.Resampling.LANCZOS)
+        save(image, path)
+    print(f'{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB', flush=True)
 
 
 def main() -> None:
-    for tutorial in sys.argv[1:] or FRAMES:
-        name, make = FRAMES[tutorial]
-        file = BytesIO()
-        make().sheet().save(file, 'JPEG', quality=85, optimize=True)
-        attach(tutorial, name, file.getvalue())
-        print(f'{tutorial}: {name}, {len(file.getvalue()) / 1000:.0f} kB')
+    from playwright.sync_api import sync_playwright
+
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=next(filter(None, map(shutil.which, names)), None),
+                                    args=['--no-sandbox', '--disable-gpu'])
+        for tutorial in sys.argv[1:] or PICTURES:
+            cells = shown_by(tutorial)
+            for name, (words, k) in PICTURES[tutorial].items():
+                things = next(things for source, things in cells if words in source)
+                draw(browser, ALTERED.get(name, lambda thing: thing)(things[k]), HERE / name)
+        browser.close()
 
 
 if __name__ == '__main__':
+    sys.path.insert(0, str(ROOT))
     main()

@@ -24,13 +24,15 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
+from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIOS = [k / 10 for k in range(1, 10)]
 WIDGET, FIGURE = 'application/vnd.jupyter.widget-view+json', 'application/vnd.plotly.v1+json'
-FRAME = ('<iframe src="{up}frames.html" title="Move the ratio: stored pictures of a masked autoencoder">'
-         '</iframe>')
+FRAME = '<iframe src="{up}{file}" title="Move the ratio: stored pictures of {recipe}"></iframe>'
+MARK = 'maskedlab answer'        # in an output's metadata: it tells the answer to a guess (course.exercises)
+FOLD = '<details><summary>{title}</summary>\n\n{body}\n\n</details>'
 
 
 # ---- the shell
@@ -141,19 +143,73 @@ def cleaned(nb: nbformat.NotebookNode, up: str = '../') -> nbformat.NotebookNode
             cell.source = re.sub(r'\[!\[([^\]]*)\]\(https?://[^)]*\)\]\(([^)]*)\)', r'[\1](\2)', cell.source)
             continue
         cell.source = re.sub(r'^#\|[^\n]*\n?', '', cell.source, flags=re.M)
-        for out in cell.get('outputs', []):
-            data = out.get('data', {})
-            widget, figure = data.pop(WIDGET, None), data.pop(FIGURE, None)
-            if figure:
-                text = json.dumps({k: figure[k] for k in ('data', 'layout')}).replace('</', '<\\/')
-                stored = f'<script type="application/json">{text}</script>'
-                data['text/html'] = f'<div class="figure">{stored}</div>'
-            elif widget and 'image/png' in data:
-                data['text/html'] = (
-                    '<p class="note">The page itself needs a kernel. Here the same with stored pictures: '
-                    f'move the ratio.</p>{FRAME.format(up=up)}'
-                )
+        cell['outputs'] = folded(readable(cell, up))
+    nb.cells = [part for c in nb.cells for part in parts_of(c)]
     return nb
+
+
+def frames_of(recipe: str) -> str:
+    """The page of stored pictures of a recipe."""
+    return 'frames.html' if recipe == 'mae' else f'frames_{recipe}.html'
+
+
+def readable(cell: nbformat.NotebookNode, up: str) -> list[nbformat.NotebookNode]:
+    """The outputs of a cell without what needs a kernel: a figure as its data, a widget as its stored picture, or
+    as a page of stored pictures of that very recipe where there is one."""
+    kept = []
+    for out in cell.get('outputs', []):
+        data = out.get('data', {})
+        widget, figure = data.pop(WIDGET, None), data.pop(FIGURE, None)
+        page = ''.join(data.get('text/html', ''))
+        if 'class="ml-stored"' in page:
+            data['text/html'] = re.sub(r'<style>.*?</style>', '', page, flags=re.S)
+        if figure:
+            text = json.dumps({k: figure[k] for k in ('data', 'layout')}).replace('</', '<\\/')
+            stored = f'<script type="application/json">{text}</script>'
+            data['text/html'] = f'<div class="figure">{stored}</div>'
+        # the still picture of a widget stands before it
+        if widget and kept and 'class="ml-stored"' in ''.join(kept[-1].get('data', {}).get('text/html', '')):
+            out = kept.pop()
+        explored = re.search(r"ml\.Explorer\('(\w+)'\)", cell.source)
+        if widget and explored and explored[1] in STORED:
+            out.data['text/html'] = (
+                '<p class="note">The page itself needs a kernel. Here the same with stored pictures: move '
+                f'the ratio.</p>{FRAME.format(up=up, file=frames_of(explored[1]), recipe=explored[1])}')
+        kept.append(out)
+    return kept
+
+
+def folded(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Answers to guesses, one after the other, behind one line that can be opened."""
+    kept: list[nbformat.NotebookNode] = []
+    before = False
+    for out in outputs:
+        data = out.get('data', {})
+        if not out.get('metadata', {}).pop(MARK, False):
+            kept.append(out)
+            before = False
+            continue
+        text = ''.join(data.get('text/markdown', ''))
+        body = ''.join(data.get('text/html', '')) or (markdown2html(text) if text else '')
+        if not body and 'image/png' in data:
+            body = f'<img alt="What this cell shows" src="data:image/png;base64,{data["image/png"]}">'
+        if before:
+            whole = kept[-1].data['text/html'].removesuffix('\n\n</details>')
+            kept[-1].data['text/html'] = f'{whole}\n{body}\n\n</details>'
+        else:
+            whole = FOLD.format(title='The answer: make your guess first', body=body)
+            kept.append(nbformat.v4.new_output('display_data', {'text/html': whole, 'text/plain': ''}))
+        before = True
+    return kept
+
+
+def parts_of(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """A cell whose code is folded in a notebook, as folded code and its outputs."""
+    if cell.cell_type != 'code' or not cell.metadata.get('jupyter', {}).get('source_hidden'): return [cell]
+    code = nbformat.v4.new_markdown_cell(
+        FOLD.format(title='Code of the answer', body=f'```python\n{cell.source}\n```'))
+    cell.metadata['tags'] = ['folded']
+    return [code, cell]
 
 
 def run(nb: nbformat.NotebookNode, folder: Path, **env: str) -> None:
@@ -166,8 +222,12 @@ def run(nb: nbformat.NotebookNode, folder: Path, **env: str) -> None:
                        'PLOTLY_RENDERER': 'plotly_mimetype', 'PYTHONPATH': path, **env})
     try:
         where = {'metadata': {'path': str(folder)}}
+        # nothing can be pressed on a page, so the guesses of a tutorial are answered, and the answers folded
+        opened = nbformat.v4.new_code_cell('from maskedlab.course.exercises import unasked\nunasked()')
+        nb.cells.insert(0, opened)
         NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False,
                        resources=where).execute()
+        nb.cells.remove(opened)
     finally:
         os.environ.clear()
         os.environ.update(old)
@@ -186,8 +246,14 @@ def described(body: str) -> str:
 def page(nb: nbformat.NotebookNode, title: str, depth: int) -> str:
     """The page of a notebook."""
     exporter = HTMLExporter(template_name='basic', exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={'folded'}), enabled=True)
     body, _ = exporter.from_notebook_node(cleaned(nb, '../' * depth))
     return shell(title, described(local(body)), depth)
+
+
+def inline(text: str) -> str:
+    """A line of Markdown, such as a heading, as HTML."""
+    return re.sub(r'^\s*<p>(.*)</p>\s*$', r'\1', markdown2html(text), flags=re.S)
 
 
 def heading(nb: nbformat.NotebookNode) -> tuple[str, str]:
@@ -358,6 +424,100 @@ show();
 """
 
 
+# ---- frames of words and clouds: the sheets that the explorer itself draws on paper
+
+STORED = ('mae', 'bert_mlm', 'electra', 'point_mae')       # recipes whose explorer a tutorial shows
+
+
+def stored(recipe: str, samples: int = 3, ratios: tuple[float, ...] = (.05, .15, .3, .6, .9)) -> str:
+    """A page of stored pictures of a recipe: a few samples at a few ratios, the first example first."""
+    from dataclasses import replace
+
+    import torch
+
+    from maskedlab.show.explorer.page import Page
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    page = Page(recipe)
+    start = page.state
+    name = 'ratio' if 'ratio' in start.fields else None
+    own = start.fields.get('ratio')
+    ratios = tuple(sorted({*ratios, own} if name else {0.}))
+    known = page.menus.samples(recipe, start.set)[1]
+    chosen = [start.index, *(i for i in range(len(known)) if i != start.index)][:samples]
+    sheets, facts = [], []
+    for i in chosen:
+        for ratio in ratios:
+            s = replace(start, index=i, fields={**start.fields, **({name: ratio} if name else {})})
+            image = page.picture(s)
+            sheets.append(_png(image.convert('RGB').quantize(32)))
+            facts.append(page.show(s).status)
+    torch.set_num_threads(threads)
+    data = dict(recipe=recipe, ratios=ratios, first=ratios.index(own) if name else 0,
+                names=[known[i] for i in chosen], sheets=sheets, facts=facts)
+    return SHEETS.replace('DATA', json.dumps(data).replace('</', '<\\/')).replace('RECIPE', recipe)
+
+
+SHEETS = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Move the ratio: RECIPE</title>
+<link rel="icon" href="data:,">
+<style>
+:root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --accent: #0b5cad; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; }
+}
+body { margin: 0 auto; max-width: 56rem; padding: .6rem 1rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.25rem; margin: 0 0 .5rem; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.4rem; align-items: center; }
+label { display: inline-flex; gap: .5rem; align-items: center; }
+input[type=range] { width: 15rem; max-width: 60vw; accent-color: var(--accent); }
+select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint);
+  border-radius: 6px; padding: .2rem .7rem; max-width: 22rem; }
+:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
+img { max-width: 100%; height: auto; margin-top: .6rem; border: 1px solid var(--line); }
+.faint { color: var(--faint); font-size: .9rem; }
+</style>
+</head>
+<body>
+<h1>RECIPE: hide a part, see what comes back</h1>
+<div class="controls">
+<label>Ratio <input id="ratio" type="range" min="0" step="1" aria-describedby="said">
+<output id="value" for="ratio"></output></label>
+<label>Sample <select id="sample"></select></label>
+</div>
+<img id="sheet" alt="">
+<p id="said" role="status" aria-live="polite"></p>
+<p class="faint">The pictures are stored in this page; nothing is computed here. The samples were not used in
+training. Arrow keys move the slider.</p>
+<script type="application/json" id="data">DATA</script>
+<script>
+const d = JSON.parse(document.getElementById('data').textContent);
+const at = (id) => document.getElementById(id);
+d.names.forEach((name, i) => at('sample').add(new Option(name, i)));
+at('ratio').max = d.ratios.length - 1;
+at('ratio').value = d.first;
+function show() {
+  const k = +at('ratio').value, i = +at('sample').value * d.ratios.length + k;
+  at('sheet').src = d.sheets[i];
+  at('sheet').alt = at('said').textContent = d.facts[i];
+  at('value').textContent = d.ratios[k].toFixed(2);
+  document.body.dataset.shown = [at('sample').value, k].join(' ');
+}
+at('ratio').addEventListener('input', show);
+at('sample').addEventListener('change', show);
+show();
+</script>
+</body>
+</html>
+"""
+
+
 # ---- the site
 
 
@@ -376,7 +536,7 @@ def index(lists: str) -> str:
     body = re.sub(r'<pre><code class="([\w-]*)">', r'<pre class="highlight"><code>', body)
     blob = f'{project["urls"]["Repository"]}/blob/main/'
     body = re.sub(r'href="(?!https?:|#)(?![^"]*\.ipynb)([^"]*)"', lambda m: f'href="{blob}{m[1]}"', body)
-    frame = FRAME.format(up='')
+    frame = FRAME.format(up='', file=frames_of('mae'), recipe='a masked autoencoder')
     first, rest = body.split('<h2', 1) if '<h2' in body else (body, '')
     return shell('maskedlab', described(local(f'{first}{frame}{lists}' + (f'<h2{rest}' if rest else ''))), 0)
 
@@ -407,7 +567,7 @@ def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: s
             to = out / Path(name).with_suffix('.html')
             to.parent.mkdir(parents=True, exist_ok=True)
             head, below = heading(nb)
-            body = page(nb, f'{head} · maskedlab', len(to.relative_to(out).parts) - 1)
+            body = page(nb, f"{head.replace('`', '')} · maskedlab", len(to.relative_to(out).parts) - 1)
             to.write_text(body, encoding='utf-8')
             pictures_of(body, out, to.parent.relative_to(out).as_posix())
             room = path.parent.relative_to(ROOT / folder).as_posix()
@@ -418,13 +578,15 @@ def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: s
                 section = f'<h3>{html.escape(room)}</h3>' if room != '.' else ''
                 text.append(f"{'' if last is None else '</ul>'}{section}<ul>")
             last = room
-            more = f': {html.escape(below)}' if below else ''
-            text.append(f'<li><a href="{href}">{html.escape(head)}</a>{more}</li>')
+            more = f': {inline(below)}' if below else ''
+            text.append(f'<li><a href="{href}">{inline(head)}</a>{more}</li>')
         lists[folder] = '\n'.join(text) + ('</ul>' if items else '')
     first = index('\n'.join(lists.values()))
     pictures_of(first, out)
     (out / 'index.html').write_text(first, encoding='utf-8')
-    (out / 'frames.html').write_text(frames(), encoding='utf-8')
+    (out / frames_of('mae')).write_text(frames(), encoding='utf-8')
+    for recipe in STORED[1:]:
+        (out / frames_of(recipe)).write_text(stored(recipe), encoding='utf-8')
     (out / 'site.css').write_text(css(), encoding='utf-8')
     if any('class="figure"' in p.read_text(encoding='utf-8') for p in out.rglob('*.html')):
         from plotly.offline import get_plotlyjs

@@ -21,7 +21,7 @@ from ..show.stored import display_stored, in_notebook
 # %% auto #0
 __all__ = ['TUTORIALS', 'SURE', 'MARK', 'FIGURE', 'WAITS', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'kind_of', 'formed',
            'other_kind', 'Verdict', 'judge', 'exercises', 'exercise', 'check', 'solved', 'show', 'tensor', 'number',
-           'Guess', 'predict', 'Ranges', 'bundle_of', 'tell', 'reveal']
+           'Guess', 'predict', 'Ranges', 'bundle_of', 'tell', 'unasked', 'reveal']
 
 # %% ../../nbs/course/00_exercises.ipynb #a69b7130
 class Hint(Exception):
@@ -386,7 +386,8 @@ def bundle_of(x: Any) -> dict[str, Any]:
     if hasattr(x, 'to_plotly_json'):
         made = x._repr_mimebundle_() or {}
         # the other forms of a figure may hold all of plotly.js
-        return {k: v for k, v in made.items() if k == FIGURE or FIGURE not in made} | {'text/plain': 'a figure'}
+        kept = {k: v for k, v in made.items() if k == FIGURE or FIGURE not in made}
+        return {**kept, 'text/plain': 'a figure'}
     from IPython.core.formatters import DisplayFormatter
     return DisplayFormatter().format(x)[0]
 
@@ -397,7 +398,14 @@ def tell(text: str) -> None:
     display(bundle_of(text), raw=True)
 
 # %% ../../nbs/course/00_exercises.ipynb #ff6575ba
-WAITS = 'The answer waits for your guess: make it above. (Where there are no buttons, write mine= into predict.)'
+WAITS = ('The answer waits for your guess: make it above. (Where there are no buttons, write mine= into '
+         'predict.)')
+
+def unasked(on: bool = True) -> None:
+    """Answer guesses that nobody made, for pages on which nothing can be pressed. Such answers carry `MARK`,
+    so that the page can fold them."""
+    global _unasked
+    _unasked = on
 
 def reveal(guess: Guess,
            truth: str,        # one of the options

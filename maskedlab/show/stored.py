@@ -9,14 +9,15 @@ import base64
 import html
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 # %% auto #0
 __all__ = ['in_notebook', 'keeps_outputs', 'image_of', 'display_stored']
 
 # %% ../../nbs/show/01_stored.ipynb #3afdd2d5
-# JupyterLab: an output is .jp-OutputArea-child, and in it .jp-OutputArea-output holds an element where a widget
-# lives, and mere words where it is dead. Both rules name .ml-stored, and so touch nobody else's widgets.
+# JupyterLab: an output is .jp-OutputArea-child, and in it .jp-OutputArea-output holds an element where a
+# widget lives, and mere words where it is dead. Both rules name .ml-stored: they touch nobody else's widgets.
 _STYLE = """<style>
 .jp-OutputArea-child:has(.ml-stored):has(
   + .jp-OutputArea-child > .jp-OutputArea-output:not(.jp-RenderedText) > *) { display: none; }
@@ -44,14 +45,17 @@ def image_of(png: bytes,         # a picture
 def display_stored(widget: Any,          # a living widget, of ipywidgets or anywidget
                    still: str,           # HTML that is shown where it no longer lives
                    words: str,           # the same in words
-                   ) -> Any:             # the handle of the still, for `update`; None without one
+                   ) -> Callable[[str, str], None]:      # `(still, words)`: puts another picture in its place
     "Display a widget, and keep its picture for a notebook that is opened again."
     from IPython.display import display
+    kept = lambda still, words: {'text/html': f'{_STYLE}<div class="ml-stored">{still}</div>',
+                                 'text/plain': words}
     shown = widget._repr_mimebundle_()
     data, more = shown if isinstance(shown, tuple) else (shown, {})
-    handle = None
-    if keeps_outputs():
-        stored = {'text/html': f'{_STYLE}<div class="ml-stored">{still}</div>', 'text/plain': words}
-        handle = display(stored, raw=True, display_id=True)
+    handle = display(kept(still, words), raw=True, display_id=True) if keeps_outputs() else None
     display({**data, 'text/plain': words}, metadata=more, raw=True)
-    return handle
+
+    def change(still: str, words: str) -> None:
+        if handle is not None:
+            handle.update(kept(still, words), raw=True)
+    return change

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import io
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from ..contract.recipe import evaluating
 from .figures import panels_of, sheet
 from .scenes import scene_of, single
+from .stored import display_stored, image_of
 from .views.table import view_of
 from ..train.seeds import drawing, own_strategies, seeded
 from ..train.watch import VIEWERS
@@ -117,9 +119,15 @@ class Widgets:
                      layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))
         self.box = w.VBox([w.HBox([self.bar, self.button]), self.words, both])
 
+        self.stored: Callable[[str, str], None] = lambda still, words: None
+
     def show(self) -> None:
-        from IPython.display import display
-        display(self.box)
+        self.stored = display_stored(self.box, 'A run that had not ended.', 'a run of training')
+
+    def still(self) -> str:
+        "The last state as HTML, for a notebook that is opened again."
+        picture = image_of(self.picture.value, 'samples') if self.picture.value else ''
+        return f'<div>{self.words.value}</div>{picture}{self.curve.value}'
 
     def _clicked(self, button: Any) -> None:
         self.button.disabled, self.button.description = True, 'Stopping'
@@ -181,5 +189,6 @@ class LiveView(Widgets):
             self.words.value = html.escape(str(t.error) or type(t.error).__name__)
         elif t.step < t.steps:
             self.words.value += f' · stopped; fit() goes on from step {t.step}'
+        self.stored(self.still(), self.words.value)
 
 VIEWERS.append(LiveView)        # a trainer in a notebook shows itself in it

@@ -103,6 +103,12 @@ def test_frames_are_what_the_package_computes(folder, visit):
     assert torch.equal(seen.view(-1, 3)[~grey], byte.view(-1, 3)[~grey])
 
 
+def test_the_index_shows_no_markdown(folder):
+    body = re.sub(r'<code>.*?</code>', '', (folder / 'index.html').read_text(encoding='utf-8'), flags=re.S)
+    lists = body[body.index('<h2 id="tutorials">'):]
+    assert '`' not in lists and not re.search(r'\]\(|\*\*|^#', lists, re.M)
+
+
 def test_every_page_stands_alone(folder):
     pages = list(folder.rglob('*.html'))
     assert len(pages) > 20
@@ -112,7 +118,7 @@ def test_every_page_stands_alone(folder):
         assert not re.findall(r'<link[^>]*href="(?:https?:)?//', text), page
         # a sentence may name a directive as code; a cell may not show one
         assert not re.search(r'(?<!<code>)#\| *(default_exp|export)', text), page
-        for href in re.findall(r'(?:href|src)="([^"#:]+)[^":]*"', text):
+        for href in re.findall(r'(?:href|src)="([^"#:<>]+)[^":]*"', text):
             target = (page.parent / href).resolve()
             assert target.is_file(), f'{page.relative_to(folder)} links to {href}'
             assert folder.resolve() in target.parents, f'{page} leaves the site: {href}'
@@ -137,13 +143,20 @@ def test_outputs_that_need_a_kernel_are_replaced(folder, visit):
     figure = {'data': [{'type': 'scatter', 'x': [1, 2], 'y': [3, 4]}],
               'layout': {'title': {'text': 'Two </script> points'}}}
     new = nbformat.v4
-    show = lambda data: new.new_output('display_data', data={'text/plain': 'a question', **data})
+    show = lambda data, **meta: new.new_output('display_data', data={'text/plain': 'in words', **data},
+                                               metadata=meta)
+    still = lambda inside: {'text/html': f'<style>b {{}}</style><div class="ml-stored">{inside}</div>'}
+    answer = {make_site.MARK: True}
     cells = [
         new.new_markdown_cell('# Outputs\n\n[![Badge](https://example.org/badge.svg)](https://example.org)'),
         new.new_code_cell('#| hide\nsecret = 1'),
         new.new_code_cell('one = 1', outputs=[show({make_site.FIGURE: figure})]),
-        new.new_code_cell('two = 2', outputs=[show({**widget, 'image/png': dot})]),
-        new.new_code_cell('three = 3', outputs=[show(widget)]),
+        *(new.new_code_cell(f"ml.Explorer('{name}')", outputs=[show(still('its picture')), show(widget)])
+          for name in make_site.STORED),
+        new.new_code_cell('three = 3', outputs=[show(still('a question')), show(widget)]),
+        new.new_code_cell('reveal(three)', metadata={'jupyter': {'source_hidden': True}},
+                          outputs=[show({'text/html': '<b>the truth</b>'}, **answer),
+                                   show({'text/markdown': 'and *why*'}, **answer)]),
     ]
     from plotly.offline import get_plotlyjs
 
@@ -154,7 +167,24 @@ def test_outputs_that_need_a_kernel_are_replaced(folder, visit):
     page = visit(file)
     page.wait_for_selector('.figure .main-svg', timeout=20_000)
     assert 'Two' in page.locator('.figure').inner_text()
-    page.frame_locator('iframe').locator('#said').wait_for(timeout=20_000)
+    # each explorer is a page of stored pictures of its own recipe
+    frames = [f.get_attribute('src') for f in page.locator('iframe').all()]
+    assert frames == [f'../{make_site.frames_of(name)}' for name in make_site.STORED]
+    for name in make_site.STORED:
+        inside = page.frame_locator(f'iframe[src="../{make_site.frames_of(name)}"]')
+        inside.locator('#said').wait_for(timeout=20_000)
+    said = page.frame_locator('iframe[src="../frames_point_mae.html"]')
+    assert 'groups hidden' in said.locator('#said').inner_text()
+    before = said.locator('#sheet').get_attribute('src')
+    said.locator('#ratio').focus()
+    page.keyboard.press('ArrowLeft')
+    assert said.locator('#sheet').get_attribute('src') != before
     text = page.locator('main').inner_text()
-    assert 'a question' in text and 'secret' not in text
+    assert 'a question' in text and 'secret' not in text and 'in words' not in text and 'its picture' not in text
+    # an answer is folded with its reasons, and so is the code that holds it
+    assert 'the truth' not in text and 'and why' not in text and 'reveal(three)' not in text
+    for summary in page.locator('main summary').all():
+        summary.click()
+    text = page.locator('main').inner_text()
+    assert 'the truth' in text and 'and why' in text and 'reveal(three)' in text
     assert page.asked == [] and page.errors == []
