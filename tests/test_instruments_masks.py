@@ -345,3 +345,11 @@ def test_verdicts_say_what_was_not_looked_at():
     assert 'go together' in repr(coverage_map(half, GRID, 50))
     assert not count_law(Random(.5), GRID, 50).unseen
     assert coverage_map(Random(.5), layout((7, 7), batch=2), 50).unseen == ()
+
+
+@pytest.mark.parametrize('more', [dict(prob=Cosine()), dict(prob=Coin(.3, .6)), dict(equal=True)])
+def test_what_a_strategy_cannot_hide_is_no_fault(more):
+    "Spans as released never reach the last unit; a schedule does not change that."
+    u = layout((40,), batch=8)
+    c = coverage_map(Span(length=4, **more), u, 600)
+    assert c.ok and c.never_hidden.nonzero().tolist() == [[39]], c

@@ -83,6 +83,10 @@ class Strategy:
         is no formula."""
         return None
 
+    def possible(self, u: Units) -> Tensor:
+        "Which units some draw may hide, bool `[B, *u.shape]`: the free ones, where nothing else is said."
+        return u.free
+
     def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
         """The probability of hiding 0, 1, ..., N units, float64 `[B, N + 1]` on the CPU; None where there is no
         formula."""

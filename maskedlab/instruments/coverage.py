@@ -96,7 +96,8 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
     elif getattr(strategy, 'mirrored', False):
         alarms += _mirror(d, units.shape)
     else:
-        alarms += _neglected(times, chances, units.shape)
+        able = strategy.possible(units).flatten(1).any(0) if isinstance(strategy, Strategy) else chances > 0
+        alarms += _neglected(times, chances, able, units.shape)
     both = alone = None
     if units.count <= _MOST_PAIRS:
         both, alone = _pairs(hidden, free)
@@ -162,11 +163,11 @@ def _mirror(d: Draws, shape: tuple[int, ...]) -> list[str]:
                           "which should be alike")
     return alarms
 
-def _neglected(times: Tensor, chances: Tensor, shape: tuple[int, ...]) -> list[str]:
-    "Without a promise: is a unit hidden less than a tenth as often as the mean?"
+def _neglected(times: Tensor, chances: Tensor, able: Tensor, shape: tuple[int, ...]) -> list[str]:
+    "Without a promise: is a unit that may be hidden so less than a tenth as often as the mean?"
     rare = times.sum() / chances.sum() / 10
     odds = surprise(times / chances.clamp_min(1), rare, chances)
-    off = (chances > 0) & (times < rare * chances) & (odds < RISK / 4 / len(times))
+    off = able & (chances > 0) & (times < rare * chances) & (odds < RISK / 4 / len(times))
     if not off.any(): return []
     return [f"{_where(off.view(shape))} hidden never or nearly never, less than a tenth as often as the mean"]
 

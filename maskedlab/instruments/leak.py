@@ -38,7 +38,7 @@ class Leak:
     notes: list[str] = field(default_factory=list)      # declared exceptions, and what limits this check
     looked: list[str] = field(default_factory=list)     # what was looked at
     unseen: list[str] = field(default_factory=list)     # what was not
-    where: Tensor | None = None              # `[B, *shape]`, how far each unit's prediction moved
+    where: Tensor | None = None         # `[B, *shape]`, how far each unit's prediction moved, in evaluation
 
     @property
     def ok(self) -> bool:
@@ -262,7 +262,7 @@ def _note(look: _Look, site: str, i: int, a: Out, m: Tensor, inside: Tensor, jud
         other = _other(look, a.units, inside, i, fresh)
         b = look.run(i, m, batch=a.units.put(batch, other.x)) if site == 'data' else look.run(
             i, m, other, batch)
-        if batch is look.batch:
+        if batch is look.batch and not look.r.training:
             _mark(look.report, a, b, judged)
         return _moved(a, b, judged)
 

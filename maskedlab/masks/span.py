@@ -5,7 +5,7 @@
 # %% ../../nbs/masks/03_span.ipynb #d3fb3c51
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -141,6 +141,11 @@ class Span(Strategy):
     @property
     def shared(self) -> bool:
         return self.equal or super().shared
+
+    def possible(self, u: Units) -> Tensor:
+        "No start is drawn so late that its span would reach the last unit, as released."
+        alone = replace(self, prob=1. if callable(self.prob) else self.prob, equal=False)
+        return u.free & (alone.chance(u) > 0).to(u.device)
 
     def chance(self, u: Units) -> Tensor | None:
         """A unit is left if none of the starts lies in the `length` units up to it: a hypergeometric
