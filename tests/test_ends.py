@@ -357,6 +357,16 @@ def test_a_kill_in_the_final_save_leaves_no_weights_without_provenance(tmp_path,
     assert {'model.safetensors', 'config.json', 'provenance.json'} <= {p.name for p in run.iterdir()}
 
 
+def test_what_a_killed_save_left_is_swept_a_day_later(tmp_path):
+    "Not before: two processes may save into one folder at once."
+    for name, age in (('young', 60), ('old', 2 * disk.DAY)):
+        left = disk.aside_of(tmp_path / name)
+        left.write_text('half')
+        os.utime(left, (time.time() - age,) * 2)
+    MAE(**TINY).save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.iterdir() if disk.is_litter(p)] == [disk.aside_of(tmp_path / 'young').name]
+
+
 def test_overwrite_forgets_at_the_first_step_and_not_before(tmp_path):
     make(tmp_path).fit(background=False)
     again = make(tmp_path, overwrite=True, seed=1)

@@ -259,6 +259,26 @@ def test_json_of_any_kind_ends_in_one_sentence(held, tmp_path):
     sentence(ValueError, lambda: read_checkpoint(tmp_path / 'alone.safetensors'), 'no JSON object')
 
 
+@pytest.mark.parametrize('held', BAD_JSON, ids=lambda b: repr(b[:9]))
+def test_results_of_any_kind_end_in_one_sentence(held, tmp_path, monkeypatch):
+    "Of claims, of comparisons, of stages."
+    from maskedlab.instruments.claim import claims_table, recorded
+    from maskedlab.instruments.compare import compare
+    from maskedlab.stages.shelf import cache_folder, find_stage
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MASKEDLAB_CACHE', str(tmp_path / 'cache'))
+    (tmp_path / 'claims').mkdir()
+    (tmp_path / 'claims' / 'mae.json').write_bytes(held)
+    sentence(ValueError, lambda: claims_table(tmp_path / 'claims'), 'no JSON object')
+    sentence(ValueError, lambda: recorded('mae'), 'no JSON object')
+    again = lambda: compare(['mae', 'simmim'], 2, out='claims/mae.json')
+    sentence(ValueError, again, 'mae.json is no result of a comparison')
+    cache_folder('point_dvae/micro/points/7').mkdir(parents=True)
+    (cache_folder('point_dvae/micro/points/7') / 'stage.json').write_bytes(held)
+    sentence(ValueError, lambda: find_stage('point_dvae/micro/points/7'), 'no JSON object')
+
+
 ODD = dict(
     recipe=[5, None, ['mae'], 'nothing_of_the_kit'],
     config=[[1], 'x', {'dim': 'wide'}, {'no_such': 1}, {'strategy': {'strategy': 'Random(', 'source': [1]}}],

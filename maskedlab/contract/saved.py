@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..checks import on_disk
 from .catalogue import RECIPES, STAGES, formats_of
 from .code import place_of, trusted_code, written_code
-from .disk import aside_of, brief, delete, json_object, read_json, sync
+from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, sync
 from .parse import parse
 
 # %% auto #0
@@ -271,6 +271,7 @@ def write_files(folder: str | Path,
     try:
         with on_disk(f'write into {brief(folder)}'):
             folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder, DAY)
             for name, content in files.items():
                 _WRITERS[Path(name).suffix](content, aside[name], metadata)
                 sync(aside[name])           # on the disk before it gets its name

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..checks import Count, Jobs, Tries, brief_value, door, on_disk
+from ..contract.disk import read_json
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..contract.create import create_recipe, recipe_class
@@ -226,7 +227,7 @@ def file_of_result(out: str | Path) -> Path:
 
 def _resume(path: Path | None, plan: dict) -> dict[str, list]:
     if path is None or not path.exists(): return {}
-    old = json.loads(path.read_text())
+    old = read_json(path)
     same = {k: old.get(k) for k in plan if k != 'full'} == {k: v for k, v in plan.items() if k != 'full'}
     # then it is run again; with other arms, the result is added to
     ended = 'verdict' in old and old['full'] == plan['full']
@@ -266,7 +267,7 @@ def claims_table(folder: str | Path = 'claims',   # of the results
     score = lambda r, arm: f"{sum(a['score'] for a in r['arms'][arm]) / len(r['arms'][arm]):.3f}"
     steps = lambda r, arm: f" ({r['pace'][arm]:.0%} of the steps)" if arm in r.get('pace', {}) else ''
     for path in sorted(Path(folder).glob('*.json')):
-        r = json.loads(path.read_text())
+        r = read_json(path)
         if 'verdict' not in r: continue
         low, high = r['interval']
         both = ' · '.join(f"{arm}{steps(r, arm)} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
@@ -281,4 +282,4 @@ def recorded(name: str,                                    # of a recipe
              ) -> dict[str, list[dict[str, float]]]:       # arm -> what was measured, seed by seed
     "The arms of a result in `claims/`, here or in a folder above; empty where none is."
     files = (p / 'claims' / f'{name}.json' for p in (Path.cwd(), *Path.cwd().parents))
-    return next((json.loads(f.read_text('utf-8'))['arms'] for f in files if f.exists()), {})
+    return next((read_json(f).get('arms', {}) for f in files if f.exists()), {})

@@ -19,6 +19,7 @@ from .claim import EQUAL, each, feed, file_of_result, find_claim, interval
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
 from .measure import timed_rounds
+from ..contract.disk import read_json
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..train.loop import decay_groups
@@ -155,7 +156,7 @@ def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     "What an earlier call with the same plan has found; more methods, or more seeds, may have joined since."
     if path is None or not path.exists(): return {}
     try:
-        old = json.loads(path.read_text())
+        old = read_json(path)
     except ValueError:
         raise ValueError(f"{path} is no result of a comparison; move it away or give another --out") from None
     if old.get('budget') != plan['budget']:

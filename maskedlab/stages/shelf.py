@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data.samples import fingerprint
 from ..contract.catalogue import STAGES
+from ..contract.disk import read_json
 from ..contract.saved import to_json, load_saved
 from .teachers import as_teacher
 from ..contract.create import SHIPPED, recipe_class
@@ -72,7 +73,7 @@ def configuration(cls: type, size: str,
     return json.loads(json.dumps({k: to_json(v, k) for k, v in bound.arguments.items()}))
 
 def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text('utf-8')) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 def cache_folder(key: str) -> Path:
     "Where a stage is kept once it is trained."

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..contract.disk import DAY, aside_of, delete, remove, sweep
 from ..contract.saved import write_files
 from ..stages.shelf import cache_folder, find_stage, made_from, split_key, stage_class
 from .trainer import fit
@@ -43,7 +43,8 @@ def train_stage(key: str,                       # 'name/size/data/seed'
     history = fit(recipe, data, steps, batch=batch, lr=lr, seed=seed, **words)
     target = cache_folder(key) if folder is None else Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.parent / f'.{target.name}.{uuid.uuid4().hex}.part'
+    sweep(target.parent, DAY)
+    aside = aside_of(target.parent / f'{uuid.uuid4().hex}-{target.name}')
     try:
         recipe.eval().save_pretrained(aside, dtype=torch.float16 if half else None)
         last = history[-20:]
@@ -57,12 +58,10 @@ def train_stage(key: str,                       # 'name/size/data/seed'
             versions=dict(maskedlab=__version__, torch=torch.__version__), date=time.strftime('%Y-%m-%d'),
             **{'from': made_from(key)}, terms=terms)
         write_files(aside, {'stage.json': about})
-        if target.exists():
-            os.replace(target, old := aside.with_suffix('.old'))
-            shutil.rmtree(old)
+        remove(target)
         os.replace(aside, target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        delete(aside)
     return target
 
 # %% ../../nbs/train/12_make_stage.ipynb #f01f1d75
