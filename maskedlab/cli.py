@@ -76,6 +76,11 @@ def _masks(a: argparse.Namespace) -> int:
         print(r)
     return 0 if all(r.ok for r in reports) else 1
 
+_EXPLORE = ('The explorer in a browser, without a notebook. Its page answers on this machine alone, to whoever '
+            'has the address with its token. It has one kernel: opening it again ends the page before, which '
+            'then says so. Files that are opened on it: pictures and clouds up to 64 MB, texts up to 1 MB; the '
+            'newest 8 are kept, of together at most 128 MB.')
+
 def _explore(a: argparse.Namespace) -> None:
     from maskedlab.show.explorer.widget import serve
     serve(a.recipe, port=a.port)
@@ -311,10 +316,7 @@ def parser() -> argparse.ArgumentParser:
     _train_options(add('train', _train, 'train a recipe', recipe=True))
 
     c = add('explore', _explore, 'the explorer in a browser, without a notebook')
-    c.description = ('The explorer in a browser, without a notebook. Its page answers on this machine alone, to '
-                     'whoever has the address with its token. It has one kernel: opening it again ends the '
-                     'page before, which then says so. Files that are opened on it: pictures and clouds up '
-                     'to 64 MB, texts up to 1 MB; the newest 8 are kept, of together at most 128 MB.')
+    c.description = _EXPLORE
     c.add_argument('recipe', nargs='?', default='mae', help='a name of `maskedlab list`, or my_file.py:Class')
     c.add_argument('--port', type=_number, default=8866, help='default: 8866; 0: any free one')
     return p

@@ -63,13 +63,15 @@ class Page:
         if set not in (None, start.set):
             start = replace(start, set=set, index=0, seed=0)
         self.state = replace(start, seed=start.seed if seed is None else seed,
-                             index=start.index if index is None else index, paste=paste, statistics=statistics)
+                             index=start.index if index is None else index, paste=paste,
+                             statistics=statistics)
         u = m.units(self.state)
         if mask is not None:
             self.state = replace(self.state, painted=painted(mask, u))
         if strategy is not None:       # what is wrong with it shows here, where a recipe lends it its signals
             with leaving_no_trace(self.recipe):
-                self.recipe(m.batch(self.state), mask=strategy, generator=torch.Generator().manual_seed(self.state.seed))
+                generator = torch.Generator().manual_seed(self.state.seed)
+                self.recipe(m.batch(self.state), mask=strategy, generator=generator)
 
     @property
     def recipe(self) -> Recipe:

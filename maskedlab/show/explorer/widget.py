@@ -22,17 +22,19 @@ from functools import cache
 from importlib import import_module, resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from ...checks import Range, door
+from ...contract.recipe import Recipe
+from ...contract.strategy import Where
+from ...checks import Filled, Range, Whole, door
 from .doors import answer
 from .page import Page
 from ..stored import display_stored, image_of, keeps_outputs
 
 # %% auto #0
-__all__ = ['Explorer', 'notebook_of', 'serve']
+__all__ = ['Explored', 'Explorer', 'notebook_of', 'serve']
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #36c77147
 @cache
@@ -62,20 +64,24 @@ def _colab() -> None:
         import_module('google.colab.output').enable_custom_widget_manager()
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #01226056
+Explored = Annotated[Any, str | Path | Recipe | type]
+
 class Explorer:
     """A page on which one hides parts of a sample and sees what a method makes of it.
 
     Show it as the last line of a cell."""
 
-    def __init__(self, recipe: Any = 'mae',             # a name, class, instance or 'file.py:Class'
+    @door
+    def __init__(self, recipe: Explored = 'mae',        # a name, class, instance or 'file.py:Class'
                  # your own samples, as `ml.sample` gives them; default: embedded ones
-                 batch: dict | None = None,
-                 strategy: Callable[..., Tensor] | None = None,   # default: the recipe's own
+                 batch: Annotated[dict | None, Filled()] = None,
+                 strategy: Where | None = None,         # default: the recipe's own
                  mask: Any = None,               # bool `[*shape]` or `[1, *shape]`: begin with a painted mask
-                 seed: int | None = None,               # None: that of the first example, mostly 0
-                 index: int | None = None,              # the sample that is shown first
+                 seed: Whole | None = None,             # None: that of the first example, mostly 0
+                 index: Whole | None = None,            # the sample that is shown first
                  paste: bool = True,                    # predictions pasted into the picture, or alone
-                 statistics: str = 'true'):             # of normalised targets: 'true' or 'visible'
+                 # of normalised targets: 'true' or 'visible'
+                 statistics: Literal['true', 'visible'] = 'true'):
         self.page = Page(recipe, batch, strategy, mask, seed, index, paste=paste, statistics=statistics)
         self._shown: Any = None
 
