@@ -88,8 +88,8 @@ def test_the_boundary_scores_runs_inside_the_text_alone():
     r = ml.create_recipe('bert_mlm', dim=16, depth=1, heads=2, boundary=True)
     ids = torch.tensor([[2, 10, 11, 12, 13, 14, 15, 3, 0, 0]])
     u = r.units(dict(ids=ids, valid=ids > 0))
-    asked = lambda *at: {int(p) for p in around(torch.zeros_like(u.valid).index_fill(1, torch.tensor(at), True),
-                                                r.cut.plain(u), 15)[1]}
+    chosen = lambda at: torch.zeros_like(u.valid).index_fill(1, torch.tensor(at), True)
+    asked = lambda *at: {int(p) for p in around(chosen(at), r.cut.plain(u), 15)[1]}
     assert asked(1, 2) == asked(5, 6) == asked(*range(1, 7)) == set()      # beside [CLS], beside [SEP], all
     assert asked(1, 3, 4, 6) == {3, 4} and asked(2, 5) == {2, 5}
 

@@ -215,6 +215,7 @@ class Recipe(nn.Module):
                     checked(kwargs[name], name, hint)
         return super().__call__(*args, **kwargs)
 
+    @_guarded
     def units(self, batch: dict) -> Units:
         "What can be hidden in this batch, a pure function of it: by default what `self.cut` makes of it."
         if not hasattr(self, 'cut'):
@@ -239,7 +240,11 @@ class Recipe(nn.Module):
         has rows of the whole batch, all else is of the last round."""
 
     def before_finetuning(self) -> None:
-        "Before labels are learned: what pre-training had no use for, such as a new stage, joins here."
+        """Before labels are learned: what pre-training had no use for, such as a new stage, joins here, and
+        parts that shared a table get copies of their own (BEiT, SimMIM)."""
+        for part in self.modules():
+            if hasattr(part, 'unshare'):
+                part.unshare()
 
     def no_weight_decay(self) -> set[str]:
         "Names of parameters without weight decay, beside those with one axis."

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import Count, OnError, Split, door
+from ..checks import Count, Filling, OnError, Split, door, outside
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -151,6 +151,7 @@ def _pieces(given: Any) -> Any:
                         "one of transformers")
     return inner
 
+# %% ../../nbs/data/05_text.ipynb #5df95617
 def tokenizer_for(recipe: Any) -> Any:      # None: there is none at hand
     "What cuts texts for a recipe: its own tokenizer; the kit's, where its pieces are the kit's."
     own, cut = getattr(recipe, 'tokenizer', None), getattr(recipe, 'cut', None)
@@ -293,7 +294,7 @@ def _texts_of(source: Any) -> tuple[Path | None, list[Told], dict[str, str]]:
 # %% ../../nbs/data/05_text.ipynb #626d2947
 @door
 def load_text(# files with text in UTF-8, a folder of them; a data set whose items are texts or hold a 'text'
-              source: Any,
+              source: Filling,
               length: Count = 64,           # pieces of a row
               tokenizer: Any = None,        # default: the kit's own
               # what is no text among several: 'skip' leaves it out with a warning, 'raise' refuses it
@@ -309,7 +310,7 @@ def load_text(# files with text in UTF-8, a folder of them; a data set whose ite
     if 0 < len(labels) < len(kept):
         note = f"no labels: {len(kept) - len(labels)} of {len(kept)} texts have none"
     if note:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=outside())
     rows: list[tuple[list[int], list[int]]] = []
     unread: list[str] = []
     label: list[int] = []
@@ -325,7 +326,7 @@ def load_text(# files with text in UTF-8, a folder of them; a data set whose ite
     if unread:
         some = ', '.join(f'{p[:12]!a}' for p in unread[:3])
         warnings.warn(f"left out, since this tokenizer reads nothing in them: {len(unread)} of the "
-                      f"paragraphs, such as {some}", stacklevel=2)
+                      f"paragraphs, such as {some}", stacklevel=outside())
     if not rows:
         given = ', '.join(name for name, *_ in kept)[:80]
         raise ValueError(f"the files hold no text ({given}); give others")

@@ -13,11 +13,11 @@ from .format import Format, Read, Tensors, published
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'CONVOLUTION', 'REGRESS', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'check', 'write']
+__all__ = ['RELEASED', 'CONVOLUTION', 'REGRESS', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'check', 'write']
 
 # %% ../../nbs/formats/cae.ipynb #6065dcae
 # of the released models, by the name of the model among the options of a run
-PUBLISHED = {f'cae_{name}_patch16': dict(dim=dim, depth=depth, heads=heads) for name, dim, depth, heads in (
+RELEASED = {f'cae_{name}_patch16': dict(dim=dim, depth=depth, heads=heads) for name, dim, depth, heads in (
     ('tiny', 192, 12, 12), ('small', 384, 12, 12), ('base', 768, 12, 12), ('large', 1024, 24, 16))}
 # [D, colour, row, column] there, [D, colour row column] here
 CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w.view(len(w), -1, recipe.cut.size, recipe.cut.size))
@@ -43,7 +43,7 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     dim, channels, patch, _ = state['encoder.patch_embed.weight'].shape
     side, deep = math.isqrt(state['encoder.pos_embed'].shape[1] - 1), depth(state, 'encoder.blocks')
     model = str(config.get('args', {}).get('model'))
-    known = [net for name, net in PUBLISHED.items() if model.startswith(name)] or PUBLISHED.values()
+    known = [net for name, net in RELEASED.items() if model.startswith(name)] or RELEASED.values()
     return dict(image=side * patch, patch=patch, channels=channels, dim=dim,
                 **published('heads', dim, dict(dim=dim, depth=deep), known, given),
                 **option_colours(config, given, 'CAE'), depth=deep,
@@ -57,7 +57,7 @@ def check(recipe: Any) -> None:
         raise ValueError("this layout holds CAE with tokens, and this recipe predicts pixels; use "
                          "layout='maskedlab'")
     heads = recipe.regressor.blocks[0].attn.heads
-    usual = next((n['heads'] for n in PUBLISHED.values() if n['dim'] == recipe.head.in_features), heads)
+    usual = next((n['heads'] for n in RELEASED.values() if n['dim'] == recipe.head.in_features), heads)
     if usual != heads:
         raise ValueError("such a file does not say how many heads it has: its readers take "
                          f"{usual} for this width, and this recipe has {heads}; use layout='maskedlab'")

@@ -20,7 +20,7 @@ from .names import Names, depth, under
 from .transformers import PRE_NORM, QKV, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'PUBLISHED', 'HOLDS', 'HOLDS_ONE', 'FORMATS',
+__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'RELEASED', 'HOLDS', 'HOLDS_ONE', 'FORMATS',
            'read_original', 'read_transformers', 'check_original', 'check_transformers', 'write_original',
            'write_transformers']
 
@@ -52,7 +52,7 @@ TRANSFORMERS = Names(*under('vit.', 'encoder.', ENCODER), *under('', 'encoder.',
 
 # %% ../../nbs/formats/mae.ipynb #e625941f
 _DECODER = dict(channels=3, decoder_dim=512, decoder_depth=8, decoder_heads=16)
-PUBLISHED = {'mae_vit_base': dict(dim=768, depth=12, patch=16, heads=12, **_DECODER),
+RELEASED = {'mae_vit_base': dict(dim=768, depth=12, patch=16, heads=12, **_DECODER),
              'mae_vit_large': dict(dim=1024, depth=24, patch=16, heads=16, **_DECODER),
              'mae_vit_huge': dict(dim=1280, depth=32, patch=14, heads=16, **_DECODER)}
 
@@ -86,9 +86,9 @@ def read_original(config: dict, state: Tensors, given: dict) -> Read:
     # the model among the options of a training run, or in the name of a released file
     released = re.match('mae_(?:pretrain|visualize)_(vit_(?:base|large|huge))', file)
     model = args.get('model', released and f'mae_{released[1]}')
-    named = [net for name, net in PUBLISHED.items() if str(model).startswith(name)]
+    named = [net for name, net in RELEASED.items() if str(model).startswith(name)]
     said_by_name = ('dim', 'heads', 'decoder_dim', 'decoder_heads')
-    known = [{k: n[k] for k in said_by_name} for n in named] or PUBLISHED.values()
+    known = [{k: n[k] for k in said_by_name} for n in named] or RELEASED.values()
     told = dict(sizes, eps=1e-6, **published('heads', sizes['dim'], sizes, known, given))
     if not lacks:
         told |= published('decoder_heads', sizes['decoder_dim'], sizes, known, given)

@@ -13,7 +13,7 @@ from .point_mae import CONVOLUTION, POINTNET
 from ..stages.point_dvae import PointDVAE
 
 # %% auto #0
-__all__ = ['SURFACE', 'GRAPH', 'TOKENIZER', 'STUDENT', 'QUEUE', 'NAMES', 'PUBLISHED', 'HOLDS', 'FORMATS', 'tokenizer_of', 'read',
+__all__ = ['SURFACE', 'GRAPH', 'TOKENIZER', 'STUDENT', 'QUEUE', 'NAMES', 'RELEASED', 'HOLDS', 'FORMATS', 'tokenizer_of', 'read',
            'check', 'write']
 
 # %% ../../nbs/formats/point_bert.ipynb #063b2248
@@ -38,7 +38,7 @@ QUEUE = (('queue', 'mixing.queue', (lambda q: q.T, lambda q, recipe: q.T)),
 NAMES = Names(*under('transformer_q.', 'student.', STUDENT),
               *under('transformer_k.', 'mixing.follower.', STUDENT), *QUEUE,
               *under('dvae.', 'tokenizer.', TOKENIZER))
-PUBLISHED = (dict(dim=384, depth=12, contrast_dim=512, size=32, heads=6),)
+RELEASED = (dict(dim=384, depth=12, contrast_dim=512, size=32, heads=6),)
 
 # %% ../../nbs/formats/point_bert.ipynb #8bab6d2b
 def tokenizer_of(held: Tensors) -> PointDVAE:     # named as ours, in their shapes
@@ -62,7 +62,7 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     width, queue = state['mixing.queue'].shape
     sizes = dict(dim=len(state['student.reduce.weight']), depth=depth(state, 'student.encoder.blocks'),
                  size=tokenizer.size, contrast_dim=width)
-    return sizes | published('heads', sizes['dim'], sizes, PUBLISHED, given) | dict(
+    return sizes | published('heads', sizes['dim'], sizes, RELEASED, given) | dict(
         queue=queue, tokenizer=tokenizer), ()
 
 def check(recipe: Any) -> None:

@@ -11,11 +11,11 @@ from .format import Format, Read, Tensors, published
 from .names import Names, depth, under
 
 # %% auto #0
-__all__ = ['PUBLISHED', 'CONVOLUTION', 'POINTNET', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
+__all__ = ['RELEASED', 'CONVOLUTION', 'POINTNET', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
 
 # %% ../../nbs/formats/point_mae.ipynb #209e1287
 # of the released network
-PUBLISHED = (dict(dim=384, depth=12, decoder_depth=4, size=32, heads=6, decoder_heads=6),)
+RELEASED = (dict(dim=384, depth=12, decoder_depth=4, size=32, heads=6, decoder_heads=6),)
 CONVOLUTION = (lambda w: w.flatten(1), lambda w, recipe: w[..., None])
 POINTNET = (*((f'{n}.weight', f'{n.replace("_conv", "")}.weight', CONVOLUTION)
               for n in ('first_conv.0', 'first_conv.3', 'second_conv.0', 'second_conv.3')),
@@ -35,7 +35,7 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     first, second = (state[f'encoder.embed.{n}.0.weight'] for n in ('first', 'second'))
     sizes = dict(dim=dim, depth=depth(state, 'encoder.blocks'), decoder_depth=depth(state, 'decoder.blocks'),
                  size=len(state['head.weight']) // 3)
-    heads = [published(name, dim, sizes, PUBLISHED, given) for name in ('heads', 'decoder_heads')]
+    heads = [published(name, dim, sizes, RELEASED, given) for name in ('heads', 'decoder_heads')]
     return sizes | heads[0] | heads[1] | dict(pointnet=(len(first), second.shape[1] // 2, len(second))), ()
 
 def write(recipe: Any, weights: Tensors) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
 
-from ..checks import door
+from ..checks import door, outside
 from ..contract.saved import load_state, make_saved, name_of, newest_of, read_checkpoint, values_of
 from ..contract.recipe import Recipe
 from ..contract.catalogue import formats_of
@@ -23,12 +24,14 @@ from .format import find_format
 from .transformers import read_tokenizer
 
 # %% auto #0
-__all__ = ['load_pretrained']
+__all__ = ['SIZE', 'load_pretrained']
 
 # %% ../../nbs/formats/pretrained.ipynb #87f55ff9
+SIZE = 'image'       # the argument of a recipe that says for pictures of which size it is
+
 @door
 def load_pretrained(# a folder or file (.safetensors, .pth), or several that fill one recipe
-                    path: Annotated[Any, str | Path | list | tuple],
+                    path: Annotated[Any, str | Path | Sequence[str | Path]],
                     # whose it is, where that is in doubt: a name, or the class (or 'file.py:Class') of a
                     # recipe from outside the kit, whose code is to be run
                     recipe: Any = None,
@@ -49,23 +52,23 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
         if len(several) > 1:
             raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
         cls = saved_class(config, recipe, path, trust)
-        arguments = values_of(config, {k: v for k, v in overrides.items() if k != 'image'}, trust, path)
+        arguments = values_of(config, {k: v for k, v in overrides.items() if k != SIZE}, trust, path)
     else:
         cls, *held = _adopted({**config, 'folders': several or [path]}, state, overrides, recipe, path)
         for other in several[1:]:
             held = _joined(cls, held, overrides, several, other)
         arguments, state, untrained = cast(Any, held)
-    native = arguments.get('image', getattr(inspect.signature(cls).parameters.get('image'), 'default', None))
+    native = arguments.get(SIZE, getattr(inspect.signature(cls).parameters.get(SIZE), 'default', None))
     told = {**arguments, **overrides}
-    made = make_saved(cls, told if native is None else {**told, 'image': native}, state, path, untrained)
-    if native != told.get('image', native):
+    made = make_saved(cls, told if native is None else {**told, SIZE: native}, state, path, untrained)
+    if native != told.get(SIZE, native):
         made = _resized(made, cls(**told), str(path))
     for folder in map(_folder, several or [path]):
         if (folder / 'tokenizer.json').is_file() and hasattr(made.cut, 'take'):
             made.cut.take(read_tokenizer(folder / 'tokenizer.json'))
     if untrained:
         warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(untrained)}",
-                      stacklevel=2)
+                      stacklevel=outside())
     return made
 
 # %% ../../nbs/formats/pretrained.ipynb #8feabfd8

@@ -80,6 +80,7 @@ def offsets_of(old: int, new: int,       # patches on a side
     nodes = torch.cat([-far.flip(0), torch.zeros(1, dtype=torch.float64), far])
     return spline(nodes, torch.arange(1 - new, new, dtype=torch.float64))
 
+# %% ../../nbs/parts/02_positions.ipynb #dea8af5f
 class RelativeBias(nn.Module):
     """A learned bias for each head and each offset between two patches, shared by all blocks (BEiT, Bao et
     al. 2022; SimMIM)."""

@@ -113,6 +113,7 @@ class ViT(Sees, Transformer):
         "Positions, where they are learned."
         return {n for n, _ in self.named_parameters(recurse=False)} & {'pos_embed'}
 
+# %% ../../nbs/parts/04_vit.ipynb #a33374c2
 def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, row_first: bool,
                   learned: bool) -> None:
     """Give a network `pos_embed` `[1, prefix + N, dim]`: waves, a buffer; or learned from a random start, a

@@ -16,7 +16,7 @@ __all__ = ['spectrum', 'picture', 'modulus', 'by_radius']
 
 # %% ../../nbs/targets/01_spectrum.ipynb #f8ad9b3b
 def spectrum(image: Tensor,    # `[B, C, H, W]`, real
-             # float32 (of float64: float64) `[B, H, W, C, 2]`: for each bin and colour the real and the imaginary part
+             # float32 or 64, `[B, H, W, C, 2]`: for each bin and colour the real and the imaginary part
              ) -> Tensor:
     "The orthonormal Fourier transform, its slowest wave at `(H//2, W//2)`."
     return torch.view_as_real(torch.fft.fftshift(torch.fft.fft2(in_full(image), norm='ortho'),

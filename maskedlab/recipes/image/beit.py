@@ -111,7 +111,3 @@ class BEiT(Recipe):
         """The whole picture through the encoder: mean over patches `[B, dim]` (as fine-tuning takes them), or
         `[B, N, dim]`."""
         return pooled(self.encode(*self.looked_at(batch)).flatten(1, 2), pool=pool)
-
-    def before_finetuning(self) -> None:
-        "The shared table of biases is copied into every block."
-        self.encoder.unshare()

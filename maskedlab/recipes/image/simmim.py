@@ -114,7 +114,3 @@ class SimMIM(Recipe):
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over tokens `[B, dim]`, or `[B, N, dim]`."
         return pooled(self.encode(*self.looked_at(batch)).flatten(1, 2), pool=pool)
-
-    def before_finetuning(self) -> None:
-        "The shared table of biases is copied into every block."
-        self.encoder.unshare()
