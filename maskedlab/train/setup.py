@@ -128,8 +128,8 @@ def named_data(data: Any, modality: str) -> Any:
     if data is None: return modality
     if isinstance(data, str | Path) and data not in SAMPLES: return Path(data).expanduser().absolute()
     if isinstance(data, str) and Path(data).exists():
-        warnings.warn(f"{data!r} is taken for the kit's own data, not for what lies here under that name; for "
-                      f"that, give {'./' + data!r}", stacklevel=2)
+        warnings.warn(f"{data!r} is taken for the kit's own data, not for what lies here under that name; "
+                      f"for that, give {'./' + data!r}", stacklevel=2)
     return data
 
 def is_stream(data: Any) -> bool:
