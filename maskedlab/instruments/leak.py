@@ -126,7 +126,7 @@ def leak_check(recipe: Any,            # a name, class, instance or 'file.py:Cla
         if _begins(look):
             for i in range(rounds):
                 _round(look, i)
-            _in_training(look)
+            _in_training(look, rounds)
             _ends(look, rounds)
     return report
 
@@ -300,13 +300,13 @@ def _gradient(look: _Look, i: int, a: Out, m: Tensor, inside: Tensor, judged: Te
         look.found.setdefault('gradient', []).append(moment(i))
 
 # %% ../../nbs/instruments/00_leak.ipynb #b7c1d2ec
-def _in_training(look: _Look) -> None:
+def _in_training(look: _Look, rounds: int) -> None:
     "The same at the units in training mode, where a BatchNorm reads the whole batch; state comes back."
     norms = [n for n, m in look.r.named_modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     before = {k: v.clone() for k, v in look.r.state_dict().items()}
     look.r.train()
     try:
-        for i in range(2):
+        for i in range(min(rounds, 2)):
             _round(look, i)
     except (RuntimeError, ValueError) as error:
         look.report.unseen.insert(0, f"training mode ({str(error).splitlines()[0][:60]})")
