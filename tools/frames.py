@@ -83,8 +83,10 @@ def cells_of(tutorial: str) -> list[str]:
 
 def shown_by(tutorial: str) -> list[tuple[str, list[Any]]]:
     """Each cell, and what it shows: with its answers, and its last expression."""
+    import torch
     from maskedlab.course import exercises
 
+    torch.set_grad_enabled(True)            # the tutorial before may have left it off
     seen: list[Any] = []
     pictured = lambda *shown: seen.extend(s for s in shown if not isinstance(s, str))
     exercises.reveal = lambda guess, truth, why='', *shown: pictured(*shown)

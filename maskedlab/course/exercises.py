@@ -320,7 +320,8 @@ class Guess:
         "What the button does: the guess is made, and an answer that waited for it is shown."
         made = Guess(self.question, self.options, mine, sure)
         self.mine, self.sure = made.mine, made.sure
-        if self.waiting is not None: self.waiting()
+        if self.waiting is not None:
+            self.waiting()
 
 def predict(question: str,
             options: Sequence[str],
