@@ -21,9 +21,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 _F = TypeVar('_F', bound=Callable[..., Any])
 
 # %% auto #0
-__all__ = ['Width', 'Widths', 'Table', 'Count', 'Tries', 'Rounds', 'Jobs', 'Layers', 'Whole', 'Side', 'Seed', 'ZeroToOne',
-           'BelowOne', 'Positive', 'Times', 'FromZero', 'REMEDIES', 'Range', 'wanted', 'fitted', 'brief_value',
-           'checked', 'hints_of', 'check_call', 'door', 'check_fields', 'in_words', 'on_disk']
+__all__ = ['Filling', 'Width', 'Widths', 'Table', 'Count', 'Tries', 'Split', 'OnError', 'Rounds', 'Jobs', 'Layers', 'Whole',
+           'Side', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'Times', 'FromZero', 'REMEDIES', 'Range', 'Filled',
+           'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'door', 'outside', 'check_fields',
+           'in_words', 'on_disk']
 
 # %% ../nbs/02_checks.ipynb #bb70d8af
 @dataclass(frozen=True)
@@ -50,11 +51,23 @@ class Range:
 def _short(x: float) -> str:
     return f'{int(x)}' if x == int(x) else f'{x:g}'
 
+@dataclass(frozen=True)
+class Filled:
+    "Anything but an empty text, list or dict: '' as a path would be the working folder."
+    def holds(self, value: Any) -> bool:
+        return not isinstance(value, str | list | tuple | dict) or len(value) > 0
+
+    def __str__(self) -> str:
+        return 'something that is not empty'
+
+Filling = Annotated[Any, Filled()]
 Width = Annotated[int, Range(1, 2 ** 16, 1)]        # of a layer or a picture; channels, heads
 Widths = tuple[Width, Width, Width]                 # of three layers
 Table = Annotated[int, Range(1, 2 ** 20, 1)]        # rows of a table: pieces, words, a queue
 Count = Annotated[int, Range(1, 2 ** 31 - 1, 1)]    # of samples, steps
 Tries = Annotated[int, Range(2, 10 ** 6, 1)]        # draws or seeds that a measurement is made of
+Split = Literal['train', 'test']                    # of the embedded data
+OnError = Literal['skip', 'raise']                  # what becomes of a file that cannot be read
 Rounds = Annotated[int, Range(1, 10 ** 4, 1)]       # of a look that costs a forward each
 Jobs = Annotated[int, Range(1, 1024, 1)]            # processes at once
 Layers = Annotated[int, Range(1, 1000, 1)]
@@ -88,7 +101,7 @@ _WORDS = {'int': 'a whole number', 'float': 'a number', 'bool': 'True or False',
 
 def _wanted_of(base: Any, more: Any) -> str:
     "With a range, or in words of its own."
-    if isinstance(more, str): return more
+    if isinstance(more, str | Filled): return str(more)
     if not isinstance(more, Range): return wanted(more)
     number, *others = (get_args(base) if get_origin(base) in (Union, types.UnionType) else (base,))
     return ' or '.join([f'{wanted(number)} {more}', *map(wanted, others)])
@@ -108,9 +121,9 @@ def fitted(value: Any, hint: Any) -> Any:
     if origin is Annotated:
         value = fitted(value, inner[0])
         for more in inner[1:]:
-            if isinstance(more, Range) and isinstance(value, int | float) and not more.holds(value):
-                raise ValueError
-            if not isinstance(more, Range | str):
+            judge = isinstance(more, Range) and isinstance(value, int | float) or isinstance(more, Filled)
+            if judge and not more.holds(value): raise ValueError
+            if not isinstance(more, Range | Filled | str):
                 value = fitted(value, more)
         return value
     if origin in (Union, types.UnionType): return _either(value, inner)
@@ -129,8 +142,12 @@ def fitted(value: Any, hint: Any) -> Any:
 def _number(value: Any, kind: type) -> Any:
     real = numbers.Integral if kind is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, real): raise TypeError
-    if kind is float and not math.isfinite(value): raise ValueError
-    return kind(value)
+    try:
+        number = kind(value)
+    except OverflowError:
+        raise ValueError from None
+    if kind is float and not math.isfinite(number): raise ValueError
+    return number
 
 def _either(value: Any, hints: tuple[Any, ...]) -> Any:
     "What fits one of several; out of range is told where the kind was right."
@@ -223,10 +240,11 @@ def _names(signature: inspect.Signature) -> list[str]:
 
 def door(function: _F) -> _F:
     "A function whose arguments are checked by their annotations before it runs."
+    name = function.__qualname__.removesuffix('.__init__').rpartition('.')[2]
     @functools.wraps(function)
     def enter(*args: Any, **kwargs: Any) -> Any:
         if not _compiling():
-            check_call(function, function.__name__, args, kwargs)
+            check_call(function, name, args, kwargs)
         return function(*args, **kwargs)
     return enter        # type: ignore[return-value]
 
@@ -234,6 +252,13 @@ def _compiling() -> bool:
     "Whether torch is tracing this call: what is checked then is no value."
     torch = sys.modules.get('torch')
     return torch is not None and torch.compiler.is_compiling()
+
+def outside() -> int:
+    "For `warnings.warn(..., stacklevel=outside())`: the line of the first caller that is not of the kit."
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] == 'maskedlab':
+        level, frame = level + 1, frame.f_back
+    return level
 
 def check_fields(record: Any) -> None:
     "Check the fields of a record, frozen or not, by their annotations, and keep them as plain values."
@@ -279,7 +304,7 @@ def on_disk(doing: str,         # in words, such as 'write the weights into runs
         yield
     except ValueError as error:
         if 'null byte' not in str(error): raise
-        raise ValueError(f'cannot {doing}: a name may not hold the character of number 0; give another') from None
+        raise ValueError(f'cannot {doing}: a name may not hold the character 0; give another') from None
     except OSError as error:
         if error.errno is None: raise
         told = type(error)(in_words(error, doing))

@@ -192,7 +192,8 @@ def _version() -> str:
 _PLAN: dict[str, tuple[dict[str, Any], str]] = {
     'optimiser': (dict(), 'AdamW or SGD'),
     'lr': (dict(type=_number), 'highest learning rate, at any batch and size'),
-    'per': (dict(type=_number, metavar='BATCH'), 'the batch that the rate is meant for: it grows in proportion'),
+    'per': (dict(type=_number, metavar='BATCH'),
+            'the batch that the rate is meant for: it grows in proportion'),
     'small': (dict(type=_number, metavar='RATE'), 'highest rate of networks below 10 million parameters'),
     'weight_decay': (dict(type=_number), 'of parameters with more than one axis'),
     'betas': (dict(type=_number, nargs=2), 'of AdamW'),
@@ -221,13 +222,14 @@ def _train_options(c: argparse.ArgumentParser) -> None:
                                   'embedded data of its modality')
     c.add_argument('--size', help='micro, tiny, small or base')
     c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
-    c.add_argument('--image', type=_number, help='side of the crops in pixels; default: what the recipe is made '
-                                             'for')
+    c.add_argument('--image', type=_number,
+                   help='side of the crops in pixels; default: what the recipe is made for')
     c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
     c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
     c.add_argument('--steps', type=_number, help='optimiser steps; default 1000')
     c.add_argument('--epochs', type=_number, help='instead of --steps: how often each picture is seen')
-    c.add_argument('--batch', type=_number, default=64, help='samples of a step, over all processes and rounds')
+    c.add_argument('--batch', type=_number, default=64,
+                   help='samples of a step, over all processes and rounds')
     c.add_argument('--accumulate', type=_number, default=1, metavar='ROUNDS',
                    help='rounds that a step is split into, where memory is short')
     c.add_argument('--lr-base', type=_number, help='instead of --lr: the rate for a batch of 256')

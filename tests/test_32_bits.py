@@ -65,9 +65,9 @@ def test_the_device_that_is_played_refuses_64_bits():
                 wide()
 
 
-RATES = [Uniform(), Cosine(), Linear(.1, .5), Normal(), Coin(Uniform(), .5)]
+RATES = [Uniform(), Cosine(), Linear(0.1, 0.5), Normal(), Coin(Uniform(), 0.5)]
 MADE = [*(cls() for name, cls in list_strategies().items() if name != 'disc'), Disc(2), Guided('score')]
-MADE += [Random() | Random(.1), ~Random(.3), *map(Random, RATES), *(Guided('score', r) for r in RATES)]
+MADE += [Random() | Random(0.1), ~Random(0.3), *map(Random, RATES), *(Guided('score', r) for r in RATES)]
 MADE += [list_strategies()[name](Uniform()) for name in 'span tokens bernoulli block tube ball slots'.split()]
 
 
@@ -95,12 +95,12 @@ def test_masks_of_a_device_without_64_bits_are_those_of_the_cpu(strategy):
 
 def test_counts_and_fates_of_pieces():
     ids = torch.randint(5, 90, (3, 20), generator=g())
-    mask = torch.rand(3, 20, generator=g(1)) < .5
+    mask = torch.rand(3, 20, generator=g(1)) < 0.5
     for fate in ('token', 'run'):
         right = mask_keep_random(ids, mask, 4, 90, fate=fate, generator=g(2))
         with Device():
             got = mask_keep_random(ids.to(PLACE), mask.to(PLACE), 4, 90, fate=fate, generator=g(2))
             assert all(torch.equal(a.cpu(), b) for a, b in zip(got, right))
     with Device():
-        k = count('floor hidden', torch.tensor([.3], dtype=torch.float64), torch.tensor([196]).to(PLACE))
+        k = count('floor hidden', torch.tensor([0.3], dtype=torch.float64), torch.tensor([196]).to(PLACE))
         assert k.device.type == PLACE and int(k) == 58

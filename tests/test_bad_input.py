@@ -1,12 +1,19 @@
 """Bad input: one sentence of at most 200 characters that names the value and the remedy, by every door, and
 before anything is computed.
 """
+import ast
+import errno
 import math
+import os
+import warnings
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 
 import maskedlab as ml
+from maskedlab.checks import on_disk
 from maskedlab.cli import main
 from maskedlab.contract.parse import parse
 from maskedlab.masks import Block, Random
@@ -142,3 +149,89 @@ def test_command_line_of_argparse(capsys):
     with pytest.raises(SystemExit) as caught:
         main(['no-such-command'])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize('word', ['--steps', '--seeds'])
+def test_a_claim_of_no_steps_or_seeds_is_refused_and_writes_nothing(word, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(['claim', 'mae', word, '0']) == 2
+    assert word.strip('-') in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('number', [getattr(errno, name) for name in (
+    'EROFS ENOSPC EACCES ENOTDIR ENAMETOOLONG EISDIR ELOOP EDQUOT'.split())])
+def test_words_of_the_system(number):
+    """What was being done and what helps, and the class of the error stays."""
+    error = OSError(number, os.strerror(number), 'a/b')
+    with pytest.raises(type(error)) as caught, on_disk('write the weights into a/b'):
+        raise error
+    said = str(caught.value)
+    assert said.startswith('cannot write the weights into a/b: ') and '; ' in said and 'Errno' not in said
+    assert caught.value.errno == number
+
+
+def test_an_error_of_the_code_is_one_line_too(tmp_path, capsys):
+    """And `--traceback` lets it through."""
+    file = tmp_path / 'broken.py'
+    file.write_text('from maskedlab.contract.recipe import Recipe\n\n\nclass Broken(Recipe):\n'
+                    '    def __init__(self):\n        super().__init__()\n        {}[3]\n')
+    assert main(['leak', f'{file}:Broken']) == 3
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and 'KeyError' in said and '--traceback' in said
+    with pytest.raises(KeyError):
+        main(['--traceback', 'leak', f'{file}:Broken'])
+
+
+def test_public_names_stay_what_they_are_whoever_was_imported():
+    """A module that has the name of what it holds takes its place in the package: it can be called."""
+    import_module('maskedlab.settings')
+    for _ in range(2):
+        assert ml.settings()['seed'].value == ml.setting('seed')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for path in sorted(Path(ml.__file__).parent.rglob('*.py')):
+            names = path.relative_to(Path(ml.__file__).parent).with_suffix('').parts
+            if any(n.startswith('_') for n in names) or names[0] == 'claims':
+                continue
+            found = ml
+            for name in names:
+                found = getattr(found, name)
+            assert found.__name__ == '.'.join(['maskedlab', *names])
+        assert ml.uses.probes.linear_probe
+    with pytest.raises(AttributeError, match='nothing'):
+        _ = ml.uses.nothing
+
+
+def test_a_type_checker_is_told_every_name():
+    block = next(n for n in ast.parse(Path(ml.__file__).read_text()).body if isinstance(n, ast.If)
+                 and 'TYPE_CHECKING' in ast.unparse(n.test))  # fmt: skip
+    told = {a.asname: n.module for n in block.body for a in n.names}
+    assert told == {**ml._NAMES, **dict.fromkeys(ml._ROOMS)}
+
+
+@pytest.mark.parametrize('name', ['mae', 'simmim'])
+def test_features_are_exported(name):
+    """The look at the values, which a program that is written down cannot take, is left out of it."""
+    r, image = ml.create_recipe(name).eval(), IMAGE
+
+    class Features(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recipe = r
+
+        def forward(self, image):
+            return self.recipe.features({'image': image})
+
+    program = torch.export.export(Features(), (image,))
+    assert torch.allclose(program.module()(image), r.features(batch(image)), atol=1e-6)
+
+
+@pytest.mark.parametrize('how', [lambda x: x.double(), lambda x: x.numpy(), lambda x: x.int()])
+@pytest.mark.parametrize('name', ['mae', 'mfm', 'point_mae', 'electra'])
+def test_another_kind_of_numbers(name, how, no_compute):
+    r = ml.create_recipe(name)
+    b = ml.sample(r.card.modality.split()[0], n=2)
+    key = next(iter(b))
+    for door in (r, r.features, r.units):
+        with pytest.raises((TypeError, ValueError), match=key):
+            door({**b, key: how(b[key])})

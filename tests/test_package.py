@@ -170,7 +170,9 @@ def test_imports_point_one_way():
             other = room(module)
             if other == own or other not in (*LEVEL, *APART):
                 continue
-            fine = other in ('checks', 'settings') or (own not in APART and (other in APART or LEVEL[other] < LEVEL[own]))
+            fine = other in ('checks', 'settings') or (
+                own not in APART and (other in APART or LEVEL[other] < LEVEL[own])
+            )
             if own in ('contract', 'masks', 'corruptions', 'targets', 'parts') and other == 'data':
                 fine = False
             if not fine:

@@ -51,8 +51,8 @@ def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert
                  modality: str | None = None,    # only recipes of this modality, such as 'text'
                  ) -> list[str]:
     "Names of recipes."
-    for name, value in (('pattern', pattern), ('modality', modality)):
-        if not isinstance(value, str | None): raise TypeError(f"{name}={value!r}"[:80] + ": give a text")
+    for name, value in (('pattern', pattern), ('modality', '' if modality is None else modality)):
+        if not isinstance(value, str): raise TypeError(f"{name}={value!r}"[:80] + ": give a text")
     return [n for n, row in RECIPES.items() if fnmatch(n, pattern)
             and modality in (None, *row.modality.split())]
 

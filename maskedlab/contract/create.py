@@ -25,7 +25,7 @@ __all__ = ['SHIPPED', 'recipe_class', 'is_saved', 'saved_class', 'load_own', 'cr
 def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a folder of saved weights
                  ) -> type[Recipe]:
     "The class of a recipe."
-    if isinstance(which, type): return which
+    if isinstance(which, type) and issubclass(which, Recipe): return which
     if is_saved(which): return saved_class(read_checkpoint(which)[0], None, which)
     if not isinstance(which, str):
         raise TypeError("a recipe is a name, 'file.py:Class', a class, an instance or a saved folder, got "
@@ -37,8 +37,8 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a fol
         raise ValueError(f"{which} is a file; name the class in it too, as in {which}:Mine")
     if path is None:
         near = difflib.get_close_matches(name, [*RECIPES, *ALIASES], 3, .3) or list(RECIPES)[:3]
-        raise ValueError(f"there is no recipe {brief_value(which)}; did you mean {' or '.join(near)}? ml.list_recipes() "
-                         "names all")
+        raise ValueError(f"there is no recipe {brief_value(which)}; did you mean {' or '.join(near)}? "
+                         "ml.list_recipes() names all")
     found = code_at(path)
     if not isinstance(found, type):
         raise ValueError(f"{brief(which)} is no class; name one, as in file.py:Mine")
@@ -105,8 +105,8 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weight
         return cls(**{**cls.sizes.get(size or '', {}), **arguments})
     except (RuntimeError, MemoryError) as error:
         if 'memory' not in str(error) and not isinstance(error, MemoryError): raise
-        raise ValueError(f"{cls.__name__} of these sizes does not fit into memory: give a smaller width, depth or "
-                         "image") from None
+        raise ValueError(f"{cls.__name__} of these sizes does not fit into memory: give a smaller width, "
+                         "depth or image") from None
 
 # <name>-<size>/, folders as save_pretrained writes them
 SHIPPED = Path(maskedlab.__file__).parent / 'weights'

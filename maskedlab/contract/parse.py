@@ -11,6 +11,7 @@ import pkgutil
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from ..checks import door
 from .strategy import Inverse, Strategy, Union
 
 # %% auto #0
@@ -29,6 +30,7 @@ def _records() -> dict[str, type]:
                   and not k.startswith('_')}
     return found
 
+@door
 def parse(text: str,      # as `repr` wrote it, such as "Random(ratio=0.75) | ~Grid(step=2)"
           more: dict[str, Any] | None = None,      # strategies from outside by name, where the caller has any
           ) -> Any:       # the strategy

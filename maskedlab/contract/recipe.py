@@ -24,7 +24,8 @@ from .strategy import check_mask, hide
 from .units import Units, count_of, known, layout
 
 # %% auto #0
-__all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'check_batch', 'Recipe', 'pooled', 'evaluating']
+__all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'check_batch', 'check_forward', 'arguments_of', 'Recipe', 'pooled',
+           'evaluating']
 
 # %% ../../nbs/contract/04_recipe.ipynb #8d3eecfe
 @dataclass(eq=False)
@@ -112,7 +113,8 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
          **signals) -> Tensor:           # bool `[B, *shape]` (or with views), nothing hidden that is not free
     "The mask of this forward."
     if not isinstance(u, Units) or not callable(strategy):
-        raise TypeError(f"draw(strategy={brief_value(strategy)}, u={brief_value(u)}): give a strategy and units")
+        raise TypeError(f"draw(strategy={brief_value(strategy)}, u={brief_value(u)}): give a strategy and "
+                        "units")
     g = child(generator, u.device)
     given = torch.is_tensor(mask) or not (mask is None or callable(mask))
     m = check_mask(mask, u) if given else hide(mask or strategy, u, generator=g, **signals)
@@ -149,14 +151,30 @@ class Card:
 _FORWARD: dict[str, Any] = {'units': Units | None, 'generator': torch.Generator | None, 'progress': ZeroToOne}
 
 def check_batch(batch: Any, recipe: nn.Module) -> None:
-    "What is wrong with the tensors of a batch whatever they are of; what they must be is the recipe's to say."
+    "What is wrong with the tensors of any batch; what they must be is the recipe's to say."
     own = next((p.dtype for p in recipe.parameters() if p.is_floating_point()), torch.float64)
     for name, value in batch.items() if isinstance(batch, dict) else ():
         if type(value).__module__ == 'numpy':
-            raise TypeError(f"{str(name)[:40]} is of numpy, and a recipe takes tensors: give torch.as_tensor(x)")
+            raise TypeError(f"{str(name)[:40]} is of numpy, and a recipe takes tensors: give "
+                            "torch.as_tensor(x)")
         if not torch.is_tensor(value) or value.ndim < 2 or not value.is_floating_point(): continue
         if torch.promote_types(value.dtype, own) != own:
             raise TypeError(f"{str(name)[:40]} is {value.dtype} and the network {own}: give x.to({own})")
+
+def check_forward(recipe: nn.Module, args: Any, kwargs: Any) -> None:
+    "What goes into a recipe's forward."
+    if torch.compiler.is_compiling(): return
+    check_batch(args[0] if args else kwargs.get('batch'), recipe)
+    for name in _FORWARD.keys() & kwargs.keys():
+        checked(kwargs[name], name, _FORWARD[name])
+
+def arguments_of(cls: type, recipe: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    "The arguments that a recipe is made with, checked, by name."
+    bound = dict(list(check_call(cls.__init__, cls.__name__, (recipe, *args), kwargs).items())[1:])
+    for p in inspect.signature(cls.__init__).parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            bound |= bound.pop(p.name, {})      # what **kwargs collected is arguments like others
+    return bound
 
 def _guarded(function: Any) -> Any:
     "A method that takes a batch first, with its arguments checked."
@@ -200,19 +218,11 @@ class Recipe(nn.Module):
 
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
-        bound = dict(list(check_call(cls.__init__, cls.__name__, (self, *args), kwargs).items())[1:])
-        for p in inspect.signature(cls.__init__).parameters.values():
-            if p.kind is p.VAR_KEYWORD:
-                bound |= bound.pop(p.name, {})      # what **kwargs collected is arguments like others
-        self.__dict__['config'] = bound
+        self.__dict__['config'] = arguments_of(cls, self, args, kwargs)
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            check_batch(args[0] if args else kwargs.get('batch'), self)
-            for name, hint in _FORWARD.items():
-                if name in kwargs:
-                    checked(kwargs[name], name, hint)
+        check_forward(self, args, kwargs)
         return super().__call__(*args, **kwargs)
 
     @_guarded

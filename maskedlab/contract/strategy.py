@@ -79,8 +79,8 @@ class Strategy:
         return torch.zeros_like(n), n
 
     def chance(self, u: Units) -> Tensor | None:
-        """The probability with which each unit is hidden, float64 `[B, *u.shape]` on the CPU; None where there
-        is no formula."""
+        """The probability with which each unit is hidden, float64 `[B, *u.shape]` on the CPU; None where
+        there is no formula."""
         return None
 
     def possible(self, u: Units) -> Tensor:
@@ -88,8 +88,8 @@ class Strategy:
         return u.free
 
     def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
-        """The probability of hiding 0, 1, ..., N units, float64 `[B, N + 1]` on the CPU; None where there is no
-        formula."""
+        """The probability of hiding 0, 1, ..., N units, float64 `[B, N + 1]` on the CPU; None where there is
+        no formula."""
         return None
 
     @property
@@ -215,8 +215,8 @@ def hide(strategy: Callable[..., Tensor],             # a strategy, or any funct
     """Call any strategy or function of units, passing the generator and the signals that it accepts; check
     what it returns."""
     if not callable(strategy):
-        raise TypeError(f"{brief_value(strategy)} is no strategy: give one such as Random(ratio=.75), or a function "
-                        "of units")
+        raise TypeError(f"{brief_value(strategy)} is no strategy: give one such as Random(ratio=.75), or a "
+                        "function of units")
     if isinstance(strategy, type):
         raise TypeError(f"{strategy.__name__} is a class: make a strategy of it, as in {strategy.__name__}()")
     return check_mask(strategy(u, **accepted(strategy, dict(generator=generator, **signals))), u)

@@ -18,7 +18,7 @@ from ..checks import Count, brief_value, door
 
 # %% auto #0
 __all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
-           'mean_over', 'count_of', 'repeat_to', 'Units', 'told_device', 'layout']
+           'mean_over', 'count_of', 'repeat_to', 'check_parts', 'Units', 'told_device', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -147,6 +147,18 @@ def _swap(x: Tensor, which: Tensor, new: Any) -> Tensor:
     return torch.where(widen(which, x), x.roll(1, 0), x) if new is None else place(x, which, new)
 
 # %% ../../nbs/contract/00_units.ipynb #91d3fb44
+def check_parts(kind: Any, shape: Any, **which: Any) -> None:
+    "Whether these may be parts of units."
+    plain = isinstance(shape, tuple | list) and all(hasattr(s, '__index__') and not isinstance(s, str)
+                                                    for s in shape)
+    if not isinstance(kind, str) or not plain:
+        raise TypeError(f"Units(kind={str(kind)[:40]!r}, shape={str(shape)[:40]}): give a kind such as "
+                        "'grid', and a tuple of whole numbers")
+    for name, t in which.items():
+        if t is not None and not (torch.is_tensor(t) and t.dtype == torch.bool):
+            raise TypeError(f"Units({name}={type(t).__name__}): give a bool tensor [B, *shape]")
+
+# %% ../../nbs/contract/00_units.ipynb #84e29fbb
 @dataclass(frozen=True, eq=False)
 class Units:
     """What can be hidden in a batch: the layout, the content at the place where it is hidden, and the way
@@ -164,14 +176,7 @@ class Units:
     whole: bool = False        # are all units real and free? Known where neither `valid` nor `free` was given
 
     def __post_init__(self):
-        if not isinstance(self.kind, str) or not isinstance(self.shape, tuple | list) or any(
-                isinstance(s, str) or not hasattr(s, '__index__') for s in self.shape):
-            raise TypeError(f"Units(kind={str(self.kind)[:40]!r}, shape={str(self.shape)[:40]}): give a kind such "
-                            "as 'grid', and a tuple")
-        for name in ('valid', 'free'):
-            which = getattr(self, name)
-            if which is not None and not (torch.is_tensor(which) and which.dtype == torch.bool):
-                raise TypeError(f"Units({name}={type(which).__name__}): give a bool tensor [B, *shape]")
+        check_parts(self.kind, self.shape, valid=self.valid, free=self.free)
         object.__setattr__(self, 'shape', tuple(int(s) for s in self.shape))
         if self.valid is None:
             object.__setattr__(self, 'whole', self.free is None)
@@ -180,8 +185,7 @@ class Units:
             shape = self.x.shape[:1 + len(self.shape)]
             object.__setattr__(self, 'valid', torch.ones(shape, dtype=torch.bool, device=self.x.device))
         if self.free is not None and self.free.shape != self.valid.shape:
-            raise ValueError(f"free is {list(self.free.shape)} and valid {list(self.valid.shape)}: give both a "
-                             "value for each unit")
+            raise ValueError(f"free is {list(self.free.shape)}, but valid {list(self.valid.shape)}")
         object.__setattr__(self, 'free', self.valid if self.free is None else self.free & self.valid)
         if tuple(self.valid.shape[1:]) != self.shape:
             raise ValueError(f"units of shape {self.shape} do not fit content or valid of shape "

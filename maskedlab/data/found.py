@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import outside
+
 # %% auto #0
 __all__ = ['LIMITS', 'FOLDER', 'Limits', 'refused', 'short', 'below', 'by_folder', 'examples', 'reason', 'say_left', 'read_each']
 
@@ -126,19 +128,17 @@ def say_left(left: dict[str, str],      # what -> why
              of: int,                   # of how many
              what: str = 'left out',
              kept: str = '.skipped',    # where all of them stand, for whoever wants to know
-             level: int = 3,            # of the caller whose line is named
              ) -> None:
     "Warn, where anything was left out: how many, and three examples."
     if left:
         see = f", see {kept}" if kept else ''
-        warnings.warn(f"{len(left)} of {of} {what}{see}: {examples(left)}", stacklevel=level)
+        warnings.warn(f"{len(left)} of {of} {what}{see}: {examples(left)}", stacklevel=outside())
 
 # %% ../../nbs/data/07_found.ipynb #d145abca
 def read_each(singles: Sequence[tuple[str, Callable[[], Any]]],    # name, and what reads it
               left: dict[str, str],     # what was left out before; grows
               on_error: str,            # 'skip' or 'raise'
               what: str,                # they should be, in one word
-              level: int = 4,           # of the caller whose line a warning names
               ) -> dict[int, Any]:      # number -> what was read
     "Read what can be read, and say once what cannot; the only one there is must be read."
     if on_error not in ('skip', 'raise'):
@@ -153,5 +153,5 @@ def read_each(singles: Sequence[tuple[str, Callable[[], Any]]],    # name, and w
             left[name] = reason(e, name)
     if left and on_error == 'raise': raise ValueError(' '.join(next(iter(left.items()))))
     if not found: raise ValueError(f"none of {total} is a {what}: {examples(left)}")
-    say_left(left, total, kept='', level=level)
+    say_left(left, total, kept='')
     return found

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..checks import OnError, Whole, Width, door
+from ..checks import Filling, OnError, Whole, Width, door, outside
 from .found import FOLDER, LIMITS, below, by_folder, examples, reason, refused, say_left, short
 from .pictures import Held, Pictures, check_size, cropped, resize
 
@@ -154,7 +154,7 @@ def read_file(path: str | Path,
     "The pixels of a picture file, the way up that its EXIF data say; ValueError names a file that is none."
     pixels, rest = _read(Path(path), channels, short_side)
     if rest:
-        warnings.warn(f"{short(path)} {rest}", stacklevel=2)
+        warnings.warn(f"{short(path)} {rest}", stacklevel=outside())
     return pixels
 
 def _reason(path: Path, e: Exception) -> str:
@@ -339,7 +339,7 @@ def _parts(item: Any, column: str | None, class_column: str | None) -> tuple[Any
 # %% ../../nbs/data/02_own.ipynb #7f69b4f4
 @door
 def images(# a file, a folder, a list of files; a torch or Hugging Face dataset, or a list of pictures
-           source: Any,
+           source: Filling,
            # larger pictures are reduced to this short side in pixels; None: kept as they are
            short_side: Width | None = 256,
            channels: Width = 3,         # 3, 1 for grey, or another number of bands, which arrays then have
@@ -363,7 +363,7 @@ def images(# a file, a folder, a list of files; a torch or Hugging Face dataset,
     opened = _open(source, channels, short_side, memory * 2**20)
     if opened.left and on_error == 'raise': raise ValueError(' '.join(next(iter(opened.left.items()))))
     for note in opened.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=outside())
     check = len(opened.names) <= 5000 if check is None else check
     return _looked_at(opened, on_error, progress) if check else _as_they_come(opened, on_error)
 
@@ -381,8 +381,8 @@ def _looked_at(opened: _Opened, on_error: str, progress: bool) -> Pictures:
     good = list(labels)
     if not good:
         raise ValueError(f"none of the {total} items of the source is a picture: {examples(skipped)}")
-    say_left(skipped, total, level=4)
-    say_left(read.partly, len(good), 'read in part', '.partly', level=4)
+    say_left(skipped, total)
+    say_left(read.partly, len(good), 'read in part', '.partly')
     classes, note = read.classes(good)
     unknown = [names[i] for i, label in labels.items() if label is None]
     if 0 < len(unknown) < len(good):
@@ -390,7 +390,7 @@ def _looked_at(opened: _Opened, on_error: str, progress: bool) -> Pictures:
                 f"({', '.join(short(n, 24) for n in unknown[:3])})")
         classes, read = [], _Unlabelled(read)
     if note:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=outside())
     return Pictures(_Some(read, good), [names[i] for i in good], classes, skipped, opened.read.partly)
 
 def _as_they_come(opened: _Opened, on_error: str) -> Pictures:
@@ -405,10 +405,10 @@ def _as_they_come(opened: _Opened, on_error: str) -> Pictures:
     if skipped and on_error == 'raise': raise ValueError(' '.join(next(iter(skipped.items()))))
     if not good:
         raise ValueError(f"none of the {total} items of the source is a picture: {examples(skipped)}")
-    say_left(skipped, total, level=4)
+    say_left(skipped, total)
     classes, note = read.classes(good)
     if note:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=outside())
     names, some = [opened.names[i] for i in good], _Some(read, good)
     stand = some if on_error == 'raise' or len(good) == 1 else _Neighbours(some, names, skipped, read.partly)
     return Pictures(stand, names, classes, skipped, read.partly)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import Count, OnError, Split, door
+from ..checks import Count, Filling, OnError, Split, door, outside
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -146,7 +146,8 @@ def clouds(n: Count | None = 8,                         # how many; None: all of
         raise ValueError(f"source={source!r}: choose 'furniture' or 'parametric'")
     if source == 'parametric' or have == 'parametric':
         if source != 'parametric':
-            warnings.warn("the embedded clouds are missing, this is parametric furniture", stacklevel=2)
+            warnings.warn("the embedded clouds are missing, this is parametric furniture",
+                          stacklevel=outside())
         batch = parametric(n or 500, points, generator if generator is not None
                            else torch.Generator().manual_seed(int(split == 'test')))
         return {**batch, 'points': vary_points(batch['points'], generator)} if vary else batch
@@ -382,7 +383,7 @@ def _no_cloud(x: Any) -> Tensor:
 @door
 def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N, 3]` or `[B, N, 3]`; a list
                 # or a data set of these, also as pairs of cloud and label
-                source: Any,
+                source: Filling,
                 n: Count = 1024,            # points to draw from a surface
                 normalise: bool = True,     # bring each cloud to the unit sphere
                 # what is no cloud among several: 'skip' leaves it out with a warning, 'raise' refuses it
@@ -401,7 +402,7 @@ def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N
     found = read_each(each, left, on_error, 'cloud')
     label, note = _labels_of(root, [singles[i] for i in found])
     if note:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=outside())
     return pad_clouds(list(found.values())) | ({'label': torch.tensor(label)} if label else {})
 
 def _labels_of(root: Path | None, singles: Sequence[Single]) -> tuple[list[int], str]:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checks import Count, door
+from ..checks import Count, Split, Width, ZeroToOne, door
 from .pictures import Held, Pictures, check_size, cropped, resize, turns
 from .points import clouds
 from .text import prose
@@ -55,14 +55,15 @@ def _png(name: str) -> Tensor:
         return torch.from_numpy(np.array(im.convert('RGB'))).permute(2, 0, 1)
 
 # %% ../../nbs/data/01_samples.ipynb #9651a868
-def photos(n: int | None = 8,                           # how many crops; None: one of each photograph
+@door
+def photos(n: Count | None = 8,                         # how many crops; None: one of each photograph
            # random crops; None: a fixed choice that is the same everywhere
            generator: torch.Generator | None = None,
-           split: str = 'train',                        # 'train' or 'test': different photographs
-           size: int | tuple[int, int] = 64,            # side of the crops, or (height, width), in pixels
+           split: Split = 'train',                      # 'train' or 'test': different photographs
+           size: Width | tuple[Width, Width] = 64,      # side of the crops, or (height, width), in pixels
            augment: bool = True,      # with a generator: random crops, or only a random order of the middles?
            # smallest and largest part of the photograph that a random crop covers
-           scale: tuple[float, float] = (.2, 1.),
+           scale: tuple[ZeroToOne, ZeroToOne] = (.2, 1.),
            flip: bool = True,                           # mirror one random crop in two?
            ) -> dict[str, Tensor]:      # image float [n, 3, *size] in 0..1, label int64 [n]: which photograph
     """Crops of 16 real photographs, 12 for training and 4 for testing: people, animals, things, buildings.
@@ -89,10 +90,11 @@ def _digit_pixels(split: str) -> Tensor:    # uint8 [N, 28, 28]
     with (_FILES / 'digits.npz').open('rb') as f, np.load(f) as held:
         return torch.from_numpy(held[split])
 
-def digits(n: int | None = 8,                           # how many; None: all of the split
+@door
+def digits(n: Count | None = 8,                         # how many; None: all of the split
            generator: torch.Generator | None = None,    # a random choice; None: the first n
-           split: str = 'train',                        # 'train' (4,000) or 'test' (1,000)
-           size: int | tuple[int, int] = 28,          # side in pixels, or (height, width); 28 is the original
+           split: Split = 'train',                      # 'train' (4,000) or 'test' (1,000)
+           size: Width | tuple[Width, Width] = 28,    # side in pixels, or (height, width); 28 is the original
            ) -> dict[str, Tensor]:        # image float [n, 1, *size] in 0..1 (1 = ink), label int64 [n]: 0..9
     """Handwritten digits: 5,000 real ones of MNIST, 500 a class, 4,000 for training and 1,000 for testing.
 
@@ -156,7 +158,7 @@ def sample(modality: str,                               # a name of `list_sample
            n: Count | None = 8,                         # how many; None: as many as there are
            # same state, same batch; None: a fixed choice that is the same everywhere
            generator: torch.Generator | None = None,
-           split: str = 'train',                        # 'train' or 'test'; they never overlap
+           split: Split = 'train',                      # 'train' or 'test'; they never overlap
            **options,                           # of the modality, as size=64; `describe(modality)` names them
            ) -> dict[str, Tensor]:                # a batch in data space; the first key is the modality's own
     "A batch of embedded real data."

@@ -28,8 +28,9 @@ def psnr(image: Tensor,     # `[B, C, H, W]`, 0..1
     """Peak signal-to-noise ratio over hidden pixels: 10 log10(1 / mean squared error), 3 dB for each halving
     of the error."""
     if image.ndim != 4 or image.shape != truth.shape or hidden.shape != image[:, 0].shape:
-        raise ValueError(f"psnr(image={list(image.shape)}, truth={list(truth.shape)}, hidden={list(hidden.shape)}): "
-                         "give [B, C, H, W] twice, and [B, H, W]")
+        shapes = ', '.join(f'{k}={list(x.shape)}' for k, x in dict(image=image, truth=truth,
+                                                                    hidden=hidden).items())
+        raise ValueError(f"psnr({shapes}): give [B, C, H, W] twice, and [B, H, W]")
     w = hidden[:, None].to(image)
     error = ((image - truth).pow(2) * w).sum((1, 2, 3)) / (w.sum((1, 2, 3)) * image.shape[1])
     return -10 * error.clamp_min(1e-10).log10() + 0 * error     # 0/0 stays NaN

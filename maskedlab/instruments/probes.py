@@ -6,26 +6,28 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import door
+from ..checks import Count, Positive, Seed, door
 from ..data.samples import sample
 from ..contract.recipe import evaluating
 from ..parts.groups import dense
-from ..uses.finetune import finetune
+from ..uses.finetune import finetune, has_labels
 
 # %% auto #0
-__all__ = ['labelled', 'features', 'classifier', 'probe', 'AttentiveHead', 'attentive_probe', 'linear_probe', 'tuned']
+__all__ = ['Probed', 'labelled', 'features', 'classifier', 'probe', 'AttentiveHead', 'attentive_probe', 'linear_probe', 'tuned']
 
 # %% ../../nbs/instruments/06_probes.ipynb #283e8129
+Probed = Annotated[Any, "a recipe, or 'raw'", nn.Module | Literal['raw']]
+
 @door
 def labelled(data: str = 'digits',       # a sample with 'label'
-             labels: int | None = None,  # how many labelled training samples; default: all
-             seed: int = 0,              # which ones
+             labels: Count | None = None,    # how many labelled training samples; default: all
+             seed: Seed = 0,             # which ones
              **options) -> tuple[dict, dict]:  # training batch and test batch
     "A labelled part of the training split, as many of each class as can be, and the whole test split."
     train, test = (sample(data, n=None, split=split, **options) for split in ('train', 'test'))
@@ -74,9 +76,10 @@ def classifier(most: int = 2000) -> Any:      # iterations
                           "pip install maskedlab[probe]") from None
     return make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=most))
 
-def probe(recipe: Any,                      # a recipe, or 'raw'
+@door
+def probe(recipe: Probed,                   # a recipe, or 'raw'
           train: dict, test: dict,          # from `labelled`
-          neighbours: int = 10,
+          neighbours: Count = 10,
           # train the attentive probe too (seconds); raw input has no tokens and gets none
           attentive: bool = False,
           ) -> dict[str, float]:      # {'linear': accuracy, 'knn': accuracy}, and 'attentive' where asked for
@@ -86,7 +89,7 @@ def probe(recipe: Any,                      # a recipe, or 'raw'
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    train, test = dense(train), dense(test)
+    train, test = dense(has_labels(train)), dense(has_labels(test))
     x, y = features(recipe, train).numpy(), train['label'].numpy()
     u, v = features(recipe, test).numpy(), test['label'].numpy()
     vote = KNeighborsClassifier(min(neighbours, len(x)), metric='cosine', weights='distance')
@@ -114,10 +117,11 @@ class AttentiveHead(nn.Module):
         return self.linear(self.norm(self.attend(query, x, x, key_padding_mask=pad,
                                                  need_weights=False)[0][:, 0]))
 
-def attentive_probe(recipe: Any, train: dict, test: dict,       # as in `probe`
-                    steps: int = 400, batch: int = 128, lr: float = 1e-3, seed: int = 0) -> float:
+@door
+def attentive_probe(recipe: Probed, train: dict, test: dict,       # as in `probe`
+                    steps: Count = 400, batch: Count = 128, lr: Positive = 1e-3, seed: Seed = 0) -> float:
     "Accuracy on the test split of one learned query over the frozen tokens."
-    (x, gone), (u, missing) = _tokens(recipe, train), _tokens(recipe, test)
+    (x, gone), (u, missing) = (_tokens(recipe, has_labels(b)) for b in (train, test))
     real = x[~gone]
     m, s = real.mean(0), real.std(0).clamp_min(1e-6)
     x, u, y = (x - m) / s, (u - m) / s, train['label']
@@ -146,10 +150,11 @@ def _tokens(recipe: Any, batch: dict) -> tuple[Tensor, Tensor]:
     return x, ~x.any(-1)
 
 # %% ../../nbs/instruments/06_probes.ipynb #9422e140
-def linear_probe(recipe: Any,               # a recipe, or 'raw'
-                 seed: int,                 # which samples are labelled
+@door
+def linear_probe(recipe: Probed,            # a recipe, or 'raw'
+                 seed: Seed,                # which samples are labelled
                  # as `labelled` takes them
-                 data: str = 'digits', labels: int | None = 400, **options: Any) -> float:
+                 data: str = 'digits', labels: Count | None = 400, **options: Any) -> float:
     "Accuracy of the linear probe."
     return probe(recipe, *labelled(data, labels, seed, **options))['linear']
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from ..checks import Range, Whole, door
+
 # %% auto #0
-__all__ = ['CONVENTIONS', 'to_removed', 'from_removed', 'to_visible', 'from_visible', 'to_active', 'from_active', 'to_keep',
-           'from_keep', 'to_hidden', 'from_hidden', 'to_noise', 'from_noise', 'to_labels', 'from_labels', 'Convention']
+__all__ = ['Prefix', 'Ignored', 'CONVENTIONS', 'to_removed', 'from_removed', 'to_visible', 'from_visible', 'to_active',
+           'from_active', 'to_keep', 'from_keep', 'to_hidden', 'from_hidden', 'to_noise', 'from_noise', 'to_labels',
+           'from_labels', 'Convention']
 
 # %% ../../nbs/masks/06_conventions.ipynb #bc41eaf8
 def _bool(mask: Any) -> Tensor:
@@ -27,6 +30,9 @@ def _bool(mask: Any) -> Tensor:
         raise ValueError(f"a mask must have a batch axis, [B, *shape], got {list(mask.shape)}; "
                          "try mask[None]")
     return mask.flatten(1)
+
+def _axes_of(x: Tensor, n: int, name: str) -> None:
+    if x.ndim != n: raise ValueError(f"{name} has {x.ndim} axes, {list(x.shape)}: give {n}")
 
 def _shaped(flat: Tensor, shape: Sequence[int] | None) -> Tensor:
     "`[B, N]` as `[B, *shape]`."
@@ -40,6 +46,7 @@ def to_removed(mask: Tensor) -> Tensor:                                         
     "As facebookresearch/mae and ViTMAE return it: 1 where a patch was removed."
     return _bool(mask).float()
 
+@door
 def from_removed(removed: Tensor, shape: Sequence[int] | None = None) -> Tensor:    # bool `[B, *shape]`
     "The inverse of `to_removed`."
     return _shaped(removed > 0, shape)
@@ -50,6 +57,7 @@ def to_visible(mask: Tensor) -> Tensor:                                         
     `.bool()` is what torch's attention takes."""
     return (~_bool(mask)).long()
 
+@door
 def from_visible(visible: Tensor, shape: Sequence[int] | None = None) -> Tensor:    # bool `[B, *shape]`
     "The inverse of `to_visible`."
     return _shaped(visible == 0, shape)
@@ -61,9 +69,11 @@ def to_active(mask: Tensor) -> Tensor:      # bool `[B, 1, f, f]`
         raise ValueError(f"active is for pictures: give a mask [B, rows, columns], got {list(mask.shape)}")
     return ~mask[:, None]
 
+@door
 def from_active(active: Tensor, shape: Sequence[int] | None = None,
                 ) -> Tensor:     # bool `[B, f, f]`, or `[B, *shape]`
     "The inverse of `to_active`."
+    _axes_of(active, 4, 'active')
     return _shaped(~active.flatten(1), active.shape[2:] if shape is None else shape)
 
 # %% ../../nbs/masks/06_conventions.ipynb #374e9087
@@ -86,19 +96,26 @@ def _listed(ids: Tensor, count: int, prefix: int) -> Tensor:
                          "check shape= and prefix=")
     return torch.zeros(len(ids), count, dtype=torch.bool, device=ids.device).scatter_(1, i, True)
 
-def to_keep(mask: Tensor, prefix: int = 0) -> Tensor:       # int64 `[B, kept]`, ascending
+Prefix = Annotated[int, Range(0, 4096, 1)]          # tokens that stand before the units
+Ignored = Annotated[int, Range(-2 ** 31, 2 ** 31 - 1, 1)]
+
+@door
+def to_keep(mask: Tensor, prefix: Prefix = 0) -> Tensor:       # int64 `[B, kept]`, ascending
     "As timm's PatchDropout and I-JEPA's `masks_enc`: indices of the visible units."
     return _indices(~_bool(mask), 'visible', prefix)
 
-def from_keep(ids: Tensor, shape: Sequence[int], prefix: int = 0) -> Tensor:    # bool `[B, *shape]`
+@door
+def from_keep(ids: Tensor, shape: Sequence[int], prefix: Prefix = 0) -> Tensor:    # bool `[B, *shape]`
     "The inverse of `to_keep`, whatever the order of the indices."
     return _shaped(~_listed(ids, math.prod(shape), prefix), shape)
 
-def to_hidden(mask: Tensor, prefix: int = 0) -> Tensor:     # int64 `[B, hidden]`, ascending
+@door
+def to_hidden(mask: Tensor, prefix: Prefix = 0) -> Tensor:     # int64 `[B, hidden]`, ascending
     "As I-JEPA's `masks_pred`, and with prefix=1 lightly's `idx_mask`: indices of the hidden units."
     return _indices(_bool(mask), 'hidden', prefix)
 
-def from_hidden(ids: Tensor, shape: Sequence[int], prefix: int = 0) -> Tensor:  # bool `[B, *shape]`
+@door
+def from_hidden(ids: Tensor, shape: Sequence[int], prefix: Prefix = 0) -> Tensor:  # bool `[B, *shape]`
     "The inverse of `to_hidden`."
     return _shaped(_listed(ids, math.prod(shape), prefix), shape)
 
@@ -109,9 +126,11 @@ def to_noise(mask: Tensor) -> Tensor:       # float `[B, N]`
     _indices(~flat, 'visible', 0)           # equally many, or it cannot be said
     return flat.float() + torch.arange(flat.shape[1], device=flat.device) / (2 * flat.shape[1])
 
-def from_noise(noise: Tensor, hidden: int,                      # how many are hidden
+@door
+def from_noise(noise: Tensor, hidden: Whole,                    # how many are hidden
                shape: Sequence[int] | None = None) -> Tensor:   # bool `[B, *shape]`
     "The mask that this noise means."
+    _axes_of(noise, 2, 'noise')
     flat = torch.ones_like(noise, dtype=torch.bool)
     return _shaped(flat.scatter_(1, noise.argsort(1)[:, :noise.shape[1] - hidden], False), shape)
 
@@ -126,7 +145,8 @@ def to_labels(mask: Tensor,             # bool `[B, L]`, where the loss looks
     _bool(mask)
     return torch.where(mask, ids, ignore)
 
-def from_labels(labels: Tensor, ignore: int = -100) -> Tensor:      # bool `[B, L]`
+@door
+def from_labels(labels: Tensor, ignore: Ignored = -100) -> Tensor:      # bool `[B, L]`
     "Where the loss looks: the inverse of `to_labels`."
     return labels != ignore
 

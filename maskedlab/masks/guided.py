@@ -47,16 +47,16 @@ class Guided(_Counted):
 
     def score(self, u: Units, given: Any) -> Tensor:     # `[B, N]` float32
         "The score, or one sentence about what is wrong with it."
-        want = f"{self.by}=[{len(u)}, {', '.join(map(str, u.shape))}]"
+        want = f"{self.by[:40]}=[{len(u)}, {', '.join(map(str, u.shape))}]"
         if given is None:
-            raise ValueError(f"Guided({self.by!r}) draws by a score that only a network knows: call it "
+            raise ValueError(f"Guided({self.by[:40]!r}) draws by a score that only a network knows: call it "
                              f"through its recipe, or give {want}")
         if not torch.is_tensor(given) or given.numel() != u.valid.numel() or len(given) != len(u):
-            raise ValueError(f"the score of Guided({self.by!r}) must be {want}, got "
+            raise ValueError(f"the score of Guided({self.by[:40]!r}) must be {want}, got "
                              f"{list(getattr(given, 'shape', []))}")
         score = given.detach().to(u.device, torch.float32).flatten(1)
         worst = score[u.free.flatten(1)].amin() if bool(u.free.any()) else score.new_zeros(())
         if bool(worst != worst) or self.lottery and float(worst) < 0:
-            raise ValueError(f"the score {self.by} has the value {float(worst):.4g}; chances need numbers "
-                             "from 0, and no NaN")
+            raise ValueError(f"the score {self.by[:40]} has the value {float(worst):.4g}; chances need "
+                             "numbers from 0, and no NaN")
         return score

@@ -53,6 +53,7 @@ class Cosine(_Schedule):
     def at(self, luck: Tensor, progress: float = 1.) -> Tensor:
         return torch.cos(math.pi / 2 * luck)
 
+# %% ../../nbs/masks/05_schedules.ipynb #445cf28c
 @dataclass(frozen=True)
 class Linear(_Schedule):
     "From `start` to `stop` as training goes on: the same rate for all samples."

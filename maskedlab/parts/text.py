@@ -161,7 +161,7 @@ class TextEncoder(nn.Module):
                  std: float = .02):                  # of the weights at the start
         super().__init__()
         if position not in ('learned', 'alibi', 'none'):
-            raise ValueError(f"position={position!r}: choose 'learned', 'alibi' or 'none'")
+            raise ValueError(f"position={str(position)[:40]!r}: choose 'learned', 'alibi' or 'none'")
         self.position, self.dim, self.heads = position, dim, heads
         self.longest = length if position == 'learned' else None
         width = width or dim

@@ -106,7 +106,8 @@ def precision_of(name: str | None, device: torch.device) -> torch.dtype:
     if name == 'auto':
         return torch.bfloat16 if device.type == 'cuda' and torch.cuda.is_bf16_supported() else torch.float32
     if name not in PRECISIONS:
-        raise ValueError(f"precision={name[:40]!r}: choose one of {', '.join(map(repr, PRECISIONS))} or 'auto'")
+        raise ValueError(f"precision={name[:40]!r}: choose one of {', '.join(map(repr, PRECISIONS))} or "
+                         "'auto'")
     return PRECISIONS[name]
 
 def picture_size(recipe: Recipe) -> int | tuple[int, int]:

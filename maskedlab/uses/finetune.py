@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import BelowOne, Count, Seed, ZeroToOne, door
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe, evaluating
 from ..parts.transformer import Skips
 from ..train.loop import decays
 
 # %% auto #0
-__all__ = ['DROPS', 'TUNING', 'Classifier', 'blocks_run', 'ramp', 'depth_groups', 'finetune', 'accuracy_of']
+__all__ = ['DROPS', 'TUNING', 'Classifier', 'blocks_run', 'ramp', 'depth_groups', 'has_labels', 'finetune', 'accuracy_of']
 
 # %% ../../nbs/uses/01_finetune.ipynb #9f8701dc
 class Classifier(nn.Module):
@@ -86,14 +87,22 @@ def depth_groups(model: Classifier, lr: float, decay: float, weight_decay: float
 # MAE's and SimMIM's, at the size of the kit's samples
 TUNING = Plan(lr=1e-3, small=None, betas=(.9, .999), warmup=.1, clip=5.)
 
+def has_labels(batch: dict) -> dict:
+    "The batch, where it has labels to learn from."
+    if not isinstance(batch.get('label'), Tensor):
+        raise ValueError(f"the batch has no labels, but {', '.join(map(str, batch))[:60] or 'nothing'}; take "
+                         "one of labelled('digits')")
+    return batch
+
+@door
 def finetune(recipe: Recipe,                # trained in place
              train: dict, test: dict,       # from `labelled`
-             steps: int = 300,
-             batch: int = 64,
-             layer_decay: float = .65,      # MAE and SimMIM for ViT-B
-             drop_path: float = .1,         # of the encoder's last block
-             smoothing: float = .1,         # of the labels
-             seed: int = 0,
+             steps: Count = 300,
+             batch: Count = 64,
+             layer_decay: ZeroToOne = .65,  # MAE and SimMIM for ViT-B
+             drop_path: BelowOne = .1,      # of the encoder's last block
+             smoothing: BelowOne = .1,      # of the labels
+             seed: Seed = 0,
              plan: Plan = TUNING,           # its rate is that of the head
              **changes: Any,                # of the plan: lr, weight_decay, optimiser, clip, ...
              ) -> float:                    # accuracy on the test batch
@@ -103,6 +112,7 @@ def finetune(recipe: Recipe,                # trained in place
     ramp(blocks_run(recipe, train), drop_path)
     with torch.no_grad():
         width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
+    has_labels(train), has_labels(test)
     model = Classifier(recipe, int(train['label'].max()) + 1, width).train()
     plan = plan.but(**changes)
     lr = plan.highest(batch, sum(p.numel() for p in model.parameters()))

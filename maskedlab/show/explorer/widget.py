@@ -169,6 +169,7 @@ def _visit(address: str, port: int, folder: Path) -> None:
 
     threading.Thread(target=wait, daemon=True).start()
 
+# %% ../../../nbs/show/explorer/05_widget.ipynb #550fa6fe
 @door
 def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
           port: Annotated[int, Range(0, 65535, 1)] = 8866,      # on 127.0.0.1; 0: any free one
