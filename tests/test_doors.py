@@ -32,7 +32,7 @@ from maskedlab.train.trainer import Trainer
 
 PACKAGE = str(Path(ml.__file__).parent)
 WEIGHTS = f'{PACKAGE}/weights/mae-micro'
-LONGEST, PATIENCE, FEW = 300, 5, 9  # of a sentence; of a call, in seconds; values of a door in a quick run
+LONGEST, PATIENCE, FEW = 300, 5, 21  # of a sentence; of a call, in seconds; values of a door in a quick run
 
 BAD = {
     'None': None,

@@ -1,6 +1,8 @@
 """Figures, and the explorer. Names are loaded when they are first used."""
 from importlib import import_module as _import
 
+from maskedlab import _modules_of
+
 _NAMES = {   # public name -> module
     'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures',
     'sheet': 'figures',
@@ -14,7 +16,7 @@ __all__ = list(_NAMES)
 
 def __getattr__(name):
     if name in _NAMES: return getattr(_import(f'maskedlab.show.{_NAMES[name]}'), name)
-    raise AttributeError(f"maskedlab.show has no {name!r}; see maskedlab.show.__all__")
+    return _modules_of(__name__)(name)
 
 
 def __dir__():
