@@ -291,7 +291,7 @@ def test_pictures():
     assert count_law(Random(), GRID, 50).plot().data
 
 
-# ------------------------------------------------------------------ counts under schedules; samples of a batch
+# ------------------------------------------------------- counts under schedules; samples of a batch
 
 def test_odds_are_those_of_the_draws():
     "For every strategy that says how likely each count is: they sum to 1, and the mean is that of `chance`."

@@ -1,4 +1,4 @@
-"""Faults planted on purpose are found, and nothing that is right is: `maskedlab bench instruments`, in small."""
+"""Planted faults are found, and nothing that is right is: `maskedlab bench instruments`, in small."""
 from __future__ import annotations
 
 from pathlib import Path

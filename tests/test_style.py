@@ -197,7 +197,7 @@ def test_lines_do_not_begin_at_the_right_edge():
 
 # Names that several modules of a room have, because each says the same of its own method.
 SHARED = {
-    ('recipes.', 'stages.'): 'CARD SIZES PLAN PUBLISHED',
+    ('recipes.', 'stages.'): 'CARD SIZES PLAN PUBLISHED DECLARED',
     ('formats.',): 'FORMATS NAMES HOLDS RELEASED BODY BLOCK ENCODER CONVOLUTION ORIGINAL TRANSFORMERS'
                    ' read write read_original read_transformers write_transformers',
     ('formats.', 'course.exercises'): 'check',      # a checkpoint; a learner's answer

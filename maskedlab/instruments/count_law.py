@@ -140,11 +140,9 @@ def _by_odds(counts: Tensor,    # int64 `[batches, B]`
     square = ((came - expected).square() / expected.clamp_min(1e-9)).sum()
     degrees = len(expected) - 1
     if degrees and torch.special.gammaincc(square.new_tensor(degrees / 2), square / 2) < RISK / 4:
-        spread = lambda w: float(((w * (k := torch.arange(len(w), device=w.device)).square()).sum() / w.sum()
-                                  - ((w * k).sum() / w.sum()).square()).clamp_min(0).sqrt())
-        alarms.append(f"counts do not come as often as promised: mean {_mean(seen):.2f} for {_mean(due):.2f}, "
-                      f"deviation {spread(seen):.2f} for {spread(due):.2f} (chi-square {float(square):.0f} "
-                      f"at {degrees} degrees)")
+        (m, s), (mean, deviation) = _moments(seen), _moments(due)
+        alarms.append(f"counts do not come as often as promised: mean {m:.2f} for {mean:.2f}, deviation "
+                      f"{s:.2f} for {deviation:.2f} (chi-square {float(square):.0f} at {degrees} degrees)")
     share, p = seen / n, due / n
     # of what is promised, the nearest to what came
     luck = surprise(share, share.clamp((p - _STEP).clamp_min(0), p + _STEP), n)
@@ -153,8 +151,11 @@ def _by_odds(counts: Tensor,    # int64 `[batches, B]`
         alarms.append(f"{k} units are hidden in {share[k]:.4f} of the draws, promised {p[k]:.4f}")
     return alarms
 
-def _mean(w: Tensor) -> float:
-    return float((w * torch.arange(len(w), device=w.device)).sum() / w.sum())
+def _moments(w: Tensor) -> tuple[float, float]:
+    "Mean and deviation of 0, 1, ... with these weights."
+    k = torch.arange(len(w), device=w.device)
+    mean = (w * k).sum() / w.sum()
+    return float(mean), float(((w * (k - mean).square()).sum() / w.sum()).sqrt())
 
 def _cells(due: Tensor, least: float) -> Tensor:        # int64, like due
     "Neighbouring counts together, until enough draws are expected in each cell."

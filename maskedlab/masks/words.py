@@ -98,9 +98,9 @@ def binomial(n: int, N: int,
     "The probability of 0, 1, ..., N heads of n coins that share a rate."
     k = torch.arange(N + 1, dtype=torch.float64)
     ways = torch.tensor(n + 1.).double().lgamma() - (k + 1).lgamma() - (n - k + 1).clamp_min(1).lgamma()
-    log = ways + torch.special.xlogy(k, rate[:, None]) + torch.special.xlogy((n - k).clamp_min(0),
-                                                                            1 - rate[:, None])
-    return torch.where(k <= n, log.exp(), 0.).mean(0)
+    heads, tails = (torch.special.xlogy(*a) for a in ((k, rate[:, None]),
+                                                      ((n - k).clamp_min(0), 1 - rate[:, None])))
+    return torch.where(k <= n, (ways + heads + tails).exp(), 0.).mean(0)
 
 @dataclass(frozen=True)
 class Bernoulli(Strategy):

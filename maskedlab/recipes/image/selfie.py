@@ -50,6 +50,10 @@ SIZES: dict[str, dict[str, Any]] = {
     'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
     'base':  dict(image=224, patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6))}
 PLAN = Plan(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-4, warmup=.01, small=.1)
+# what the leak check is told
+DECLARED = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
+            'places (Out.pred) must not',
+            'in training each BatchNorm takes its statistics from hidden patches too, as released')
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #fa32bd68
 class Bottleneck(nn.Module):
@@ -197,11 +201,6 @@ def fourth_stage(dim: int, blocks: int) -> nn.Sequential:    # `[B, dim, h, w]` 
                          nn.BatchNorm2d(2 * dim), nn.ReLU())
 
 # %% ../../../nbs/recipes/image/selfie.ipynb #88b04f30
-# what the leak check is told
-DECLARED = ('the choice and the loss read the hidden patches: they are the answers; the vectors of the '
-            'places (Out.pred) must not',
-            'in training each BatchNorm takes its statistics from hidden patches too, as released')
-
 class Selfie(Recipe):
     "Choose the patch that belongs in a place, among the picture's own hidden patches (Trinh et al. 2019)."
     card, sizes, plan, quiz = CARD, SIZES, PLAN, staticmethod(choices)

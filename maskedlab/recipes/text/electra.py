@@ -116,7 +116,7 @@ class Electra(Recipe):
         return mask & (rand(mask.shape, g, mask.device) < self.mask_share)
 
     def propose(self, u: Units, mask: Tensor, hide: Tensor | None = None) -> Tensor:
-        "The generator's logits for each chosen piece, `[n, vocab]`; [MASK] stands where `hide` is, or in all."
+        "The generator's logits for each chosen piece, `[n, vocab]`; [MASK] is in all, or where `hide` is."
         h = self.generator(self.cut.hidden(u, mask if hide is None else hide), u.valid)
         return in_full(self.generator_head(rows(h, mask), self.encoder.word.weight))
 
