@@ -26,7 +26,7 @@ from ...masks.schedules import Uniform
 from ...parts.groups import SHARED, Clouds, centre_net, told
 from ...parts.transformer import Transformer, init_normal
 from ...parts.watch import watched
-from ...stages.words import CloudWords
+from ...stages.words import CloudWords, frozen_tokenizer
 from ...targets.contrast import contrast, remember
 from ...targets.cycles import follow
 
@@ -136,7 +136,7 @@ PLAN = Plan(lr=5e-4, betas=(.9, .999), warmup=.01)
 # %% ../../../nbs/recipes/points/point_bert.ipynb #05434e30
 class PointBERT(Recipe):
     "Name the words of hidden groups; tell mixed clouds by their parts (Yu et al. 2022, section 3)."
-    card, sizes, plan = CARD, SIZES, PLAN
+    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
     declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
     def __init__(self, groups: Width = 64, size: Width = 32,      # groups of a cloud, points of a group
@@ -152,7 +152,6 @@ class PointBERT(Recipe):
         super().__init__()
         self.cut, self.strategy = Clouds(groups, size, skip), strategy
         self.words = CloudWords(tokenizer)
-        self.tokenizer = self.words.tokenizer
         self.student = Student(self.tokenizer.embed, self.words.count, dim, depth, heads, drop_path,
                                contrast_dim)
         self.student.contrast.requires_grad_(mixing)
