@@ -90,8 +90,9 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
             out = r(batch, mask=mask, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         whole = scene_of(r, batch, out)
-    rows = [panels_of(single(whole, i), v) for i in range(min(n, len(out.units)))]
-    return sheet([p for row in rows for p in row], columns=min(v.columns, len(rows[0])),
+    # a view may have more to show; a row is what it shows first
+    rows = [panels_of(single(whole, i), v)[:4] for i in range(min(n, len(out.units)))]
+    return sheet([p for row in rows for p in row], columns=len(rows[0]) if v.columns > 1 else 1,
                  side=side or v.side * 5 // 6, still=v.still)
 
 # %% ../../nbs/show/02_figures.ipynb #feda8777
