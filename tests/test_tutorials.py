@@ -254,3 +254,15 @@ def test_a_cloud_turns_and_is_a_strip_of_pictures_without_plotly(monkeypatch):
     monkeypatch.setitem(sys.modules, 'plotly.graph_objects', None)
     still = turntable({'seen': [x[:5]], 'returned': [x[:5], x[5:]]})
     assert isinstance(still, Strip) and list(still.rows) == ['seen', 'returned']
+
+
+@pytest.mark.parametrize('name', ['bert_mlm', 'electra', 'point_mae', 'point_bert'])
+def test_words_and_clouds_begin_with_a_success(name):
+    """With the weights that ship; where it fails, run tools/first_examples.py again."""
+    page = ml.Explorer(name).page
+    scores, low = page.show(page.state).scores, page.menus.view(name).measure.low
+    rest = [v for k, v in scores.items() if k != 'network'] or [50.]       # a yes or no: half is chance
+    assert scores['network'] < min(rest) if low else scores['network'] > max(rest), scores
+    # a reader's own data, and another sample, begin where one says
+    own = ml.Explorer(name, ml.sample(page.menus.recipe().card.modality.split()[0], n=2)).page.state
+    assert (own.index, own.seed) == (0, 0) and ml.Explorer(name, seed=0, index=1).page.state.index == 1

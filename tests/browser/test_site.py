@@ -138,7 +138,6 @@ def test_pages_open_without_network(folder, visit, name, scheme):
 
 def test_outputs_that_need_a_kernel_are_replaced(folder, visit):
     """A curve comes from its stored numbers, the explorer is a page of frames, a question its words."""
-    dot = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
     widget = {make_site.WIDGET: {'model_id': 'x', 'version_major': 2, 'version_minor': 0}}
     figure = {'data': [{'type': 'scatter', 'x': [1, 2], 'y': [3, 4]}],
               'layout': {'title': {'text': 'Two </script> points'}}}
