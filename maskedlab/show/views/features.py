@@ -80,7 +80,7 @@ class FeatureView(PictureView):
         "Per cent of the spread between places that is explained; NaN where there is none."
         true = s.out.target.double()
         apart, left = (true - true.mean(0)).square().sum(), (true - filled.double()).square().sum()
-        return 100 * float(1 - left / apart)
+        return round(100 * float(1 - left / apart), 4) + 0.      # no -0
 
     def remark(self, s: Scene) -> str:
         n = int(s.out.scored.sum())
