@@ -101,8 +101,10 @@ class Server:
                        Sec_WebSocket_Key='AAAAAAAAAAAAAAAAAAAAAA==')
         return self.ask(path, token, **{**upgrade, **headers})[0]
 
-    def close(self):
+    def end(self):
         self.process.send_signal(signal.SIGTERM)
+
+    def close(self):
         self.process.wait(20)
         self.log.close()
 
@@ -126,8 +128,10 @@ def servers(tmp_path_factory):
                 for name, words in (('page', code), ('lab', start))]
         both = SimpleNamespace(page=both[0].result(), lab=both[1].result())
     yield both
-    both.page.close()
-    both.lab.close()
+    for s in (both.page, both.lab):
+        s.end()
+    for s in (both.page, both.lab):
+        s.close()
 
 
 @pytest.fixture(params=['page', 'lab'])

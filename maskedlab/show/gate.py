@@ -181,7 +181,7 @@ def lab(gate: Gate, arguments: Sequence[str]) -> None:      # of JupyterLab
         guard(self.web_app, gate)
         threading.Thread(target=_watch, args=(gate,), daemon=True).start()
 
-    ServerApp.init_webapp = init_webapp
+    ServerApp.init_webapp = init_webapp      # type: ignore[method-assign]
     LabApp.launch_instance([f'--ServerApp.port={gate.port}', '--ServerApp.port_retries=0',
                             '--ServerApp.base_url=/', *arguments])
 

@@ -17,14 +17,11 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module, resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-from torch import Tensor
 
 from ...contract.recipe import Recipe
 from ...contract.strategy import Where

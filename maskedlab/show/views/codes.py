@@ -79,14 +79,14 @@ class CodeView(PictureView):
     def predicted(self, s: Scene) -> Tensor:
         return s.out.pred.argmax(-1)
 
-    def guess(self, name: str, s: Scene) -> Tensor | None:
+    def guess(self, name: str, s: Scene) -> Any:
         true = s.out.target
         return torch.full_like(true, int(true.flatten().mode().values)) if true.numel() else true
 
-    def guessed(self, filled: Tensor, s: Scene) -> Tensor:
+    def guessed(self, filled: Any, s: Scene) -> Tensor:
         return self.paint(self.painted(s, filled))
 
-    def close(self, filled: Tensor, s: Scene) -> float:
+    def close(self, filled: Any, s: Scene) -> float:
         "Per cent of the hidden words; NaN where nothing is hidden."
         return 100 * float((filled == s.out.target).float().mean())
 

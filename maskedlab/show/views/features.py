@@ -70,13 +70,13 @@ class FeatureView(PictureView):
     def predicted(self, s: Scene) -> Tensor:
         return s.out.pred
 
-    def guess(self, name: str, s: Scene) -> Tensor:
+    def guess(self, name: str, s: Scene) -> Any:
         return s.out.target.mean(0, keepdim=True).expand_as(s.out.target)
 
-    def guessed(self, filled: Tensor, s: Scene) -> Tensor:
+    def guessed(self, filled: Any, s: Scene) -> Tensor:
         return self.coloured(s, filled)
 
-    def close(self, filled: Tensor, s: Scene) -> float:
+    def close(self, filled: Any, s: Scene) -> float:
         "Per cent of the spread between places that is explained; NaN where there is none."
         true = s.out.target.double()
         apart, left = (true - true.mean(0)).square().sum(), (true - filled.double()).square().sum()

@@ -144,14 +144,14 @@ class PictureView(PictureDrawings):
     def paintable(self, u: Units) -> bool:
         return u.kind == 'grid' and len(u.shape) == 2
 
-    def guess(self, name: str, s: Scene) -> dict | None:
+    def guess(self, name: str, s: Scene) -> Any:
         "The sample as a baseline fills it; None where it has nothing to say."
         return {**s.batch, self.key: GUESSES[name](s.batch[self.key][:1], self.holes(s)[None])}
 
-    def guessed(self, filled: dict, s: Scene) -> Tensor:
+    def guessed(self, filled: Any, s: Scene) -> Tensor:
         "What a baseline made."
         return self.paint(filled)
 
-    def close(self, filled: dict, s: Scene) -> float:
+    def close(self, filled: Any, s: Scene) -> float:
         "PSNR over the hidden pixels of a filled sample, in decibels; NaN where nothing is hidden."
         return float(psnr(filled[self.key][:1], s.batch[self.key][:1], self.holes(s)[None])[0])

@@ -52,7 +52,7 @@ class PlacementView(PictureView):
             drawn['returned'][edge & (at == value)] = torch.tensor([*PALETTE[name], 255], dtype=torch.uint8)
         return drawn
 
-    def close(self, filled: dict, s: Scene) -> float:
+    def close(self, filled: Any, s: Scene) -> float:
         "Per cent that lie where they belong; NaN where nothing is hidden."
         return 100 * float(self.right(s).float().mean())
 

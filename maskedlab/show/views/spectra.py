@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,14 @@ class SpectrumDrawings(PictureDrawings):
             drawn['returned'] = self.paint(s.filled)
         return drawn
 
+    def guess(self, name: str, s: Scene) -> Any:
+        "The sample without its hidden frequencies; as it was seen, where none is hidden."
+        u = s.units
+        if s.out.mask is None: return s.out.seen or s.batch
+        x = torch.where(widen(s.mask, u.x), 0., u.x)
+        grey = s.mask[:, u.shape[0] // 2, u.shape[1] // 2].view(-1, 1, 1, 1) * .5
+        return {**s.batch, self.key: (picture(x) + grey).clamp(0, 1)}
+
     def place(self, u: Units, unit: int, batch: dict) -> str:
         at = torch.unravel_index(torch.tensor(unit), u.shape)
         down, right = (int(i) - n // 2 for i, n in zip(at, u.shape, strict=True))
@@ -73,18 +82,10 @@ class SpectrumView(SpectrumDrawings):
     def paintable(self, u: Units) -> bool:
         return u.kind == 'spectrum'
 
-    def guess(self, name: str, s: Scene) -> dict | None:
-        "The sample without its hidden frequencies; as it was seen, where none is hidden."
-        u = s.units
-        if s.out.mask is None: return s.out.seen or s.batch
-        x = torch.where(widen(s.mask, u.x), 0., u.x)
-        grey = s.mask[:, u.shape[0] // 2, u.shape[1] // 2].view(-1, 1, 1, 1) * .5
-        return {**s.batch, self.key: (picture(x) + grey).clamp(0, 1)}
-
-    def guessed(self, filled: dict, s: Scene) -> Tensor:
+    def guessed(self, filled: Any, s: Scene) -> Tensor:
         return self.paint(filled)
 
-    def close(self, filled: dict, s: Scene) -> float:
+    def close(self, filled: Any, s: Scene) -> float:
         "PSNR of the first picture, in decibels; NaN where nothing is hidden."
         if s.out.mask is not None and not bool(s.mask.any()): return float('nan')
         image = filled[self.key][:1].clamp(0, 1)
