@@ -167,7 +167,7 @@ def test_trouble_is_told_and_the_page_goes_on(page, tmp_path):
     settled(page, lambda: page.locator('.mlx-file').set_input_files(str(good)), 60_000)
     assert "ml.load_image('mine.png'" in page.locator('.mlx-code').input_value()
     assert not page.locator('.mlx-alert').is_visible()
-    settled(page, lambda: page.locator('.mlx-group select').nth(1).select_option('Held-out photographs'))
+    settled(page, lambda: page.locator('.mlx-set').select_option('Held-out photographs'))
 
 
 def test_attention_copy_and_save(page, tmp_path):

@@ -514,7 +514,7 @@ class Page {
     this.alert = h("div", { class: "mlx-alert", role: "alert", hidden: true });
     this.method = h("select", { id: unique("method"), class: "mlx-method", onchange: () => this.line.queue({ kind: "open", recipe: this.method.value }) });
     this.about = h("div", { class: "mlx-about" });
-    this.set = h("select", { id: unique("set"), onchange: () => this.choose({ set: this.set.value, index: 0 }, true) });
+    this.set = h("select", { id: unique("set"), class: "mlx-set", onchange: () => this.choose({ set: this.set.value, index: 0 }, true) });
     this.thumbs = h("div", { class: "mlx-thumbs", role: "group" });
     this.own = h("div", { class: "mlx-own" });
     this.strategy = h("select", { id: unique("strategy"), class: "mlx-strategy", onchange: () => this.pickStrategy() });
