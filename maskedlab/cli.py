@@ -76,10 +76,11 @@ def _masks(a: argparse.Namespace) -> int:
         print(r)
     return 0 if all(r.ok for r in reports) else 1
 
-_EXPLORE = ('The explorer in a browser, without a notebook. Its page answers on this machine alone, to whoever '
-            'has the address with its token. It has one kernel: opening it again ends the page before, which '
-            'then says so. Files that are opened on it: pictures and clouds up to 64 MB, texts up to 1 MB; the '
-            'newest 8 are kept, of together at most 128 MB.')
+_EXPLORE = (
+    'The explorer in a browser, without a notebook. Its page answers on this machine alone, to whoever has '
+    'the address with its token. It has one kernel: opening it again ends the page before, which then says '
+    'so. Files that are opened on it: pictures and clouds up to 64 MB, texts up to 1 MB; the newest 8 are '
+    'kept, of together at most 128 MB.')
 
 def _explore(a: argparse.Namespace) -> None:
     from maskedlab.show.explorer.widget import serve

@@ -28,7 +28,8 @@ def boolean(y):
 # What an answer may be turned into by mistake; None: this mistake cannot be made with this kind of answer.
 MUTATIONS = {
     'as float': each(lambda y: y.float() if tensors(y) and not y.is_floating_point() else None),
-    'as whole numbers': each(lambda y: y.long() if tensors(y) and y.ndim and y.dtype != torch.int64 else None),
+    'as whole numbers': each(lambda y: y.long() if tensors(y) and y.ndim and y.dtype != torch.int64
+                             else None),
     'as bool': each(lambda y: None if boolean(y) else y.bool() if tensors(y) else bool(y)),
     'as complex': each(lambda y: None if boolean(y) else torch.as_tensor(y).to(torch.complex64)),
     'as text': lambda y: str(y),
@@ -149,5 +150,6 @@ def test_a_lesson_goes_on_with_one_form_of_the_answer():
     assert torch.equal(replaced(ids, fake, mask), torch.tensor([[False, True]]))
     assert solved('words/replaced', lambda ids, fake, mask: (ids != fake).float(), None) is None
     perplexity = exercises('teachers')['teachers/perplexity']
-    loose = solved('teachers/perplexity', lambda ids: np.array(perplexity.run(perplexity.solution)(ids)), None)
+    loose = solved('teachers/perplexity', lambda ids: np.array(perplexity.run(perplexity.solution)(ids)),
+                   None)
     assert f'{loose(torch.arange(4)):.1f}' == '4.0'

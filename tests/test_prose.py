@@ -1,4 +1,4 @@
-"""What the text says: its code runs, its commands parse, its buttons exist, its measured numbers come from cells.
+"""What the text says: its code runs, its commands parse, its buttons exist, its numbers come from cells.
 
 "Text" are the tutorials, README.md and what else is written for readers, without the cells themselves.
 """
@@ -43,7 +43,8 @@ def is_code(span):
                and n.value.id == 'ml' for n in ast.walk(tree))
 
 
-# ---------------------------------------------------------------------------------------------- code in the text
+# ------------------------------------------------------------------------------------------------ code in the
+# text
 
 @pytest.fixture
 def around(tmp_path, monkeypatch):
@@ -52,11 +53,13 @@ def around(tmp_path, monkeypatch):
     (tmp_path / 'folder').mkdir()
     for i in range(9):
         Image.new('RGB', (70, 70), (20 * i, 90, 60)).save(tmp_path / 'folder' / f'{i}.png')
-    (tmp_path / 'book.txt').write_text('It was the best of times, it was the worst of times.\n', encoding='utf-8')
+    (tmp_path / 'book.txt').write_text('It was the best of times, it was the worst of times.\n',
+                                       encoding='utf-8')
     (tmp_path / 'chair.ply').write_text(
         'ply\nformat ascii 1.0\nelement vertex 64\nproperty float x\nproperty float y\nproperty float z\n'
         'end_header\n' + '\n'.join(f'{i % 4} {i // 4 % 4} {i // 16}' for i in range(64)) + '\n')
-    (tmp_path / 'my.py').write_text('from maskedlab.recipes.image.mae import MAE\nclass Mine(MAE):\n    pass\n')
+    (tmp_path / 'my.py').write_text('from maskedlab.recipes.image.mae import MAE\nclass Mine(MAE):\n    '
+                                    'pass\n')
     g = torch.Generator().manual_seed(0)
     r, b = ml.create_recipe('mae').eval(), ml.sample('image', n=4)
     with torch.no_grad():
@@ -66,9 +69,12 @@ def around(tmp_path, monkeypatch):
     points, ids = torch.rand(50, 3, generator=g), torch.randint(5, 30, (2, 6), generator=g)
     stage = lambda name: None
     return dict(
-        ml=ml, torch=torch, r=r, kit=r, out=out, b=b, batch=None, u=out.units, units=r.units, g=g, generator=g,
-        mask=mask, ids=ids, keep=torch.tensor([[0, 1], [2, 3]]), n=6, k=2, B=2, v=torch.ones(8, 200, dtype=bool),
-        condition=mask, yes=ids, no=0, shape=(3,), labels=ids, hole=torch.rand(12), x=x, words=x[0], q=torch.rand(9, 3), p=points,
+        ml=ml, torch=torch, r=r, kit=r, out=out, b=b, batch=None, u=out.units, units=r.units, g=g,
+        generator=g,
+        mask=mask, ids=ids, keep=torch.tensor([[0, 1], [2, 3]]), n=6, k=2, B=2,
+        v=torch.ones(8, 200, dtype=bool),
+        condition=mask, yes=ids, no=0, shape=(3,), labels=ids, hole=torch.rand(12), x=x, words=x[0],
+        q=torch.rand(9, 3), p=points,
         patches=x, image=b['image'], lot=torch.rand(2, 6), free=mask, vocab=30, logits=torch.rand(3, 9),
         chances=torch.rand(3, 9), points=points, centres=torch.tensor([1, 2]), near=torch.rand(50),
         distance=torch.rand(50), hidden=mask, folder='folder', new_method=stage,
@@ -120,7 +126,8 @@ def commands(page):
     """Commands of the kit, in the text and in blocks of shell."""
     blocks = '\n'.join(re.findall(r'```sh\n(.*?)```', text_of(page), re.S))
     lines = [line.split('#')[0].strip() for line in blocks.splitlines()]
-    return [c for c in [*spans(page), *lines] if c.startswith('maskedlab ') and not c.startswith('maskedlab/')]
+    return [c for c in [*spans(page), *lines] if c.startswith('maskedlab ')
+            and not c.startswith('maskedlab/')]
 
 
 @named
@@ -141,7 +148,8 @@ def test_a_run_that_the_text_starts_begins(around, capsys):
     assert main(['train', 'mae', '--data', 'folder', '--dry-run']) == 0
 
 
-# ------------------------------------------------------------------------------------------ what the page calls it
+# ---------------------------------------------------------------------------------------------- what the page
+# calls it
 
 def test_buttons_and_menus_that_the_text_names_are_on_the_page():
     script = (ROOT / 'maskedlab' / 'show' / 'static' / 'explorer.js').read_text(encoding='utf-8')
@@ -150,12 +158,15 @@ def test_buttons_and_menus_that_the_text_names_are_on_the_page():
     assert len(pressed) >= 3 and all(name in buttons for _, name in pressed), (pressed, buttons)
 
 
-# -------------------------------------------------------------------------------------------------------- numbers
+# --------------------------------------------------------------------------------------------------------
+# numbers
 
-# A measured number in a text is right on the day on which it was written. So a cell writes it (`tell`, `reveal`);
+# A measured number in a text is right on the day on which it was written. So a cell writes it (`tell`,
+# `reveal`);
 # what stands in the text itself was chosen, or is somebody else's: these.
 GIVEN = {
-    '01_see_it': ['75 %', '15 %', 'Three quarters', 'three quarters', '3 dB more', '"18 dB"', 'A quarter', 'a quarter'],
+    '01_see_it': ['75 %', '15 %', 'Three quarters', 'three quarters', '3 dB more', '"18 dB"', 'A quarter',
+                  'a quarter'],
     '02_what_does_true_mean': ['three quarters', '"We hide 75 %"', 'A quarter', 'One quarter', 'one quarter'],
     '03_build_it': ['three quarters', '0 dB means', '1.7 dB above the mean'],
     '04_five_reasons': [],
@@ -165,7 +176,8 @@ GIVEN = {
     '08_teachers_and_tokens': ['half'],
 }
 MEASURED = re.compile(r'"?\d[\d.,]* ?(?:dB|%|per cent|decibels)"?(?: \w+)?|'
-                      r'\b(?:a|one|two|three|four|five|six)[ -](?:third|quarter|fifth|sixth|seventh|tenth)s?\b|'
+                      r'\b(?:a|one|two|three|four|five|six)[ '
+                      r'-](?:third|quarter|fifth|sixth|seventh|tenth)s?\b|'
                       r'\b(?:one|two|three|nine|seven|eight) (?:times )?in (?:four|five|seven|ten)\b', re.I)
 
 

@@ -95,7 +95,8 @@ def test_a_tutorial_is_committed_clean_and_small(path):
     for cell in nb['cells']:
         assert not cell.get('outputs') and cell.get('execution_count') is None
         assert 'attachments' not in cell                # code hosts do not show them
-    shown = re.findall(r'!\[([^\]]+)\]\((pictures/[^)]+)\)', '\n'.join(c.source for c in READ[path.stem].cells))
+    shown = re.findall(r'!\[([^\]]+)\]\((pictures/[^)]+)\)',
+                       '\n'.join(c.source for c in READ[path.stem].cells))
     assert len(shown) >= 3 and all(words for words, _ in shown)
     first = next(c.source for c in READ[path.stem].cells)
     assert shown[0][1] in first                         # the outcome, before anything has run
@@ -114,9 +115,11 @@ def test_every_picture_of_a_tutorial_is_made_by_the_command_and_shown():
     assert {p.name for p in (ROOT / 'tutorials' / 'pictures').iterdir()} == made
 
 
-# ----------------------------------------------------------------------------------------------------- guesses
+# -----------------------------------------------------------------------------------------------------
+# guesses
 
-# What these cells show between a question and its answer does not tell it: progress, and the loss of training.
+# What these cells show between a question and its answer does not tell it: progress, and the loss of
+# training.
 SHOWN_BEFORE = ('Your network learns', 'is trained', 'Two dictionaries: mean squared error')
 
 
@@ -144,7 +147,8 @@ def test_a_question_stays_open_until_its_answer(path):
             if cell.cell_type != 'code' or any(words in cell.source for words in SHOWN_BEFORE): continue
             for node in ast.parse(re.sub(r'^ *%.*$', '', cell.source, flags=re.M)).body:
                 call = ast.unparse(node) if isinstance(node, ast.Expr) else ''
-                silent = not call or re.match(r'check\(|reveal\(|torch\.manual_seed|\w+\.(train|eval)\(', call)
+                silent = not call or re.match(r'check\(|reveal\(|torch\.manual_seed|\w+\.(train|eval)\(',
+                                              call)
                 assert silent, f'{name}: {call[:60]} shows something before its answer'
             assert 'print(' not in cell.source and 'display(' not in cell.source, name
         # nor does the text behind it

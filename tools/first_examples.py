@@ -23,7 +23,7 @@ def lead(page: Page, d: Shown) -> float:
     measure = page.menus.view(page.state.recipe).measure
     network, rest = d.scores['network'], [v for k, v in d.scores.items() if k != 'network' and v == v]
     if network != network: return -math.inf
-    if not rest:                                          # a yes or no: the fakes among as many most suspicious
+    if not rest:                                        # a yes or no: the fakes among as many most suspicious
         fake, said = torch.as_tensor(d.out.target).flatten() > 0, torch.as_tensor(d.out.pred).flatten()
         return fake[said.topk(int(fake.sum())).indices].float().mean().item() + network / 100
     return min(rest) / network if measure.low else network - max(rest)

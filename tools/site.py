@@ -154,7 +154,7 @@ def frames_of(recipe: str) -> str:
 
 
 def readable(cell: nbformat.NotebookNode, up: str) -> list[nbformat.NotebookNode]:
-    """The outputs of a cell without what needs a kernel: a figure as its data, a widget as its stored picture, or
+    """The outputs of a cell without what needs a kernel: a figure as its data, a widget as its picture, or
     as a page of stored pictures of that very recipe where there is one."""
     kept = []
     for out in cell.get('outputs', []):

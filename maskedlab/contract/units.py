@@ -106,7 +106,7 @@ def spread(error: Tensor,  # `[n]`, an error for each True of `which`
     return place(blank, which, error.detach())
 
 def in_full(x: Tensor) -> Tensor:      # float32, or float64 where it is that already
-    "Numbers wide enough for what halves of them cannot hold, such as a Fourier transform or a softmax of words."
+    "Numbers wide enough for what halves cannot hold, such as a Fourier transform or a softmax of words."
     return x if x.dtype == torch.float64 else x.float()
 
 # %% ../../nbs/contract/00_units.ipynb #1547f9a7

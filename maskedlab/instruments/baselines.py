@@ -28,8 +28,8 @@ def psnr(image: Tensor,     # `[B, C, H, W]`, 0..1
     """Peak signal-to-noise ratio over hidden pixels: 10 log10(1 / mean squared error), 3 dB for each halving
     of the error."""
     if image.ndim != 4 or image.shape != truth.shape or hidden.shape != image[:, 0].shape:
-        shapes = ', '.join(f'{k}={list(x.shape)}' for k, x in dict(image=image, truth=truth,
-                                                                    hidden=hidden).items())
+        given = dict(image=image, truth=truth, hidden=hidden)
+        shapes = ', '.join(f'{k}={list(x.shape)}' for k, x in given.items())
         raise ValueError(f"psnr({shapes}): give [B, C, H, W] twice, and [B, H, W]")
     w = hidden[:, None].to(image)
     error = ((image - truth).pow(2) * w).sum((1, 2, 3)) / (w.sum((1, 2, 3)) * image.shape[1])

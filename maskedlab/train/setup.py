@@ -35,9 +35,9 @@ from .seeds import seeded
 from .step import Learner
 
 # %% auto #0
-__all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precision_of', 'picture_size', 'steps_of', 'named_data',
-           'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of', 'writable', 'record_of', 'words_of',
-           'overview']
+__all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precision_of', 'base_rate', 'picture_size', 'steps_of',
+           'named_data', 'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of', 'writable', 'record_of',
+           'words_of', 'overview']
 
 # %% ../../nbs/train/10_setup.ipynb #1387a6b7
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -110,6 +110,13 @@ def precision_of(name: str | None, device: torch.device) -> torch.dtype:
                          "'auto'")
     return PRECISIONS[name]
 
+def base_rate(lr_base: float | None, changes: dict[str, Any]) -> dict[str, Any]:      # changes of a plan
+    "A rate that was given for a batch of 256."
+    if checked(lr_base, 'lr_base', Positive | None) is None: return {}
+    if 'lr' in changes:
+        raise ValueError(f"lr={changes['lr']} and lr_base={lr_base} were both given; give one of them")
+    return dict(lr=lr_base, per=256)
+
 def picture_size(recipe: Recipe) -> int | tuple[int, int]:
     "The size of the pictures that a recipe was made for, or 64."
     size = arguments(recipe).get('image', 64)
@@ -145,14 +152,10 @@ class Run(Options):
         options, changes = sort_words(words)
         super().__init__(**options)
         checked(plan, 'plan', Plan | None)
-        if checked(lr_base, 'lr_base', Positive | None) is not None:
-            if 'lr' in changes:
-                raise ValueError(f"lr={changes['lr']} and lr_base={lr_base} were both given; give one of "
-                                 "them")
-            changes |= dict(lr=lr_base, per=256)
+        changes |= base_rate(lr_base, changes)
         self.processes = Processes()
-        self.device, self.world, self.rank = (self.processes.device, self.processes.world,
-                                              self.processes.rank)
+        p = self.processes
+        self.device, self.world, self.rank = p.device, p.world, p.rank
         if self.batch % (self.accumulate * self.world):
             raise ValueError(f"batch={self.batch} does not split into {self.accumulate} rounds on each of "
                              f"{self.world} processes; take a multiple")
@@ -192,8 +195,8 @@ class Run(Options):
         channels = arguments(self.recipe).get('channels', 3)
         if is_stream(data):
             if self.out is not None or self.world > 1 or self.accumulate > 1:
-                raise ValueError("a stream of batches cannot be resumed or shared out; give a folder, a data "
-                                 "set or a name as data")
+                raise ValueError("a stream of batches cannot be resumed or shared out; give a folder, a "
+                                 "data set or a name as data")
             joined = Joined(data, modality, self.batch, self.image, channels, self.seed)
             self.stream, self.epoch = iter(joined), joined.samples()
         else:
@@ -202,8 +205,8 @@ class Run(Options):
             source = source_of(self.data, self.seed, self.image, self.augment, self.vary, channels, modality,
                                reading)
             if self.vary and not isinstance(source, Crops):
-                raise ValueError("vary=True turns and recolours pictures that are cropped anew each time, and "
-                                 "these data are not; leave it out")
+                raise ValueError("vary=True turns and recolours pictures that are cropped anew each time, "
+                                 "and these data are not; leave it out")
             self.content = None if self.out is None else data_sum(source)
             self.source = hold(source, self.device, room(self.device))
 

@@ -1,5 +1,6 @@
-"""Every width from 900 to 1,900 pixels and every zoom to 200 %: nothing is cut or covered, tops are level, and
-the slider and a result lie in the first screen. `python tools/screens.py` takes pictures of all methods."""
+"""Every width from 900 to 1,900 pixels and every zoom to 200 %: nothing is cut or covered, tops are level,
+and the slider and a result lie in the first screen. `python tools/screens.py` takes pictures of all
+methods."""
 import sys
 
 import pytest

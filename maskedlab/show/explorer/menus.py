@@ -24,7 +24,7 @@ from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'Samples', 'first_examples', 'within', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'newest', 'Samples', 'first_examples', 'within', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -78,9 +78,18 @@ class Recipes:
         "Who draws what a recipe gives."
         return view_of(self.recipe(key))
 
-# %% ../../../nbs/show/explorer/00_menus.ipynb #ba29a936
+# %% ../../../nbs/show/explorer/00_menus.ipynb #696b72b6
 KEPT_FILES, KEPT_MB = 8, 128      # of the files that were opened on a page: how many, and together
 
+def newest(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:       # oldest first
+    "As many of the newest files as may be kept; the very newest in any case."
+    kept = list(files)
+    size = lambda: sum(len(files[n][1]) for n in kept)
+    while len(kept) > KEPT_FILES or len(kept) > 1 and size() > KEPT_MB * 1e6:
+        kept.pop(0)
+    return {n: files[n] for n in kept}
+
+# %% ../../../nbs/show/explorer/00_menus.ipynb #ba29a936
 class Samples(Recipes):
     "The menus of recipes and samples."
 
@@ -136,12 +145,8 @@ class Samples(Recipes):
             r.units(v.fit(v.open(data, name, r), r))
         if name in self.sets(key) and name not in self.files:
             raise ValueError(f"{name[:40]!r} is an entry of this menu already; give the file another name")
-        kept = [*(n for n in self.files if n != name), name]
-        self.files[name] = v.key, data
-        size = lambda: sum(len(self.files[n][1]) for n in kept)
-        while len(kept) > KEPT_FILES or len(kept) > 1 and size() > KEPT_MB * 1e6:
-            kept.pop(0)
-        self.files = {n: self.files[n] for n in kept}
+        self.files.pop(name, None)          # one that is opened again is the newest
+        self.files = newest({**self.files, name: (v.key, data)})
         self.cache = {at: x for at, x in self.cache.items()
                       if at[0] not in ('sample', 'units') or at[2] != name and at[2] in self.sets(at[1])}
 
@@ -152,7 +157,7 @@ def first_examples() -> dict[str, dict[str, Any]]:
     file = resources.files('maskedlab') / 'data' / 'files' / 'first_examples.json'
     return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
-# %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
+# %% ../../../nbs/show/explorer/00_menus.ipynb #08908fbc
 def within(control: dict[str, Any],            # a slider of a strategy, as `controls` has it
            strategy: Any, u: Units) -> dict[str, Any]:
     "The same slider, ended where these units end: a length that lies beyond them would be refused."
@@ -175,6 +180,7 @@ def within(control: dict[str, Any],            # a slider of a strategy, as `con
         good, bad = (middle, bad) if legal(control['value'] + middle * step) else (good, middle)
     return control | dict(high=control['value'] + good * step)
 
+# %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
 class Menus(Samples):
     "The menus of recipes, samples and strategies."
 
