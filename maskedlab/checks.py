@@ -169,6 +169,7 @@ def _all_of(value: Any, origin: Any, inner: tuple[Any, ...]) -> Any:
         raise TypeError
     if loose or not inner: return value
     if origin is tuple and inner[-1] is not Ellipsis:
+        value = tuple(value)
         if len(value) != len(inner): raise ValueError
         found = [fitted(v, h) for v, h in zip(value, inner)]
     else:
@@ -262,7 +263,8 @@ def outside() -> int:
 
 def check_fields(record: Any) -> None:
     "Check the fields of a record, frozen or not, by their annotations, and keep them as plain values."
-    hints = hints_of(type(record))
+    kind: Any = type(record)
+    hints = hints_of(kind)
     for f in fields(record):
         value = getattr(record, f.name)
         if value is f.default or f.name not in hints: continue

@@ -17,7 +17,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 import maskedlab as ml
@@ -25,7 +24,7 @@ from maskedlab.cli import main, parser
 from maskedlab.contract.catalogue import RECIPES, STAGES
 from maskedlab.contract.create import recipe_class
 from maskedlab.contract.plan import Plan
-from maskedlab.masks import ball, guided, schedules, static
+from maskedlab.masks import guided, schedules, static
 from maskedlab.masks.strategies import Random, list_strategies
 from maskedlab.train.setup import Options
 from maskedlab.train.trainer import Trainer
@@ -299,14 +298,14 @@ def strategy_doors():
     for name, cls in made.items():
         for argument, value_name, value, wrong in arguments(cls.__name__, cls):
 
-            def call(cls=cls, own={**first.get(name, {}), argument: value}):
+            def call(cls=cls, own={**first.get(name, {}), argument: value}):  # noqa: B006  (read only, and bound now)
                 on_units(cls(**own), score=torch.ones(()))
 
             yield 'strategies', cls.__name__, argument, value_name, value, wrong, call
     for cls in (schedules.Uniform, schedules.Linear, schedules.Normal, schedules.Coin):
         for argument, value_name, value, wrong in arguments(cls.__name__, cls):
 
-            def call(cls=cls, own={argument: value}):
+            def call(cls=cls, own={argument: value}):  # noqa: B006  (read only, and bound now)
                 on_units(Random(cls(**own)))
 
             yield 'strategies', cls.__name__, argument, value_name, value, wrong, call
@@ -322,7 +321,7 @@ def recipe_doors():
         size = next(cls.sizes[s] for s in ('micro', 'fine') if s in cls.sizes)
         for argument, value_name, value, wrong in arguments(cls.__name__, cls.__init__):
 
-            def call(cls=cls, own={**size, argument: value}):
+            def call(cls=cls, own={**size, argument: value}):  # noqa: B006  (read only, and bound now)
                 r = cls(**own)
                 r(batch_of(r), generator=g())
 
@@ -396,7 +395,7 @@ def batch_doors():
         for argument, values in CALLS.items():
             for value in values:
 
-                def call(recipe=recipe, own={argument: value}):
+                def call(recipe=recipe, own={argument: value}):  # noqa: B006  (read only, and bound now)
                     r, b = recipe()
                     with torch.no_grad():
                         r(b, **own)
@@ -405,7 +404,7 @@ def batch_doors():
         for argument, values in dict(pool=[3, None, 'x'], bad=[1]).items():
             for value in values:
 
-                def call(recipe=recipe, own={argument: value}):
+                def call(recipe=recipe, own={argument: value}):  # noqa: B006  (read only, and bound now)
                     r, b = recipe()
                     r.features(b, **own)
 
@@ -430,7 +429,7 @@ def trainer_doors():
             wrong -= {'None'}  # None: the recipe's own
         for name, value in BAD.items():
 
-            def call(own={f.name: value}):
+            def call(own={f.name: value}):  # noqa: B006  (read only, and bound now)
                 words = {**small, **own}
                 if 'epochs' in own:
                     del words['steps']
@@ -587,7 +586,7 @@ def function_doors():
                 if re.fullmatch(which, name) and re.fullmatch(its, argument) and value_name in fine:
                     wrong = False
 
-            def call(function=function, own={**right, argument: value}):
+            def call(function=function, own={**right, argument: value}):  # noqa: B006  (read only, and bound now)
                 function(**own)
 
             yield 'functions', name, argument, value_name, value, wrong, call
@@ -827,7 +826,7 @@ def trials(quick):
     """All trials, or of each door a few."""
     for doors in DOORS:
         seen = Counter()
-        for i, (room, door, argument, name, value, wrong, call) in enumerate(doors()):
+        for room, door, argument, name, value, wrong, call in doors():
             seen[door, argument] += 1
             if quick and (seen[door, argument] + sum(map(ord, door + argument))) % FEW:
                 continue

@@ -168,7 +168,7 @@ def check_forward(recipe: nn.Module, args: Any, kwargs: Any) -> None:
     for name in _FORWARD.keys() & kwargs.keys():
         checked(kwargs[name], name, _FORWARD[name])
 
-def arguments_of(cls: type, recipe: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def arguments_of(cls: Any, recipe: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     "The arguments that a recipe is made with, checked, by name."
     bound = dict(list(check_call(cls.__init__, cls.__name__, (recipe, *args), kwargs).items())[1:])
     for p in inspect.signature(cls.__init__).parameters.values():
@@ -252,6 +252,7 @@ class Recipe(nn.Module):
     def before_finetuning(self) -> None:
         """Before labels are learned: what pre-training had no use for, such as a new stage, joins here, and
         parts that shared a table get copies of their own (BEiT, SimMIM)."""
+        part: Any
         for part in self.modules():
             if hasattr(part, 'unshare'):
                 part.unshare()

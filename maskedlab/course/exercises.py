@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module

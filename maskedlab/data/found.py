@@ -67,7 +67,8 @@ def below(root: Path,
     files: list[Path] = []
     left: dict[str, str] = {}
     seen: set[tuple[int, int]] = set()
-    folders, links = [root], []         # real ones first: they, not a link to them, give a file its path
+    links: list[Path] = []
+    folders = [root]                    # real ones first: they, not a link to them, give a file its path
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         name = str(folder.relative_to(root))

@@ -393,8 +393,9 @@ def load_points(# a file, a folder, a `Data` or `Batch` with `pos`, a tensor `[N
                 ) -> dict[str, Tensor]:
     "Your own clouds as a batch."
     root = Path(source).expanduser() if isinstance(source, str | Path) else None
+    left: dict[str, str] = {}
     if root is None or refused(root) != FOLDER:
-        root, left, singles = None, {}, _singles(source, n)
+        root, singles = None, _singles(source, n)
     else:
         files, left = below(root, tuple(_READERS))
         singles = [(str(f.relative_to(root)), partial(read_points, f, n), None) for f in files]

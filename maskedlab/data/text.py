@@ -163,7 +163,7 @@ def reading_for(recipe: Any,
                 embedded: bool = False,      # the kit's own prose, which its own tokenizer has cut
                 ) -> dict[str, Any]:         # arguments of `load_text`; of a recipe that reads no text {}
     "How texts are to be cut for a recipe, or one sentence where nobody knows."
-    cut = getattr(recipe, 'cut', None)
+    cut: Any = getattr(recipe, 'cut', None)
     if not hasattr(cut, 'mask_id'): return {}
     own = tokenizer_for(recipe)
     if own is None or embedded and own is not tokenizer():

@@ -117,7 +117,7 @@ def special_ids(config: dict[str, Any], given: dict[str, Any], kind: str,
     "From the tokenizer in the folder or from its configuration; else asked for."
     folders = config.get('folders') or [config[k] for k in ('folder',) if k in config]
     found: dict[str, int] = next(filter(None, (tokenizer_ids(Path(f).expanduser()) for f in folders)), {})
-    told = {'mask_id': found.get('mask', config.get('mask_token_id')),
+    told: dict[str, Any] = {'mask_id': found.get('mask', config.get('mask_token_id')),
             'special': config.get('special_token_ids') or tuple(found.values()) or None}
     missing = next((k for k, v in told.items() if v is None and given.get(k) is None), None)
     if missing is not None:

@@ -71,7 +71,8 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
     "Does a sampler hide exactly k units, and if not, which counts? Held against what it promises."
     d = draw_many(strategy, units, n, generator, **signals)
     counts = d.mask.sum(3).flatten(0, 1)                           # [batches, B], padding too if it hides any
-    alarms, promise, unseen = list(d.alarms), 'nothing', ('the counts (nothing is promised)',)
+    alarms, promise = list(d.alarms), 'nothing'
+    unseen: tuple[str, ...] = ('the counts (nothing is promised)',)
     if isinstance(strategy, Strategy):
         low, high = strategy.counts(units)
         unseen = ()

@@ -145,7 +145,8 @@ class Span(Strategy):
     def possible(self, u: Units) -> Tensor:
         "No start is drawn so late that its span would reach the last unit, as released."
         alone = replace(self, prob=1. if callable(self.prob) else self.prob, equal=False)
-        return u.free & (alone.chance(u) > 0).to(u.device)
+        chance: Any = alone.chance(u)        # of one span by itself there always is one
+        return u.free & (chance > 0).to(u.device)
 
     def chance(self, u: Units) -> Tensor | None:
         """A unit is left if none of the starts lies in the `length` units up to it: a hypergeometric

@@ -101,9 +101,10 @@ def dense(batch: Any,   # a dict (given back as it is), or a `Data` or `Batch` o
     valid = torch.arange(int(sizes.max()), device=pos.device) < sizes[:, None]
     x = rounded.new_zeros(*valid.shape, pos.shape[-1])
     x[valid] = rounded
-    named = torch.is_tensor(y) and not y.is_floating_point() and y.numel() == len(sizes)
-    return {'points': x, **({} if bool(valid.all()) else {'points_valid': valid}),
-            **({'label': y.flatten()} if named else {})}
+    label = {}
+    if torch.is_tensor(y) and not y.is_floating_point() and y.numel() == len(sizes):
+        label = {'label': y.flatten()}
+    return {'points': x, **({} if bool(valid.all()) else {'points_valid': valid}), **label}
 
 def check_points(batch: dict,
                  least: int,         # points that each cloud must have

@@ -57,10 +57,10 @@ def spline(nodes: Tensor,     # float64 `[n]`, growing, 4 or more
     bend[0, :3] = torch.stack([h[1], -h[0] - h[1], h[0]])
     bend[-1, -3:] = torch.stack([h[-1], -h[-2] - h[-1], h[-2]])
     second = torch.linalg.solve(bend, wanted)
-    i = torch.searchsorted(nodes, at, right=True).sub(1).clamp(0, n - 2)
-    a, b, d = (nodes[i + 1] - at)[:, None], (at - nodes[i])[:, None], h[i][:, None]
-    curve = (a ** 3 * second[i] + b ** 3 * second[i + 1]) / (6 * d)
-    return curve + (y[i] / d - second[i] * d / 6) * a + (y[i + 1] / d - second[i + 1] * d / 6) * b
+    k = torch.searchsorted(nodes, at, right=True).sub(1).clamp(0, n - 2)
+    a, b, d = (nodes[k + 1] - at)[:, None], (at - nodes[k])[:, None], h[k][:, None]
+    curve = (a ** 3 * second[k] + b ** 3 * second[k + 1]) / (6 * d)
+    return curve + (y[k] / d - second[k] * d / 6) * a + (y[k + 1] / d - second[k + 1] * d / 6) * b
 
 def offsets_of(old: int, new: int,       # patches on a side
                ) -> Tensor:              # float64 `[2 new - 1, 2 old - 1]`

@@ -153,8 +153,7 @@ class Run(Options):
         super().__init__(**options)
         checked(plan, 'plan', Plan | None)
         changes |= base_rate(lr_base, changes)
-        self.processes = Processes()
-        p = self.processes
+        self.processes = p = Processes()
         self.device, self.world, self.rank = p.device, p.world, p.rank
         if self.batch % (self.accumulate * self.world):
             raise ValueError(f"batch={self.batch} does not split into {self.accumulate} rounds on each of "

@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from io import BytesIO
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
