@@ -462,5 +462,5 @@ def test_the_explorer_shows_where_the_regressor_looks():
     see = lambda look, part: e.show(replace(s, look=look, part=part))
     assert 'attention' in see(2, 'regressor').pictures and 'brightest' in see(2, 'regressor').notes[
         'attention']
-    assert 'regressor has patch 2' in see(2, 'encoder').notes['attention']
+    assert 'this is the regressor' in see(2, 'encoder').notes['attention']
     assert 'on view' in see(8, 'regressor').notes['attention']

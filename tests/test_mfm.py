@@ -441,7 +441,7 @@ def test_sizes_of_the_paper():
 @pytest.mark.parametrize('make, words', [
     (lambda r, b: r(b, mask=Disc(30)), 'Disc(radius=30): this spectrum of (32, 32) bins ends 22.6'),
     (lambda r, b: Disc(0), 'from 1'), (lambda r, b: Disc(8, outer=8), 'more than the radius'),
-    (lambda r, b: Disc(8, 'x'), 'a number'), (lambda r, b: Disc(float('inf')), 'at least 1'),
+    (lambda r, b: Disc(8, 'x'), 'a number'), (lambda r, b: Disc(float('inf')), 'a number'),
     (lambda r, b: Disc(p=2), 'from 0 to 1'),
     (lambda r, b: Disc('9'), "radius='9'"), (lambda r, b: Disc(70)(ml.layout((64, 64))), 'ends 45.3'),
     (lambda r, b: MFM(corruption='fog'), "choose one of 'mask', 'down'"),

@@ -208,7 +208,7 @@ def test_without_conversion_training_reads_the_words_as_they_are(r, batch):
     assert torch.equal(out.units.x, blocks(batch['ids']))
 
 
-class Mirror:
+class Mirror(torch.nn.Module):
     "Stands in for a trained TokenAdapt: whatever is asked, it mirrors."
 
     words, flip = 8, True

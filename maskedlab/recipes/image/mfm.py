@@ -60,7 +60,7 @@ def bins_of(batch: dict, cut: Patches,
     "Bins of the spectrum of pixels in 0..1, `[B, H, W, C, 2]`, real and imaginary part; errors as `Patches`."
     # bins put together may leave 0..1; pictures from outside may not
     made = isinstance(batch, dict) and 'put' in batch
-    image = cut.checked(batch, slack=1.5 if made else .01)
+    image = cut.checked(batch, slack=100. if made else .01)
     if check is not None:
         check(tuple(image.shape[2:]))
     return Units('spectrum', image.shape[2:], x=spectrum(image),

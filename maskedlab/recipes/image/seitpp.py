@@ -341,7 +341,7 @@ class SeiTPP(Recipe):
         self.words = StoredWords(tokenizer, words, channels, patch, sides(image, patch))
         self.config['words'] = n = self.words.count          # a checkpoint says it: see BEiT
         self.adapt = find_adapt(adapt, self.tokenizer, n)
-        self.encoder = WordViT(self.words.grid, n, code, dim, depth, heads, eps, dropout)
+        self.encoder = WordViT(sides(image, patch), n, code, dim, depth, heads, eps, dropout)
         self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, eps, token=False,
                               learned=True)
         self.head = WordHead(decoder_dim, code, n, eps)
