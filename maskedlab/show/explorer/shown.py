@@ -55,6 +55,7 @@ def attention(s: State, scene: Scene, view: Any) -> Looked:
     v, r, u, unit = view, scene.recipe, scene.units, int(s.look or 0)
     name, parts = v.place(u, unit, scene.batch), parts_of(r)
     first = s.part if s.part in parts else next(iter(parts), None)
+    hidden = bool(scene.mask.flatten(1)[0, unit])
     for part in (first, *(p for p in parts if p != first)):
         _, (weights, query, key) = attention_of(r, scene.batch, scene.mask, part)
         depth = weights.shape[0], weights.shape[2]
@@ -64,14 +65,15 @@ def attention(s: State, scene: Scene, view: Any) -> Looked:
         seen, elsewhere = look_at(weights, query, key, unit, u.count, layer, head)
         if seen is not None: break
     else:
-        hidden, network = bool(scene.mask.flatten(1)[0, unit]), first or 'network'
+        network = first or 'network'
         why = (f'is hidden, and this {network} never gets hidden {v.many}: no attention to show.'
                if hidden else
                f'is on view, and this {network} asks for hidden {v.many} only: click one of those.')
         return Looked(None, f'{name} {why}', depth, first)
+    why = (f'is hidden, and the {first} never gets hidden {v.many}' if hidden else
+           f'is on view, and the {first} asks for hidden {v.many} only')
     words = [f'{name}: brightest where it looks most.' if part == first else
-             f'{name} is hidden, and the {first} never gets hidden {v.many}: this is the {part}, '
-             'brightest where it looks most.']
+             f'{name} {why}: this is the {part}, brightest where it looks most.']
     if elsewhere > .005:
         words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
     if absent := int((seen.isnan() & u.valid.flatten(1)[0]).sum()):
