@@ -43,7 +43,7 @@ PLAN = Plan(lr=1e-3, betas=(.9, .999), floor=1e-3, warmup=1 / 30)
 class PointMAE(Recipe):
     "Encode visible groups of a cloud, predict the points of the hidden ones (Pang et al. 2022, section 3)."
     card, sizes, plan = CARD, SIZES, PLAN
-    declared = ('the centres of hidden groups are given to the decoder, by design', SHARED)
+    declared: tuple[str, ...] = ('the centres of hidden groups are given to the decoder, by design', SHARED)
 
     def __init__(self, groups: Width = 64,                       # G, groups of a cloud
                  size: Width = 32,                               # k, points of a group
