@@ -298,14 +298,14 @@ def strategy_doors():
     for name, cls in made.items():
         for argument, value_name, value, wrong in arguments(cls.__name__, cls):
 
-            def call(cls=cls, own={**first.get(name, {}), argument: value}):  # noqa: B006  (read only, and bound now)
+            def call(cls=cls, own={**first.get(name, {}), argument: value}):  # noqa: B006 (bound now)
                 on_units(cls(**own), score=torch.ones(()))
 
             yield 'strategies', cls.__name__, argument, value_name, value, wrong, call
     for cls in (schedules.Uniform, schedules.Linear, schedules.Normal, schedules.Coin):
         for argument, value_name, value, wrong in arguments(cls.__name__, cls):
 
-            def call(cls=cls, own={argument: value}):  # noqa: B006  (read only, and bound now)
+            def call(cls=cls, own={argument: value}):  # noqa: B006 (bound now)
                 on_units(Random(cls(**own)))
 
             yield 'strategies', cls.__name__, argument, value_name, value, wrong, call
@@ -321,7 +321,7 @@ def recipe_doors():
         size = next(cls.sizes[s] for s in ('micro', 'fine') if s in cls.sizes)
         for argument, value_name, value, wrong in arguments(cls.__name__, cls.__init__):
 
-            def call(cls=cls, own={**size, argument: value}):  # noqa: B006  (read only, and bound now)
+            def call(cls=cls, own={**size, argument: value}):  # noqa: B006 (bound now)
                 r = cls(**own)
                 r(batch_of(r), generator=g())
 
@@ -395,7 +395,7 @@ def batch_doors():
         for argument, values in CALLS.items():
             for value in values:
 
-                def call(recipe=recipe, own={argument: value}):  # noqa: B006  (read only, and bound now)
+                def call(recipe=recipe, own={argument: value}):  # noqa: B006 (bound now)
                     r, b = recipe()
                     with torch.no_grad():
                         r(b, **own)
@@ -404,7 +404,7 @@ def batch_doors():
         for argument, values in dict(pool=[3, None, 'x'], bad=[1]).items():
             for value in values:
 
-                def call(recipe=recipe, own={argument: value}):  # noqa: B006  (read only, and bound now)
+                def call(recipe=recipe, own={argument: value}):  # noqa: B006 (bound now)
                     r, b = recipe()
                     r.features(b, **own)
 
@@ -429,7 +429,7 @@ def trainer_doors():
             wrong -= {'None'}  # None: the recipe's own
         for name, value in BAD.items():
 
-            def call(own={f.name: value}):  # noqa: B006  (read only, and bound now)
+            def call(own={f.name: value}):  # noqa: B006 (bound now)
                 words = {**small, **own}
                 if 'epochs' in own:
                     del words['steps']
@@ -586,7 +586,7 @@ def function_doors():
                 if re.fullmatch(which, name) and re.fullmatch(its, argument) and value_name in fine:
                     wrong = False
 
-            def call(function=function, own={**right, argument: value}):  # noqa: B006  (read only, and bound now)
+            def call(function=function, own={**right, argument: value}):  # noqa: B006 (bound now)
                 function(**own)
 
             yield 'functions', name, argument, value_name, value, wrong, call

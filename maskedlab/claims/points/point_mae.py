@@ -29,7 +29,8 @@ class PlacesInEncoder(PointMAE):
     """The contrast: hidden groups are not dropped; a learned vector takes their place in the encoder, with
     the position of their centre. All groups are embedded, as in the released code: in training the BatchNorm
     there reads hidden ones too."""
-    declared: tuple[str, ...] = (*PointMAE.declared, 'in training, statistics of the embedding read hidden groups too')
+    declared = (*PointMAE.declared,
+                'in training, statistics of the embedding read hidden groups too')
     def __init__(self, **arguments: Any):
         super().__init__(**arguments)
         self.hidden_token = torch.nn.Parameter(torch.randn(arguments.get('dim', 384)) * .02)
