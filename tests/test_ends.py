@@ -48,8 +48,19 @@ def at_step(step, what):
 # -------------------------------------------------------------------------------------------------- signals
 
 
+@pytest.fixture
+def usual():
+    """Signals as a program finds them: a shell has them ignored for what runs in the background."""
+    plain = {signal.SIGINT: signal.default_int_handler}
+    numbers = [getattr(signal, n) for n in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, n)]
+    before = {n: signal.signal(n, plain.get(n, signal.SIG_DFL)) for n in numbers}
+    yield
+    for n, handler in before.items():
+        signal.signal(n, handler)
+
+
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP', 'SIGINT'])
-def test_a_signal_ends_between_two_steps_with_a_checkpoint_and_one_sentence(name, tmp_path, capfd):
+def test_a_signal_ends_between_two_steps_with_a_checkpoint_and_one_sentence(name, tmp_path, capfd, usual):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     t = make(tmp_path, watch=at_step(4, lambda: os.kill(os.getpid(), number)))

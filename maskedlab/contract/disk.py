@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checks import on_disk
+from ..checks import on_disk, outside
 
 # %% auto #0
 __all__ = ['BROKEN', 'DAY', 'brief', 'sync', 'aside_of', 'write_file', 'replace_file', 'delete', 'remove', 'is_litter', 'sweep',
@@ -43,7 +43,7 @@ def sync(path: Path) -> None:
         if error.errno in BROKEN or not path.exists(): raise
         # without a path: Python shows a warning once for each text
         warnings.warn("this file system cannot flush what is written to it; after a power cut the newest "
-                      "checkpoint may be lost, and an older one is then taken", stacklevel=2)
+                      "checkpoint may be lost, and an older one is then taken", stacklevel=outside())
 
 # %% ../../nbs/contract/09_disk.ipynb #e8d3ddaa
 _LITTER = '.maskedlab-'
@@ -129,7 +129,7 @@ def locked(folder: Path) -> Iterator[None]:
                 raise ValueError(f"another process is writing into {brief(folder)}; wait for it, or choose "
                                  "another folder") from None
             warnings.warn("this file system knows no locks; see to it that one run alone writes into "
-                          f"{brief(folder)}", stacklevel=3)
+                          f"{brief(folder)}", stacklevel=outside())
         _OWN.add(folder)
         yield
     finally:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import on_disk
+from ..checks import on_disk, outside
 from .catalogue import RECIPES, STAGES, formats_of
 from .code import place_of, trusted_code, written_code
 from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, sync
@@ -358,7 +358,7 @@ def newer(recipe: nn.Module, state: dict[str, Tensor], path: Any) -> dict[str, T
     moved = [k for k in new if new[k] in own and new[k] not in state]
     if moved:
         warnings.warn(f"{brief(path, 40)} has names of an older version of the kit ({moved[0]} is now "
-                      f"{new[moved[0]]}); it was read: save it again to end this note", stacklevel=4)
+                      f"{new[moved[0]]}); it was read: save it again to end this note", stacklevel=outside())
     return {new[k] if k in moved else k: v for k, v in state.items()}
 
 def make_saved(cls: type, arguments: dict[str, Any], state: dict[str, Tensor], path: Any,

@@ -5,6 +5,7 @@
 # %% ../../nbs/course/00_exercises.ipynb #e3609012
 from __future__ import annotations
 
+import functools
 import html
 import inspect
 from collections.abc import Callable, Sequence
@@ -253,8 +254,12 @@ def solved(which: str | Exercise,
     "The learner's answer where it is right, else the one given: so that a lesson can go on with it."
     e = which if isinstance(which, Exercise) else exercise(which)
     if judge(e, answer).kind != 'yes': return otherwise
-    # later cells read one form: an answer may be right as a list, too
-    return (lambda *a, **k: formed(answer(*a, **k), e.gives)) if e.code else answer
+    if not e.code: return answer
+
+    @functools.wraps(answer)        # it takes what the answer takes
+    def in_one_form(*args: Any, **kwargs: Any) -> Any:      # an answer may be right as a list, too
+        return formed(answer(*args, **kwargs), e.gives)
+    return in_one_form
 
 # %% ../../nbs/course/00_exercises.ipynb #3d8e2821
 def show(verdict: Verdict) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import outside
 from ..contract.chance import by_sample
 
 # %% auto #0
@@ -79,7 +80,7 @@ def check_tokenizer(tokenizer: Any,              # has `ids`, `words` or `codebo
         name = getattr(tokenizer, 'key', '') or type(tokenizer).__name__
         warnings.warn(f"only {share:.1%} of the {have} words of {name} are in use: a dead codebook; train it "
                       "longer, "
-                      "or with fewer words= or a larger weight=", stacklevel=3)
+                      "or with fewer words= or a larger weight=", stacklevel=outside())
     return have
 
 def read_words(tokenizer: Any,                # as above, with `stride`

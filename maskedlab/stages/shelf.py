@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checks import outside
 from ..data.samples import fingerprint
 from ..contract.catalogue import STAGES
 from ..contract.disk import read_json
@@ -100,7 +101,7 @@ def stage(key: str,         # 'name/size/data/seed'
     why = 'was trained with other arguments, data or stages' if cache_folder(
         key).exists() else 'has not been trained'
     command = f'python -m maskedlab.train.make_stage {key}'
-    warnings.warn(f"the stage {key} {why}, so it is random; {command} trains it", stacklevel=3)
+    warnings.warn(f"the stage {key} {why}, so it is random; {command} trains it", stacklevel=outside())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         random = Frozen(cls(**cls.sizes[size]), key)

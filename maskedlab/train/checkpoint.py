@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..checks import in_words
+from ..checks import in_words, outside
 from ..contract.disk import aside_of, brief, delete, read_json, remove, replace_file, sync, write_file
 
 # %% auto #0
@@ -102,7 +102,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:     # None: there is non
             return _read(p)
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(f"the checkpoint {p.name} is damaged ({str(error)[:80]}); an older one is taken",
-                          stacklevel=2)
+                          stacklevel=outside())
     raise ValueError(f"none of the {len(found)} checkpoints in {brief(folder, 80)} can be read; train anew "
                      "with another out")
 

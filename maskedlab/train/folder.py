@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import brief_value, in_words, on_disk
+from ..checks import brief_value, in_words, on_disk, outside
 from ..contract.disk import brief, is_litter, locked, read_json, remove, replace_file, sweep, sync
 from .checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from .processes import Processes
@@ -58,7 +58,7 @@ def check_same(then: dict[str, Any], now: dict[str, Any], path: Path,
     if found:
         end = ': from here on it is another run' if other else ''
         warnings.warn(f"the run in {brief(path, 30)} goes on with changes: it had "
-                      f"{'; it had '.join(shown.values())}{end}", stacklevel=2)
+                      f"{'; it had '.join(shown.values())}{end}", stacklevel=outside())
     return found
 
 def _shown(value: Any) -> str:
@@ -122,7 +122,7 @@ class Metrics:
 
     def _say(self, what: str) -> None:
         if not self.told:
-            warnings.warn(f"the log {brief(self.path, 40)} {what}", stacklevel=4)
+            warnings.warn(f"the log {brief(self.path, 40)} {what}", stacklevel=outside())
         self.told = True
 
     def sync(self) -> int:          # bytes
@@ -140,7 +140,7 @@ class Metrics:
         rows = [row for line in data[:self.bytes].splitlines() if (row := _row(line))]
         if len(rows) != steps:
             warnings.warn(f"the log {brief(self.path, 40)} holds {len(rows)} of the {steps} rows of this "
-                          "run; it goes on without the others", stacklevel=4)
+                          "run; it goes on without the others", stacklevel=outside())
         speed = ('samples_per_second', 'waiting')
         return [{k: v for k, v in row.items() if k not in speed} for row in rows]
 

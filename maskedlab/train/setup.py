@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import torch
 
-from ..checks import BelowOne, Count, Positive, Range, Seed, Width, check_fields, checked, on_disk
+from ..checks import (BelowOne, Count, Positive, Range, Seed, Width, check_fields, checked,
+                               on_disk, outside)
 from ..contract.create import create_recipe
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
@@ -137,7 +138,7 @@ def named_data(data: Any, modality: str) -> Any:
     if isinstance(data, str | Path) and data not in SAMPLES: return Path(data).expanduser().absolute()
     if isinstance(data, str) and Path(data).exists():
         warnings.warn(f"{data!r} is taken for the kit's own data, not for what lies here under that name; "
-                      f"for that, give {'./' + data!r}", stacklevel=2)
+                      f"for that, give {'./' + data!r}", stacklevel=outside())
     return data
 
 def is_stream(data: Any) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..checks import outside
 from ..contract.chance import Part
 from ..contract.recipe import Out
 from ..contract.units import each_in
@@ -105,5 +106,6 @@ def look_idle(before: Counter[str],            # steps in a row in which a term 
     now = Counter({k: before[k] + 1 for k in idle_terms(rows)})
     for k in (k for k, n in now.items() if n == IDLE):
         warnings.warn(f"the term {k!r} of the loss was a mean of nothing in {IDLE} steps in a row: nothing "
-                      "is hidden that it could learn from; look at the data, and at mask=", stacklevel=2)
+                      "is hidden that it could learn from; look at the data, and at mask=",
+                      stacklevel=outside())
     return now

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import outside
 from ..contract.chance import Part
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
@@ -118,7 +119,7 @@ class Parts:
         "Why steps in parts are not those of one batch, once each."
         for note in notes:
             if note not in self.said and self.processes.rank == 0:
-                warnings.warn(f"a step in parts is not quite that of one batch: {note}", stacklevel=2)
+                warnings.warn(f"a step in parts is not quite that of one batch: {note}", stacklevel=outside())
             self.said.add(note)
 
 # %% ../../nbs/train/05_step.ipynb #09f30705

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..checks import door, on_disk
+from ..checks import door, on_disk, outside
 from ..contract.create import saved_class
 from ..contract.disk import brief
 from ..contract.plan import Plan
@@ -81,7 +81,7 @@ class RunState(Run):
                 saved_as(self.recipe)
             except ValueError as error:
                 warnings.warn(f"{error}; as it is, its weights cannot be saved as a recipe, and resuming "
-                              "needs recipe=", stacklevel=3)
+                              "needs recipe=", stacklevel=outside())
 
     def _train(self) -> None:
         raise NotImplementedError
@@ -136,7 +136,7 @@ class Training(RunState):
                 except StopIteration:
                     warnings.warn(f"the stream ended after {self.step} of {self.steps} steps, before the "
                                   f"rate was lowered; give steps={self.step}, or data to read again",
-                                  stacklevel=2)
+                                  stacklevel=outside())
                     break
                 self.log.pending.append((self.step, logs))
                 self.step += 1
