@@ -65,9 +65,8 @@ HAND_KEPT = (
 TIMED = 'browser tests marked timed'  # they measure times: nothing else may run beside them
 
 # Seconds that a file should take under test on 2 quiet cores. One that takes longer is named with the load
-# of the machine
-# beside it and fails nothing: `maskedlab bench tests` is where these are kept. The longest pattern that fits
-# counts.
+# of the machine beside it and fails nothing: `maskedlab bench tests` is where these are kept. The longest
+# pattern that fits counts.
 BUDGETS = {
     'nbdev-*': 15,
     'ruff': 5,

@@ -24,7 +24,7 @@ _F = TypeVar('_F', bound=Callable[..., Any])
 __all__ = ['Filling', 'Width', 'Widths', 'Table', 'Count', 'Tries', 'Split', 'OnError', 'Rounds', 'Jobs', 'Layers', 'Whole',
            'Side', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'Times', 'FromZero', 'REMEDIES', 'Range', 'Filled',
            'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'door', 'outside', 'check_fields',
-           'in_words', 'on_disk']
+           'short', 'in_words', 'on_disk']
 
 # %% ../nbs/02_checks.ipynb #bb70d8af
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def fitted(value: Any, hint: Any) -> Any:
     if isinstance(kind, type) and not isinstance(value, kind): raise TypeError
     return value
 
+# %% ../nbs/02_checks.ipynb #7d6b2db7
 def _number(value: Any, kind: type) -> Any:
     real = numbers.Integral if kind is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, real): raise TypeError
@@ -239,6 +240,7 @@ def check_call(function: Any, owner: str, args: Any, kwargs: Any,
 def _names(signature: inspect.Signature) -> list[str]:
     return [n for n in signature.parameters if n != 'self']
 
+# %% ../nbs/02_checks.ipynb #ecbea5fa
 def door(function: _F) -> _F:
     "A function whose arguments are checked by their annotations before it runs."
     name = function.__qualname__.removesuffix('.__init__').rpartition('.')[2]
@@ -289,13 +291,17 @@ REMEDIES: dict[int, tuple[str, str]] = {        # number of an error -> what it 
     errno.EADDRINUSE: ('something else uses this address', 'give another port'),
 }
 
+def short(path: Any, most: int = 60) -> str:
+    "The end of a long path: a message must fit one line."
+    text = ''.join(c if c.isprintable() else '?' for c in str(path))
+    return text if len(text) <= most else '...' + text[3 - most:]
+
 def in_words(error: OSError, doing: str = '') -> str:       # what was being done, such as 'write a.json'
     "One sentence about an error of the operating system; what is a sentence already stays."
     if error.errno is None or error.strerror is None: return str(error)
     what, remedy = REMEDIES.get(error.errno, (str(error.strerror).lower(), 'check the path and the disk'))
-    path = str(error.filename or '')
-    if not doing and path:
-        doing = f"use {path if len(path) <= 60 else '...' + path[-57:]}"
+    if not doing and error.filename:
+        doing = f'use {short(error.filename)}'
     return f"cannot {doing}: {what}; {remedy}" if doing else f'{what}; {remedy}'
 
 @contextmanager

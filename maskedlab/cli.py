@@ -324,6 +324,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--port', type=_number, default=8866, help='default: 8866; 0: any free one')
     return p
 
+# %% ../nbs/01_cli.ipynb #f57b25c0
 def main(words: Sequence[str] | None = None) -> int:
     "Run a command; 0 fine, 1 a check found something, 2 bad input, 3 a fault in the code that was run."
     words = list(sys.argv[1:] if words is None else words)

@@ -33,3 +33,13 @@ def quick_start(monkeypatch):
     from torch.nn import init
     for name in ('trunc_normal_', 'normal_', 'kaiming_uniform_', 'xavier_uniform_'):
         monkeypatch.setattr(init, name, lambda tensor, *args, **kwargs: tensor.data.uniform_(-.02, .02))
+
+
+@pytest.fixture
+def one_thread():
+    """Torch with one thread, for numbers that must be equal to the last bit."""
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,5 +1,6 @@
 """What many tests need: generators, a plain batch, networks with no zeros, masks with unequal counts."""
 import torch
+from torch.utils.data import Dataset
 
 import maskedlab as ml
 
@@ -34,3 +35,16 @@ def ragged(u):
 def same(a, b):
     """Equal, NaN included."""
     return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+class Listed(Dataset):
+    """A list as a data set."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from given import Listed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -325,15 +326,8 @@ def test_bad_paths(tmp_path):
     says(ValueError, lambda: images(tmp_path, channels=5), '5')
 
 
-class Torch(torch.utils.data.Dataset):
+class Torch(Listed):
     classes = ['a', 'b']
-
-    def __init__(self, items):
-        self.items = items
-    def __len__(self):
-        return len(self.items)
-    def __getitem__(self, i):
-        return self.items[i]
 
 
 X = torch.rand(3, 6, 8, generator=gen())

@@ -730,6 +730,11 @@ class Untold(Exception):
     """An error came through."""
 
 
+def at_command(name, argument, value, wrong, words, *named):
+    """A trial of the command line, as the other doors have theirs."""
+    return 'commands', name, argument, value[:12], value, wrong, Command(words, *named)
+
+
 def command_doors():
     commands = parser()._subparsers._group_actions[0].choices
     for name, c in commands.items():
@@ -742,8 +747,7 @@ def command_doors():
             if not action.option_strings:
                 values = STRATEGIES if action.dest == 'strategy' else NAMES if 'recipe' in action.dest else ()
                 for v in values:
-                    words = [name, v, *base[1:]]
-                    yield 'commands', name, action.dest, v[:12], v, True, Command(words, v[:20], *ANSWERS)
+                    yield at_command(name, action.dest, v, True, [name, v, *base[1:]], v[:20], *ANSWERS)
             elif short in ('size', 'mask', 'shape', 'optimiser', 'schedule'):
                 for v in (
                     [*STRATEGIES, 'x', '\N{SNOWMAN}']
@@ -752,37 +756,18 @@ def command_doors():
                 ):
                     if v or short != 'mask':
                         wrong = v != 'Disc(400)' or name != 'train'  # which is asked of no units in a dry run
-                        yield (
-                            'commands',
-                            name,
-                            short,
-                            v[:12],
-                            v,
-                            wrong,
-                            Command([name, *base, option, v], short, v[:20], *ANSWERS),
-                        )
+                        words = [name, *base, option, v]
+                        yield at_command(name, short, v, wrong, words, short, v[:20], *ANSWERS)
             elif action.type is not None:
+                many = action.nargs if isinstance(action.nargs, int) else 1
                 for v in TEXTS:
-                    words = [
-                        name,
-                        *base,
-                        option,
-                        *[v] * (action.nargs if isinstance(action.nargs, int) else 1),
-                    ]
                     wrong = short not in MAY.get(v, ()) and not (
                         short in ('betas', 'milestones') and v == '0'
                     )
                     if not wrong and name in ('claim', 'compare', 'explore'):
                         continue
-                    yield (
-                        'commands',
-                        name,
-                        short,
-                        v[:12],
-                        v,
-                        wrong,
-                        Command(words, short, short.replace('-', '_'), v[:12]),
-                    )
+                    words = [name, *base, option, *[v] * many]
+                    yield at_command(name, short, v, wrong, words, short, short.replace('-', '_'), v[:12])
     for place in PLACES:
         for words in (
             ['train', 'mae', '--steps', '1', '--batch', '4', '--out', place],
@@ -790,15 +775,8 @@ def command_doors():
             ['compare', 'mae', '--seeds', '2', '--steps', '1', '--tune', '1', '--no-cost', '--out', place],
         ):
             if words[0] != 'compare' or place == PLACES[0]:
-                yield (
-                    'commands',
-                    words[0],
-                    'place',
-                    place[:12],
-                    place,
-                    words[0] == 'train',
-                    Command(words, place[-20:], 'claims', 'folder', 'out'),
-                )
+                named = place[-20:], 'claims', 'folder', 'out'
+                yield at_command(words[0], 'place', place, words[0] == 'train', words, *named)
 
 
 class Command:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from given import g
+from given import Listed, g
 from PIL import EpsImagePlugin, Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from maskedlab.data import found
 from maskedlab.data.own import images, load_image, to_pixels
@@ -76,17 +76,6 @@ def says(error, call, *words):
 def picture(path, i=0, size=(12, 10)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', size, (i % 256, 7, 9)).save(path)
-
-
-class Own(Dataset):
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, i):
-        return self.items[i]
 
 
 class Endless(IterableDataset):
@@ -215,7 +204,7 @@ def test_items_whose_labels_or_columns_are_not_used():
         assert int(images([(X, np.float64(2)), (X, torch.tensor(1))], progress=False)[0]['label']) == 2
     assert not told
 
-    class Two(Own):
+    class Two(Listed):
         features = {k: type(kind, (), {})() for k, kind in (('scan', 'Image'), ('mask', 'Image'))}
 
     im = Image.new('RGB', (6, 8))
@@ -465,14 +454,14 @@ def test_texts_of_a_folder(tmp_path):
     (tmp_path / 'bom.txt').write_bytes(b'\xef\xbb\xbf' + (tmp_path / 'a' / 'x.txt').read_bytes())
     assert torch.equal(load_text(tmp_path / 'bom.txt', length=16)['ids'], plain['ids'])
     with said() as told:
-        b = load_text(Own([{'text': 'Still waters run deep.'}, {'text': ' '}, {'text': 3}]))
+        b = load_text(Listed([{'text': 'Still waters run deep.'}, {'text': ' '}, {'text': 3}]))
     assert len(b['ids']) == 1 and '2 of 3 left out' in told[0]
 
 
 # ------------------------------------------------------------------------------- whatever a run is given
 
 
-class LooksLikeHF(Own):
+class LooksLikeHF(Listed):
     """It has a `batch` of its own, as data sets of Hugging Face have."""
 
     column_names: tuple[str, ...] = ()
@@ -486,19 +475,20 @@ PILS = [Image.new('RGB', (20 + i, 18)) for i in range(8)]
 IDS = sample('text', n=8)
 PROSE = ['Still waters run deep, it is said.'] * 8
 GIVEN = {
-    'image': [TensorDataset(X, Y), Own([(p, 1) for p in PILS]), Own([{'image': x, 'label': 1} for x in X]),
+    'image': [TensorDataset(X, Y), Listed([(p, 1) for p in PILS]),
+              Listed([{'image': x, 'label': 1} for x in X]),
               LooksLikeHF([{'image': (x * 255).byte(), 'label': torch.tensor(1)} for x in X]),
               DataLoader(TensorDataset(X, Y), 4), DataLoader(TensorDataset((X * 255).byte()), 4),
               Endless(list(zip(X, Y))), Endless(PILS), Endless([{'image': x} for x in X]),
               DataLoader(Endless([{'image': x} for x in X]), 4), ({'image': X[:4]} for _ in range(2))],
     'points': [TensorDataset(torch.rand(8, 40, 3), Y), [torch.rand(40, 3)] * 8,
-               Own([Data(pos=torch.rand(30 + i, 3)) for i in range(8)]), torch.rand(8, 40, 3),
+               Listed([Data(pos=torch.rand(30 + i, 3)) for i in range(8)]), torch.rand(8, 40, 3),
                DataLoader(TensorDataset(torch.rand(8, 40, 3), Y), 4),
                Endless([Data(pos=torch.rand(40, 3))] * 4), iter([packed([20, 20, 20, 20])])],
-    'text': [TensorDataset(IDS['ids'], Y), Own(PROSE), LooksLikeHF([{'text': t} for t in PROSE]),
+    'text': [TensorDataset(IDS['ids'], Y), Listed(PROSE), LooksLikeHF([{'text': t} for t in PROSE]),
              DataLoader(TensorDataset(IDS['ids'], Y), 4), Endless(PROSE),
              Endless([{'text': t} for t in PROSE]),
-             Own([{k: v[i] for k, v in IDS.items()} for i in range(8)])],
+             Listed([{k: v[i] for k, v in IDS.items()} for i in range(8)])],
 }  # fmt: skip
 KEY = {'image': 'image', 'points': 'points', 'text': 'ids'}
 CASES = [pytest.param(m, i, id=f'{m}-{i}') for m, data in GIVEN.items() for i in range(len(data))]

@@ -30,12 +30,7 @@ CASES = [(name, {} if name in OWN else dict(mask=RAGGED)) for name in ml.list_re
 ARGUMENTS = dict(point_bert=dict(mixing=False), bert_mlm=dict(boundary=True), electra=dict(mask_share=0.85))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def frozen_norms(recipe):

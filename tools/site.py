@@ -316,7 +316,8 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
     data = {'side': truth.shape[-1], 'patches': u.count, 'ratios': RATIOS, 'names': names,
             'originals': originals, 'frames': store}
     about = '' if trained else 'The network here has random weights: its trained ones are not in this copy. '
-    return FRAMES.replace('ABOUT', about).replace('DATA', json.dumps(data).replace('</', '<\\/'))
+    held = json.dumps(data).replace('</', '<\\/')
+    return FRAMES.replace('LOOK', LOOK).replace('ABOUT', about).replace('DATA', held)
 
 
 def _png(image) -> str:
@@ -324,6 +325,20 @@ def _png(image) -> str:
     image.save(file, 'PNG', optimize=True)
     return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
 
+
+# what the pages of frames look like alike
+LOOK = """:root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --accent: #0b5cad; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; }
+}
+body { margin: 0 auto; max-width: 56rem; padding: .6rem 1rem; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.25rem; margin: 0 0 .5rem; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.4rem; align-items: center; }
+label { display: inline-flex; gap: .5rem; align-items: center; }
+input[type=range] { width: 15rem; max-width: 60vw; accent-color: var(--accent); }
+:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
+"""
 
 FRAMES = """<!doctype html>
 <html lang="en">
@@ -333,23 +348,13 @@ FRAMES = """<!doctype html>
 <title>Move the ratio</title>
 <link rel="icon" href="data:,">
 <style>
-:root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --accent: #0b5cad; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; }
-}
+LOOK
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 56rem; padding: .6rem 1rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.25rem; margin: 0 0 .5rem; }
-.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.4rem; align-items: center; }
-label { display: inline-flex; gap: .5rem; align-items: center; }
-input[type=range] { width: 15rem; max-width: 60vw; accent-color: var(--accent); }
 output { font-variant-numeric: tabular-nums; min-width: 3ch; }
 button, select {
   font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 6px;
   padding: .2rem .7rem; max-width: 22rem;
 }
-:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
 .pictures {
   display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: .8rem; margin: .9rem 0 .4rem;
 }
@@ -456,7 +461,8 @@ def stored(recipe: str, samples: int = 3, ratios: tuple[float, ...] = (.05, .15,
     torch.set_num_threads(threads)
     data = dict(recipe=recipe, ratios=ratios, first=ratios.index(own) if name else 0,
                 names=[known[i] for i in chosen], sheets=sheets, facts=facts)
-    return SHEETS.replace('DATA', json.dumps(data).replace('</', '<\\/')).replace('RECIPE', recipe)
+    held = json.dumps(data).replace('</', '<\\/')
+    return SHEETS.replace('LOOK', LOOK).replace('DATA', held).replace('RECIPE', recipe)
 
 
 SHEETS = """<!doctype html>
@@ -467,19 +473,9 @@ SHEETS = """<!doctype html>
 <title>Move the ratio: RECIPE</title>
 <link rel="icon" href="data:,">
 <style>
-:root { --paper: #fff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --accent: #0b5cad; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171b; --ink: #e6e9ed; --faint: #a0a9b4; --line: #3a424c; --accent: #7ab7ff; }
-}
-body { margin: 0 auto; max-width: 56rem; padding: .6rem 1rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.25rem; margin: 0 0 .5rem; }
-.controls { display: flex; flex-wrap: wrap; gap: .5rem 1.4rem; align-items: center; }
-label { display: inline-flex; gap: .5rem; align-items: center; }
-input[type=range] { width: 15rem; max-width: 60vw; accent-color: var(--accent); }
+LOOK
 select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint);
   border-radius: 6px; padding: .2rem .7rem; max-width: 22rem; }
-:focus-visible { outline: 3px solid #d97706; outline-offset: 2px; }
 img { max-width: 100%; height: auto; margin-top: .6rem; border: 1px solid var(--line); }
 .faint { color: var(--faint); font-size: .9rem; }
 </style>

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checks import on_disk, outside
+from ..checks import on_disk, outside, short
 
 # %% auto #0
 __all__ = ['BROKEN', 'DAY', 'brief', 'sync', 'aside_of', 'write_file', 'replace_file', 'delete', 'remove', 'is_litter', 'sweep',
@@ -25,8 +25,7 @@ __all__ = ['BROKEN', 'DAY', 'brief', 'sync', 'aside_of', 'write_file', 'replace_
 # %% ../../nbs/contract/09_disk.ipynb #384806d3
 def brief(path: Any, n: int = 60) -> str:
     "The end of a path, short enough for a sentence."
-    text = str(path)
-    return text if len(text) <= n else '...' + text[-n:]
+    return short(path, n + 3)
 
 BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)     # no file system that merely cannot flush
 

@@ -154,6 +154,7 @@ class Union(Strategy):
         a, b = (s.chance(u) if isinstance(s, Strategy) else None for s in (self.a, self.b))
         return None if a is None or b is None else 1 - (1 - a) * (1 - b)
 
+# %% ../../nbs/contract/01_strategy.ipynb #528bddc9
 @dataclass(frozen=True, repr=False)
 class Inverse(Strategy):
     "`~a`: hides the free units that `a` leaves; exact where `a` is."

@@ -17,7 +17,7 @@ from ..contract.recipe import child
 from ..contract.units import widen
 
 # %% auto #0
-__all__ = ['replace', 'mask_keep_random', 'uniform_64', 'check_shares', 'check_share', 'above_zero']
+__all__ = ['replace', 'mask_keep_random', 'uniform_64', 'check_shares']
 
 # %% ../../nbs/corruptions/01_replace.ipynb #3e3efa11
 def replace(x: Tensor,      # `[B, *shape, D]`, or with `shape` flattened
@@ -60,6 +60,7 @@ def mask_keep_random(ids: Tensor,                    # int64 `[B, N]`
     swapped = readable & high
     return torch.where(swapped, other, torch.where(hidden, token, ids)), readable & ~swapped
 
+# %% ../../nbs/corruptions/01_replace.ipynb #06818bd3
 def uniform_64(shape: Sequence[int],
                generator: torch.Generator | None = None,      # None: torch's global one
                ) -> Tensor:         # float64 in [0, 1), on the CPU
@@ -79,15 +80,3 @@ def check_shares(shares: Any,        # three numbers
         raise ValueError(f"shares={(a, b, c)}: become [MASK], stay, become any piece; they must not be "
                          "negative and must sum to 1")
     return a, b, c
-
-def check_share(value: Any, name: str = 'mask_share') -> float:
-    "A share from 0 to 1, or one sentence."
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={str(value)[:40]}: give a share from 0 to 1")
-    return float(value)
-
-def above_zero(value: Any, name: str = 'temperature') -> float:
-    "A number above 0, or one sentence."
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{name}={str(value)[:40]}: give a number above 0, such as 1")
-    return float(value)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..show.stored import display_stored, in_notebook
+from ..show.stored import display_stored
+from ..train.watch import in_kernel
 
 # %% auto #0
 __all__ = ['TUTORIALS', 'SURE', 'MARK', 'FIGURE', 'WAITS', 'Hint', 'Unsolved', 'Exercise', 'mistakes', 'kind_of', 'formed',
@@ -264,7 +265,7 @@ def solved(which: str | Exercise,
 # %% ../../nbs/course/00_exercises.ipynb #3d8e2821
 def show(verdict: Verdict) -> None:
     "Display in a notebook, print elsewhere."
-    if not in_notebook(): return print(verdict)
+    if not in_kernel(): return print(verdict)
     from IPython.display import display
     display(verdict)
 
@@ -334,7 +335,7 @@ def predict(question: str,
             ) -> Guess:                  # to be given to `reveal`
     "Ask for a guess before the answer is shown."
     guess = Guess(question, tuple(options), mine, sure)
-    if not in_notebook():
+    if not in_kernel():
         print(guess)
     else:
         _buttons(guess)
@@ -398,7 +399,7 @@ def bundle_of(x: Any) -> dict[str, Any]:
 
 def tell(text: str) -> None:
     """A paragraph whose numbers come from the cell that has them: Markdown in a notebook, print elsewhere."""
-    if not in_notebook(): return print(text)
+    if not in_kernel(): return print(text)
     from IPython.display import display
     display(bundle_of(text), raw=True)
 
@@ -422,7 +423,7 @@ def reveal(guess: Guess,
         raise ValueError(f"the truth {truth!r} is none of the options: {', '.join(guess.options)}"[:200])
     answered = guess.mine is not None or _unasked
     first = _answer(guess, truth, why) if answered else Verdict('guess', WAITS)
-    if not in_notebook(): return print(first)
+    if not in_kernel(): return print(first)
     from IPython.display import display
     meta = {MARK: True} if guess.mine is None and answered else {}
     nothing = {'text/html': '', 'text/plain': ''}

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checks import outside
+from ..checks import outside, short
 
 # %% auto #0
-__all__ = ['LIMITS', 'FOLDER', 'Limits', 'refused', 'short', 'below', 'by_folder', 'examples', 'reason', 'say_left', 'read_each']
+__all__ = ['LIMITS', 'FOLDER', 'Limits', 'refused', 'below', 'by_folder', 'examples', 'reason', 'say_left', 'read_each']
 
 # %% ../../nbs/data/07_found.ipynb #b6101503
 @dataclass
@@ -53,11 +53,6 @@ def refused(path: str | Path,
         return (f"has {at.st_size / 2**20:,.0f} MB, and up to {most:,} MB are read; raise "
                 "maskedlab.data.found.LIMITS.megabytes")
     return '' if os.access(path, os.R_OK) else 'may not be read; change its permissions'
-
-def short(path: str | Path, most: int = 60) -> str:
-    "The end of a long path: a message must fit one line."
-    s = ''.join(c if c.isprintable() else '?' for c in str(path))
-    return s if len(s) <= most else '...' + s[3 - most:]
 
 # %% ../../nbs/data/07_found.ipynb #d34cc53d
 def below(root: Path,
@@ -142,8 +137,6 @@ def read_each(singles: Sequence[tuple[str, Callable[[], Any]]],    # name, and w
               what: str,                # they should be, in one word
               ) -> dict[int, Any]:      # number -> what was read
     "Read what can be read, and say once what cannot; the only one there is must be read."
-    if on_error not in ('skip', 'raise'):
-        raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
     total, found = len(singles) + len(left), {}
     if not total: raise ValueError(f"an empty list or folder holds no {what}; give at least one file")
     for i, (name, read) in enumerate(singles):

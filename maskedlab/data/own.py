@@ -177,7 +177,6 @@ def load_image(path: str | Path,
                channels: Width = 3,                           # 3, 1 for grey, or as many bands as it has
                ) -> dict[str, Tensor]:                      # image float [1, channels, H, W] in 0..1
     "One picture file as a batch of one."
-    _check_channels(channels)
     if size is not None:
         size = check_size(size)
     found = _find(path)
@@ -188,10 +187,6 @@ def load_image(path: str | Path,
     height, width = pixels.shape[1:]
     return cropped(Pictures(Held([pixels], [None]), [found.name]), torch.tensor([0]),
                 size=size or (height, width))
-
-def _check_channels(channels: int) -> None:
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"channels={channels!r} is not 3 (colour), 1 (grey) or another number of bands")
 
 def _local(path: str | Path) -> Path:
     if str(path).startswith(('http://', 'https://')):
@@ -355,9 +350,6 @@ def images(# a file, a folder, a list of files; a torch or Hugging Face dataset,
 
     What is left out, wholly or in part (`.skipped`, `.partly`), is counted and said once. Linked folders are
     entered; what is hidden, its name beginning with a dot, is no part of a folder."""
-    _check_channels(channels)
-    if on_error not in ('skip', 'raise'):
-        raise ValueError(f"on_error={on_error!r} is unknown; it is 'skip' or 'raise'")
     if short_side is not None:
         check_size(short_side)
     opened = _open(source, channels, short_side, memory * 2**20)

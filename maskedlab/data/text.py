@@ -246,7 +246,7 @@ def prose(n: Count | None = 8,                         # how many rows; None: al
 
     Rows of fewer than eight pieces, the ends of some paragraphs, are not among them. By its contributors, CC
     BY-SA 3.0; titles and versions: `text_credits()`. `decode(batch['ids'])` reads it."""
-    if not isinstance(length, int) or isinstance(length, bool) or length < 3:
+    if length < 3:
         raise ValueError(f"length={length!r} is no length of a row; give a whole number from 3, such as 64")
     articles(split)                             # says which splits there are
     held = _rows(split, length)

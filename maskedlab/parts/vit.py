@@ -19,7 +19,7 @@ from .positions import RelativeBias, fit_positions, sincos
 from .transformer import Transformer, closed_at, init_xavier
 
 # %% auto #0
-__all__ = ['Sees', 'ViT', 'add_positions', 'Filler', 'BiasedViT']
+__all__ = ['Sees', 'Placed', 'ViT', 'add_positions', 'Filler', 'BiasedViT']
 
 # %% ../../nbs/parts/04_vit.ipynb #6408a53a
 class Sees:
@@ -44,11 +44,24 @@ class Sees:
         return self.embed(x, index, grid), dict(pad=pad, index=index, grid=grid)
 
 # %% ../../nbs/parts/04_vit.ipynb #9972625f
-class ViT(Sees, Transformer):
+class Placed(Transformer):
+    "Blocks with one table of positions, waves or learned, for a grid of patches."
+    pos_embed: Tensor         # `[1, prefix + N, dim]`
+    grid: tuple[int, ...]
+
+    def places_of(self, other: Any) -> dict[str, Tensor]:
+        "The positions of another grid as they would be here."
+        return {'pos_embed': fit_positions(other.pos_embed.detach(), other.grid, self.grid)}
+
+    def no_weight_decay(self) -> set[str]:
+        "Positions, where they are learned."
+        return {n for n, _ in self.named_parameters(recurse=False)} & {'pos_embed'}
+
+# %% ../../nbs/parts/04_vit.ipynb #0d2e176e
+class ViT(Sees, Placed):
     """MAE's encoder: linear patch embedding, fixed sine and cosine positions, a class token, pre-norm blocks
     (He et al. 2022, appendix A.1)."""
     prefix = 1                # tokens in front of the patches
-    pos_embed: Tensor         # `[1, 1 + N, dim]`
 
     def __init__(self,
                  grid: tuple[int, ...],         # rows and columns of patches; other grids work too
@@ -105,14 +118,6 @@ class ViT(Sees, Transformer):
             found.append(h)
         return found
 
-    def places_of(self, other: Any) -> dict[str, Tensor]:
-        "The positions of another grid as they would be here."
-        return {'pos_embed': fit_positions(other.pos_embed.detach(), other.grid, self.grid)}
-
-    def no_weight_decay(self) -> set[str]:
-        "Positions, where they are learned."
-        return {n for n, _ in self.named_parameters(recurse=False)} & {'pos_embed'}
-
 # %% ../../nbs/parts/04_vit.ipynb #a33374c2
 def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, row_first: bool,
                   learned: bool) -> None:
@@ -125,9 +130,8 @@ def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, 
         net.register_buffer('pos_embed', waves)
 
 # %% ../../nbs/parts/04_vit.ipynb #5aa2fc34
-class Filler(Transformer):
+class Filler(Placed):
     "Mask tokens where nothing was seen, positions, pre-norm blocks (MAE, He et al. 2022, section 3)."
-    pos_embed: Tensor         # `[1, prefix + N, dim]`
 
     def __init__(self, encoder: Any,          # has `dim`, `grid` and `prefix`
                  dim: int, depth: int, heads: int, eps: float = 1e-6,
@@ -158,14 +162,6 @@ class Filler(Transformer):
         z = torch.cat([h[:, :self.prefix], restore(h[:, self.prefix:], visible, hole)], 1)
         z = z + fit_positions(self.pos_embed, self.grid, tuple(visible.shape[1:]))
         return super().forward(z, generator=generator)[:, self.prefix:]
-
-    def places_of(self, other: Any) -> dict[str, Tensor]:
-        "The positions of another grid as they would be here."
-        return {'pos_embed': fit_positions(other.pos_embed.detach(), other.grid, self.grid)}
-
-    def no_weight_decay(self) -> set[str]:
-        "Positions, where they are learned."
-        return {n for n, _ in self.named_parameters(recurse=False)} & {'pos_embed'}
 
 # %% ../../nbs/parts/04_vit.ipynb #c6ce645b
 class BiasedViT(Transformer):

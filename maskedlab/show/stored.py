@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..train.watch import in_kernel
+
 # %% auto #0
-__all__ = ['in_notebook', 'keeps_outputs', 'image_of', 'display_stored']
+__all__ = ['keeps_outputs', 'image_of', 'display_stored']
 
 # %% ../../nbs/show/01_stored.ipynb #3afdd2d5
 # JupyterLab: an output is .jp-OutputArea-child, and in it .jp-OutputArea-output holds an element where a
@@ -25,15 +27,10 @@ _STYLE = """<style>
   .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none; }
 </style>"""
 
-def in_notebook() -> bool:
-    "Does this code run in a kernel, under a page that can show more than text?"
-    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    return getattr(shell, 'kernel', None) is not None
-
 def keeps_outputs() -> bool:
     "Is this kernel under a page that keeps outputs as JupyterLab does? Voilà, Colab and VS Code are others."
     others = 'google.colab' in sys.modules or 'VSCODE_PID' in os.environ
-    return in_notebook() and not others and not os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
+    return in_kernel() and not others and not os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
 
 def image_of(png: bytes,         # a picture
              words: str,         # what it shows, for those who cannot see it

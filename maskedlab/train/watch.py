@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from ..checks import outside
 
 # %% auto #0
 __all__ = ['VIEWERS', 'in_kernel', 'open_view', 'harmless', 'progress_bar', 'board', 'reports']
@@ -44,7 +46,8 @@ def harmless(report: Callable[[], Any]) -> Callable[[], None]:
             report()
         except (OSError, ValueError) as error:      # ValueError: of a file that was closed
             lost.append(error)
-            warnings.warn(f"this run is no longer shown ({str(error)[:80]}); it goes on", stacklevel=2)
+            warnings.warn(f"this run is no longer shown ({str(error)[:80]}); it goes on",
+                          stacklevel=outside())
     return call
 
 # %% ../../nbs/train/08_watch.ipynb #d50d8a37

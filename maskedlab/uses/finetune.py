@@ -107,12 +107,12 @@ def finetune(recipe: Recipe,                # trained in place
              **changes: Any,                # of the plan: lr, weight_decay, optimiser, clip, ...
              ) -> float:                    # accuracy on the test batch
     "Train encoder and head on labels, give the accuracy after the last step."
+    has_labels(train), has_labels(test)
     torch.manual_seed(seed)
     recipe.before_finetuning()
     ramp(blocks_run(recipe, train), drop_path)
     with torch.no_grad():
         width = recipe.features({k: v[:1] for k, v in train.items()}).shape[1]
-    has_labels(train), has_labels(test)
     model = Classifier(recipe, int(train['label'].max()) + 1, width).train()
     plan = plan.but(**changes)
     lr = plan.highest(batch, sum(p.numel() for p in model.parameters()))

@@ -241,8 +241,6 @@ class HybridDistillation(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Where = ALIKE):
         super().__init__()
-        if not 0 <= first <= 1:
-            raise ValueError(f"first={first}: give the share of tokens that goes at the first step, 0 to 1")
         self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps)
         self.encoder.norm.requires_grad_(False)              # stands behind all that is compared
         self.cut = Patches(patch, channels, 'row column colour', mean, std)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch

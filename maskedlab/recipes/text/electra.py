@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ...checks import FromZero, Layers, Positive, Table, Whole, Width, ZeroToOne
 from ...contract.chance import by_row
 from ...masks.strategies import rand
-from ...corruptions.replace import above_zero, check_share
 from ...contract.strategy import Where
 from ...contract.units import Units, in_full, mean, place, rows, spread
 from ...masks.words import Slots
@@ -82,8 +81,7 @@ class Electra(Recipe):
                  eps: Positive = 1e-12, std: Positive = .02,
                  strategy: Where = Slots(.15)):
         super().__init__()
-        self.weight, self.temperature, self.mask_share = weight, above_zero(temperature), check_share(
-            mask_share)
+        self.weight, self.temperature, self.mask_share = weight, temperature, mask_share
         dim, heads, small, few = widths(dim, heads, generator_dim, generator_heads)
         self.encoder = TextEncoder(vocab, dim, depth, heads, length, position, width, None, eps, std)
         self.generator = TextEncoder(vocab, small, depth, few, length, position, width, None, eps, std)

@@ -173,8 +173,6 @@ def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
           open_browser: bool = True,
           ) -> int:                 # the exit code of the server
     "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."
-    if not isinstance(recipe, str):
-        raise TypeError(f"a page needs a recipe's name or 'file.py:Class', got {type(recipe).__name__}")
     port = _free(port)
     for package in ('voila', 'anywidget'):
         if not find_spec(package): raise ValueError(f"the page needs {package}: pip install 'maskedlab[lab]'")
