@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from maskedlab.data import pictures as pic
 from maskedlab.data.batches import batches
 from maskedlab.data.own import images, load_image, to_pixels
 from maskedlab.data.samples import (
+    KEPT,
     SAMPLES,
+    data_table,
     describe,
     digits,
     list_samples,
@@ -85,7 +88,7 @@ def test_every_photograph_is_credited_and_free():
 
 
 def test_files_are_small():
-    assert sum(f.stat().st_size for f in FILES.iterdir()) < 7e6
+    assert sum(f.stat().st_size for f in FILES.iterdir()) < 15e6
 
 
 def test_splits_never_overlap():
@@ -121,7 +124,7 @@ def test_sample_is_a_batch_that_its_generator_decides(name, split):
     assert torch.equal(state, torch.random.get_rng_state()), 'the global generator was used'
 
 
-@pytest.mark.parametrize('name', ['image', 'digits'])
+@pytest.mark.parametrize('name', ['image', 'digits', 'fashion'])
 def test_pixels_are_shares_of_light(name):
     image = sample(name, 9)['image']
     assert image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1
@@ -153,7 +156,20 @@ def test_a_new_modality_costs_one_row(monkeypatch):
 def test_descriptions_name_licence_and_counts():
     rows = photo_credits()
     assert f"{len(rows)} real photographs" in describe('image') and 'CC BY' in describe('image')
-    assert '4,000' in describe('digits') and 'CC BY-SA 3.0' in describe('digits')
+    said = {name: describe(name).replace('\n', ' ') for name in list_samples()}
+    for name, kept in KEPT.items():
+        for licence in kept.licence.split(', '):
+            assert licence in said[name], f'{name} does not name {licence}'
+        if name == 'text': continue         # it counts articles, not paragraphs
+        for split in ('train', 'test'):
+            n = len(next(iter(sample(name, None, split=split).values())))
+            assert re.search(rf'\b{n:,} (are )?for {split}ing', said[name]), (name, n)
+
+
+def test_the_table_of_data():
+    rows = {line.split()[0]: line for line in data_table().splitlines()[1:]}
+    assert list(rows) == list_samples()
+    assert ' 656    164 ' in rows['points'] and ' real ' in rows['points'] and 'CC BY 3.0' in rows['points']
 
 
 def test_bad_samples():
@@ -385,7 +401,7 @@ def test_sets_can_be_sent_to_workers(folder):
 def test_nothing_is_loaded_or_fetched_early():
     code = ("import sys, maskedlab.data.batches, maskedlab.data.samples as s; "
             "assert not {'datasets', 'skimage', 'sklearn', 'matplotlib'} & set(sys.modules); "
-            "assert not s._digit_pixels.cache_info().currsize and not s.photographs.cache_info().currsize; "
+            "assert not s._small.cache_info().currsize and not s.photographs.cache_info().currsize; "
             "import socket; socket.socket = None; s.sample('image'); s.sample('digits'); assert 'datasets' "
             "not in sys.modules")
     subprocess.run([sys.executable, '-c', code], check=True)

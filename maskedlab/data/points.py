@@ -134,7 +134,7 @@ def clouds(n: Count | None = 8,                         # how many; None: all of
            ) -> dict[str, Tensor]:
     """Clouds of 820 real 3-D models of furniture and other things, in the unit sphere, z up.
 
-    657 are for training and 163 for testing. Models by Blend Swap contributors, Kator Legaz, Reallusion and
+    656 are for training and 164 for testing. Models by Blend Swap contributors, Kator Legaz, Reallusion and
     Scopia, CC0 and CC BY 3.0, by way of Sweet Home 3D; author of each: `point_credits()`. Where their file is
     missing, or with source='parametric', furniture made of boxes."""
     if split not in ('train', 'test'):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...contract.saved import arguments
 from ...contract.units import Units, widen
 from ...data.own import load_image
-from ...data.samples import photo_credits
+from ...data.samples import CLOTHES, photo_credits
 from ...instruments.baselines import inpaint, psnr, visible_mean
 from .base import Measure, Scene, View, cividis, from_file, panel, pierced, raw, tinted
 
@@ -24,6 +24,9 @@ __all__ = ['GUESSES', 'PictureSamples', 'PictureDrawings', 'PictureView']
 # %% ../../../nbs/show/views/01_pictures.ipynb #e36ddf46
 def _digit(label: int) -> str:
     return f'a handwritten {label}'
+
+def _garment(label: int) -> str:
+    return CLOTHES[label]
 
 def _photo(label: int) -> str:
     return photo_credits()[label]['title']
@@ -36,7 +39,8 @@ class PictureSamples(View):
     sets: dict[str, tuple[str, dict[str, Any], Callable[[int], str]]] = {
         'Held-out photographs': ('image', dict(n=8, split='test'), _photo),
         'Training photographs': ('image', dict(n=12, split='train'), _photo),
-        'Handwritten digits': ('digits', dict(n=12, split='test'), _digit)}
+        'Handwritten digits': ('digits', dict(n=12, split='test'), _digit),
+        'Clothes': ('fashion', dict(n=12, split='test'), _garment)}
 
     def size(self, recipe: Any) -> tuple[int, int]:
         "Height and width of the pictures that a recipe was made for; 64 where it does not say."
