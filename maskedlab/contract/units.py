@@ -203,6 +203,11 @@ class Units:
         "Units of one sample, padding included."
         return math.prod(self.shape)
 
+    def free_counts(self) -> Tensor:
+        "How many units of each sample may be hidden, int64 `[B]`."
+        if self.whole: return torch.full((len(self),), self.count, device=self.device)
+        return self.free.flatten(1).sum(1)
+
     def none(self) -> Tensor:
         "The mask that hides nothing, `[B, *shape]`."
         return torch.zeros_like(self.valid)

@@ -28,23 +28,19 @@ def distinct(n: Tensor,         # `[B]` int64, how many
              ) -> Tensor:       # bool `[B, width]`, n True in each row
     "A random set of n of the first `places`."
     # on a GPU each look at how many are missing would make the host wait
-    if not n.is_cpu or (2 * n > places).any():
+    if not n.is_cpu or (2 * n.numpy() > places.numpy()).any():
         noise = rand((len(n), width), generator, n.device)
         return first_k(noise, n, torch.arange(width, device=n.device) < places[:, None])
-    draw = lambda *shape: rand(shape, generator, 'cpu').numpy()
-    need, ends = n.numpy()[:, None], places.numpy()
-    column = np.arange(max(int(n.max()), 1), dtype=np.int32)
-    start = (draw(len(n), len(column)) * ends[:, None]).astype(np.int32)
-    start = np.where(column < need, start, width + column)          # what is not needed never comes twice
+    need, ends, row = n.numpy(), places.numpy(), np.arange(len(n))
+    most = int(need.max(initial=0))
+    luck = rand((len(n), most), generator, 'cpu').numpy()[np.arange(most) < need[:, None]]
+    chosen, missing = np.zeros((len(n), width), bool), need
     while True:
-        start.sort(1)
-        again = np.flatnonzero(start[:, 1:] == start[:, :-1])
-        if not len(again): break
-        row = again // (len(column) - 1)
-        start.ravel()[again + row] = draw(len(row)) * ends[row]
-    chosen = np.zeros((len(n), width + len(column)), bool)
-    chosen.ravel()[start + np.arange(len(n))[:, None] * chosen.shape[1]] = True
-    return torch.from_numpy(chosen)[:, :width]
+        which = row.repeat(missing)         # a sample for each start that is missing
+        chosen.ravel()[which * width + (luck * ends[which]).astype(np.intp)] = True
+        missing = need - np.add.reduce(chosen.view(np.uint8), 1, np.int32)
+        if not missing.any(): return torch.from_numpy(chosen)
+        luck = rand((int(missing.sum()),), generator, 'cpu').numpy()
 
 def lengthened(start: Tensor,   # bool `[B, N]`
                length: int,
@@ -96,7 +92,7 @@ class Span(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
         _one_axis(u)
-        N, L = u.count, u.free.sum(1)
+        N, L = u.count, u.free_counts()
         expected = quota(self._expected, self.prob, L, N, generator, progress)
         n = self._spans(expected, (rand((len(u),), generator, u.device) * ONE).long())
         start = distinct(n, self._places(L, n), max(N, self._most(N) + 1), generator)
