@@ -5,6 +5,8 @@
     python lab.py test        run every check
     python lab.py test mae    run what concerns one method
     python lab.py quick       run the checks of three minutes
+    python lab.py download FOLDER        fetch all wheels, for machines without a network;
+    python lab.py --find-links FOLDER    which install from them alone
 
 The first call makes the folder .venv beside this file and installs into it; it says size and time before.
 A call that was interrupted goes on where it stopped. `python lab.py --help` lists the options.
@@ -33,7 +35,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-import venv
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -126,13 +127,37 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r'\d+', text.split('+')[0])[:3])
 
 
-def torch_of(python: str | Path) -> str | None:
-    """The version of the torch that this Python can import; None where there is none that is new enough."""
-    probe = subprocess.run(
-        [str(python), '-c', 'import torch; print(torch.__version__)'], capture_output=True, text=True
+@dataclass
+class Torch:
+    """A torch that is there, and where."""
+
+    version: str
+    folders: list[str]  # where its Python keeps packages
+    python: str
+
+
+def torch_of(python: str | Path) -> Torch | None:
+    """The torch that this Python can import; None where Python or torch is missing or too old."""
+    ask = (
+        'import json, sys, torch; '
+        'folders = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]; '
+        'print(json.dumps([list(sys.version_info[:2]), torch.__version__, folders]))'
     )
-    text = probe.stdout.strip().rpartition('\n')[2]
-    return text if probe.returncode == 0 and version(text)[:2] >= OLDEST_TORCH else None
+    try:
+        probe = subprocess.run([str(python), '-c', ask], capture_output=True, text=True)
+        its_python, its_version, folders = json.loads(probe.stdout.strip().rpartition('\n')[2])
+    except (OSError, ValueError):
+        return None
+    old = tuple(its_python) < OLDEST_PYTHON or version(its_version)[:2] < OLDEST_TORCH
+    return None if old else Torch(its_version, folders, str(python))
+
+
+def pythons() -> list[str]:
+    """The Python that runs this file and those of the environments that are activated, without our own."""
+    inside = ('Scripts/python.exe', 'python.exe') if WINDOWS else ('bin/python',)
+    active = [Path(os.environ[k]) for k in ('VIRTUAL_ENV', 'CONDA_PREFIX') if os.environ.get(k)]
+    found = [sys.executable, *(str(e / p) for e in active for p in inside if (e / p).exists())]
+    return [p for p in dict.fromkeys(found) if Path(p).parent != PYTHON.parent]
 
 
 def has_gpu() -> bool:
@@ -152,15 +177,20 @@ def minutes(download: float) -> float:
     return download * 8000 / 50 / 60 + 2
 
 
-def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> None:
+def announce(
+    options: argparse.Namespace, tests: bool, torch: Torch | None = None, folder: Path | None = None
+) -> None:
     """Say size and time first, and offer the CPU build where a GPU build would be of no use."""
     down, disk = size(options.cpu or torch is not None, tests)
-    say(
-        f'Installing into {VENV}: about {down:.1f} GB to download ({minutes(down):.0f} minutes at 50 '
-        f'Mbit/s), {disk:.1f} GB on disk.'
-    )
+    way = f'about {down:.1f} GB to download ({minutes(down):.0f} minutes at 50 Mbit/s)'
+    if options.find_links:
+        way = f'from {options.find_links} alone, no network is asked'
+    if folder:
+        say(f'Downloading into {folder}: {way}.')
+    else:
+        say(f'Installing into {VENV}: {way}, {disk:.1f} GB on disk.')
     if torch:
-        say(f'It takes the torch {torch} that is already installed.')
+        say(f'It takes the torch {torch.version} that is already installed ({torch.python}).')
     elif sys.platform == 'linux' and not (
         options.cpu or options.torch_index or options.find_links or has_gpu()
     ):
@@ -170,7 +200,8 @@ def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> Non
         if sys.stdin and sys.stdin.isatty() and 'CI' not in os.environ:
             options.cpu = input('Take the CPU build? [y/N] ').strip().lower().startswith('y')
             down, disk = size(options.cpu, tests)
-    free = shutil.disk_usage(ROOT).free / 1e9
+    disk = down if folder else disk
+    free = shutil.disk_usage(folder or ROOT).free / 1e9
     if free < disk:
         raise Trouble(
             f'about {disk:.1f} GB are needed and this disk has {free:.1f} GB left; free some space'
@@ -178,19 +209,43 @@ def announce(options: argparse.Namespace, tests: bool, torch: str | None) -> Non
         )
 
 
-def make_venv(share: bool) -> None:
-    """The folder .venv; `share` lets it see the packages of the Python that makes it, and so its torch."""
-    if importlib.util.find_spec('ensurepip') is None:
+def make_venv(folder: Path, python: str) -> None:
+    """An environment with pip, of this Python."""
+    made = subprocess.run([python, '-m', 'venv', str(folder)], capture_output=True, text=True)
+    if 'ensurepip is not' in made.stdout + made.stderr:
         raise Trouble(
             'this Python lacks its venv part; on Debian and Ubuntu run "sudo apt-get install '
             'python3-venv", then this command again.'
         )
-    try:
-        venv.create(VENV, with_pip=True, symlinks=not WINDOWS, system_site_packages=share)
-    except subprocess.CalledProcessError:
-        raise Trouble(
-            f'pip could not be put into {VENV}; delete that folder and run this command again.'
-        ) from None
+    if made.returncode:
+        raise Trouble(f'pip could not be put into {folder}; delete that folder and run this command again.')
+
+
+BORROWED = 'borrowed.pth'  # in .venv, and a copy where its packages are
+
+
+def borrow(torch: Torch) -> Torch | None:
+    """Let .venv see the packages of the environment that holds this torch, after its own; its torch then.
+
+    A venv that is made inside another one sees neither its packages nor its torch, so they are named.
+    """
+    command = [str(PYTHON), '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))']
+    ours = Path(subprocess.run(command, capture_output=True, text=True).stdout.strip())
+    files = [VENV / BORROWED, ours / BORROWED]
+    for file in files:
+        file.write_text('\n'.join(torch.folders) + '\n', encoding='utf-8')
+    seen = torch_of(PYTHON)
+    if not seen:
+        say(f'The Python of {VENV} cannot use that torch; it takes one of its own.')
+        for file in files:
+            file.unlink()
+    return seen
+
+
+def still_there() -> bool:
+    """Whether the packages that .venv borrows are where they were."""
+    lent = VENV / BORROWED
+    return not lent.exists() or all(map(os.path.isdir, lent.read_text(encoding='utf-8').splitlines()))
 
 
 def check_venv() -> bool:
@@ -211,18 +266,27 @@ def check_venv() -> bool:
 
 
 class Unresolvable(Exception):
-    """pip found no set of versions, which no second try will change."""
+    """pip found no set of versions, which no second try will change. Its text is what was not found."""
 
 
-def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
+OFFLINE = (
+    'NameResolutionError|Name or service not known|nodename nor servname|getaddrinfo failed|'
+    'Temporary failure in name resolution|Network is unreachable|No route to host|Connection refused'
+)
+
+
+def pip(
+    *arguments: str, verb: str = 'install', python: Path | None = None, tries: int = 4, pause: float = 5
+) -> None:
     """`pip install`, again after a broken download: what has arrived stays in pip's cache."""
-    log = VENV / 'install.log'
+    python = python or PYTHON
+    log = (VENV if verb == 'install' else Path(tempfile.gettempdir())) / f'{verb}.log'
     env = {**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_RESUME_RETRIES': '10'}
     for n in range(1, tries + 1):
         log.unlink(missing_ok=True)
         if (
             subprocess.run(
-                [str(PYTHON), '-m', 'pip', 'install', '--log', str(log), *arguments], cwd=ROOT, env=env
+                [str(python), '-m', 'pip', verb, '--log', str(log), *arguments], cwd=ROOT, env=env
             ).returncode
             == 0
         ):
@@ -233,11 +297,17 @@ def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
             'DO NOT MATCH THE HASHES|HTTP error|SSLError',
             text,
         )
+        if broken and re.search(OFFLINE, text) and 'Downloading ' not in text:
+            raise Trouble(
+                'no package server can be reached; go on where there is a network, or install from a '
+                'folder of wheels with --find-links (python lab.py download FOLDER makes one).'
+            )
         if (
             re.search('ResolutionImpossible|No matching distribution|conflicting dependencies', text)
             and not broken
         ):
-            raise Unresolvable
+            missing = re.search('No matching distribution found for (.+)', text)
+            raise Unresolvable(missing[1].strip() if missing else 'versions that fit together')
         if 'No space left' in text:
             raise Trouble(
                 'the disk is full; free some space and run this command again: it goes on where it stopped.'
@@ -257,14 +327,66 @@ def pip(*arguments: str, tries: int = 4, pause: float = 5) -> None:
 
 
 def from_stick(folder: str | None, *arguments: str) -> None:
-    """`pip install` from the wheels in a folder alone where that works, else from the network too."""
+    """`pip install`; where a folder of wheels is given from it alone, and then nothing is tried again."""
     if folder:
+        pip('--isolated', '--no-index', '--find-links', folder, *arguments, tries=1)  # whatever pip.conf says
+    else:
+        pip(*arguments)
+
+
+def here() -> str:
+    return f'Python {".".join(map(str, sys.version_info[:2]))} on {sys.platform}'
+
+
+def torch_first(options: argparse.Namespace) -> list[str]:
+    """What is asked of pip for torch, and the torchvision that belongs to it."""
+    index = options.torch_index or (CPU_INDEX if options.cpu and sys.platform == 'linux' else None)
+    which = [f'torch>={".".join(map(str, OLDEST_TORCH))}', 'torchvision']
+    return [*(['--index-url', index] if index else []), *which]
+
+
+def asked(extra: str) -> list[str]:
+    """The requirements of `maskedlab[extra]` and of its build, word for word."""
+    import tomllib
+
+    table = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
+    project, todo, found = table['project'], [f'maskedlab[{extra}]'], []
+    found += table['build-system']['requires'] + project['dependencies']
+    while todo:
+        for name in re.findall(r'[\w-]+', todo.pop().partition('[')[2]):
+            more = project['optional-dependencies'][name]
+            todo += [r for r in more if r.startswith('maskedlab[')]
+            found += [r for r in more if not r.startswith('maskedlab[')]
+    return list(dict.fromkeys(found))
+
+
+def download(options: argparse.Namespace) -> None:
+    """Put into a folder what `--find-links` will take from it: the same torch, constraints and extras."""
+    folder = Path(options.names[0]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    announce(options, options.tests, folder=folder)
+    with tempfile.TemporaryDirectory(prefix='maskedlab-') as scratch:
+        python = Path(sys.executable)
+        if importlib.util.find_spec('pip') is None:
+            make_venv(Path(scratch), sys.executable)
+            python = Path(scratch) / PYTHON.relative_to(VENV)
+        fetch = lambda *words: pip('--wheel-dir', str(folder), *words, verb='wheel', python=python)
         try:
-            return pip('--no-index', '--find-links', folder, *arguments, tries=1)
-        except (Unresolvable, Trouble):
-            say(f'{folder} does not hold all that is needed; the rest comes from the network.')
-        arguments = ('--find-links', folder, *arguments)
-    pip(*arguments)
+            fetch(*torch_first(options))
+            torch = max((p.name.split('-')[1] for p in folder.glob('torch-*.whl')), key=version)
+            pin = Path(scratch) / 'torch.txt'
+            pin.write_text(f'torch=={torch.split("+")[0]}\n')
+            package = ['-c', str(pin), '--find-links', str(folder)]
+            package += asked('test' if options.tests else 'lab')
+            try:
+                fetch('-c', 'constraints.txt', *package)
+            except Unresolvable:
+                say('The versions in constraints.txt do not fit here; taking the newest that do.')
+                fetch(*package)
+        except Unresolvable as e:
+            raise Trouble(f'pip finds no {e} for {here()}; try Python 3.12.') from None
+    count = len(list(folder.glob('*.whl')))
+    say(f'{folder} holds {count} wheels for {here()}. There: python lab.py --find-links FOLDER')
 
 
 def wanted(extra: str) -> str:
@@ -285,7 +407,7 @@ def wanted(extra: str) -> str:
 def install(extra: str, options: argparse.Namespace) -> None:
     """Bring .venv to what `maskedlab[extra]` asks for. A marker is written only after success."""
     marker = VENV / f'maskedlab-{extra}.txt'
-    if PYTHON.exists() and marker.exists() and marker.read_text() == wanted(extra):
+    if PYTHON.exists() and marker.exists() and marker.read_text() == wanted(extra) and still_there():
         return
     if options.find_links and not any(Path(options.find_links).glob('*.whl')):
         raise Trouble(
@@ -294,29 +416,25 @@ def install(extra: str, options: argparse.Namespace) -> None:
         )
     own = options.cpu or options.torch_index
     there = check_venv()
-    torch = torch_of(PYTHON if there else sys.executable) if there or not own else None
-    announce(options, extra == 'test', torch)
+    torch = torch_of(PYTHON) if there else None
+    lent = None if torch or own else next(filter(None, map(torch_of, pythons())), None)
+    announce(options, extra == 'test', torch or lent)
     if not there:
-        make_venv(share=torch is not None)
-    try:
-        pip(
-            '--quiet',
-            '--upgrade',
-            'pip>=25.1',
-            *(['--find-links', options.find_links] if options.find_links else []),
-            tries=1,
-        )
-    except (Unresolvable, Trouble):
-        pass  # an older pip only starts a broken file anew
-    index = options.torch_index or (CPU_INDEX if options.cpu and sys.platform == 'linux' else None)
-    index = ['--index-url', index] if index else []
+        make_venv(VENV, lent.python if lent else sys.executable)
+    torch = borrow(lent) if lent else torch
+    stick = options.find_links
+    if not stick:
+        with contextlib.suppress(Unresolvable, Trouble):  # an older pip only starts a broken file anew
+            pip('--quiet', '--upgrade', 'pip>=25.1', tries=1)
+    lacking = lambda e: Trouble(
+        f'{stick} holds no {e} for {here()}; fetch it where there is a network: python lab.py download '
+        f'{"--tests " if extra == "test" else ""}FOLDER'
+    )
     if not torch:
         try:
-            from_stick(
-                options.find_links, *index, f'torch>={".".join(map(str, OLDEST_TORCH))}', 'torchvision'
-            )
-        except Unresolvable:
-            raise Trouble(
+            from_stick(stick, *torch_first(options))
+        except Unresolvable as e:
+            raise lacking(e) if stick else Trouble(
                 f'no torch >= 2.11 for this Python ({sys.version.split()[0]}) and system was found; try '
                 'Python 3.12.'
             ) from None
@@ -328,16 +446,16 @@ def install(extra: str, options: argparse.Namespace) -> None:
             )
     # What comes next must leave that torch alone, and take the torchvision that belongs to it.
     pin = VENV / 'torch.txt'
-    pin.write_text(f'torch=={torch.split("+")[0]}\n')
+    pin.write_text(f'torch=={torch.version.split("+")[0]}\n')
     package = ['-c', str(pin), '-e', f'.[{extra}]']
     try:
-        from_stick(options.find_links, '-c', 'constraints.txt', *package)
-    except Unresolvable:  # on another Python or system
+        from_stick(stick, '-c', 'constraints.txt', *package)
+    except Unresolvable:  # on another Python or system, or from wheels that were fetched without them
         say('The versions in constraints.txt do not fit here; taking the newest that do.')
         try:
-            from_stick(options.find_links, *package)
-        except Unresolvable:
-            raise Trouble(
+            from_stick(stick, *package)
+        except Unresolvable as e:
+            raise lacking(e) if stick else Trouble(
                 f'pip finds no versions that fit together for this Python (details: {VENV / "install.log"}).'
             ) from None
     probe = subprocess.run(
@@ -1093,16 +1211,20 @@ def parser() -> argparse.ArgumentParser:
         'command',
         nargs='?',
         default='lab',
-        choices=('lab', 'test', 'quick'),
-        help='lab (default), test, or quick: the checks of three minutes',
+        choices=('lab', 'test', 'quick', 'download'),
+        help='lab (default), test, quick: the checks of three minutes, or download: wheels for --find-links',
     )
     p.add_argument(
-        'names', nargs='*', metavar='METHOD', help='of test: only what concerns these, such as mae'
+        'names',
+        nargs='*',
+        metavar='NAME',
+        help='of test: methods, such as mae, to run what concerns these; of download: the folder',
     )
     i = p.add_argument_group('installing')
     i.add_argument('--cpu', action='store_true', help='the CPU build of torch: far smaller on Linux')
     i.add_argument('--torch-index', metavar='URL', help='fetch torch and torchvision from this index')
-    i.add_argument('--find-links', metavar='FOLDER', help='wheels to install from, for instance on a stick')
+    i.add_argument('--find-links', metavar='FOLDER', help='install from these wheels alone, say on a stick')
+    i.add_argument('--tests', action='store_true', help='of download: also what the tests need')
     i.add_argument('--no-install', action='store_true', help='use .venv as it is')
     i.add_argument('--install-only', action='store_true', help='install and stop')
     j = p.add_argument_group('lab')
@@ -1141,6 +1263,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     options = parser().parse_args(arguments)
     try:
+        if options.command == 'download':
+            if len(options.names) != 1:
+                raise Trouble('name one folder: python lab.py download FOLDER.')
+            download(options)
+            return 0
         if options.names and options.command != 'test':
             raise Trouble(f'{options.names[0]!r} is a word too many: methods are named after "test".')
         if options.no_install:

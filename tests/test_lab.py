@@ -3,6 +3,8 @@
 import argparse
 import ast
 import contextlib
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -74,10 +76,14 @@ def test_an_old_python_is_told_what_is_needed(monkeypatch, capsys):
 # ----- installing
 
 
-def test_debian_without_venv(monkeypatch):
-    monkeypatch.setattr(lab.importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(lab.Trouble, match='python3-venv'):
-        lab.make_venv(share=False)
+@pytest.mark.parametrize('said, match', [
+    ('The virtual environment was not created because ensurepip is not\navailable.', 'python3-venv'),
+    ('Error: [Errno 13] Permission denied', 'could not be put into'),
+])
+def test_an_environment_that_cannot_be_made(monkeypatch, tmp_path, said, match):
+    monkeypatch.setattr(lab.subprocess, 'run', lambda c, **k: subprocess.CompletedProcess(c, 1, said, ''))
+    with pytest.raises(lab.Trouble, match=match):
+        lab.make_venv(tmp_path / '.venv', sys.executable)
 
 
 def fake_pip(monkeypatch, *logs):
@@ -123,13 +129,184 @@ def test_what_no_second_try_would_change_is_not_tried_again(venv, monkeypatch, l
     assert len(calls) == 1
 
 
-def test_wheels_on_a_stick_come_first(venv, monkeypatch):
-    calls = fake_pip(monkeypatch, '')
-    lab.from_stick('stick', 'x')
-    assert '--no-index' in calls[0] and calls[0][calls[0].index('--find-links') + 1] == 'stick'
-    calls = fake_pip(monkeypatch, 'No matching distribution found for x', '')
-    lab.from_stick('stick', 'x')
-    assert len(calls) == 2 and '--no-index' not in calls[1] and 'stick' in calls[1]
+def test_where_nothing_can_be_reached_no_second_try_is_made(venv, monkeypatch):
+    log = ("Retrying (Retry(total=4)) after connection broken by 'NewConnectionError: Failed to establish a "
+           "new connection: [Errno -3] Temporary failure in name resolution'")
+    calls = fake_pip(monkeypatch, log)
+    with pytest.raises(lab.Trouble, match='network.*--find-links'):
+        lab.pip('torch')
+    assert len(calls) == 1
+    calls = fake_pip(monkeypatch, 'Downloading torch-2.14.1.whl (800 MB)\n' + log, '')  # it broke on its way
+    lab.pip('torch')
+    assert len(calls) == 2
+
+
+def wheel(folder, name, version, files, requires=()):
+    """A wheel of a few lines."""
+    import os
+    import zipfile
+    info = f'{name}-{version}.dist-info'
+    files = {
+        **files,
+        f'{info}/METADATA': f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        + 'Provides-Extra: lab\n'
+        + ''.join(f'Requires-Dist: {r}\n' for r in requires),
+        f'{info}/WHEEL': 'Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n',
+    }
+    files[f'{info}/RECORD'] = ''.join(f'{f},,\n' for f in (*files, f'{info}/RECORD'))
+    file = f'{name}-{version}-py3-none-any.whl'
+    with zipfile.ZipFile(os.path.join(folder, file), 'w') as z:
+        for each, text in files.items():
+            z.writestr(each, text)
+    return file
+
+
+TORCH = {'torch/__init__.py': "__version__ = '2.14.1'\n"}
+
+
+def bare(folder, torch=False, pip=False):
+    """An environment of no packages, but for a torch of one line and the pip of this one."""
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
+    if pip:
+        (next(folder.rglob('site-packages')) / 'pip').symlink_to(
+            Path(importlib.util.find_spec('pip').origin).parent)
+    if torch:
+        to = next(folder.rglob('site-packages')) / 'torch'
+        to.mkdir()
+        (to / '__init__.py').write_text(TORCH['torch/__init__.py'])
+    return folder / lab.PYTHON.relative_to(lab.VENV)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """A project like ours, a house of tiny wheels in the place of the network, and a stick."""
+    root, house = tmp_path / 'project', tmp_path / 'house'
+    root.mkdir()
+    house.mkdir()
+    wheel(house, 'torch', '2.14.1', TORCH)
+    wheel(house, 'torchvision', '0.29.1', {'torchvision/__init__.py': 'class ops: nms = 1\n'}, ['torch'])
+    for version in ('1.0', '2.0'):
+        wheel(house, 'thing', version, {'thing.py': f'version = {version}\n'})
+    wheel(house, 'other', '1.0', {'other.py': ''}, ['thing'])
+    build = 'from __future__ import annotations\n' + inspect.getsource(wheel) + (
+        'def build_editable(folder, *a):\n'
+        '    more = ["thing>=1", "other; extra == \'lab\'"]\n'
+        '    return wheel(folder, "maskedlab", "1", {"maskedlab.pth": os.getcwd()}, more)\n'
+    ).replace('os.getcwd', '__import__("os").getcwd')
+    wheel(house, 'tinybuild', '1.0', {'tinybuild.py': build})
+    (root / 'pyproject.toml').write_text(
+        '[build-system]\nrequires = ["tinybuild"]\nbuild-backend = "tinybuild"\n'
+        '[project]\nname = "maskedlab"\nversion = "1"\ndependencies = ["thing>=1"]\n'
+        '[project.optional-dependencies]\nlab = ["maskedlab[more]"]\nmore = ["other"]\n'
+    )
+    (root / 'constraints.txt').write_text('thing==1.0\n')
+    for name, value in dict(ROOT=root, VENV=root / '.venv',
+                            PYTHON=root / '.venv' / lab.PYTHON.relative_to(lab.VENV)).items():
+        monkeypatch.setattr(lab, name, value)
+    monkeypatch.setattr(lab, 'pythons', lambda: [])
+    monkeypatch.setattr(lab, 'make_venv', lambda folder, python: bare(folder, pip=True))  # far faster
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    monkeypatch.setenv('PIP_FIND_LINKS', str(house))
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+    monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
+    return house, tmp_path / 'stick'
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='makes a link')
+@pytest.mark.skipif(importlib.util.find_spec('pip') is None, reason='needs pip')
+def test_a_stick_holds_what_the_installation_from_it_needs(offline, monkeypatch, capfd):
+    house, stick = offline
+    assert lab.main(['download', str(stick), '--cpu', '--torch-index', 'unused']) == 0, capfd.readouterr().out
+    held = {p.name.split('-py3')[0] for p in stick.glob('*.whl')}
+    assert held == {'torch-2.14.1', 'torchvision-0.29.1', 'thing-1.0', 'other-1.0', 'tinybuild-1.0'}, \
+        'with the version that constraints.txt names, and what the build needs'
+    # then no network, and one wheel lost
+    monkeypatch.delenv('PIP_NO_INDEX')
+    monkeypatch.delenv('PIP_FIND_LINKS')
+    monkeypatch.setenv('PIP_INDEX_URL', 'http://127.0.0.1:9/simple')
+    name = 'torchvision-0.29.1-py3-none-any.whl'
+    lost = (stick / name).rename(house.parent / name)
+    capfd.readouterr()
+    install = ['--find-links', str(stick), '--install-only']
+    assert lab.main(install) == 2
+    said = capfd.readouterr()
+    last = said.out.splitlines()[-1]
+    assert 'holds no torchvision' in last and 'python lab.py download' in last and 'lab.py:' in last
+    assert 'Retrying' not in said.out + said.err and not list(lab.VENV.glob('maskedlab-*.txt'))
+    lost.rename(stick / lost.name)
+    assert lab.main(install) == 0
+    ask = 'import thing, other, torch; print(thing.version, torch.__version__)'
+    there = subprocess.run([lab.PYTHON, '-c', ask], capture_output=True, text=True)
+    assert there.stdout.split() == ['1.0', '2.14.1'] and (lab.VENV / 'maskedlab-lab.txt').exists()
+
+
+def test_a_stick_that_was_filled_without_our_versions_will_do(dry, tmp_path):
+    said, state = dry
+    state['fail'] = '-c constraints.txt'
+    (tmp_path / 'x.whl').touch()
+    lab.install('lab', options('--find-links', str(tmp_path)))
+    assert all('--no-index' in s for s in said) and 'constraints.txt' not in said[-1]
+    state['fail'] = '-e .[test]'
+    with pytest.raises(lab.Trouble, match=r'holds no .* for Python 3.*download --tests FOLDER'):
+        lab.install('test', options('--find-links', str(tmp_path)))
+
+
+def test_the_requirements_of_an_extra_are_all_of_them():
+    lab_, tests = lab.asked('lab'), lab.asked('test')
+    names = lambda them: {re.match(r'[\w-]+', r)[0] for r in them}
+    assert {'torch', 'numpy', 'setuptools', 'timm', 'plotly', 'jupyterlab', 'scipy'} <= names(lab_)
+    assert set(lab_) < set(tests) and {'nbdev', 'torch-geometric'} <= names(tests)
+    assert 'maskedlab' not in names(tests)
+
+
+@pytest.mark.parametrize('words', [[], ['a', 'b']])
+def test_a_download_goes_into_one_folder(words, capsys):
+    assert lab.main(['download', *words]) == 2 and 'one folder' in capsys.readouterr().out
+
+
+# ---- a torch that is there
+
+
+@pytest.mark.parametrize('variable', ['VIRTUAL_ENV', 'CONDA_PREFIX', None])
+def test_the_torch_of_an_activated_environment_is_found_and_used(monkeypatch, tmp_path, capsys, variable):
+    ours = bare(tmp_path / '.venv')
+    for name, value in dict(ROOT=tmp_path, VENV=tmp_path / '.venv', PYTHON=ours).items():
+        monkeypatch.setattr(lab, name, value)
+    active = bare(tmp_path / 'active', torch=True)
+    for each in ('VIRTUAL_ENV', 'CONDA_PREFIX'):
+        monkeypatch.delenv(each, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / 'active'))
+        monkeypatch.setattr(sys, 'executable', str(bare(tmp_path / 'plain')))
+    else:  # the Python that runs lab.py
+        monkeypatch.setattr(sys, 'executable', str(active))
+    asked = []
+    monkeypatch.setattr(lab, 'pip', lambda *words, **k: asked.append(words))
+    monkeypatch.setattr(lab, 'check_venv', lambda: True)
+    real = subprocess.run
+    probe = lambda c, **k: (subprocess.CompletedProcess(c, 0, '', '') if 'nms' in c[-1] else real(c, **k))
+    monkeypatch.setattr(lab.subprocess, 'run', probe)
+    (tmp_path / 'pyproject.toml').write_text('[project]\nname = "x"\n')
+    lab.install('lab', options())
+    said = capsys.readouterr().out
+    assert f'torch 2.14.1 that is already installed ({active})' in said
+    assert not any('torchvision' in words for words in asked), 'no second one is fetched'
+    assert lab.torch_of(lab.PYTHON).version == '2.14.1', 'and ours sees it'
+    n = len(asked)
+    lab.install('lab', options())
+    assert len(asked) == n
+    shutil.rmtree(tmp_path / 'active')  # it has gone: what was borrowed has to be fetched
+    with pytest.raises(lab.Trouble, match='cannot be imported'):
+        lab.install('lab', options())
+    assert any('torchvision' in words for words in asked[n:])
+
+
+def test_a_torch_that_our_python_cannot_use_is_not_borrowed(monkeypatch, tmp_path, capsys):
+    ours = bare(tmp_path / '.venv')
+    monkeypatch.setattr(lab, 'VENV', tmp_path / '.venv')
+    monkeypatch.setattr(lab, 'PYTHON', ours)
+    assert lab.borrow(lab.Torch('2.14.1', [str(tmp_path)], 'another')) is None
+    assert 'cannot use that torch' in capsys.readouterr().out and not list(tmp_path.rglob('borrowed.pth'))
 
 
 def test_an_empty_stick_is_named(venv, tmp_path):
@@ -147,7 +324,7 @@ def dry(venv, monkeypatch):
         if state['fail'] and state['fail'] in said[-1]:
             raise lab.Unresolvable
         if 'torchvision' in arguments:
-            state['torch'] = '2.14.1'
+            state['torch'] = lab.Torch('2.14.1', [], 'python')
 
     monkeypatch.setattr(lab, 'pip', pip)
     monkeypatch.setattr(lab, 'check_venv', lambda: True)
@@ -176,7 +353,7 @@ def test_torch_and_torchvision_come_together_and_stay(dry, venv, capsys):
 
 def test_a_torch_that_is_there_is_taken(dry, capsys):
     said, state = dry
-    state['torch'] = '2.12.0+cpu'
+    state['torch'] = lab.Torch('2.12.0+cpu', [], 'python')
     lab.install('lab', options())
     assert not any('torchvision' in s for s in said) and 'already installed' in capsys.readouterr().out
 
