@@ -75,7 +75,7 @@ class Strategy:
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         "The fewest and the most units that each sample may hide, two int64 `[B]`."
-        n = u.free.flatten(1).sum(1)
+        n = u.free_counts()
         return torch.zeros_like(n), n
 
     def chance(self, u: Units) -> Tensor | None:
@@ -148,7 +148,7 @@ class Union(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         (a0, a1), (b0, b1) = (s.counts(u) if isinstance(s, Strategy) else Strategy.counts(self, u)
                               for s in (self.a, self.b))
-        return torch.maximum(a0, b0), torch.minimum(a1 + b1, u.free.flatten(1).sum(1))
+        return torch.maximum(a0, b0), torch.minimum(a1 + b1, u.free_counts())
 
     def chance(self, u: Units) -> Tensor | None:
         a, b = (s.chance(u) if isinstance(s, Strategy) else None for s in (self.a, self.b))
@@ -185,7 +185,7 @@ class Inverse(Strategy):
         return getattr(self.of, 'mirrored', False)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        n = u.free.flatten(1).sum(1)
+        n = u.free_counts()
         low, high = self.of.counts(u) if isinstance(self.of, Strategy) else Strategy.counts(self, u)
         return n - high, n - low
 
@@ -196,7 +196,7 @@ class Inverse(Strategy):
     def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
         p = self.of.odds(u, progress) if isinstance(self.of, Strategy) else None
         if p is None: return None
-        k = u.free.flatten(1).sum(1).cpu()[:, None] - torch.arange(p.shape[1])      # what `of` hides
+        k = u.free_counts().cpu()[:, None] - torch.arange(p.shape[1])      # what `of` hides
         return p.gather(1, k.clamp_min(0)) * (k >= 0)
 
 # %% ../../nbs/contract/01_strategy.ipynb #91188fe7

@@ -180,7 +180,7 @@ class _Counted(Strategy):
 
     def quota(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
         "How many units of each sample to hide, int64 `[B]`."
-        return quota(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count, generator, progress)
+        return quota(LAWS[self.law], self.ratio, u.free_counts(), u.count, generator, progress)
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         if callable(self.ratio): return super().counts(u)
@@ -188,7 +188,7 @@ class _Counted(Strategy):
         return k, k
 
     def odds(self, u: Units, progress: float = 1.) -> Tensor:
-        return odds(LAWS[self.law], self.ratio, u.free.flatten(1).sum(1), u.count, progress)
+        return odds(LAWS[self.law], self.ratio, u.free_counts(), u.count, progress)
 
 @dataclass(frozen=True)
 class Random(_Counted):

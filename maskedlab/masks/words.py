@@ -28,7 +28,7 @@ def share_of_all(ratio: Rate, u: Units, generator: torch.Generator | None = None
     """How many to hide: a share of all real units, special ones included, at least one; none where the ratio
     is 0."""
     k = quota(_some, ratio, u.valid.flatten(1).sum(1), u.count, generator, progress)
-    return torch.minimum(k if most is None else k.clamp_max(most), u.free.flatten(1).sum(1))
+    return torch.minimum(k if most is None else k.clamp_max(most), u.free_counts())
 
 def _some(n: Tensor, rate: Tensor) -> Tensor:
     return (rate * n).round().clamp_min(1) * (rate > 0)
@@ -85,7 +85,7 @@ class Tokens(Strategy):
         return k, k
 
     def odds(self, u: Units, progress: float = 1.) -> Tensor:
-        most = u.free.flatten(1).sum(1).clamp_max(self.most)
+        most = u.free_counts().clamp_max(self.most)
         return odds(_some, self.ratio, u.valid.flatten(1).sum(1), u.count, progress, most)
 
     def chance(self, u: Units) -> Tensor | None:
@@ -116,15 +116,15 @@ class Bernoulli(Strategy):
         return True
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        n = u.free.flatten(1).sum(1)
+        n = u.free_counts()
         if callable(self.ratio): return super().counts(u)
         none = torch.zeros_like(n)
         return (n if self.ratio == 1 else none), (none if self.ratio == 0 else n)
 
     def odds(self, u: Units, progress: float = 1.) -> Tensor:
         rate = ladder(self.ratio, 1024 if callable(self.ratio) else 1, progress)
-        rows = {n: binomial(n, u.count, rate) for n in set(u.free.flatten(1).sum(1).tolist())}
-        return torch.stack([rows[n] for n in u.free.flatten(1).sum(1).tolist()])
+        rows = {n: binomial(n, u.count, rate) for n in set(u.free_counts().tolist())}
+        return torch.stack([rows[n] for n in u.free_counts().tolist()])
 
     def chance(self, u: Units) -> Tensor | None:
         if callable(self.ratio): return None
@@ -153,7 +153,7 @@ class Slots(Strategy):
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
         k = quota(_slots(u.count), self.ratio, u.valid.flatten(1).sum(1), u.count, generator, progress)
-        return torch.minimum(k, u.free.flatten(1).sum(1))
+        return torch.minimum(k, u.free_counts())
 
     @property
     def exact(self) -> bool:
@@ -171,11 +171,11 @@ class Slots(Strategy):
     def odds(self, u: Units, progress: float = 1.) -> Tensor | None:
         if self.replacement: return None
         return odds(_slots(u.count), self.ratio, u.valid.flatten(1).sum(1), u.count, progress,
-                    u.free.flatten(1).sum(1))
+                    u.free_counts())
 
     def chance(self, u: Units) -> Tensor | None:
         if callable(self.ratio): return None
-        k, n = (x.cpu().double() for x in (self.counts(u)[1], u.free.flatten(1).sum(1).clamp_min(1)))
+        k, n = (x.cpu().double() for x in (self.counts(u)[1], u.free_counts().clamp_min(1)))
         each = 1 - (1 - 1 / n) ** k if self.replacement else k / n
         return u.free.cpu() * each.view(-1, *[1] * len(u.shape))
 
@@ -278,7 +278,7 @@ class WordSpans(Strategy):
                              "take Block or Random")
 
     def _count(self, u: Units, generator: torch.Generator | None = None, progress: float = 1.) -> Tensor:
-        return quota(LAWS['ceil hidden'], self.ratio, u.free.sum(1), u.count, generator, progress)
+        return quota(LAWS['ceil hidden'], self.ratio, u.free_counts(), u.count, generator, progress)
 
     @property
     def exact(self) -> bool:
@@ -290,4 +290,4 @@ class WordSpans(Strategy):
         return self._count(u), self._count(u)
 
     def odds(self, u: Units, progress: float = 1.) -> Tensor:
-        return odds(LAWS['ceil hidden'], self.ratio, u.free.sum(1), u.count, progress)
+        return odds(LAWS['ceil hidden'], self.ratio, u.free_counts(), u.count, progress)
