@@ -166,7 +166,8 @@ def tables(a: argparse.Namespace) -> list[Table]:
               "and resumed with the same words. At each end all files are held against those of the "
               "unbroken run: final weights, average, configuration, provenance, checkpoints with "
               f"moments, queues and generators, log; nothing else may lie there. Seed {seed}.",
-              ['state beside the weights', 'command', 'kills', 'in a write', 'ends', 'files that differ'])
+              ['state beside the weights', 'command', 'kills', 'in a write', 'ends', 'files that differ'],
+              clock='counted')
     with nursery() as at, tempfile.TemporaryDirectory() as folder:
         for state, words in CASES.items():
             more = f'{words} --steps {a.steps} --save-every 2 --keep 2'
