@@ -344,6 +344,24 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_in_half(tmp_path,
     assert not [p for p in tmp_path.rglob('*') if disk.is_litter(p)]
 
 
+def test_a_kill_before_the_oldest_checkpoint_goes_leaves_none_too_many(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill_at_the_last(path):
+        if [p.name[-1] for p in checkpoints(tmp_path / 'checkpoints')][-1:] == ['8']:
+            raise Killed
+        disk.remove(path)
+
+    with monkeypatch.context() as m:
+        m.setattr('maskedlab.train.checkpoint.remove', kill_at_the_last)
+        with pytest.raises(Killed):
+            make(tmp_path, save_every=1, keep=2).fit(background=False)
+    assert len(checkpoints(tmp_path / 'checkpoints')) == 3
+    make(tmp_path, resume=True, save_every=1, keep=2).fit(background=False)
+    assert [p.name[-1] for p in checkpoints(tmp_path / 'checkpoints')] == ['7', '8']
+
+
 def test_a_kill_in_the_final_save_leaves_no_weights_without_provenance(tmp_path, monkeypatch, capsys):
     run = tmp_path / 'run'
     words = ['train', 'mae', '--size', 'micro', '--steps', '2', '--batch', '2', '--out', str(run)]

@@ -18,8 +18,10 @@ def provenance(folder):
 
 
 @pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: p.name)
-def test_held_out_scores_are_the_ones_written_down(folder):
+def test_held_out_scores_are_the_ones_written_down(folder, monkeypatch):
     name, _, size = folder.name.rpartition('-')
+    if name != 'simmim':        # inpainting by scikit-image takes most of the time, and knows no network
+        monkeypatch.setattr('maskedlab.instruments.baselines.find_spec', lambda name: None)
     told = provenance(folder)['held_out']
     found = held_out(ml.create_recipe(name, size=size, pretrained=True))
     assert found.keys() == told.keys()
@@ -28,6 +30,7 @@ def test_held_out_scores_are_the_ones_written_down(folder):
         assert {k: found[kind][k] for k in near
                 if k in found[kind]} == {k: near[k] for k in near if k in found[kind]}
         assert {'network'} <= found[kind].keys()
+    assert name != 'simmim' or 'inpainting (biharmonic)' in found['psnr']
     assert found['loss']['network'] < found['loss']['untrained']
 
 

@@ -21,7 +21,7 @@ from ..checks import in_words, outside
 from ..contract.disk import aside_of, brief, delete, read_json, remove, replace_file, sync, write_file
 
 # %% auto #0
-__all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'load_checkpoint']
+__all__ = ['Checkpoint', 'checkpoints', 'save_checkpoint', 'thin_out', 'load_checkpoint']
 
 # %% ../../nbs/train/03_checkpoint.ipynb #1201ae62
 @dataclass
@@ -66,15 +66,19 @@ def save_checkpoint(folder: Path,                      # of all checkpoints of a
         os.rename(aside, final)
         sync(folder)
         replace_file(folder / 'LATEST', final.name.encode())
-        others = [p for p in checkpoints(folder) if p != final]
-        for p in others[:max(len(others) - keep + 1, 0)]:
-            remove(p)
+        thin_out(folder, step, keep)
     except OSError as error:
         delete(aside)
         why = in_words(error).partition(';')[0]
         raise OSError(f"the checkpoint of step {step} could not be written ({why[:60]}); {_last(folder)}; "
                       "make room, then resume") from error
     return final
+
+def thin_out(folder: Path, step: int, keep: int) -> None:
+    "Leave so many checkpoints, that of this step among them."
+    others = [p for p in checkpoints(folder) if p.name != _name(step)]
+    for p in others[:max(len(others) - keep + 1, 0)]:
+        remove(p)
 
 def _sealed(state: dict[str, Any]) -> bytes:
     "As JSON, with a sum of itself."

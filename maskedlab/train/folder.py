@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..checks import brief_value, in_words, on_disk, outside
 from ..contract.disk import brief, is_litter, locked, read_json, remove, replace_file, sweep, sync
-from .checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, thin_out
 from .processes import Processes
 from .seeds import generators, restore_generators
 
@@ -251,7 +251,10 @@ class RunFolder(RunPlace):
     def save(self, step: int, tensors: dict[str, dict[str, Tensor]], settings: dict[str, Any],
              keep: int) -> None:
         "A checkpoint of all that the next step depends on."
-        if self.saved == step: return
+        if self.saved == step:
+            if self.processes.rank == 0:
+                thin_out(self.path / 'checkpoints', step, keep)     # a kill may have left more
+            return
         own = {f'{self.processes.rank}.{k}': v for k, v in generators(self.processes.device).items()}
         states = {k: v for one in self.processes.gather(own) for k, v in one.items()}
         if self.processes.rank == 0:
