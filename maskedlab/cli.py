@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,8 +37,12 @@ def _list(a: argparse.Namespace) -> None:
 def _card(a: argparse.Namespace) -> None:
     from dataclasses import asdict
     from maskedlab.contract.create import card
-    for key, value in asdict(card(a.recipe)).items():
+    for key, value in asdict(card(a.recipe, trust=a.trust)).items():
         print(f'{key:9} {value}')
+
+def _data(a: argparse.Namespace) -> None:
+    from maskedlab.data.samples import data_table
+    print(data_table())
 
 def _settings(a: argparse.Namespace) -> None:
     from maskedlab.settings import settings
@@ -47,9 +52,9 @@ def _settings(a: argparse.Namespace) -> None:
 def _recipe(a: argparse.Namespace, **more: Any) -> Any:
     from maskedlab.contract.parse import parse
     from maskedlab.contract.create import create_recipe
-    if getattr(a, 'mask', None):
-        more['strategy'] = parse(a.mask)
-    return create_recipe(a.recipe, size=a.size, **more)
+    if getattr(a, 'mask', None) is not None:
+        more['strategy'] = parse(a.mask, trust=True)
+    return create_recipe(a.recipe, size=a.size, trust=a.trust, **more)
 
 def _leak(a: argparse.Namespace) -> int:
     import torch
@@ -71,7 +76,8 @@ def _masks(a: argparse.Namespace) -> int:
     if not all(s.isdecimal() for s in sides):
         raise ValueError(f"--shape {a.shape[:40]}: give a layout such as 14x14, or 1500")
     u = layout(tuple(map(int, sides)), batch=64)
-    reports = [check(parse(a.strategy), u, n=a.n) for check in (count_law, coverage_map)]
+    strategy = parse(a.strategy, trust=True)
+    reports = [check(strategy, u, n=a.n) for check in (count_law, coverage_map)]
     for r in reports:
         print(r)
     return 0 if all(r.ok for r in reports) else 1
@@ -84,7 +90,7 @@ _EXPLORE = (
 
 def _explore(a: argparse.Namespace) -> None:
     from maskedlab.show.explorer.widget import serve
-    serve(a.recipe, port=a.port)
+    serve(a.recipe, port=a.port, strategy=a.mask, trust=a.trust)
 
 # %% ../nbs/01_cli.ipynb #6f5a2d25
 def _claim(a: argparse.Namespace) -> None:
@@ -92,6 +98,7 @@ def _claim(a: argparse.Namespace) -> None:
     claim = find_claim(a.recipe)
     print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}',
           flush=True)
+    if a.full and a.arms: raise ValueError("--full runs all arms and --arms some of them; give one of them")
     rehearsal = a.steps is not None or a.seeds is not None
     out = a.out or (None if rehearsal else f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json")
     r = run_claim(a.recipe, claim, out=out, full=a.full or a.arms, steps=a.steps, seeds=a.seeds, jobs=a.jobs,
@@ -140,9 +147,11 @@ def _train(a: argparse.Namespace) -> None:
         return
     recipe = create_recipe(a.recipe, trust=a.trust) if is_saved(a.recipe) else a.recipe
     if a.dry_run:
-        print(overview(Trainer(recipe, a.data, **{**words, 'out': None}), given='command line'))
+        nothing = dict(out=None, resume=False, overwrite=False, change=False, save_every=None,
+                       tensorboard=False)
+        print(overview(Trainer(recipe, a.data, **{**words, **nothing}), given='command line'))
         return
-    if a.out is None: raise ValueError("a run needs a folder for what it makes: --out FOLDER, or --dry-run")
+    if not a.out: raise ValueError("a run needs a folder for what it makes: --out FOLDER, or --dry-run")
     if not (a.overwrite or a.resume) and holds_more(Path(a.out).expanduser()):
         raise ValueError(f"{a.out} is not empty; say --resume to go on, --overwrite to begin anew, or choose "
                          "another --out")
@@ -170,7 +179,7 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float]) -> dict[str, Any]:
     from maskedlab.instruments.held_out import held_out
     recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
     report: dict[str, Any] = dict(
-        command='maskedlab ' + ' '.join(a.words), version=_version(), torch=torch.__version__,
+        command=shlex.join(['maskedlab', *a.words]), version=_version(), torch=torch.__version__,
         device=str(t.device), processes=t.world,
         date=time.strftime('%Y-%m-%d'), seconds=round(t.folder.seconds),
         parameters=sum(p.numel() for p in recipe.parameters()),
@@ -211,6 +220,9 @@ _PLAN: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 # %% ../nbs/01_cli.ipynb #9073a3c2
+_RECIPE = "a name of `maskedlab list`, my_file.py:Class, or the folder of a run"
+_MASK = "a strategy, such as 'Block(ratio=.4)', or one in a file: 'my_file.py:Ring(.5)'"
+
 def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--out', help='folder for checkpoints, metrics and the weights')
     c.add_argument('--dry-run', action='store_true', help='print what the run would be, and train nothing')
@@ -218,11 +230,10 @@ def _train_options(c: argparse.ArgumentParser) -> None:
                    help='go on from the last checkpoint in --out, if there is one')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
     c.add_argument('--change', action='store_true', help='resume with other settings, as another run')
-    c.add_argument('--trust', action='store_true', help='run code in a file that the folder RECIPE names')
     c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
                                   'embedded data of its modality')
     c.add_argument('--size', help='micro, tiny, small or base')
-    c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
+    c.add_argument('--mask', help=_MASK)
     c.add_argument('--image', type=_number,
                    help='side of the crops in pixels; default: what the recipe is made for')
     c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
@@ -250,8 +261,8 @@ def _train_options(c: argparse.ArgumentParser) -> None:
 
 # %% ../nbs/01_cli.ipynb #3a322fb4
 def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
-    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict",
-            recipe=True)
+    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict")
+    c.add_argument('recipe', help='a name of `maskedlab list`, or my_file.py:Class')
     c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
     c.add_argument('--arms', nargs='+', default=[], metavar='ARM',
                    help='these beside the main contrast; added to a result that is there')
@@ -292,35 +303,39 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--traceback', action='store_true', help='where in the code an error arose, too')
     commands = p.add_subparsers(title='commands', required=True, metavar='COMMAND')
 
-    def add(name: str, run: Any, text: str, recipe: bool = False) -> argparse.ArgumentParser:
+    def add(name: str, run: Any, text: str, recipe: bool = False, **options: Any) -> argparse.ArgumentParser:
         c = commands.add_parser(name, help=text, description=text)
         c.set_defaults(run=run)
         if recipe:
-            c.add_argument('recipe', help='a name of `maskedlab list`, or my_file.py:Class')
+            c.add_argument('recipe', help=_RECIPE, **options)
+            c.add_argument('--trust', action='store_true',
+                           help='run code in a file that the folder RECIPE names')
         return c
 
     c = add('list', _list, 'names of the recipes')
     c.add_argument('pattern', nargs='?', default='*', help="such as '*mim*'")
     add('card', _card, 'what a method is, in one look', recipe=True)
+    add('data', _data, 'the data in the package: real or made, how many, size, licence')
     add('settings', _settings, 'each setting, its value and where that came from')
 
     c = add('leak', _leak, 'does any prediction depend on what was hidden?', recipe=True)
     c.add_argument('--size', help='micro, tiny, small or base')
-    c.add_argument('--mask', help="a strategy, such as 'Block(ratio=.4)'")
+    c.add_argument('--mask', help=_MASK)
     c.add_argument('-n', type=_number, default=4, help='samples')
     c.add_argument('--seed', type=_number, default=0)
 
     c = add('masks', _masks, 'count law and coverage of a strategy')
-    c.add_argument('strategy', help="such as 'Block(ratio=.4)'")
+    c.add_argument('strategy', help=_MASK)
     c.add_argument('--shape', default='14x14', help='layout of the units, such as 14x14 or 1500')
     c.add_argument('-n', type=_number, default=2000, help='masks to draw')
 
     _comparing(add)
     _train_options(add('train', _train, 'train a recipe', recipe=True))
 
-    c = add('explore', _explore, 'the explorer in a browser, without a notebook')
+    c = add('explore', _explore, 'the explorer in a browser, without a notebook', recipe=True,
+            nargs='?', default='mae')
     c.description = _EXPLORE
-    c.add_argument('recipe', nargs='?', default='mae', help='a name of `maskedlab list`, or my_file.py:Class')
+    c.add_argument('--mask', help=_MASK)
     c.add_argument('--port', type=_number, default=8866, help='default: 8866; 0: any free one')
     return p
 

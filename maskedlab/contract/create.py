@@ -15,7 +15,8 @@ from ..checks import brief_value, door
 from .catalogue import ALIASES, RECIPES, STAGES
 from .code import code_at, trusted_code
 from .disk import brief
-from .saved import load_saved, make_saved, name_of, read_checkpoint, values_of
+from .saved import (load_saved, make_saved, name_of, open_beside, read_checkpoint,
+                                      values_of)
 from .recipe import Card, Recipe
 
 # %% auto #0
@@ -23,10 +24,11 @@ __all__ = ['SHIPPED', 'recipe_class', 'is_saved', 'saved_class', 'load_own', 'cr
 
 # %% ../../nbs/contract/06_create.ipynb #f580f5e7
 def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a folder of saved weights
+                 trust: bool = False,      # run code from outside the kit that such a folder names
                  ) -> type[Recipe]:
     "The class of a recipe."
     if isinstance(which, type) and issubclass(which, Recipe): return which
-    if is_saved(which): return saved_class(read_checkpoint(which)[0], None, which)
+    if is_saved(which): return saved_class(read_checkpoint(which)[0], None, which, trust)
     if not isinstance(which, str):
         raise TypeError("a recipe is a name, 'file.py:Class', a class, an instance or a saved folder, got "
                         f"{type(which).__name__}")
@@ -76,8 +78,10 @@ def load_own(path: Any, given: Any = None, trust: bool = False, **overrides: Any
     if 'recipe' not in about:
         raise ValueError(f"{brief(path)} holds weights that the kit did not write; open them with "
                          "ml.load_pretrained")
-    return make_saved(saved_class(about, given, path, trust), values_of(about, overrides, trust, path), state,
+    made = make_saved(saved_class(about, given, path, trust), values_of(about, overrides, trust, path), state,
                       path)
+    open_beside(made, path)
+    return made
 
 # %% ../../nbs/contract/06_create.ipynb #63d88d9e
 @door
@@ -90,14 +94,24 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weight
                   **arguments                  # of its constructor; they win over those of the size
                   ) -> Recipe:
     "Make a recipe."
-    if isinstance(which, Recipe): return which
+    told = {**({} if size is None else {'size': size}), **({'pretrained': True} if pretrained else {}),
+            **arguments}
+    if isinstance(which, Recipe):
+        if told:
+            raise ValueError(f"a recipe that is made already takes no {', '.join(told)[:60]}; give its name "
+                             "or class in its place, or leave that out")
+        return which
     if is_saved(which):
         if size is not None:
             raise ValueError(f"size={size!r} was given, but {brief(which)} has a size already; leave it out")
         return load_own(which, trust=trust, **arguments)
     cls = recipe_class(which)
     if pretrained: return _weights(cls, size or 'micro', arguments)
-    size = size or ('micro' if 'micro' in cls.sizes else None)
+    unread = [k for k in ('patch', 'dim', 'depth', 'heads', 'eps') if k in arguments]
+    if arguments.get('encoder') is not None and unread:
+        raise ValueError(f"an encoder that is given brings its own {', '.join(unread)}; leave that out")
+    if size is None:
+        size = 'micro' if 'micro' in cls.sizes else None
     if size is not None and size not in cls.sizes:
         raise ValueError(f"{which} has no size {brief_value(size)}; choose one of "
                          f"{', '.join(cls.sizes) or '(none: leave size out)'}")
@@ -121,6 +135,8 @@ def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
     raise ValueError(f"{brief(name)} ships no weights of size {size!r}; {remedy} give your own to "
                      "ml.load_pretrained")
 
-def card(which: Any) -> Card:     # a name, class or instance
+def card(which: Any,                # a name, class, instance or folder of saved weights
+         trust: bool = False,       # run code from outside the kit that such a folder names
+         ) -> Card:
     "What a method is: title, year, the four answers, its headline figure and where to read it."
-    return (type(which) if isinstance(which, Recipe) else recipe_class(which)).card
+    return (type(which) if isinstance(which, Recipe) else recipe_class(which, trust)).card

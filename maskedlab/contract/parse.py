@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import pkgutil
-from dataclasses import MISSING, fields, is_dataclass
+import re
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any
 
 from ..checks import door
+from .code import code_at
 from .strategy import Inverse, Strategy, Union
 
 # %% auto #0
-__all__ = ['parse']
+__all__ = ['parse', 'renamed', 'place_in_text']
 
 # %% ../../nbs/contract/02_parse.ipynb #eeb10a71
 def _records() -> dict[str, type]:
@@ -30,47 +34,109 @@ def _records() -> dict[str, type]:
                   and not k.startswith('_')}
     return found
 
+# %% ../../nbs/contract/02_parse.ipynb #273c1a29
+# a text in quotes, or a place: ring.py:Ring, folder/ring.py:Ring, package.rings:Ring
+_PLACE = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|((?:[A-Za-z]:)?[\w./\\+-]+:[A-Za-z_]\w*)""")
+
+class _NoStrategy(Exception):
+    pass
+
 @door
 def parse(text: str,      # as `repr` wrote it, such as "Random(ratio=0.75) | ~Grid(step=2)"
           more: dict[str, Any] | None = None,      # strategies from outside by name, where the caller has any
+          # is it the caller's own text? Then a file that it names is run: "ring.py:Ring(.5)"; a path with
+          # blanks in it, or one that begins with ~, stands in quotes: "'my rings/ring.py:Ring'(.5)"
+          trust: bool = False,
           ) -> Any:       # the strategy
-    "A strategy from its text. Only names of the masks room and literals are read; nothing is run."
-    more = more or {}
-    if text in more and not isinstance(more[text], type): return more[text]      # a plain function
+    "A strategy from its text. Only names of the masks room and literals are read; nothing else is run."
+    known = _records() | (more or {})
+    if text in known and not isinstance(known[text], type): return known[text]      # a plain function
     try:
-        return _read(ast.parse(text.strip(), mode='eval').body, _records() | more)
-    except (SyntaxError, RecursionError, MemoryError, AttributeError):
-        raise ValueError(f"{str(text)[:60]!r} is no strategy: write it as its repr, such as "
-                         "Random(ratio=0.75)") from None
+        # `ast` reads a place where it is a text
+        tree = ast.parse(_PLACE.sub(lambda m: m[1] or repr(m[2]), text.strip()), mode='eval').body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise _refusal(text) from None
+    try:
+        return _read(tree, lambda node: _found(node, known, trust))
+    except (_NoStrategy, RecursionError):
+        raise _refusal(text) from None
 
-def _read(node: ast.expr, known: dict[str, type]) -> Any:
+def _refusal(text: str) -> ValueError:
+    remedy = "write it as its repr, such as Random(ratio=0.75)"
+    if '.py' in text:
+        remedy = "write ring.py:Ring(.5), and where the path has blanks 'my rings/ring.py:Ring'(.5)"
+    return ValueError(f"{text[:60]!r} is no strategy: {remedy}")
+
+# %% ../../nbs/contract/02_parse.ipynb #51675784
+def _found(node: ast.expr, known: dict[str, Any], trust: bool) -> Any:
+    "What a name, or a place in somebody's file, stands for."
+    if isinstance(node, ast.Name):
+        if node.id in known: return known[node.id]
+        raise ValueError(f"there is no strategy {node.id[:40]!r}; the kit has "
+                         f"{', '.join(sorted(known))}"[:200])
+    if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and ':' in node.value):
+        raise _NoStrategy
+    if not trust:
+        raise ValueError(f"{node.value[:60]!r} is code that is not of the kit, and a text that came with "
+                         "data runs none: give that strategy yourself")
+    return code_at(node.value)
+
+def _read(node: ast.expr, find: Callable[[ast.expr], Any]) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return Union(_read(node.left, known), _read(node.right, known))
+        return Union(_read(node.left, find), _read(node.right, find))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return Inverse(_read(node.operand, known))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.func.id not in known:
-            raise ValueError(f"there is no strategy {node.func.id[:40]!r}; the kit has "
-                             f"{', '.join(sorted(known))}"[:200])
-        record, names = known[node.func.id], [f.name for f in fields(known[node.func.id])]
-        for k in node.keywords:
-            if k.arg not in names:
-                raise ValueError(f"{node.func.id} has no field {str(k.arg)[:40]!r}; "
-                                 f"it has {', '.join(names)}"[:200])
-        if len(node.args) > len(names):
-            raise ValueError(f"{node.func.id} has {len(names)} fields, got {len(node.args)}: give "
-                             f"{', '.join(names)}"[:200])
-        needed = [f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING]
-        if any(n not in [*names[:len(node.args)], *(k.arg for k in node.keywords)] for n in needed):
-            raise ValueError(f"{node.func.id} needs a value for {', '.join(needed)}")
-        return record(*(_value(a, known) for a in node.args),
-                      **{str(k.arg): _value(k.value, known) for k in node.keywords})
-    raise SyntaxError
+        return Inverse(_read(node.operand, find))
+    if isinstance(node, ast.Call): return _made(node, find)
+    if not isinstance(node, ast.Constant): raise _NoStrategy
+    found = find(node)
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"{str(node.value)[-60:]} is no function of units; of a class make a strategy: "
+                         f"{str(node.value)[-60:]}()")
+    return found
 
-def _value(node: ast.expr, known: dict[str, type]) -> Any:
+def _made(node: ast.Call, find: Callable[[ast.expr], Any]) -> Any:
+    "A record with its fields."
+    record = find(node.func)
+    name = record.__name__
+    if not isinstance(record, type):
+        raise ValueError(f"{name[:60]} is a function of units: write it without what is behind it")
+    parameters = inspect.signature(record).parameters.values()
+    names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for k in node.keywords:
+        if k.arg not in names:
+            raise ValueError(f"{name} has no field {str(k.arg)[:40]!r}; it has {', '.join(names)}"[:200])
+    if len(node.args) > len(names):
+        raise ValueError(f"{name} has {len(names)} fields, got {len(node.args)}: give "
+                         f"{', '.join(names)}"[:200])
+    given = [*names[:len(node.args)], *(k.arg for k in node.keywords)]
+    needed = [p.name for p in parameters if p.default is p.empty and p.name in names]
+    if any(n not in given for n in needed):
+        raise ValueError(f"{name} needs a value for {', '.join(needed)}"[:200])
+    made = record(*(_value(a, find) for a in node.args),
+                  **{str(k.arg): _value(k.value, find) for k in node.keywords})
+    if callable(made): return made
+    raise ValueError(f"{name[:60]} is no strategy: nothing can call it on units; give it a method __call__")
+
+def _value(node: ast.expr, find: Callable[[ast.expr], Any]) -> Any:
     "A literal, or a schedule."
-    if isinstance(node, ast.Call): return _read(node, known)
+    if isinstance(node, ast.Call): return _made(node, find)
     try:
         return ast.literal_eval(node)
     except ValueError:
-        raise SyntaxError from None
+        raise _NoStrategy from None
+
+# %% ../../nbs/contract/02_parse.ipynb #cfa3dbbc
+def renamed(text: str,                  # of a strategy, as `repr` wrote it
+            names: dict[str, str],      # name -> what is to stand in its place
+            ) -> str:
+    "The text of a strategy with other names for what it is made of."
+    found = [n for n in ast.walk(ast.parse(text, mode='eval')) if isinstance(n, ast.Name) and n.id in names]
+    raw = text.encode()         # which `ast` counts in
+    for n in sorted(found, key=lambda n: n.col_offset, reverse=True):
+        raw = raw[:n.col_offset] + names[n.id].encode() + raw[n.end_col_offset:]
+    return raw.decode()
+
+def place_in_text(place: str) -> str:       # 'ring.py:Ring'
+    "A place as `parse` reads it: in quotes where it holds more than paths are usually made of."
+    match = _PLACE.fullmatch(place)
+    return place if match and match[2] else repr(place)

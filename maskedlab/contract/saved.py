@@ -26,12 +26,12 @@ from ..checks import on_disk, outside
 from .catalogue import RECIPES, STAGES, formats_of
 from .code import place_of, trusted_code, written_code
 from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, sync
-from .parse import parse
+from .parse import parse, place_in_text, renamed
 
 # %% auto #0
 __all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint', 'newest_of',
-           'load_state', 'to_json', 'from_json', 'values_of', 'arguments', 'write_files', 'name_of', 'saved_as', 'save',
-           'newer', 'make_saved', 'load_saved']
+           'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words', 'values_of', 'arguments', 'write_files',
+           'name_of', 'saved_as', 'save', 'newer', 'make_saved', 'open_beside', 'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
@@ -201,16 +201,24 @@ def to_json(value: Any, name: str = 'value') -> Any:
     "A constructor's argument as JSON: numbers, text, lists of them, strategies."
     if value is None or isinstance(value, bool | int | float | str): return value
     if isinstance(value, list | tuple): return [to_json(v, name) for v in value]
-    text = value.__name__ if inspect.isfunction(value) else repr(value)
-    outside = {c.__name__: c for c in _outside(value)}
+    text, outside = strategy_text(value)
     source = {k: written_code(c) for k, c in outside.items()}
+    if text and None not in source.values():
+        return {'strategy': text, 'source': source} if source else {'strategy': text}
+    raise ValueError(f"{name}={str(value)[:60]} cannot be written into a checkpoint; use a number, a text, a "
+                     "strategy of the kit, or one that stands in a file of its own")
+
+def strategy_text(strategy: Any,
+                  # '' where no text recreates it; classes and functions in it that are not of the kit
+                  ) -> tuple[str, dict[str, Any]]:
+    "A strategy as `parse` reads it, given the classes that are named beside it."
+    text = strategy.__name__ if inspect.isfunction(strategy) else repr(strategy)
+    outside = {c.__name__: c for c in _outside(strategy)}
     try:
-        same = None not in source.values() and parse(text, outside) == value
+        same = all(k.isidentifier() for k in outside) and parse(text, outside) == strategy
     except (ValueError, TypeError):
         same = False
-    if same: return {'strategy': text, 'source': source} if source else {'strategy': text}
-    raise ValueError(f"{name}={text[:60]} cannot be written into a checkpoint; use a number, a text, a "
-                     "strategy of the kit, or one that stands in a file of its own")
+    return (text, outside) if same else ('', outside)
 
 def _outside(value: Any) -> list[Any]:
     "Classes and functions from outside the kit that a strategy is made of."
@@ -231,6 +239,14 @@ def from_json(value: Any,
     source = source if isinstance(source, dict) else {'': source}
     return parse(value['strategy'], {k: trusted_code(v, trust, holder, 'give that argument yourself')
                                      for k, v in source.items()})
+
+def as_words(strategy: Any) -> str:
+    "A strategy as `parse(..., trust=True)` reads it anywhere; ValueError where no words would do."
+    written = to_json(strategy, 'strategy')
+    if not isinstance(written, dict):
+        raise TypeError(f"{str(strategy)[:60]!r} is no strategy: give one, or a function of units")
+    return renamed(written['strategy'],
+                   {k: place_in_text(v['place']) for k, v in written.get('source', {}).items()})
 
 def values_of(about: dict[str, Any],        # of a checkpoint
               given: dict[str, Any],        # the caller's own, which win: these are not even read
@@ -371,6 +387,12 @@ def make_saved(cls: type, arguments: dict[str, Any], state: dict[str, Tensor], p
         raise ValueError(f"{brief(path, 40)} cannot be made into {cls.__name__}: {error}"[:199]) from None
     load_state(made, newer(made, state, path), str(path), untrained)
     return made.eval()
+
+def open_beside(recipe: Any, path: Any) -> None:
+    "Give a recipe what lies in a folder beside its weights, such as its tokenizer."
+    folder, take = Path(path).expanduser(), getattr(getattr(recipe, 'cut', None), 'open', None)
+    if take is not None and folder.is_dir():
+        take(newest_of(folder))
 
 def load_saved(path: Any,            # a folder or file that `save` wrote
                cls: type,            # whose weights it holds

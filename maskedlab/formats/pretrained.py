@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from ..checks import door, outside
-from ..contract.saved import load_state, make_saved, name_of, newest_of, read_checkpoint, values_of
+from ..contract.saved import load_state, make_saved, name_of, open_beside, read_checkpoint, values_of
 from ..contract.recipe import Recipe
 from ..contract.catalogue import formats_of
 from ..contract.create import recipe_class, saved_class
 from ..contract.disk import brief
 from .format import find_format
-from .transformers import read_tokenizer
 
 # %% auto #0
 __all__ = ['SIZE', 'load_pretrained']
@@ -63,20 +62,14 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
     made = make_saved(cls, told if native is None else {**told, SIZE: native}, state, path, untrained)
     if native != told.get(SIZE, native):
         made = _resized(made, cls(**told), str(path))
-    for folder in map(_folder, several or [path]):
-        if (folder / 'tokenizer.json').is_file() and hasattr(made.cut, 'take'):
-            made.cut.take(read_tokenizer(folder / 'tokenizer.json'))
+    for beside in several or [path]:
+        open_beside(made, beside)
     if untrained:
         warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(untrained)}",
                       stacklevel=outside())
     return made
 
 # %% ../../nbs/formats/pretrained.ipynb #8feabfd8
-def _folder(path: Any) -> Path:
-    "Where files beside the weights lie: in the folder, or in that of a run's newest checkpoint."
-    folder = Path(path).expanduser()
-    return newest_of(folder) if folder.is_dir() else folder
-
 def _resized(old: Recipe, made: Recipe, path: str) -> Recipe:
     "For pictures of another size than it was trained on: its tables of places are resized."
     state = dict(old.state_dict())

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..contract.disk import brief, read_json
+from ..contract.disk import read_json
 from .format import colours_asked
 from .names import parts
 
 # %% auto #0
 __all__ = ['BLOCK', 'POST_NORM', 'PRE_NORM', 'QKV', 'SPECIAL', 'folder', 'square', 'pictures', 'read_colours', 'tokenizer_ids',
-           'read_tokenizer', 'special_ids']
+           'special_ids']
 
 # %% ../../nbs/formats/02_transformers.ipynb #713685f2
 BLOCK = (('attention.output.dense.{p}', 'attn.proj.{p}'), ('intermediate.dense.{p}', 'mlp.fc1.{p}'),
@@ -101,15 +101,6 @@ def tokenizer_ids(folder: Path,
     named = {role: [text(told[f'{role}_token'])] if told.get(f'{role}_token') else usual
              for role, usual in SPECIAL.items()}
     return {role: ids[t] for role, texts in named.items() for t in reversed(texts) if t in ids}
-
-def read_tokenizer(file: Path) -> Any:
-    "The `tokenizers.Tokenizer` of a tokenizer.json."
-    from tokenizers import Tokenizer
-    try:
-        return Tokenizer.from_str(file.read_text('utf-8'))
-    except Exception as error:      # whatever the library says of a file that is none
-        raise ValueError(f"{brief(file)} is no tokenizer ({str(error)[:60]}); fetch it again, or take it "
-                         "out of the folder") from None
 
 def special_ids(config: dict[str, Any], given: dict[str, Any], kind: str,
                 vocab: int,          # pieces that the network has

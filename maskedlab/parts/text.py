@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..contract.disk import brief
 from ..contract.units import Units
 from .transformer import Attention, Mlp, Skips, attention_bias
 from .watch import watched
@@ -99,6 +101,18 @@ class Pieces(nn.Module):
         if self.tokenizer is None: return {}
         inner = getattr(self.tokenizer, 'backend_tokenizer', self.tokenizer)
         return {'tokenizer.json': json.loads(inner.to_str())}
+
+    def open(self, folder: Path) -> None:
+        "Take what `files` wrote, or another library: the tokenizer of a folder, where one lies in it."
+        file = folder / 'tokenizer.json'
+        if not file.is_file(): return
+        from tokenizers import Tokenizer
+        try:
+            tokenizer = Tokenizer.from_str(file.read_text('utf-8'))
+        except Exception as error:      # whatever the library says of a file that is none
+            raise ValueError(f"{brief(file)} is no tokenizer ({str(error)[:60]}); fetch it again, or take it "
+                             "out of the folder") from None
+        self.take(tokenizer)
 
     def hidden(self, u: Units, mask: Tensor) -> Tensor:
         "The ids with [MASK] at every chosen place."

@@ -15,8 +15,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from ..contract.create import create_recipe
+from ..contract.code import written_code
+from ..contract.create import create_recipe, is_saved
 from ..contract.recipe import Out, Recipe, evaluating
+from ..contract.saved import name_of
 from .views.base import Scene
 
 # %% auto #0
@@ -28,14 +30,17 @@ __all__ = ['ONE_THREAD', 'Choice', 'choice_of', 'leaving_no_trace', 'choices_of'
 class Choice:
     "A recipe to be shown."
     recipe: Recipe
-    code: str                   # what recreates it
+    code: str | None            # the text that it is made from, in quotes; None: there is none
     note: str                   # whether it is trained, in words
 
-def choice_of(which: Any,       # a name, class, instance or 'file.py:Class'
+def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or folder of saved weights
+              trust: bool = False,      # run code from outside the kit that such a folder names
               ) -> Choice:
     "A recipe with its trained weights, where it has some."
-    if isinstance(which, Recipe): return Choice(which, 'recipe', 'Your own network.')
-    code = repr(which) if isinstance(which, str) else which.__name__
+    if isinstance(which, Recipe): return Choice(which, None, 'Your own network.')
+    if is_saved(which):
+        return Choice(create_recipe(which, trust=trust), repr(str(which)), 'With the weights of that folder.')
+    code = repr(which) if isinstance(which, str) else _named(which)
     try:
         return Choice(create_recipe(which, pretrained=True), code, 'A small network, trained for minutes.')
     except (ValueError, NotImplementedError):
@@ -44,6 +49,12 @@ def choice_of(which: Any,       # a name, class, instance or 'file.py:Class'
         torch.manual_seed(0)
         return Choice(create_recipe(which), code, 'Untrained: no trained weights ship with this method, '
                                                   'so what it returns is noise.')
+
+def _named(cls: Any) -> str | None:
+    "The text that a class is made from."
+    if not isinstance(cls, type): return None
+    name = name_of(cls)
+    return repr(name) if ':' not in name or written_code(cls) else None
 
 # %% ../../nbs/show/00_scenes.ipynb #3dadad38
 ONE_THREAD = 5_000_000       # parameters up to which one thread is quickest

@@ -9,6 +9,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,6 +105,7 @@ def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
                  spoken=spoken(v, f'{d.hidden} of {d.total} {v.many} hidden', under, d.scale),
                  notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
                  verdict='' if v.slow else closest(d.scores, v.measure), code=page.code(s),
+                 takes=page.takes(s),
                  layers=d.depth[0], heads=d.depth[1], part=d.part, state=dict(vars(s)))
     return reply, [raw(d.mask), raw(u.free[0]), *data]
 
@@ -144,7 +146,8 @@ def _file(page: Page, message: dict, buffers: Sequence) -> Reply:
 def _save(page: Page, message: dict, buffers: Sequence) -> Reply:
     s, data = _state(page, message), io.BytesIO()
     page.picture(s).save(data, 'PNG')
-    return dict(kind='saved', name=f"maskedlab-{s.recipe.rpartition(':')[2]}.png"), [data.getvalue()]
+    name = Path(s.recipe.rpartition(':')[2]).name
+    return dict(kind='saved', name=f'maskedlab-{name}.png'), [data.getvalue()]
 
 # %% ../../../nbs/show/explorer/04_doors.ipynb #1bb025f7
 DOORS = dict(open=_open, draw=_draw, slower=_slower, thumbs=_thumbs, file=_file, save=_save)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,9 +49,11 @@ class State:
 class Recipes:
     "The menu of recipes."
 
-    def __init__(self, asked: Any):       # a name, class, instance or 'file.py:Class'
-        self.asked = asked
-        self.key = asked if isinstance(asked, str) else getattr(asked, '__name__', type(asked).__name__)
+    def __init__(self, asked: Any,        # a name, class, instance, 'file.py:Class' or folder of weights
+                 trust: bool = False):    # run code from outside the kit that such a folder names
+        self.asked, self.trust = asked, trust
+        text = isinstance(asked, str | Path)
+        self.key = str(asked) if text else getattr(asked, '__name__', type(asked).__name__)
         self.cache: dict[tuple, Any] = {}
 
     def kinds(self) -> dict[str, str]:
@@ -68,7 +71,8 @@ class Recipes:
             raise ValueError(f"there is no recipe {str(key)[:40]!r} in the menu; choose one of "
                              f"{', '.join(self.kinds())[:110]}")
         if ('recipe', key) not in self.cache:
-            self.cache['recipe', key] = choice_of(self.asked if key == self.key else key)
+            which = (self.asked, self.trust) if key == self.key else (key,)
+            self.cache['recipe', key] = choice_of(*which)
         return self.cache['recipe', key]
 
     def recipe(self, key: str | None = None) -> Recipe:
@@ -93,8 +97,9 @@ def newest(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
 class Samples(Recipes):
     "The menus of recipes and samples."
 
-    def __init__(self, asked: Any, own: dict | None = None):     # the reader's own batch
-        super().__init__(asked)
+    def __init__(self, asked: Any, own: dict | None = None,      # the reader's own batch
+                 trust: bool = False):
+        super().__init__(asked, trust)
         self.own = own
         self.files: dict[str, tuple[str, bytes]] = {}       # name -> key of the view that opened it, data
 
@@ -185,9 +190,12 @@ class Menus(Samples):
     "The menus of recipes, samples and strategies."
 
     def __init__(self, asked: Any, own: dict | None = None,
-                 given: Any = None):      # the reader's own strategy
-        super().__init__(asked, own)
-        self.given = given
+                 given: Any = None,       # the reader's own strategy
+                 trust: bool = False,
+                 # names of the notebook that asks, by which a line of code can call what is the reader's own
+                 around: dict[str, Any] | None = None):
+        super().__init__(asked, own, trust)
+        self.given, self.around = given, {} if around is None else around
 
     def strategies(self, key: str) -> dict[str, Any]:
         "Strategies that suit this recipe: key -> strategy."

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...contract.parse import parse
 from ...contract.recipe import Recipe, draw
 from ...contract.strategy import hide
 from ...contract.units import Units
@@ -48,15 +49,20 @@ class Page:
 
     def __init__(self, recipe: Any = 'mae',             # a name, class, instance or 'file.py:Class'
                  batch: dict | None = None,             # the reader's own samples; default: embedded ones
-                 strategy: Callable[..., Tensor] | None = None,   # default: the recipe's own
+                 # or its text; default: the recipe's own
+                 strategy: Callable[..., Tensor] | str | None = None,
                  mask: Any = None,           # bool `[*shape]` or `[1, *shape]`: a painted mask; or a strategy
                  seed: int | None = None,               # None: that of the first example, mostly 0
                  index: int | None = None,              # which sample is shown first
                  set: str | None = None,                # an entry of the menu of samples
-                 paste: bool = True, statistics: str = 'true'):
-        if callable(mask) and not torch.is_tensor(mask):
+                 paste: bool = True, statistics: str = 'true',
+                 trust: bool = False,                   # run code that the folder `recipe` names
+                 around: dict[str, Any] | None = None):         # names of the notebook that asks
+        if (callable(mask) or isinstance(mask, str)) and not torch.is_tensor(mask):
             strategy, mask = mask, None
-        self.menus = m = Menus(recipe, batch, strategy)
+        if isinstance(strategy, str):
+            strategy = parse(strategy, trust=True)
+        self.menus = m = Menus(recipe, batch, strategy, trust, around)
         self.arriving = bytearray()                     # a file that is sent in parts
         self.last: tuple[State, Shown] | None = None    # of which a slower guess is asked for
         start = m.start(m.key)
@@ -95,7 +101,11 @@ class Page:
 
     def code(self, s: State) -> str:
         "One line that recreates what is shown."
-        return code_of(self.menus, s)
+        return code_of(self.menus, s)[0]
+
+    def takes(self, s: State) -> str:
+        "What that line takes from around it, and what it cannot give, in words."
+        return code_of(self.menus, s)[1]
 
     def picture(self, s: State) -> Any:
         "What is shown as one labelled Pillow image."

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
+from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
+from ...contract.code import written_code
+from ...contract.parse import renamed
+from ...contract.saved import as_words, strategy_text
 from ...contract.strategy import Strategy
 from .menus import Menus, State
 from ..views.base import Measure, Scene
 
 # %% auto #0
-__all__ = ['counted', 'status', 'closest', 'beneath', 'spoken', 'label_of', 'about', 'sentence', 'spelled', 'code_of']
+__all__ = ['counted', 'status', 'closest', 'beneath', 'spoken', 'label_of', 'about', 'sentence', 'Line', 'called', 'spelled',
+           'code_of']
 
 # %% ../../../nbs/show/explorer/01_sentences.ipynb #8fdfc4cf
 def counted(s: Scene, view: Any) -> str:
@@ -84,34 +89,65 @@ def sentence(error: BaseException) -> str:
     return text[:1].upper() + text[1:220] if text.split()[0].isalpha() else text[:220]
 
 # %% ../../../nbs/show/explorer/01_sentences.ipynb #d546a034
-def spelled(strategy: Strategy) -> str:
-    "A strategy's repr with the names written out, so that it runs after `import maskedlab as ml`."
-    text = repr(strategy)
-    calls = [n.func for n in ast.walk(ast.parse(text, mode='eval')) if isinstance(n, ast.Call)]
-    for name in {f.id for f in calls if isinstance(f, ast.Name)}:
-        text = re.sub(rf'\b{name}\(', f'ml.masks.{name}(', text)
-    return text
+@dataclass
+class Line:
+    "A line of code, and what it takes from around it."
+    around: dict[str, Any]                                  # names of a notebook
+    names: list[str] = field(default_factory=list)          # those that it takes
+    lacks: list[str] = field(default_factory=list)          # what has no name, and no text either
 
-def code_of(menus: Menus, s: State) -> str:
+    def name(self, thing: Any, otherwise: str) -> str:
+        "What a thing of the reader's own is called."
+        found = called(thing, self.around)
+        (self.lacks if found is None else self.names).append(found or otherwise)
+        return found or otherwise
+
+    def strategy(self, strategy: Any) -> str:
+        text, outside = strategy_text(strategy)
+        if not text: return self.name(strategy, 'strategy')
+        if outside and all(map(written_code, outside.values())): return repr(as_words(strategy))
+        used = {n.id for n in ast.walk(ast.parse(text, mode='eval')) if isinstance(n, ast.Name)}
+        return renamed(text, {n: self.name(outside[n], n) if n in outside else f'ml.masks.{n}'
+                              for n in sorted(used)})
+
+    def words(self, file: str) -> str:      # a file that it reads, or ''
+        "What it takes and lacks, in words."
+        said = [f"It takes {', '.join(self.names)} from this notebook."] if self.names else []
+        if self.lacks:
+            said.append(f"It cannot give {', '.join(self.lacks)}: your own, without a name in this notebook.")
+        return ' '.join([*said, *([f'It reads {file[-40:]} in the working folder.'] if file else [])])
+
+def called(thing: Any, around: dict[str, Any]) -> str | None:
+    "The name of a thing in a notebook, or of what holds it, as in `t.recipe`."
+    named = [(k, v) for k, v in list(around.items()) if k.isidentifier() and not k.startswith('_')]
+    found = next((k for k, v in named if v is thing), None)
+    holds = lambda v: {} if isinstance(v, ModuleType | type) else getattr(v, '__dict__', {})
+    within = (f'{k}.{a}' for k, v in named for a, x in holds(v).items() if x is thing and a.isidentifier())
+    return found or next(within, None)
+
+# %% ../../../nbs/show/explorer/01_sentences.ipynb #3259eec8
+def spelled(strategy: Any) -> str:
+    "A strategy with the names written out, so that it runs after `import maskedlab as ml`."
+    return Line({}).strategy(strategy)
+
+def code_of(menus: Menus, s: State) -> tuple[str, str]:     # and what it takes from around it, in words
     "One line that recreates what is shown."
-    r, v, words = menus.recipe(s.recipe), menus.view(s.recipe), [menus.choice(s.recipe).code]
+    r, v, line = menus.recipe(s.recipe), menus.view(s.recipe), Line(menus.around)
+    text = menus.choice(s.recipe).code
+    words = [text or line.name(menus.asked, 'recipe')]
+    trust = ', trust=True' if menus.trust and s.recipe == menus.key else ''
+    made = f'ml.create_recipe({text}{trust})' if text else words[0]
     if s.set in menus.files:
-        words.append(f'batch={v.open_code(s.set, menus.files[s.set][1], r)}')
+        words.append(f'batch={v.open_code(s.set, menus.files[s.set][1], r, made)}')
     elif s.set == 'Your batch':
-        words.append('batch=batch')
+        words.append(f"batch={line.name(menus.own, 'batch')}")
     else:
-        name, options = v.options(s.set, r)
-        given = [repr(name), *(f'{k}={x!r}' for k, x in options.items())]
-        words.append(f"batch=ml.sample({', '.join(given)})")
-    if s.index:
-        words.append(f'index={s.index}')
-    strategy = menus.strategy(s)
-    named = isinstance(strategy, Strategy)
-    words.append(f"strategy={spelled(strategy) if named else getattr(strategy, '__name__', 'strategy')}")
-    if s.seed:
-        words.append(f'seed={s.seed}')
-    if not s.paste:
-        words.append('paste=False')
-    if s.statistics != 'true':
-        words.append(f'statistics={s.statistics!r}')
-    return f"import maskedlab as ml; ml.Explorer({', '.join(words)})"
+        words.append(f'batch={v.code(s.set, r, made)}')
+    words += [f'index={s.index}'] * (s.index > 0)
+    words.append(f'strategy={line.strategy(menus.strategy(s))}')
+    words += [f'seed={s.seed}'] * (s.seed > 0)
+    words += ['paste=False'] * (not s.paste)
+    words += [f'statistics={s.statistics!r}'] * (s.statistics != 'true')
+    file = s.set if s.set in menus.files and repr(s.set) in words[1] else ''
+    lacks = f"  # give {', '.join(line.lacks)}" if line.lacks else ''
+    return f"import maskedlab as ml; ml.Explorer({', '.join(words)}{trust}){lacks}", line.words(file)

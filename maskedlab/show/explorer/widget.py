@@ -23,15 +23,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ...contract.create import is_saved
 from ...contract.recipe import Recipe
+from ...contract.saved import as_words
 from ...contract.strategy import Where
-from ...checks import Filled, Range, Whole, door
+from ...checks import Filled, Range, Whole, door, outside
 from .doors import answer
 from .page import Page
 from ..stored import display_stored, image_of, keeps_outputs
 
 # %% auto #0
-__all__ = ['Explored', 'Explorer', 'notebook_of', 'serve']
+__all__ = ['Explored', 'Explorer', 'notebook_of', 'shown_elsewhere', 'serve']
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #36c77147
 @cache
@@ -69,17 +71,22 @@ class Explorer:
     Show it as the last line of a cell."""
 
     @door
-    def __init__(self, recipe: Explored = 'mae',        # a name, class, instance or 'file.py:Class'
+    def __init__(self,
+                 # a name, class, instance, 'file.py:Class', or folder of saved weights
+                 recipe: Explored = 'mae',
                  # your own samples, as `ml.sample` gives them; default: embedded ones
                  batch: Annotated[dict | None, Filled()] = None,
-                 strategy: Where | None = None,         # default: the recipe's own
+                 # or its text, such as 'ring.py:Ring(.5)'; default: the recipe's own
+                 strategy: Where | str | None = None,
                  mask: Any = None,               # bool `[*shape]` or `[1, *shape]`: begin with a painted mask
                  seed: Whole | None = None,             # None: that of the first example, mostly 0
                  index: Whole | None = None,            # the sample that is shown first
                  paste: bool = True,                    # predictions pasted into the picture, or alone
                  # of normalised targets: 'true' or 'visible'
-                 statistics: Literal['true', 'visible'] = 'true'):
-        self.page = Page(recipe, batch, strategy, mask, seed, index, paste=paste, statistics=statistics)
+                 statistics: Literal['true', 'visible'] = 'true',
+                 trust: bool = False):          # run code from outside the kit that a folder names
+        self.page = Page(recipe, batch, strategy, mask, seed, index, paste=paste, statistics=statistics,
+                         trust=trust, around=sys._getframe(outside() - 1).f_globals)
         self._shown: Any = None
 
     @property
@@ -127,13 +134,26 @@ class Explorer:
         return {**widget, **bundle}, shown[1] if isinstance(shown, tuple) else {}
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #e7e6c15a
-def notebook_of(recipe: str = 'mae') -> dict[str, Any]:
+def notebook_of(recipe: str = 'mae', **more: Any) -> dict[str, Any]:      # of `Explorer`
     "The notebook of one cell behind `serve`."
+    words = ', '.join([repr(recipe), *(f'{k}={v!r}' for k, v in more.items())])
     cell: dict[str, Any] = dict(cell_type='code', id='explorer', execution_count=None, metadata={},
-                                outputs=[], source=f'import maskedlab as ml\nml.Explorer({recipe!r})')
+                                outputs=[], source=f'import maskedlab as ml\nml.Explorer({words})')
     kernel = dict(display_name='Python 3', language='python', name='python3')
     return dict(cells=[cell], metadata=dict(kernelspec=kernel, title='maskedlab'), nbformat=4,
                 nbformat_minor=5)
+
+# %% ../../../nbs/show/explorer/05_widget.ipynb #a40de8b6
+def shown_elsewhere(recipe: str, strategy: str | None, trust: bool) -> dict[str, Any]:
+    "The arguments of `Explorer` as they hold in any folder; ValueError says what is wrong with them."
+    file, colon, cls = recipe.rpartition(':')
+    if file.endswith('.py'):
+        recipe = f'{Path(file).expanduser().resolve()}{colon}{cls}'
+    elif is_saved(recipe):
+        recipe = str(Path(recipe).expanduser().resolve())
+    page = Page(recipe, strategy=strategy, trust=trust)
+    more: dict[str, Any] = {} if strategy is None else {'strategy': as_words(page.menus.given)}
+    return {'recipe': recipe, **more, **({'trust': True} if trust else {})}
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #cb113b39
 def _stop(*_: Any) -> None:
@@ -168,21 +188,20 @@ def _visit(address: str, port: int, folder: Path) -> None:
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #550fa6fe
 @door
-def serve(recipe: str = 'mae',      # a name or 'file.py:Class'
+def serve(recipe: str = 'mae',      # a name, 'file.py:Class' or a folder of saved weights
           port: Annotated[int, Range(0, 65535, 1)] = 8866,      # on 127.0.0.1; 0: any free one
           open_browser: bool = True,
+          strategy: str | None = None,      # such as 'Block(ratio=.4)' or 'ring.py:Ring(.5)'
+          trust: bool = False,      # run code from outside the kit that a folder names
           ) -> int:                 # the exit code of the server
     "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."
     port = _free(port)
     for package in ('voila', 'anywidget'):
         if not find_spec(package): raise ValueError(f"the page needs {package}: pip install 'maskedlab[lab]'")
-    file, colon, cls = recipe.rpartition(':')
-    if file.endswith('.py'):
-        recipe = f'{Path(file).resolve()}{colon}{cls}'
-    Page(recipe)                                 # says what is wrong with the name, before a server starts
+    more = shown_elsewhere(recipe, strategy, trust)
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'
-        notebook.write_text(json.dumps(notebook_of(recipe)), encoding='utf-8')
+        notebook.write_text(json.dumps(notebook_of(**more)), encoding='utf-8')
         token = secrets.token_hex(24)
         address = f'http://127.0.0.1:{port}/?token={token}'
         print(f'The explorer is at {address} (Ctrl+C ends it)', flush=True)

@@ -535,6 +535,7 @@ class Page {
     this.menu = h("h3", {});
 
     this.code = h("input", { class: "mlx-code", readOnly: true, "aria-label": "One line of Python that recreates this page", spellcheck: "false", onfocus: () => this.code.select() });
+    this.takes = h("p", { class: "mlx-takes mlx-small", hidden: true });
     this.copyButton = button("Copy as code", () => this.copy(), { class: "mlx-copy" });
     this.saveButton = button("Save picture", () => this.line.queue({ kind: "save", state: this.state }), { class: "mlx-save" });
     this.status = h("p", { class: "mlx-status" });
@@ -551,7 +552,7 @@ class Page {
         this.side = h("div", { class: "mlx-side" },
           group("Method", "method", this.method, this.about),
           h("section", { class: "mlx-group" }, this.menu, this.set, this.thumbs, this.own))),
-      h("footer", { class: "mlx-foot" }, this.code, this.copyButton, this.saveButton),
+      h("footer", { class: "mlx-foot" }, this.code, this.copyButton, this.saveButton, this.takes),
       this.keys,
       this.live);
     el.append(this.root);
@@ -745,7 +746,7 @@ class Page {
     this.drawBars();
     this.status.textContent = m.notes[""] ? `${m.status} ${m.notes[""]}` : m.status;
     this.scaleWords.textContent = m.scale.toPrecision(2);
-    this.code.value = m.code;
+    this.code.value = m.code; this.takes.textContent = m.takes; this.takes.hidden = !m.takes;
     for (const [k, s] of Object.entries(this.stages)) {
       if (!this.spec.slow.includes(k)) s.words.textContent = m.under[k] ?? "";
       if (m.spoken[k]) s.stage.setAttribute("aria-label", m.spoken[k]);
@@ -962,7 +963,7 @@ class Page {
       words = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
     }
     this.copyButton.textContent = words;
-    this.tell(words);
+    this.tell(`${words}. ${this.takes.textContent}`);
     setTimeout(() => { this.copyButton.textContent = "Copy as code"; }, 1800);
   }
 }

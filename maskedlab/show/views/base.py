@@ -172,6 +172,11 @@ class View:
         batch = sample(name, **options)
         return batch, self.captions(batch, label, recipe)
 
+    def code(self, label: str, recipe: Any, made: str) -> str:      # `made`: what stands for the recipe
+        "The code behind an entry of `sets`."
+        name, options = self.options(label, recipe)
+        return f"ml.sample({', '.join([repr(name), *(f'{k}={x!r}' for k, x in options.items())])})"
+
     def captions(self, batch: dict, label: str, recipe: Any) -> list[str]:
         "What each sample of a batch of `sets` shows, in words."
         raise NotImplementedError(f"{type(self).__name__} does not say what its samples show")

@@ -45,7 +45,7 @@ class CloudSamples(View):
             return batch
         return from_file(data, name, read)
 
-    def open_code(self, name: str, data: bytes, recipe: Any) -> str:
+    def open_code(self, name: str, data: bytes, recipe: Any, made: str) -> str:
         "The code that opens the same file from the working folder."
         return f'ml.load_points({name!r})'
 

@@ -73,9 +73,10 @@ class PictureSamples(View):
         size, channels = self.size(recipe), self.channels(recipe)
         return from_file(data, name, lambda path: load_image(path, size=size, channels=channels))
 
-    def open_code(self, name: str, data: bytes, recipe: Any) -> str:
+    def open_code(self, name: str, data: bytes, recipe: Any, made: str) -> str:
         "The code that opens the same file from the working folder."
-        return f"ml.load_image({name!r}, size={self.size(recipe)})"
+        n = self.channels(recipe)
+        return f"ml.load_image({name!r}, size={self.size(recipe)}{'' if n == 3 else f', channels={n}'})"
 
 # %% ../../../nbs/show/views/01_pictures.ipynb #886a63a1
 class PictureDrawings(PictureSamples):

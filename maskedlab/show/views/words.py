@@ -19,8 +19,8 @@ from ...data.text import encode, tokenizer
 from .base import FAINT, HOLE, INK, PALETTE, Measure, Scene, View, cividis, font, hatch
 
 # %% auto #0
-__all__ = ['NAMELESS', 'counts', 'between', 'knows', 'pieces', 'TextSamples', 'chips_of', 'valued', 'filled_in', 'judged',
-           'ranked', 'suspected', 'lined', 'on_paper', 'TextDrawings', 'TextView']
+__all__ = ['NAMELESS', 'counts', 'between', 'knows', 'recut', 'longest', 'pieces', 'TextSamples', 'chips_of', 'valued',
+           'filled_in', 'judged', 'ranked', 'suspected', 'lined', 'on_paper', 'TextDrawings', 'TextView']
 
 # %% ../../../nbs/show/views/03_words.ipynb #fa32169f
 @cache
@@ -60,6 +60,14 @@ def knows(recipe: Any) -> Any:
     size = arguments(recipe).get('vocab') if recipe is not None else None
     return tokenizer() if size is None or size == tokenizer().get_vocab_size() else None
 
+def recut(recipe: Any) -> bool:
+    "Does a recipe carry a tokenizer that is not the kit's? Then texts are cut anew for it."
+    return getattr(recipe, 'tokenizer', None) is not None and knows(recipe) is not tokenizer()
+
+def longest(recipe: Any) -> int:
+    "The pieces of a text that a recipe takes, at most 128."
+    return min(getattr(getattr(recipe, 'encoder', None), 'longest', None) or 128, 128)
+
 NAMELESS = ('this network carries no tokenizer and has other pieces than the kit; give it one, '
             'recipe.tokenizer = ...')
 
@@ -76,6 +84,7 @@ def pieces(recipe: Any) -> tuple[dict[int, str], set[int]]:
         _PIECES[recipe] = known, names, set(special)
     return _PIECES[recipe][1:]
 
+# %% ../../../nbs/show/views/03_words.ipynb #0ce1f204
 class TextSamples(View):
     "Texts to show: batches with the key 'ids', int64 `[B, L]`."
     key, one, many, thing = 'ids', 'piece', 'pieces', 'text'
@@ -89,11 +98,18 @@ class TextSamples(View):
     def load(self, label: str, recipe: Any) -> tuple[dict, list[str]]:
         "As `View.load`; the texts are cut anew by a tokenizer that a recipe carries."
         name, options = self.options(label, recipe)
-        batch, given = sample(name, **options), getattr(recipe, 'tokenizer', None)
-        if given is not None and knows(recipe) is not tokenizer():
+        batch = sample(name, **options)
+        if recut(recipe):
             texts = [self.text(batch, i) for i in range(len(batch['ids']))]
-            batch = encode(texts, tokenizer=given, length=options['length'], cut=True)
+            batch = encode(texts, tokenizer=recipe.tokenizer, length=options['length'], cut=True)
         return batch, self.captions(batch, label, recipe)
+
+    def code(self, label: str, recipe: Any, made: str) -> str:
+        "As `View.code`, with the tokenizer that a recipe carries."
+        given, length = super().code(label, recipe, made), self.options(label, recipe)[1]['length']
+        if not recut(recipe): return given
+        return (f"ml.encode(ml.decode({given}['ids']), tokenizer={made}.tokenizer, length={length}, "
+                "cut=True)")
 
     def captions(self, batch: dict, label: str, recipe: Any) -> list[str]:
         return [self.text(batch, i, recipe)[:60] for i in range(len(batch['ids']))]
@@ -113,13 +129,14 @@ class TextSamples(View):
             raise ValueError(f"{name[-40:]} is no text in UTF-8; save it as such") from None
         if not text.strip(): raise ValueError("There is no text yet: write or paste a sentence first.")
         if knows(recipe) is None: raise ValueError(f"No text can be read: {NAMELESS}")
-        longest = min(getattr(getattr(recipe, 'encoder', None), 'longest', None) or 128, 128)
-        return encode(' '.join(text.split()), tokenizer=getattr(recipe, 'tokenizer', None), length=longest,
-                      cut=True)
+        return encode(' '.join(text.split()), tokenizer=getattr(recipe, 'tokenizer', None),
+                      length=longest(recipe), cut=True)
 
-    def open_code(self, name: str, data: bytes, recipe: Any) -> str:
+    def open_code(self, name: str, data: bytes, recipe: Any, made: str) -> str:
         "The code that reads the same text."
-        return f"ml.encode({' '.join(data.decode('utf-8').split())!r}, length=128, cut=True)"
+        own = f'tokenizer={made}.tokenizer, ' if recut(recipe) else ''
+        text = ' '.join(data.decode('utf-8').split())
+        return f"ml.encode({text!r}, {own}length={longest(recipe)}, cut=True)"
 
     def place(self, u: Units, unit: int, batch: dict) -> str:
         return f'Piece {unit}'
