@@ -5,6 +5,8 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 
+from .checks import outside
+
 MOVED: dict[str, str] = {   # old -> new, both inside the package
     'masks.units': 'contract.units', 'masks.parse': 'contract.parse',
     'parts.contract': 'contract.recipe', 'parts.checkpoints': 'contract.saved',
@@ -35,7 +37,7 @@ class Forward(MetaPathFinder, Loader):
     def create_module(self, spec):
         new = f"maskedlab.{MOVED[spec.name.partition('.')[2]]}"
         warnings.warn(f'{spec.name} is now {new}; the old name goes with the next release',
-                      DeprecationWarning, stacklevel=2)
+                      DeprecationWarning, stacklevel=outside())
         module = import_module(new)
         self.kept = module.__spec__
         return module

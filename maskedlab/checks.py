@@ -259,9 +259,13 @@ def _compiling() -> bool:
 def outside() -> int:
     "For `warnings.warn(..., stacklevel=outside())`: the line of the first caller that is not of the kit."
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] == 'maskedlab':
-        level, frame = level + 1, frame.f_back
+    while frame.f_back is not None and _root(frame) in ('maskedlab', 'importlib'):
+        frame = frame.f_back
+        level += not frame.f_code.co_filename.startswith('<frozen importlib')      # these are not counted
     return level
+
+def _root(frame: types.FrameType) -> str:
+    return frame.f_globals.get('__name__', '').partition('.')[0]
 
 def check_fields(record: Any) -> None:
     "Check the fields of a record, frozen or not, by their annotations, and keep them as plain values."

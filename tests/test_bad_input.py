@@ -5,6 +5,7 @@ import ast
 import errno
 import math
 import os
+import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import maskedlab as ml
 from maskedlab.checks import on_disk
 from maskedlab.cli import main
+from maskedlab.contract.create import SHIPPED, recipe_class
 from maskedlab.contract.parse import parse
 from maskedlab.masks import Block, Random
 from maskedlab.parts.transformer import Transformer
@@ -226,8 +228,9 @@ def test_features_are_exported(name):
     assert torch.allclose(program.module()(image), r.features(batch(image)), atol=1e-6)
 
 
-@pytest.mark.parametrize('how', [lambda x: x.double(), lambda x: x.numpy(), lambda x: x.int()])
-@pytest.mark.parametrize('name', ['mae', 'mfm', 'point_mae', 'electra'])
+@pytest.mark.parametrize('how', [lambda x: x.double(), lambda x: x.half(), lambda x: x.numpy(),
+                                 lambda x: x.int(), lambda x: x.tolist()])
+@pytest.mark.parametrize('name', ['mae', 'mfm', 'beit', 'point_mae', 'electra'])
 def test_another_kind_of_numbers(name, how, no_compute):
     r = ml.create_recipe(name)
     b = ml.sample(r.card.modality.split()[0], n=2)
@@ -235,3 +238,110 @@ def test_another_kind_of_numbers(name, how, no_compute):
     for door in (r, r.features, r.units):
         with pytest.raises((TypeError, ValueError), match=key):
             door({**b, key: how(b[key])})
+
+
+@pytest.mark.parametrize('key', ['valid', 'word'])
+def test_a_list_beside_the_ids_is_no_tensor(key, no_compute):
+    b = ml.sample('text', n=2)
+    with pytest.raises(TypeError, match=f'{key} is a list'):
+        ml.create_recipe('bert_mlm')({**b, key: b[key].tolist()})
+    assert ml.create_recipe('bert_mlm').units({**b, 'title': ['a', 'b']}).x is b['ids']
+
+
+@pytest.mark.parametrize('source', [[None], [-1], ['a.txt', 3], [b'a'], (None,), [[]], {'a': 1}])
+def test_what_is_no_file_among_texts(source):
+    for door in (ml.load_text, lambda x: ml.Trainer('bert_mlm', x, steps=1, show=False)):
+        if isinstance(source, dict) and door is not ml.load_text: continue
+        with pytest.raises(TypeError, match='give (the )?paths') as e:
+            door(source)
+        assert len(str(e.value)) <= 200
+
+
+
+@pytest.mark.parametrize('size', [16, 64])
+def test_groups_of_another_size_than_the_tokenizer_knows(size):
+    cls = recipe_class('point_bert')
+    for make in (lambda: cls(**{**cls.sizes['micro'], 'size': size}),
+                 lambda: ml.load_pretrained(SHIPPED / 'point_bert-micro', size=size)):
+        with pytest.raises(ValueError, match=f'groups of {size} points, .* knows groups of 32'):
+            make()
+
+
+# what is accepted is read
+
+
+@pytest.mark.parametrize('name, argument, takes', [
+    ('bert_mlm', 'image', 'vocab'), ('electra', 'image', 'vocab'), ('point_mae', 'image', 'groups'),
+    ('mae', 'tokenizer', 'patch'), ('mae', 'groups', 'patch')])
+def test_an_argument_of_another_field_names_what_the_recipe_takes(name, argument, takes):
+    for make in (lambda **k: ml.create_recipe(name, **k),
+                 lambda **k: ml.create_recipe(name, pretrained=True, **k),
+                 lambda **k: ml.load_pretrained(SHIPPED / f'{name}-micro', **k)):
+        with pytest.raises((TypeError, ValueError), match=f"'{argument}'; it takes .*{takes}") as e:
+            make(**{argument: 64})
+        assert len(str(e.value)) <= 200
+
+
+RUN = dict(steps=1, batch=2, show=False)
+UNREAD = {
+    'image of texts':      (lambda: ml.Trainer('bert_mlm', image=32, **RUN), 'image=32'),
+    'image of clouds':     (lambda: ml.Trainer('point_mae', image=32, **RUN), 'image=32'),
+    'image of tensors':    (lambda: ml.Trainer('mae', batch(), image=32, **RUN), '64 x 64'),
+    'resume nowhere':      (lambda: ml.Trainer('mae', resume=True, **RUN), 'out='),
+    'overwrite nothing':   (lambda: ml.Trainer('mae', overwrite=True, **RUN), 'out='),
+    'save nowhere':        (lambda: ml.Trainer('mae', save_every=2, **RUN), 'out='),
+    'tensorboard nowhere': (lambda: ml.Trainer('mae', tensorboard=True, **RUN), 'out='),
+    'change at a start':   (lambda: ml.Trainer('mae', change=True, **RUN), 'resume='),
+    'both':                (lambda: ml.Trainer('mae', resume=True, overwrite=True, out='no', **RUN), 'one of'),
+    'size of an instance': (lambda: ml.Trainer(ml.create_recipe('mae'), size='tiny', **RUN), 'size'),
+    'a made one':          (lambda: ml.create_recipe(ml.create_recipe('mae'), dim=64), 'dim'),
+    'a made one, weights': (lambda: ml.create_recipe(ml.create_recipe('mae'), pretrained=True), 'pretrained'),
+    'width of another':    (lambda: ml.create_recipe('mae', encoder='vit_tiny_patch16_224', dim=64), 'dim'),
+    'stride of a ViT':     (lambda: ml.create_recipe('mfm', stride=8), 'stride=8'),
+    'no data':             (lambda: ml.Trainer('mae', '', **RUN), "data=''"),
+    'no folder':           (lambda: ml.Trainer('mae', out='', **RUN), "out=''"),
+}
+
+
+@pytest.mark.parametrize('name', UNREAD)
+def test_what_nothing_would_read_is_refused(name):
+    call, words = UNREAD[name]
+    with pytest.raises(ValueError) as e:
+        call()
+    assert words in str(e.value) and len(str(e.value)) <= 200
+
+
+@pytest.mark.parametrize('words, has', [
+    (['train', 'bert_mlm', '--image', '32', '--dry-run'], 'image=32'),
+    (['train', 'mae', '--data', '', '--dry-run'], "data=''"),
+    (['train', 'mae', '--size', '', '--dry-run'], "''"),
+    (['train', 'mae', '--out', '', '--steps', '1'], '--out FOLDER'), (['leak', 'mae', '--mask', ''], "''"),
+    (['claim', 'mae', '--full', '--arms', 'full', '--steps', '1'], 'one of them'),
+    (['claims', 'no/where'], 'no/where')])
+def test_options_that_nothing_would_read(words, has, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert has in said and len(said.splitlines()) == 1
+
+
+def test_a_dry_run_writes_nothing_and_takes_the_options_of_the_run(capsys):
+    assert main('train mae --size micro --dry-run --resume --save-every 5 --out no/where'.split()) == 0
+
+
+# whose line a warning names
+
+
+@pytest.mark.parametrize('code', [
+    'import maskedlab.recipes.mae', 'from maskedlab.recipes import mae',
+    'import maskedlab; maskedlab.recipes.mae',
+    "from importlib import import_module as i; i('maskedlab.recipes.mae')",
+    'import maskedlab\nclass Old(maskedlab.Recipe): defaults = {}'])
+def test_a_warning_names_the_line_of_the_caller(code, monkeypatch):
+    import_module('maskedlab.recipes')
+    monkeypatch.delitem(sys.modules, 'maskedlab.recipes.mae', raising=False)
+    vars(ml.recipes).pop('mae', None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        exec(compile('\n\n' + code, 'somebody.py', 'exec'), {'__name__': 'somebody'})
+    said = [w for w in told if 'is now' in str(w.message) or 'defaults' in str(w.message)]
+    assert [(w.filename, w.lineno) for w in said] == [('somebody.py', 3 + code.count('\n'))]

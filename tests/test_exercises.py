@@ -1,6 +1,8 @@
 """Exercises under mutation: each right answer, changed by one small mistake, is refused; written in other
 numbers, it is accepted. Over all exercises, with the few exceptions by name.
 """
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,19 @@ def test_a_lesson_goes_on_with_one_form_of_the_answer():
     loose = solved('teachers/perplexity', lambda ids: np.array(perplexity.run(perplexity.solution)(ids)),
                    None)
     assert f'{loose(torch.arange(4)):.1f}' == '4.0'
+
+
+@pytest.mark.parametrize('e', CODE, ids=lambda e: e.name)
+def test_an_imaginary_part_is_not_dropped(e):
+    """Neither by a judge, which would warn, nor in an answer: as numbers of torch and of NumPy."""
+    torch.set_warn_always(True)
+    try:
+        for change in (each(lambda y: torch.as_tensor(y).to(torch.complex64) * (1 + 1j)),
+                       each(lambda y: np.asarray(y.detach() if tensors(y) else y) + 1j)):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter('always')
+                verdict, _ = changed(e, change)
+            assert verdict.kind == 'hint', verdict
+            assert not any('imaginary' in str(w.message) for w in told)
+    finally:
+        torch.set_warn_always(False)

@@ -30,7 +30,7 @@ from maskedlab.instruments.claim import t95
 from maskedlab.parts.groups import dense, groups
 from maskedlab.recipes.image.seitpp import SeiTPP, crop_words
 from maskedlab.recipes.points.point_mae import PointMAE
-from maskedlab.train.feed import Items, Joined, Rows, as_batch, hold, source_of
+from maskedlab.train.feed import Items, Joined, Portion, Rows, as_batch, hold, rounds, source_of
 from maskedlab.train.setup import is_stream, named_data
 
 CLOUDS = dict(
@@ -165,6 +165,37 @@ def test_a_broken_picture_in_a_large_set_ends_no_run(tmp_path, n):
         for i in (10, 20):
             assert mine[i]['image'].shape == (3, 10, 12)
     assert '0010.png' in mine.skipped and any('left out so far' in t for t in told)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_a_reading_process_cannot_read_is_said_once_and_here(tmp_path, workers):
+    """It finds it in a process of its own, whose warnings and whose list nobody sees."""
+    for i in range(12):
+        picture(tmp_path / f'{i:02}.png', i)
+    for i in (3, 7):
+        (tmp_path / f'{i:02}.png').write_bytes(b'broken')
+    mine = images(tmp_path, check=False, progress=False)
+    source = source_of(mine, 0, 8)
+    with said() as told:
+        made = list(rounds(source, Portion(4), 0, 0, 6, workers))
+    assert len(made) == 6 and len(told) == 1 and 'left out so far' in told[0]
+    assert set(mine.skipped) == {'03.png', '07.png'}
+
+
+class Grumbling(Listed):
+    def __getitem__(self, i):
+        warnings.warn('this scan has no date')
+        return self.items[i]
+
+
+@pytest.mark.filterwarnings('ignore:this scan')
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_somebody_elses_data_say_in_a_reading_process_is_heard(workers):
+    source = source_of(Grumbling([{'image': torch.rand(3, 8, 8)}] * 8), 0, 8)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('default')
+        assert len(list(rounds(source, Portion(4), 0, 0, 3, workers))) == 3
+    assert ['this scan has no date' in str(w.message) for w in told] == [True]
 
 
 def test_a_folder_of_nothing_readable_ends(tmp_path):

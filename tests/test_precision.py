@@ -59,6 +59,15 @@ def test_bfloat16_stays_within_its_own_error(name):
     assert got.dtype == torch.float32 and float(got) == pytest.approx(float(want), rel=.01)
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_a_network_of_half_the_bits_runs(name):
+    r, b, m = made(name)
+    with torch.no_grad():
+        want = r(b, mask=m, generator=gen()).loss
+        got = r.bfloat16()(in_type(b, torch.bfloat16), mask=m, generator=gen()).loss
+    assert float(got) == pytest.approx(float(want), rel=.05)
+
+
 
 
 # what is common to all keys says nothing, however large

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import ZeroToOne, brief_value, check_call, checked
+from ..checks import ZeroToOne, brief_value, check_call, checked, outside
 from .chance import Part
 from .plan import Plan
 from .strategy import check_mask, hide
@@ -152,13 +152,15 @@ _FORWARD: dict[str, Any] = {'units': Units | None, 'generator': torch.Generator 
 
 def check_batch(batch: Any, recipe: nn.Module) -> None:
     "What is wrong with the tensors of any batch; what they must be is the recipe's to say."
-    own = next((p.dtype for p in recipe.parameters() if p.is_floating_point()), torch.float64)
+    own = next((p.dtype for p in recipe.parameters() if p.is_floating_point()), None)
     for name, value in batch.items() if isinstance(batch, dict) else ():
         if type(value).__module__ == 'numpy':
             raise TypeError(f"{str(name)[:40]} is of numpy, and a recipe takes tensors: give "
                             "torch.as_tensor(x)")
+        if isinstance(value, list) and not any(isinstance(v, str) for v in value):
+            raise TypeError(f"{str(name)[:40]} is a list, and a recipe takes tensors: give torch.tensor(x)")
         if not torch.is_tensor(value) or value.ndim < 2 or not value.is_floating_point(): continue
-        if torch.promote_types(value.dtype, own) != own:
+        if own is not None and value.dtype != own:
             raise TypeError(f"{str(name)[:40]} is {value.dtype} and the network {own}: give x.to({own})")
 
 def check_forward(recipe: nn.Module, args: Any, kwargs: Any) -> None:
@@ -211,7 +213,7 @@ class Recipe(nn.Module):
         super().__init_subclass__(**kwargs)
         if 'defaults' in vars(cls):
             warnings.warn(f"{cls.__name__}.defaults is read no more; write plan = Plan(...)", FutureWarning,
-                          stacklevel=2)
+                          stacklevel=outside())
         for name in ('units', 'fill', 'attention', 'features'):
             if inspect.isfunction(vars(cls).get(name)):
                 setattr(cls, name, _guarded(vars(cls)[name]))

@@ -276,6 +276,8 @@ def tensor(y: Any,                                # what the learner's code gave
            what: str = 'The answer') -> Tensor:
     "The answer as a tensor of that shape and type, or a hint that says what it is instead."
     if not torch.is_tensor(y): raise Hint(f"{what} should be a tensor, and it is a {type(y).__name__}.")
+    if y.is_complex() and not (dtype or torch.float32).is_complex:
+        raise Hint(f"{what} is complex: the result is its real part, .real")
     if dtype is not None and y.dtype != dtype:
         wanted, got = (str(d).removeprefix('torch.') for d in (dtype, y.dtype))
         more = ': a mask is true or false, such as `x > 0` gives' if wanted == 'bool' else ''

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/02_own.ipynb #fd404817
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -446,12 +447,16 @@ class _Neighbours:
                 broken += 1
                 if broken < self.row: continue
                 break
-            self._tell()
+            self.tell()
             return found
         raise ValueError(f"{broken or len(self.names)} pictures in a row cannot be read: "
                          f"{examples(dict(list(self.skipped.items())[-3:]))}")
 
-    def _tell(self) -> None:
+    def hush(self) -> None:
+        "In a process that reads ahead: what it finds is handed over, and said where somebody hears it."
+        self.told = dict.fromkeys(('.skipped', '.partly'), sys.maxsize)
+
+    def tell(self) -> None:
         "Say what was left out since the set was made: at the first, and whenever it is ten times as much."
         new = dict(list(self.skipped.items())[self.known:])
         for left, what, kept in ((new, 'left out so far, the next is read in place', '.skipped'),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import Count, Filling, OnError, Split, door, outside
+from ..checks import Count, Filling, OnError, Split, brief_value, door, outside
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
@@ -284,8 +284,12 @@ def _texts_of(source: Any) -> tuple[Path | None, list[Told], dict[str, str]]:
         files, left = below(root, ('.txt', '.md', '.rst', '.tex'))
         return root, [(str(f.relative_to(root)), partial(_file_text, f), None) for f in files], left
     if isinstance(source, list | tuple):
+        odd = next((i for i, f in enumerate(source) if not isinstance(f, str | Path)), None)
+        if odd is not None:
+            raise TypeError(f"load_text: item {odd} of the list is {brief_value(source[odd])}; give the "
+                            "paths of files, and texts themselves to ml.encode")
         return None, [(str(f), partial(_file_text, Path(f).expanduser()), None) for f in source], {}
-    if not hasattr(source, '__getitem__') or not hasattr(source, '__len__'):
+    if isinstance(source, dict) or not (hasattr(source, '__getitem__') and hasattr(source, '__len__')):
         raise TypeError(f"a {type(source).__name__} is no file and no set of texts; give paths, a folder, or "
                         "a data set with texts")
     labels = source['label'] if 'label' in getattr(source, 'column_names', ()) else [None] * len(source)

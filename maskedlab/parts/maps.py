@@ -30,6 +30,7 @@ class PatchMaps(nn.Module):
     def maps(self, image: Tensor,      # normalised, `[B, C, H, W]`
              ) -> Tensor:              # `[B, dim, H / stride, W / stride]`
         "Encode; the tokens in front are cut off."
+        image = image.to(next(self.net.parameters()).dtype)       # a spectrum is never of 16 bits
         x = patchify(image, self.stride, self.order)
         return self.net.see(x)[:, self.net.prefix:].mT.unflatten(2, x.shape[1:3])
 
@@ -98,7 +99,7 @@ class Convnet(nn.Module):
 
     def maps(self, image: Tensor) -> Tensor:
         "As `PatchMaps.maps`."
-        return last_map(self.net, image)
+        return last_map(self.net, image.to(next(self.net.parameters()).dtype))
 
     @torch.compiler.disable
     def check(self, size: tuple[int, ...]) -> None:
@@ -118,6 +119,8 @@ def map_encoder(encoder: Any,                # None: our own; else as above
                 **more: Any,                 # of our own: see `ViT`
                 ) -> Any:
     "An encoder with `maps`, `stride` and `dim`."
+    if stride is not None and not isinstance(encoder, str):
+        raise ValueError(f"stride={stride} is of a convnet, which encoder= names; leave it out")
     if encoder is None:
         return PatchMaps(image_encoder(None, image, patch, channels, dim, depth, heads, eps, **more))
     if all(hasattr(encoder, a) for a in ('maps', 'stride', 'dim')): return encoder

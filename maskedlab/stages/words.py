@@ -90,6 +90,14 @@ class PictureWords(Words):
 # %% ../../nbs/stages/02_words.ipynb #1da2a0fc
 class CloudWords(Words):
     "Words of groups of points; the tokenizer has `ids(units)`, `codebook` and `draw(code, units)`."
+    def __init__(self, tokenizer: Any, words: int | None = None,
+                 size: int | None = None):              # points of a group
+        super().__init__(tokenizer, words)
+        known = getattr(self.tokenizer, 'size', None)
+        if isinstance(known, int) and size not in (None, known):
+            raise ValueError(f"groups of {size} points, and the tokenizer knows groups of {known}: give "
+                             f"size={known}, or a tokenizer of that size")
+
     def read(self, u: Units) -> Tensor:
         return self.tokenizer.ids(u)
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ..checks import outside
 from ..data.found import refused
 from ..data.own import images
 from ..data.pictures import Pictures, cropped, random_boxes, uniform
@@ -389,13 +391,53 @@ class Portion:
         first = (r // self.rounds) * self.batch + self.start(r)
         return range(first, first + self.part)
 
+# %% ../../nbs/train/02_feed.ipynb #25d85f15
+class _Ahead(NamedTuple):
+    "What a process that reads ahead hands over: a batch, what it had to say, what it could not read."
+    batch: Any
+    said: list[tuple[type[Warning], str]]
+    left: tuple[dict[str, str], dict[str, str]]         # wholly and in part, since the last time
+
 @dataclass
 class _Rounds(Dataset):
     source: Source
     portion: Portion
     seed: int
+    sent: tuple[int, int] = (0, 0)
+
+    def __post_init__(self):
+        pictures = getattr(getattr(self.source, 'crops', self.source), 'pictures', None)
+        self.pictures: Any = pictures if hasattr(getattr(pictures, 'read', None), 'tell') else None
 
     def __getitem__(self, r: int) -> Any:
+        if get_worker_info() is None: return self.batch(r)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always', UserWarning)
+            batch = self.batch(r)
+        return _Ahead(batch, [(w.category, str(w.message)) for w in said], self.news())
+
+    def news(self) -> Any:
+        "What could not be read since this was asked the last time."
+        if self.pictures is None: return {}, {}
+        left = self.pictures.skipped, self.pictures.partly
+        new = tuple(dict(islice(held.items(), n, None)) for held, n in zip(left, self.sent))
+        self.sent = len(left[0]), len(left[1])
+        return new
+
+    def hear(self, ahead: _Ahead, heard: set[Any]) -> Any:      # the batch
+        "Say here what a process that reads ahead had to say, each once."
+        for category, text in ahead.said:
+            if text not in heard:
+                heard.add(text)
+                warnings.warn(text, category, stacklevel=outside())
+        if any(ahead.left):
+            self.pictures.skipped.update(ahead.left[0])
+            self.pictures.partly.update(ahead.left[1])
+            self.pictures.read.tell()
+        return ahead.batch
+
+    def batch(self, r: int) -> Any:
+        "The batch of a round, or what went wrong with it."
         positions = self.portion.positions(r)
         try:
             with seeded(self.seed, 'read', positions.start):
@@ -403,8 +445,13 @@ class _Rounds(Dataset):
         except (OSError, ValueError, TypeError) as error:
             return error
 
+# %% ../../nbs/train/02_feed.ipynb #6ca4ca22
 def _apart(worker: int) -> None:
     "A signal to the group of the run (Ctrl-C, the end of a job) is the run's: its readers serve to the end."
+    data: Any = get_worker_info().dataset       # type: ignore[union-attr]
+    if data.pictures is not None:
+        data.sent = len(data.pictures.skipped), len(data.pictures.partly)
+        data.pictures.read.hush()
     if hasattr(os, 'setpgid'):
         os.setpgid(0, 0)
 
@@ -422,7 +469,9 @@ def rounds(source: Source, portion: Portion, seed: int,
         made = DataLoader(data, batch_size=None, sampler=range(first, last), num_workers=workers,
                           pin_memory=pin, prefetch_factor=4, worker_init_fn=_apart,
                           generator=torch.Generator())
-    for batch in made:
+    heard: set[str] = set()
+    for got in made:
+        batch = data.hear(got, heard) if isinstance(got, _Ahead) else got
         if isinstance(batch, Exception): raise batch
         yield batch
 

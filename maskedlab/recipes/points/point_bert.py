@@ -151,7 +151,7 @@ class PointBERT(Recipe):
                  strategy: Where = Ball(Uniform(.25, .45))):
         super().__init__()
         self.cut, self.strategy = Clouds(groups, size, skip), strategy
-        self.words = CloudWords(tokenizer)
+        self.words = CloudWords(tokenizer, size=size)
         self.student = Student(self.tokenizer.embed, self.words.count, dim, depth, heads, drop_path,
                                contrast_dim)
         self.student.contrast.requires_grad_(mixing)
