@@ -113,8 +113,10 @@ def test_importing_costs_no_more_than_torch():
         'maskedlab.list_recipes, maskedlab.Units\n'
         'print(time.perf_counter() - t)'
     )
-    seconds = min(float(python(code)) for _ in range(4))
-    assert seconds <= 0.3, f'{seconds:.2f} s beyond torch'
+    seconds = []  # the best of four, where others disturb the first
+    while len(seconds) < 4 and min(seconds, default=1) > 0.3:
+        seconds.append(float(python(code)))
+    assert min(seconds) <= 0.3, f'{min(seconds):.2f} s beyond torch'
 
 
 def test_public_names_exist():
@@ -581,7 +583,8 @@ def installed(tmp_path_factory):
     (site / 'lent.pth').write_text('\n'.join(lent) + '\n')
     empty = folder / 'empty'
     empty.mkdir()
-    where = python('import maskedlab; print(maskedlab.__file__)', exe=exe, cwd=empty, path=None)
+    ask = 'import importlib.util; print(importlib.util.find_spec("maskedlab").origin)'
+    where = python(ask, exe=exe, cwd=empty, path=None)
     assert Path(where).resolve().is_relative_to(site.resolve()), f'{where} is not the wheel'
     return exe, site / 'maskedlab', empty
 

@@ -68,33 +68,36 @@ def folder(tmp_path):
 # ---------------------------------------------------------------- what it takes
 
 
-def test_importing_stays_light():
-    code = (
-        "import sys, maskedlab, maskedlab.train.trainer, maskedlab.show.training\n"
-        "print([m for m in ('accelerate', 'rich', 'ipywidgets', 'plotly', 'IPython', 'anywidget', "
-        "'tensorboard') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-        == '[]'
-    )
-
-
-@pytest.mark.skipif(importlib.util.find_spec('ipywidgets') is None, reason='ipywidgets is not installed')
-def test_a_live_view_comes_to_a_notebook_alone():
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_importing_stays_light_and_a_live_view_comes_to_a_notebook_alone():
     """Who asks for the trainer in a kernel gets the view that adds itself; elsewhere nothing of it is
-    imported."""
-    code = (
-        "import sys, maskedlab as ml, maskedlab.train.watch as watch\n{}\nml.Trainer\n"
-        "print([v.__name__ for v in watch.VIEWERS], 'maskedlab.show.training' in sys.modules)"
-    )
-    said = [
-        subprocess.run(
-            [sys.executable, '-c', code.format(how)], capture_output=True, text=True, cwd=ROOT
-        ).stdout.strip()
-        for how in ('', 'watch.in_kernel = lambda: True')
-    ]
-    assert said == ['[] False', "['LiveView'] True"]
+    imported; and it imports nothing dear itself. A fresh Python is asked once, in three forks."""
+    code = """
+import os, sys, maskedlab as ml, maskedlab.train.watch as watch
+views = lambda: print([v.__name__ for v in watch.VIEWERS], 'maskedlab.show.training' in sys.modules)
+def plain():
+    ml.Trainer
+    views()
+def kernel():
+    watch.in_kernel = lambda: True
+    ml.Trainer
+    views()
+def light():
+    import maskedlab.train.trainer, maskedlab.show.training
+    dear = ('accelerate', 'rich', 'ipywidgets', 'plotly', 'IPython', 'anywidget', 'tensorboard')
+    print([m for m in dear if m in sys.modules])
+for how in (light, plain, kernel):
+    if not os.fork():
+        how()
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    light, plain, *kernel = done.stdout.splitlines()
+    assert light == '[]' and plain == '[] False', done.stderr
+    if importlib.util.find_spec('ipywidgets'):
+        assert kernel == ["['LiveView'] True"], done.stderr
 
 
 @pytest.mark.quick
