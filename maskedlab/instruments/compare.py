@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,8 @@ from ..train.trainer import fit
 from .probes import labelled, probe, tuned
 
 # %% auto #0
-__all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'mean_and_half', 'compare_rows', 'compare_table']
+__all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'command_of', 'mean_and_half', 'compare_rows',
+           'compare_table']
 
 # %% ../../nbs/instruments/08_compare.ipynb #7bc98b8d
 @dataclass(frozen=True)
@@ -148,9 +150,14 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
             _keep(path, state)
             bar.update(task, advance=1, description=f'{name}, seed {seed}')
     state |= dict(machine=machine(), version=__version__, date=time.strftime('%Y-%m-%d'),
-                  command=f"maskedlab compare {' '.join(names)}")
+                  command=command_of(names, seeds, budget))
     _keep(path, state)
     return state
+
+def command_of(names: Sequence[str], seeds: int, budget: Budget) -> str:
+    "What a shell runs to have the same; a budget of another kind than steps has no words there."
+    return shlex.join(['maskedlab', 'compare', *names, '--seeds', str(seeds), '--steps', str(budget.steps),
+                       '--tune', str(budget.tune)])
 
 def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     "What an earlier call with the same plan has found; more methods, or more seeds, may have joined since."
