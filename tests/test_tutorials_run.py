@@ -1,12 +1,19 @@
 """The tutorials, run: solved, each exercise says yes; with a wrong result planted in it, a tutorial fails.
 
-Each run is a fork of this process, which has imported torch already; where there is no fork it is a kernel.
+Each run is a fork of this process, which has imported torch already; and behind the cell where a wrong result
+is planted, another fork goes on with it, so that what comes before, such as a training, is run once. Where
+there is no fork both are kernels.
 As a learner runs them, unsolved and in a kernel, they are a stage of `lab.py test`.
 """
+import asyncio
+import contextlib
+import functools
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 
 import nbformat
 import pytest
@@ -30,17 +37,15 @@ MAE.fill = noise
     'true': (FIRST, """
 mask = ~mask
 """),
-    'build_it': ('def paint(', """
-whole = paint
-def paint(*a, **k): return whole(*a, **k).flip(0)          # each answer to another picture
+    'build_it': ('looks, losses, start', """
+looks = {n: x.flip(0) for n, x in looks.items()}           # each answer to another picture
 """),
     'five': ('def paste(', """
 right = visible_mean(truth, hidden) + .2                   # no answer of the network
 """),
-    'words': (FIRST, """
-from maskedlab.parts.text import TiedHead
-whole = TiedHead.forward
-TiedHead.forward = lambda self, *a: whole(self, *a).roll(1, -1)     # says the next piece of the list
+    'words': ("'Each share at 0'", """
+# what two trainings came to, exchanged
+found['as BERT'], found['none stays'] = found['none stays'], found['as BERT']
 """),
     'points': (FIRST, """
 from maskedlab.parts.groups import GroupFiller
@@ -52,30 +57,45 @@ GroupFiller.forward = lambda self, *a, **k: whole(self, *a, **k).roll(1, 1)
 # a teacher that says something new each time
 net.features = lambda batch, pool=True: torch.randn(len(batch['image']), 64, 128)
 """),
-    'teachers': ('def train(target', """
-whole = train
-# the gradient is stopped, whatever was asked for
-def train(target, pull=pull, **more): return whole(target, **more)
+    'teachers': ("runs['itself, stopped'] = ", """
+runs['itself'] = runs['itself, stopped']                   # the gradient is stopped, whatever was asked for
 """),
 }
 
 
-def shell(nb, said):
-    """In the fork: run the cells, send what they printed and the name of the exception that ended them."""
+def shell(nb, said, words, wrong):
+    """In the fork: run the cells, send what they printed and the name of the exception that ended them.
+
+    Behind each cell with these words something wrong is run in a fork of its own, which goes on from there.
+    """
     from execnb.shell import CaptureShell
     from fastcore.nbio import dict2nb
+    os.setsid()                     # to be ended with its own fork
     os.environ |= {'MASKEDLAB_BUDGET': 'test', 'OMP_NUM_THREADS': '1', 'IN_TEST': '1'}
     torch.set_num_threads(1)        # those of OpenMP do not survive a fork
     os.chdir(ROOT)
-    nb, shell = dict2nb(nb), CaptureShell()
+    nb, shell, planted = dict2nb(nb), CaptureShell(), False
     try:
-        shell.run_all(nb, exc_stop=True)
-        error = ''
+        for cell in nb.cells:
+            shell.cell(cell)
+            if shell.exc: break
+            if cell.cell_type == 'code' and words in cell.source:
+                if planted:
+                    shell.run(wrong)
+                elif other := os.fork():
+                    os.waitpid(other, 0)
+                else:
+                    planted, shell.loop = True, asyncio.new_event_loop()    # that of the shell is a thread
+                    threading.Thread(target=shell.loop.run_forever, daemon=True).start()
+                    shell.run(wrong)
+        error = type(shell.exc).__name__ if shell.exc else ''
     except BaseException as e:
         error = type(e).__name__
     outputs = [o for c in nb.cells if c.cell_type == 'code' for o in c.get('outputs') or []]
-    said.send((error, [''.join(o.get('text') or '') for o in outputs]))
+    said.send((planted, error, [''.join(o.get('text') or '') for o in outputs]))
     said.close()
+    if planted:
+        os._exit(0)
 
 
 def kernel(nb):
@@ -92,44 +112,48 @@ def kernel(nb):
     return error, [o.get('text', '') for c in nb.cells for o in c.get('outputs', [])]
 
 
-def run(tutorial, change):
-    """A tutorial with its code cells changed: the exception that ended it, or '', and what its cells said."""
-    nb = json.loads(json.dumps(lesson(tutorial)))
-    for cell in nb['cells']:
-        if cell['cell_type'] == 'code':
-            cell['source'] = change(cell['source'])
+@functools.cache
+def run(tutorial):
+    """A solved tutorial, with nothing planted (False) and with something wrong (True): of each the exception
+    that ended it, or '', and what its cells said."""
+    nb, known = json.loads(json.dumps(lesson(tutorial))), exercises(tutorial)
+    words, wrong = PLANTED[tutorial]
+    code = [cell for cell in nb['cells'] if cell['cell_type'] == 'code']
+    for cell in code:
+        solved = (f"{known[name].solution}\ncheck('{name}', {answer})\n"
+                  for name, answer in CALL.findall(cell['source']))
+        cell['source'] = ''.join(solved) or cell['source']
     if sys.platform != 'linux':
-        return kernel(nb)
+        found = {False: kernel(nb)}
+        for cell in code:
+            cell['source'] += wrong if words in cell['source'] else ''
+        return found | {True: kernel(nb)}
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context('fork').Process(target=shell, args=(nb, there))
+    process = multiprocessing.get_context('fork').Process(target=shell, args=(nb, there, words, wrong))
     process.start()
     there.close()
+    found = {}
     try:
-        assert here.poll(300), f'{tutorial} did not end'
-        return here.recv()
+        while False not in found:
+            assert here.poll(300), f'{tutorial} did not end'
+            planted, *found[planted] = here.recv()
+        return found
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.join()
 
 
 @pytest.mark.parametrize('tutorial', TUTORIALS)
 def test_with_the_solutions_each_exercise_says_yes(tutorial):
-    known = exercises(tutorial)
-
-    def solve(source):
-        solved = (f"{known[name].solution}\ncheck('{name}', {answer})\n"
-                  for name, answer in CALL.findall(source))
-        return ''.join(solved) or source
-
-    error, said = run(tutorial, solve)
+    error, said = run(tutorial)[False]
     lines = [line for text in said for line in text.splitlines()]
     verdicts = [line for line in lines if line.startswith(('yes: ', 'hint: ', 'not yet: '))]
+    known = exercises(tutorial)
     assert not error and verdicts == [f'yes: {known[name].praise}' for name in asked(lesson(tutorial))]
 
 
 @pytest.mark.parametrize('tutorial', TUTORIALS)
 def test_a_planted_wrong_result_makes_the_tutorial_fail(tutorial):
-    words, wrong = PLANTED[tutorial]
-    assert any(words in c.source for c in lesson(tutorial).cells)
-    error, _ = run(tutorial, lambda source: source + wrong if words in source else source)
+    error, _ = run(tutorial)[True]
     assert error == 'AssertionError'
