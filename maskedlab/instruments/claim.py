@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from ..checks import Count, Jobs, Tries, brief_value, door, on_disk
+from ..checks import Count, Jobs, Tries, brief_value, door, on_disk, short
 from ..contract.disk import read_json
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
-from ..contract.create import create_recipe, recipe_class
+from ..contract.create import create_recipe, is_saved, recipe_class
 from ..contract.catalogue import RECIPES, STAGES
 from ..data.samples import SAMPLES, sample
 from ..settings import device
@@ -121,6 +121,9 @@ def feed(data: Any,           # a name of `list_samples()`, what `source_of` tak
 # %% ../../nbs/instruments/07_claim.ipynb #1a790bce
 def find_claim(name: str) -> Claim:
     "The claim of a recipe: `CLAIM` of its module among the claims, or in the file of a class from outside."
+    if is_saved(name):
+        raise ValueError(f"{name[-60:]} is a folder, and a claim trains its networks from the beginning; "
+                         "give the name of a recipe, or my_file.py:Class")
     if ':' in name:
         module: Any = sys.modules[recipe_class(name).__module__]
     else:
@@ -265,7 +268,9 @@ def claims_table(folder: str | Path = 'claims',   # of the results
             '|---|---|---|---|---|---|---|---|---|']
     score = lambda r, arm: f"{sum(a['score'] for a in r['arms'][arm]) / len(r['arms'][arm]):.3f}"
     steps = lambda r, arm: f" ({r['pace'][arm]:.0%} of the steps)" if arm in r.get('pace', {}) else ''
-    for path in sorted(Path(folder).glob('*.json')):
+    if not Path(folder).expanduser().is_dir():
+        raise FileNotFoundError(f"there is no folder {short(folder)}; give the one that holds the results")
+    for path in sorted(Path(folder).expanduser().glob('*.json')):
         r = read_json(path)
         if 'verdict' not in r: continue
         low, high = r['interval']

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import torch
 
-from ..checks import (BelowOne, Count, Positive, Range, Seed, Width, check_fields, checked, on_disk,
+from ..checks import (BelowOne, Count, Filling, Positive, Range, Seed, Width, check_fields, checked, on_disk,
                               outside)
 from ..contract.create import create_recipe
 from ..contract.parse import parse
@@ -37,10 +37,13 @@ from .step import Learner
 
 # %% auto #0
 __all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precision_of', 'base_rate', 'picture_size', 'steps_of',
-           'named_data', 'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of', 'writable', 'record_of',
-           'words_of', 'overview']
+           'named_data', 'check_cut', 'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of', 'writable',
+           'record_of', 'words_of', 'overview']
 
 # %% ../../nbs/train/10_setup.ipynb #1387a6b7
+# words that are read only beside another one
+_NEEDS = {'resume': 'out', 'overwrite': 'out', 'save_every': 'out', 'tensorboard': 'out', 'change': 'resume'}
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class Options:
     "What a run is asked to be, beside its recipe, its data and its plan."
@@ -79,9 +82,16 @@ class Options:
 
     def __post_init__(self):
         check_fields(self)
+        for word, other in _NEEDS.items():
+            value = getattr(self, word)
+            if value not in (None, False) and not getattr(self, other):
+                raise ValueError(f"{word}={value} says nothing without {other}=; give {other}= too, or leave "
+                                 f"{word} out")
+        if self.resume and self.overwrite:
+            raise ValueError("resume=True goes on with a run and overwrite=True forgets it; give one of them")
         self.seed = setting('seed') if self.seed is None else self.seed
         with on_disk(f'use out={str(self.out)[-40:]}'):
-            _ = self.out is not None and Path(self.out).expanduser().exists()
+            _ = checked(self.out, 'out', Filling) is not None and Path(self.out).expanduser().exists()
         self.out = None if self.out is None else Path(self.out).expanduser()
 
 # %% ../../nbs/train/10_setup.ipynb #e6b4cfc0
@@ -134,12 +144,30 @@ def steps_of(steps: Any, epochs: float | None, samples: int | None, batch: int) 
 # %% ../../nbs/train/10_setup.ipynb #0891d2a8
 def named_data(data: Any, modality: str) -> Any:
     "The data as they are called: a name stays, a folder is told in full."
+    checked(data, 'data', Filling)      # '' would be the working folder
     if data is None: return modality
     if isinstance(data, str | Path) and data not in SAMPLES: return Path(data).expanduser().absolute()
     if isinstance(data, str) and Path(data).exists():
         warnings.warn(f"{data!r} is taken for the kit's own data, not for what lies here under that name; "
                       f"for that, give {'./' + data!r}", stacklevel=outside())
     return data
+
+def check_cut(source: Source,
+              size: Any,            # of pictures, as it was asked for; None: it was not
+              vary: bool) -> None:
+    "Whether somebody cuts the pictures as it was asked for; one sentence where nobody does."
+    if vary and not isinstance(source, Crops):
+        raise ValueError("vary=True turns and recolours pictures that are cropped anew each time, and these "
+                         "data are not; leave it out")
+    if size is None: return
+    image = next((v for v in source.batch(range(1)).values() if torch.is_tensor(v) and v.ndim == 4), None)
+    height, width = (size, size) if isinstance(size, int) else size
+    if image is None:
+        raise ValueError(f"image={size} is the size that pictures are cut to, and these data are none; leave "
+                         "it out")
+    if tuple(image.shape[-2:]) != (height, width):
+        raise ValueError(f"image={size}, and these pictures stay the {image.shape[-2]} x {image.shape[-1]} "
+                         "that they are given in; give files or ml.images(...), or leave it out")
 
 def is_stream(data: Any) -> bool:
     "Whether these are batches that somebody else makes."
@@ -181,9 +209,9 @@ class Run(Options):
         check_stages(self.recipe)
         self.recipe.to(self.device)
         if self.mask is not None:
-            self.recipe.strategy = parse(self.mask) if isinstance(self.mask, str) else self.mask
+            self.recipe.strategy = parse(self.mask, trust=True) if isinstance(self.mask, str) else self.mask
         self.name = name_of(type(self.recipe))
-        self.image = picture_size(self.recipe) if self.image is None else self.image
+        self.asked, self.image = self.image, self.image or picture_size(self.recipe)
 
     def _open_data(self, data: Any) -> None:
         self.content: str | None = None
@@ -204,9 +232,7 @@ class Run(Options):
             reading = reading_for(self.recipe, self.data in SAMPLES) if told else {}
             source = source_of(self.data, self.seed, self.image, self.augment, self.vary, channels, modality,
                                reading)
-            if self.vary and not isinstance(source, Crops):
-                raise ValueError("vary=True turns and recolours pictures that are cropped anew each time, "
-                                 "and these data are not; leave it out")
+            check_cut(source, None if self.resume else self.asked, self.vary)
             self.content = None if self.out is None else data_sum(source)
             self.source = hold(source, self.device, room(self.device))
 
