@@ -61,7 +61,8 @@ def _round(open_: np.ndarray,           # uint64 `[b, words]`, units free and no
            ) -> tuple[np.ndarray, np.ndarray]:
     "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
     _, b, many = uniform.shape
-    extent, shape, *corner = uniform.reshape(4, -1)             # all attempts in one long row
+    extent, shape = uniform[:2].reshape(2, -1)                  # all attempts in one long row
+    corner = uniform[2:].reshape(2, -1).astype(np.float64)      # in which all that follows is exact
     most = room.repeat(many)
     # where room < area the ends are swapped, as released
     side = np.sqrt(area + (most - area) * extent)
@@ -69,8 +70,7 @@ def _round(open_: np.ndarray,           # uint64 `[b, words]`, units free and no
     block = open_.repeat(many, 0)
     for x, luck, n, bands in zip((side * shape, side / shape), corner, (H, W), _bands(H, W)):
         size = np.minimum(np.rint(x), n)
-        start = np.multiply(luck, n + 1 - size, dtype=np.float64).astype(np.intp)
-        block &= bands.take((size * (n + 1)).astype(np.intp) + start, 0)
+        block &= bands.take((luck * (n + 1 - size) + size * (n + 1)).astype(np.intp), 0)
     # a product of matrices adds up short rows four times faster than a sum
     new = np.bitwise_count(block).astype(np.float32) @ np.ones(block.shape[1], np.float32)
     fits = (new > 0) & (new <= most)
