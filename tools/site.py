@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import html
 import json
 import os
@@ -243,11 +244,17 @@ def described(body: str) -> str:
     return re.sub(r'<img(?![^>]*\balt=)', '<img alt="What this cell shows"', body)
 
 
+@functools.cache
+def exporter() -> HTMLExporter:
+    """One for all pages: its templates are compiled once."""
+    made = HTMLExporter(template_name='basic', exclude_input_prompt=True, exclude_output_prompt=True)
+    made.register_preprocessor(TagRemovePreprocessor(remove_input_tags={'folded'}), enabled=True)
+    return made
+
+
 def page(nb: nbformat.NotebookNode, title: str, depth: int) -> str:
     """The page of a notebook."""
-    exporter = HTMLExporter(template_name='basic', exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={'folded'}), enabled=True)
-    body, _ = exporter.from_notebook_node(cleaned(nb, '../' * depth))
+    body, _ = exporter().from_notebook_node(cleaned(nb, '../' * depth))
     return shell(title, described(local(body)), depth)
 
 
