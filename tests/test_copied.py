@@ -270,3 +270,18 @@ def test_texts_are_cut_by_the_tokenizer_that_a_recipe_carries(tmp_path, monkeypa
     page.menus.add('weights', 'Mine', b'The sea is wide and the sky is high above it.')
     for s in (page.state, replace(page.state, set='Mine', index=0)):
         assert 'tokenizer=' in page.code(s) and alike(drawn(pasted(page, s)), drawn(page, s)), page.code(s)
+
+
+@pytest.mark.parametrize('name', [k for k in KINDS if ml.create_recipe(k).attention])
+def test_every_click_shows_attention_or_says_why(name):
+    page = Page(name)
+    s, u = page.state, page.menus.units(page.state)
+    if 'attention' not in page.menus.view().titles: return
+    d = page.show(s)
+    mask = d.mask.flatten()
+    for unit in [int(mask.nonzero()[0]), int((~mask & u.valid[0].cpu().flatten()).nonzero()[0])]:
+        shown = page.show(replace(s, look=unit))
+        assert 'attention' in shown.pictures or shown.notes['attention'].endswith('.'), unit
+        if name == 'mae' and mask[unit]:
+            assert shown.part == 'decoder' and 'this is the decoder' in shown.notes['attention']
+            assert 'attention' in shown.pictures and d.hidden == 48         # three quarters of 64

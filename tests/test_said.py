@@ -151,8 +151,8 @@ FOREIGN = {'--help', '--no-deps', '--no-memory'}
 
 
 def test_options_in_a_message_exist():
-    files = PACKAGE / 'cli.py', PACKAGE / 'train' / 'make_stage.py', PACKAGE / 'show' / 'gate.py', ROOT / 'lab.py'
-    source = ''.join(p.read_text('utf-8') for p in files)
+    files = [PACKAGE / p for p in ('cli.py', 'train/make_stage.py', 'show/gate.py')]
+    source = ''.join(p.read_text('utf-8') for p in [*files, ROOT / 'lab.py'])
     known = set(re.findall(r"'(--[a-z][\w-]*)'", source)) | FOREIGN
     known |= {f"--{k.replace('_', '-')}" for k in re.findall(r"^    '(\w+)': \(dict\(", source, re.M)}
     wrong = [f'{where}: {o}' for where, text in SAID if 'gate.py' not in where

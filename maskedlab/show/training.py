@@ -82,7 +82,7 @@ def thin(values: list[float],
 
 # %% ../../nbs/show/06_training.ipynb #5388ac67
 def loss_line(values: list[float],                    # the losses, one a step
-              width: int = 440, height: int = 280,    # pixels
+              width: int = 320, height: int = 240,    # pixels: beside the samples in a window of 1,400
               ) -> str:                               # SVG
     "The curve of the losses, with the smallest and largest of what it shows."
     steps, means = thin(values)
@@ -115,8 +115,9 @@ class Widgets:
         self.words = w.HTML('beginning ...')
         self.picture = w.Image(format='png', layout=w.Layout(width='auto', height='auto', max_width='100%'))
         self.curve = w.HTML(loss_line([]))
+        # in reverse: where the two do not fit side by side, the curve stands above
         both = w.Box([self.picture, self.curve],
-                     layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))
+                     layout=w.Layout(flex_flow='row wrap-reverse', align_items='flex-end'))
         self.box = w.VBox([w.HBox([self.bar, self.button]), self.words, both])
 
         self.stored: Callable[[str, str], None] = lambda still, words: None
