@@ -201,7 +201,7 @@ def serve(recipe: str = 'mae',      # a name, 'file.py:Class' or a folder of sav
     more = shown_elsewhere(recipe, strategy, trust)
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'
-        notebook.write_text(json.dumps(notebook_of(**more)), encoding='utf-8')
+        notebook.write_text(json.dumps(notebook_of(more.pop('recipe'), **more)), encoding='utf-8')
         token = secrets.token_hex(24)
         address = f'http://127.0.0.1:{port}/?token={token}'
         print(f'The explorer is at {address} (Ctrl+C ends it)', flush=True)
