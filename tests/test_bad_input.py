@@ -292,7 +292,7 @@ UNREAD = {
     'save nowhere':        (lambda: ml.Trainer('mae', save_every=2, **RUN), 'out='),
     'tensorboard nowhere': (lambda: ml.Trainer('mae', tensorboard=True, **RUN), 'out='),
     'change at a start':   (lambda: ml.Trainer('mae', change=True, **RUN), 'resume='),
-    'both':                (lambda: ml.Trainer('mae', resume=True, overwrite=True, out='no', **RUN), 'one of'),
+    'both':                (lambda: ml.Trainer(resume=True, overwrite=True, out='no', **RUN), 'one of'),
     'size of an instance': (lambda: ml.Trainer(ml.create_recipe('mae'), size='tiny', **RUN), 'size'),
     'a made one':          (lambda: ml.create_recipe(ml.create_recipe('mae'), dim=64), 'dim'),
     'a made one, weights': (lambda: ml.create_recipe(ml.create_recipe('mae'), pretrained=True), 'pretrained'),

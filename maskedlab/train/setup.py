@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import torch
 
-from ..checks import (BelowOne, Count, Filling, Positive, Range, Seed, Width, check_fields, checked, on_disk,
-                              outside)
+from ..checks import (BelowOne, Count, Filling, Positive, Range, Seed, Width, check_fields, checked,
+                              on_disk, outside)
 from ..contract.create import create_recipe
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
