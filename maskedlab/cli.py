@@ -113,8 +113,13 @@ def _claims(a: argparse.Namespace) -> None:
 
 def _compare(a: argparse.Namespace) -> None:
     from maskedlab.instruments.compare import Budget, compare, compare_table
-    budget = Budget(**{k: v for k in ('steps', 'tune') if (v := getattr(a, k)) is not None})
+    budget = Budget(**{k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None})
     print(compare_table(compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost)))
+
+def _curves(a: argparse.Namespace) -> None:
+    from maskedlab.contract.disk import read_json
+    from maskedlab.instruments.compare import budgets_table
+    print(budgets_table([read_json(Path(f)) for f in a.files], a.reading))
 
 def _bench(a: argparse.Namespace) -> int:
     from importlib import import_module
@@ -281,9 +286,15 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--seeds', type=_number, default=3)
     c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
+    c.add_argument('--data', help='digits or fashion; default digits')
     c.add_argument('--steps', type=_number, help='of the training; default 400')
     c.add_argument('--tune', type=_number, help='steps of fine-tuning; default 200')
     c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
+
+    c = add('curves', _curves, 'comparisons at several budgets: when does a method pass the untrained '
+                               'network, and when the raw input?')
+    c.add_argument('files', nargs='+', help='of `maskedlab compare --out`, the same but for --steps')
+    c.add_argument('--reading', default='linear', help="'linear', 'attentive', 'class', 'knn' or 'tuned 400'")
 
     c = add('bench', _bench, 'measurements beside other implementations; `maskedlab bench --help` lists the '
                              'tables')

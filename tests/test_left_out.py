@@ -26,7 +26,7 @@ from maskedlab.data.own import images, load_image, to_pixels
 from maskedlab.data.points import load_points, read_points
 from maskedlab.data.samples import sample
 from maskedlab.data.text import load_text
-from maskedlab.instruments.claim import t95
+from maskedlab.instruments.decide import t95
 from maskedlab.parts.groups import dense, groups
 from maskedlab.recipes.image.seitpp import SeiTPP, crop_words
 from maskedlab.recipes.points.point_mae import PointMAE

@@ -27,16 +27,17 @@ from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..contract.create import create_recipe, is_saved, recipe_class
 from ..contract.catalogue import RECIPES, STAGES
-from ..data.samples import SAMPLES, sample
+from ..data.samples import SAMPLES, options_of, sample
 from ..settings import device
 from ..train.feed import CHANGES, SETS, Rows, Source, source_of
 from ..train.make_stage import train_stage
 from ..train.trainer import fit
+from .decide import interval, decided, left_behind, t95
 from .probes import linear_probe
 
 # %% auto #0
-__all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 't95', 'interval', 'verdict', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each',
-           'run_claim', 'file_of_result', 'claims_table', 'recorded']
+__all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each', 'run_claim', 'file_of_result',
+           'read_result', 'claims_table', 'recorded']
 
 # %% ../../nbs/instruments/07_claim.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -58,25 +59,6 @@ class Claim:
     pace: dict[str, float] = field(default_factory=dict)
     # its entrant in `maskedlab compare`; default: the claim's own arm
     compared: Callable[[], Recipe] | None = None
-
-def t95(n: int) -> float:
-    "Student's t for a two-sided 95 % interval of n paired differences."
-    if n < 2: raise ValueError(f"{n} seed gives no interval; take at least 2")
-    from scipy.stats import t           # comes with scikit-learn, which every probe asks for
-    return float(t.ppf(.975, n - 1))
-
-def interval(values: list[float],                   # paired differences, one a seed
-             ) -> tuple[float, float, float]:       # mean, and the ends of its 95 % interval
-    "Mean and 95 % interval by Student's t."
-    x = torch.tensor(values, dtype=torch.float64)
-    half = t95(len(x)) * float(x.std()) / len(x) ** .5
-    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
-
-def verdict(differences: list[float], effect: float) -> str:
-    "'holds', 'does not hold at this scale' or 'undecided'."
-    mean, low, high = interval(differences)
-    if low > 0 and mean >= effect: return 'holds'
-    return 'does not hold at this scale' if high < effect else 'undecided'
 
 # %% ../../nbs/instruments/07_claim.ipynb #2197fb00
 # what makes of a recipe's 'micro' one for digits of 28 pixels, alike in all claims
@@ -123,7 +105,8 @@ def find_claim(name: str) -> Claim:
     "The claim of a recipe: `CLAIM` of its module among the claims, or in the file of a class from outside."
     if is_saved(name):
         raise ValueError(f"{name[-60:]} is a folder, and a claim trains its networks from the beginning; "
-                         "give the name of a recipe, or my_file.py:Class")
+                         "give "
+                         "the name of a recipe, or my_file.py:Class")
     if ':' in name:
         module: Any = sys.modules[recipe_class(name).__module__]
     else:
@@ -159,7 +142,15 @@ def attempt(claim: Claim | str,                         # or its recipe's name
     trained = time.perf_counter() - began
     found = c.measure(recipe, seed)
     found = found if isinstance(found, dict) else dict(score=found)
+    if steps and (left := _left(c, recipe, seed)) is not None:
+        found = {**found, 'left': left}
     return {k: round(float(v), 5) for k, v in found.items()} | dict(seconds=round(trained, 1))
+
+def _left(c: Claim, recipe: Recipe, seed: int) -> float | None:
+    "How far an arm has left the best constant answer, on held-out samples like those that it was trained on."
+    if not isinstance(c.data, str) or c.data not in SAMPLES: return None
+    options = {k: v for k, v in c.options.items() if k in options_of(c.data)}
+    return left_behind(recipe, sample(c.data, n=200, split='test', **options), seed)
 
 # %% ../../nbs/instruments/07_claim.ipynb #4f16ab8f
 def each(f: Callable[..., Any],             # found by its name in a new process
@@ -227,9 +218,18 @@ def file_of_result(out: str | Path) -> Path:
         if not os.access(path.parent, os.W_OK): raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return path
 
+def read_result(path: str | Path) -> dict[str, Any]:
+    "The result of a claim, or of one that was interrupted: that has no 'verdict' yet."
+    r = read_json(Path(path))
+    for key in ('claim', 'arms', 'effect', *(('name', 'contrast', 'differences') if 'verdict' in r else ())):
+        if key not in r:
+            raise ValueError(f"{short(path, 60)} has no {key!r}, so it is no result of this version; run its "
+                             "claim again, or move it away")
+    return r
+
 def _resume(path: Path | None, plan: dict) -> dict[str, list]:
     if path is None or not path.exists(): return {}
-    old = read_json(path)
+    old = read_result(path)
     same = {k: old.get(k) for k in plan if k != 'full'} == {k: v for k, v in plan.items() if k != 'full'}
     # then it is run again; with other arms, the result is added to
     ended = 'verdict' in old and old['full'] == plan['full']
@@ -248,10 +248,10 @@ def _finish(name: str, path: Path | None, plan: dict, done: dict, arms: list[str
     result = {'name': name, **plan, 'arms': done, 'contrast': f'{first} minus {second}',
               'differences': differences,
               'mean': round(mean, 5), 'interval': [round(low, 5), round(high, 5)],
-              'verdict': verdict(differences, plan['effect']),
               'command': shlex.join(['maskedlab', 'claim', name, *extra]), 'device': _device(),
               'versions': {'maskedlab': __version__, 'torch': torch.__version__},
               'date': time.strftime('%Y-%m-%d')}
+    result |= decided(result)
     _write(path, result)
     return result
 
@@ -271,7 +271,7 @@ def claims_table(folder: str | Path = 'claims',   # of the results
     if not Path(folder).expanduser().is_dir():
         raise FileNotFoundError(f"there is no folder {short(folder)}; give the one that holds the results")
     for path in sorted(Path(folder).expanduser().glob('*.json')):
-        r = read_json(path)
+        r = read_result(path)
         if 'verdict' not in r: continue
         low, high = r['interval']
         both = ' · '.join(f"{arm}{steps(r, arm)} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
@@ -286,4 +286,4 @@ def recorded(name: str,                                    # of a recipe
              ) -> dict[str, list[dict[str, float]]]:       # arm -> what was measured, seed by seed
     "The arms of a result in `claims/`, here or in a folder above; empty where none is."
     files = (p / 'claims' / f'{name}.json' for p in (Path.cwd(), *Path.cwd().parents))
-    return next((read_json(f).get('arms', {}) for f in files if f.exists()), {})
+    return next((read_result(f)['arms'] for f in files if f.exists()), {})

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from ..checks import Count, Jobs, Positive, Tries, check_fields, door
-from .claim import EQUAL, each, feed, file_of_result, find_claim, interval
+from .claim import EQUAL, Arms, each, feed, file_of_result, find_claim
+from .decide import interval
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
 from .measure import timed_rounds
@@ -29,7 +30,7 @@ from .probes import labelled, probe, tuned
 
 # %% auto #0
 __all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'command_of', 'mean_and_half', 'compare_rows',
-           'compare_table']
+           'compare_table', 'over_budgets', 'passes', 'budgets_table']
 
 # %% ../../nbs/instruments/08_compare.ipynb #7bc98b8d
 @dataclass(frozen=True)
@@ -46,10 +47,15 @@ class Budget:
     def __post_init__(self):
         check_fields(self)
 
-def entrant(name: str) -> Recipe:
+def entrant(name: str,
+            data: str = 'digits',       # or 'fashion': stages that it stands on are those of these data
+            ) -> Recipe:
     "The recipe of a name as it takes part."
     claim = find_claim(name)
-    return (claim.compared or next(iter(claim.arms.values())))()
+    recipe = (claim.compared or next(iter(claim.arms.values())))()
+    others = {k: v.replace('/digits/', f'/{data}/') for k, v in recipe.config.items()
+              if isinstance(v, str) and v.endswith('/digits/0')}
+    return Arms({**recipe.config, **others})(type(recipe))() if others and data != 'digits' else recipe
 
 def one(name: str,                      # a recipe, 'untrained' or 'raw input'
         seed: int,
@@ -58,14 +64,15 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
         ) -> dict[str, float]:          # accuracies by name, and the seconds of the training
     "Train, probe, fine-tune."
     torch.manual_seed(seed)
-    recipe: Any = 'raw' if name == 'raw input' else entrant(first if name == 'untrained' else name)
+    recipe: Any = 'raw' if name == 'raw input' else entrant(first if name == 'untrained' else name,
+                                                         budget.data)
     began = time.perf_counter()
     if name not in ('raw input', 'untrained'):
         fit(recipe, feed(budget.data, seed), budget.steps, batch=budget.batch, lr=budget.lr, seed=seed,
             **EQUAL)
         recipe.cpu()
     found = {'seconds': round(time.perf_counter() - began, 1),
-             **probe(recipe, *labelled(budget.data, budget.few, seed))}
+             **probe(recipe, *labelled(budget.data, budget.few, seed), attentive=True, layer='best')}
     if name == 'raw input': return found
     for n in budget.labels:
         found[f'tuned {n}'] = tuned(recipe, *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
@@ -77,7 +84,7 @@ def step_of(name: str,
             ) -> Callable[[], Any]:      # one step: forward, backward, AdamW
     "A function that trains by one step, on one batch that it keeps."
     torch.manual_seed(0)
-    recipe = entrant(name).train()
+    recipe = entrant(name, budget.data).train()
     optimiser = torch.optim.AdamW(decay_groups(recipe, .05), lr=budget.lr)
     batch, g = sample(budget.data, n=budget.batch), torch.Generator().manual_seed(0)
     def step() -> None:
@@ -139,7 +146,7 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
     runs = state.setdefault('runs', {})
     if jobs > 1 and not cost:
         for name in names:
-            entrant(name)
+            entrant(name, budget.data)
     missing = [(name, seed) for seed in range(seeds) for name in ['raw input', 'untrained', *names]
                if str(seed) not in runs.setdefault(name, {})]
     with Progress(disable=not show) as bar:
@@ -154,10 +161,12 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
     _keep(path, state)
     return state
 
+# %% ../../nbs/instruments/08_compare.ipynb #060580b2
 def command_of(names: Sequence[str], seeds: int, budget: Budget) -> str:
-    "What a shell runs to have the same; a budget of another kind than steps has no words there."
-    return shlex.join(['maskedlab', 'compare', *names, '--seeds', str(seeds), '--steps', str(budget.steps),
-                       '--tune', str(budget.tune)])
+    "What a shell runs to have the same; a budget of another kind than data and steps has no words there."
+    more = ['--data', budget.data] if budget.data != Budget.data else []
+    return shlex.join(['maskedlab', 'compare', *names, *more, '--seeds', str(seeds),
+                       '--steps', str(budget.steps), '--tune', str(budget.tune)])
 
 def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     "What an earlier call with the same plan has found; more methods, or more seeds, may have joined since."
@@ -187,11 +196,14 @@ def compare_rows(state: dict[str, Any],      # from `compare`
                  ) -> list[list[str]]:       # the first is the head
     "Probes, fine-tuning and costs, a row for each method."
     names = ['raw input', 'untrained', *state['names']]
-    columns = ['linear', 'knn', *(f'tuned {n}' for n in state['budget']['labels'])]
-    head = ['method', f"linear, {state['budget']['few']} labels",
-            f"nearest neighbours, {state['budget']['few']}",
-            *(f'fine-tuned, {n}' for n in state['budget']['labels']), 'ms a step', f"{names[2]}'s = 1",
-            'by operations', 'over', 'MB']
+    few = state['budget']['few']
+    words = {'linear': f'linear, {few} labels', 'class': f'class token, {few}',
+             'attentive': f'attentive, {few}',
+             'knn': f'nearest neighbours, {few}',
+             **{f'tuned {n}': f'fine-tuned, {n}' for n in state['budget']['labels']}}
+    columns = [c for c in words if any(c in r for runs in state['runs'].values() for r in runs.values())]
+    head = ['method', *(words[c] for c in columns), 'ms a step', f"{names[2]}'s = 1", 'by operations', 'over',
+            'MB']
     rows = [head]
     for name in names:
         runs = state['runs'][name].values()
@@ -208,3 +220,51 @@ def compare_table(state: dict[str, Any],     # from `compare`
     "The rows as a table."
     head, *rows = compare_rows(state)
     return '\n'.join(f"| {' | '.join(r)} |" for r in [head, ['---', *['---:'] * (len(head) - 1)], *rows])
+
+# %% ../../nbs/instruments/08_compare.ipynb #ab31e0c2
+def over_budgets(states: Sequence[dict[str, Any]],        # from `compare`: the same data, seeds and labels
+           reading: str = 'linear',                 # or 'attentive', 'knn', 'class', 'tuned 400'
+           ) -> dict[str, dict[int, list[float]]]:  # method -> steps -> one value a seed
+    "What a reading says at each budget."
+    if not states: raise ValueError("curves need at least one comparison, from `maskedlab compare --out`")
+    if not all({'budget', 'runs'} <= set(state) for state in states):
+        raise ValueError("a file of these is no comparison: it has no 'budget' and 'runs', as `maskedlab "
+                         "compare --out` writes them")
+    first = states[0]
+    for state in states:
+        for k in ('data', 'batch', 'lr', 'few', 'labels'):
+            if (mine := state['budget'][k]) != first['budget'][k]:
+                raise ValueError(f"one comparison has {k}={mine!r}, another {first['budget'][k]!r}; curves "
+                                 "need "
+                                 "the same but for steps")
+    found: dict[str, dict[int, list[float]]] = {}
+    for state in sorted(states, key=lambda s: s['budget']['steps']):
+        for name, runs in state['runs'].items():
+            values = [r[reading] for _, r in sorted(runs.items()) if reading in r]
+            if len(values) >= 2:
+                found.setdefault(name, {})[state['budget']['steps']] = values
+    return found
+
+def passes(curve: dict[int, list[float]],       # of a method, from `over_budgets`
+           other: dict[int, list[float]],       # of 'untrained' or 'raw input'
+           ) -> int | None:                     # steps; None: at no budget that was tried
+    "The smallest budget from which on a method stays above another, seed by seed, by its 95 % interval."
+    above = {n: interval([a - b for a, b in zip(values, other[n])])[1] > 0
+             for n, values in curve.items() if n in other}
+    stays = [n for n in above if all(ok for m, ok in above.items() if m >= n)]
+    return min(stays, default=None)
+
+def budgets_table(states: Sequence[dict[str, Any]], reading: str = 'linear') -> str:     # Markdown
+    "Per cent at each budget, and from when on a method passes the untrained network and the raw input."
+    found = over_budgets(states, reading)
+    budgets = sorted({n for curve in found.values() for n in curve})
+    rows = [['method', *(f'{n:,} steps' for n in budgets), 'passes untrained from', 'raw input from']]
+    rows.append(['---', *['---:'] * (len(rows[0]) - 1)])
+    for name, curve in found.items():
+        said = [mean_and_half(curve[n]) if n in curve else '' for n in budgets]
+        when = [passes(curve, found[other]) if name not in ('raw input', 'untrained') and other in found
+                else ''
+                for other in ('untrained', 'raw input')]
+        rows.append([name, *said, *(f'{w:,}' if isinstance(w, int) else '' if w == '' else 'not yet'
+                                    for w in when)])
+    return '\n'.join(f"| {' | '.join(r)} |" for r in rows)
