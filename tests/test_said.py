@@ -110,7 +110,10 @@ def commands(text):
 def parsed(words, capsys):
     """Whether the command line takes them."""
     words = ['mae' if w in ('NAME', 'RECIPE', 'new_method') else w for w in words]
-    if len(words) == 1 and words[0] in parser()._subparsers._group_actions[0].choices: return True
+    known = parser()._subparsers._group_actions[0].choices
+    if words[0] in known and len(words) < 3:        # a command as such, or one of its options
+        if len(words) == 1: return True
+        if words[1].startswith('--'): return words[1] in known[words[0]]._option_string_actions
     try:
         parser().parse_args(words)
     except SystemExit as end:
