@@ -152,8 +152,7 @@ def _train(a: argparse.Namespace) -> None:
         return
     recipe = create_recipe(a.recipe, trust=a.trust) if is_saved(a.recipe) else a.recipe
     if a.dry_run:
-        nothing = dict(out=None, resume=False, overwrite=False, change=False, save_every=None,
-                       tensorboard=False)
+        nothing = dict(out=None, resume=False, overwrite=False, change=False, tensorboard=False)
         print(overview(Trainer(recipe, a.data, **{**words, **nothing}), given='command line'))
         return
     if not a.out: raise ValueError("a run needs a folder for what it makes: --out FOLDER, or --dry-run")

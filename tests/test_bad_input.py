@@ -289,7 +289,6 @@ UNREAD = {
     'image of tensors':    (lambda: ml.Trainer('mae', batch(), image=32, **RUN), '64 x 64'),
     'resume nowhere':      (lambda: ml.Trainer('mae', resume=True, **RUN), 'out='),
     'overwrite nothing':   (lambda: ml.Trainer('mae', overwrite=True, **RUN), 'out='),
-    'save nowhere':        (lambda: ml.Trainer('mae', save_every=2, **RUN), 'out='),
     'tensorboard nowhere': (lambda: ml.Trainer('mae', tensorboard=True, **RUN), 'out='),
     'change at a start':   (lambda: ml.Trainer('mae', change=True, **RUN), 'resume='),
     'both':                (lambda: ml.Trainer(resume=True, overwrite=True, out='no', **RUN), 'one of'),

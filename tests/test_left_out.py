@@ -184,7 +184,7 @@ def test_what_a_reading_process_cannot_read_is_said_once_and_here(tmp_path, work
 
 class Grumbling(Listed):
     def __getitem__(self, i):
-        warnings.warn('this scan has no date')
+        warnings.warn('this scan has no date', stacklevel=2)
         return self.items[i]
 
 

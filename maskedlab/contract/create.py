@@ -135,6 +135,7 @@ def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
     raise ValueError(f"{brief(name)} ships no weights of size {size!r}; {remedy} give your own to "
                      "ml.load_pretrained")
 
+@door
 def card(which: Any,                # a name, class, instance or folder of saved weights
          trust: bool = False,       # run code from outside the kit that such a folder names
          ) -> Card:

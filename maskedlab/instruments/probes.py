@@ -96,22 +96,22 @@ def layers(recipe: Any, batch: dict) -> int:
 
 def layer_of(recipe: Any,               # or 'raw'
              batch: dict,
-             layer: int | None = None,  # from 1; None: the last
+             layer: int | None = None,  # from 1; None: what `features` gives, its mean alone
              size: int = 500,           # samples at a time
              ) -> Layer:
     "One layer's vectors of a whole batch, nothing hidden, in eval mode."
-    if isinstance(recipe, str): return Layer(features(recipe, batch))
+    if isinstance(recipe, str) or layer is None: return Layer(features(recipe, batch, size))
     batch = {k: v for k, v in dense(batch).items() if torch.is_tensor(v)}
     most = layers(recipe, batch)
-    if layer is not None and not 1 <= layer <= most:
+    if not 1 <= layer <= most:
         raise ValueError(f"layer={layer}: {type(recipe).__name__} has {most} that can be read; take 1 to "
                          f"{most}")
-    block = blocks_run(recipe, batch)[(layer or most) - 1] if most > 1 else None
+    block = blocks_run(recipe, batch)[layer - 1] if most > 1 else None
     parts: list[Any] = [_captured(recipe, {k: v[i:i + size] for k, v in batch.items()}, block)
              for i in range(0, len(next(iter(batch.values()))), size)]
     inner, first = (None if parts[0][i] is None else torch.cat([p[i] for p in parts]) for i in (0, 1))
     tokens = torch.cat([p[2] for p in parts])
-    if inner is None or layer in (None, most): return Layer(features(recipe, batch, size), tokens, first)
+    if inner is None or layer == most: return Layer(features(recipe, batch, size), tokens, first)
     real = tokens.any(-1, keepdim=True)             # padding is zeros in what `features` gives
     return Layer((inner * real).sum(1) / real.sum(1), inner * real, first)
 
@@ -165,8 +165,9 @@ def probe(recipe: Probed,                   # a recipe, or 'raw'
              'knn': _score(_neighbours(neighbours, len(y)), x.mean, y, u.mean, v)}
     if x.first is not None and u.first is not None:
         found['class'] = _score(classifier(), x.first, y, u.first, v)
-    if attentive and x.tokens is not None and u.tokens is not None:
-        found['attentive'] = _attended(x.tokens, y, u.tokens, v)
+    if attentive and not isinstance(recipe, str):
+        found['attentive'] = (attentive_probe(recipe, train, test) if x.tokens is None or u.tokens is None
+                              else _attended(x.tokens, y, u.tokens, v))
     return found if number is None else {**found, 'layer': number}
 
 def _score(model: Any, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> float:

@@ -42,7 +42,7 @@ __all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precisi
 
 # %% ../../nbs/train/10_setup.ipynb #1387a6b7
 # words that are read only beside another one
-_NEEDS = {'resume': 'out', 'overwrite': 'out', 'save_every': 'out', 'tensorboard': 'out', 'change': 'resume'}
+_NEEDS = {'resume': 'out', 'overwrite': 'out', 'tensorboard': 'out', 'change': 'resume'}
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Options:
