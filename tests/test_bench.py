@@ -74,7 +74,7 @@ def test_targets_stand_side_by_side(tmp_path, monkeypatch):
     from bench import targets
     from maskedlab.instruments import compare as c
     monkeypatch.setattr(targets, 'RESULTS', tmp_path)
-    monkeypatch.setattr(targets, 'BUDGET', c.Budget(steps=1, batch=8, labels=(20,), few=20, tune=1))
+    monkeypatch.setattr(targets, 'BUDGET', c.Budget(steps=1, batch=8, labels=(20,), few=20, tune=1, query=2))
     monkeypatch.setattr(c, 'peak_memory', lambda *a: 10 ** 6)
     labelled = c.labelled
     few = lambda batch: {k: v[::20] if torch.is_tensor(v) else v for k, v in batch.items()}

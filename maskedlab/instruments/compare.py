@@ -43,6 +43,7 @@ class Budget:
     labels: tuple[Count, ...] = (40, 400, 4000)     # of fine-tuning
     few: Count = 400                                # of the two probes
     tune: Count = 200                               # steps of fine-tuning
+    query: Count = 400                              # steps of the attentive probe
 
     def __post_init__(self):
         check_fields(self)
@@ -72,7 +73,8 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
             **EQUAL)
         recipe.cpu()
     found = {'seconds': round(time.perf_counter() - began, 1),
-             **probe(recipe, *labelled(budget.data, budget.few, seed), attentive=True, layer='best')}
+             **probe(recipe, *labelled(budget.data, budget.few, seed), attentive=True,
+                     query=budget.query, layer='best')}
     if name == 'raw input': return found
     for n in budget.labels:
         found[f'tuned {n}'] = tuned(recipe, *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)

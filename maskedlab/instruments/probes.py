@@ -151,6 +151,7 @@ def probe(recipe: Probed,                   # a recipe, or 'raw'
           neighbours: Count = 10,
           # train the attentive probe too (seconds); raw input has no tokens and gets none
           attentive: bool = False,
+          query: Count = 400,               # steps of the attentive probe
           # which layer is read, counted from 1; 'best': the one whose mean names a fifth of the training
           # samples best after the others; None: what `features` gives
           layer: Count | Literal['best'] | None = None,
@@ -166,8 +167,8 @@ def probe(recipe: Probed,                   # a recipe, or 'raw'
     if x.first is not None and u.first is not None:
         found['class'] = _score(classifier(), x.first, y, u.first, v)
     if attentive and not isinstance(recipe, str):
-        found['attentive'] = (attentive_probe(recipe, train, test) if x.tokens is None or u.tokens is None
-                              else _attended(x.tokens, y, u.tokens, v))
+        found['attentive'] = (attentive_probe(recipe, train, test, query) if x.tokens is None or u.tokens is None
+                              else _attended(x.tokens, y, u.tokens, v, query))
     return found if number is None else {**found, 'layer': number}
 
 def _score(model: Any, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> float:
