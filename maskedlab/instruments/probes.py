@@ -167,8 +167,10 @@ def probe(recipe: Probed,                   # a recipe, or 'raw'
     if x.first is not None and u.first is not None:
         found['class'] = _score(classifier(), x.first, y, u.first, v)
     if attentive and not isinstance(recipe, str):
-        found['attentive'] = (attentive_probe(recipe, train, test, query) if x.tokens is None or u.tokens is None
-                              else _attended(x.tokens, y, u.tokens, v, query))
+        if x.tokens is None or u.tokens is None:
+            found['attentive'] = attentive_probe(recipe, train, test, query)
+        else:
+            found['attentive'] = _attended(x.tokens, y, u.tokens, v, query)
     return found if number is None else {**found, 'layer': number}
 
 def _score(model: Any, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> float:
