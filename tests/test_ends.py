@@ -513,3 +513,27 @@ def test_new_files_have_the_users_rights(tmp_path):
     (tmp_path / 'plain').write_text('')
     modes = {p.stat().st_mode for p in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+def test_a_run_keeps_the_tokenizer_that_its_texts_are_cut_by(tmp_path):
+    """Resumed or opened, a run of words cuts texts as it did, and no other data are suspected."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    said = 'still waters run deep and the river runs on to the sea '
+    own = Tokenizer(models.WordPiece(unk_token='[UNK]'))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    own.train_from_iterator([said] * 9, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    (tmp_path / 'texts').mkdir()
+    for i in range(4):
+        (tmp_path / 'texts' / f'{i}.txt').write_text(said * 6)
+    r = ml.create_recipe('bert_mlm', dim=16, depth=1, heads=2)
+    r.tokenizer = own
+    run = tmp_path / 'run'
+    t = ml.Trainer(r, tmp_path / 'texts', steps=4, batch=2, seed=0, out=run, save_every=2, show=False,
+                   watch=lambda n, _: n == 2)
+    t.fit(background=False)
+    again = ml.Trainer.resume(run, show=False)
+    opened = [ml.create_recipe(str(p)) for p in (run, *(run / 'checkpoints').glob('step-*'))]
+    for recipe in (again.recipe, *opened):
+        assert recipe.tokenizer.get_vocab() == own.get_vocab()
+    assert again.fit(background=False)[-1]['step'] == 3

@@ -31,7 +31,7 @@ from .parse import parse, place_in_text, renamed
 # %% auto #0
 __all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint', 'newest_of',
            'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words', 'values_of', 'arguments', 'write_files',
-           'name_of', 'saved_as', 'save', 'newer', 'make_saved', 'open_beside', 'load_saved']
+           'name_of', 'saved_as', 'files_beside', 'save', 'newer', 'make_saved', 'open_beside', 'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
@@ -326,6 +326,10 @@ def saved_as(recipe: Any,
     return {'recipe': name, **({'sha256': code['sha256']} if code else {}),
             'config': {k: to_json(v, k) for k, v in arguments(recipe).items()}}
 
+def files_beside(recipe: Any) -> dict[str, Any]:
+    "What has to lie beside the weights of a recipe, such as its tokenizer: name -> content."
+    return getattr(getattr(recipe, 'cut', None), 'files', dict)()
+
 def save(recipe: Any,
          folder: str | Path,
          layout: str = 'maskedlab',             # or one of the recipe's layouts in other libraries
@@ -338,11 +342,10 @@ def save(recipe: Any,
              for k, v in recipe.state_dict().items()}
     if layout == 'maskedlab':
         import maskedlab
-        files = getattr(getattr(recipe, 'cut', None), 'files', dict)          # such as its tokenizer
         config = {**saved_as(recipe), **({} if step is None else {'step': step}),
                   'versions': {'maskedlab': maskedlab.__version__, 'torch': torch.__version__.split('+')[0]}}
-        return write_files(folder, {'model.safetensors': state, 'config.json': config, **files(),
-                                    **(beside or {})},
+        return write_files(folder, {'model.safetensors': state, 'config.json': config,
+                                    **files_beside(recipe), **(beside or {})},
                            {'maskedlab': json.dumps(config)})
     formats = {f.name: f for f in (*recipe.formats, *formats_of(name_of(type(recipe))))}
     if layout not in formats:
@@ -389,10 +392,12 @@ def make_saved(cls: type, arguments: dict[str, Any], state: dict[str, Tensor], p
     return made.eval()
 
 def open_beside(recipe: Any, path: Any) -> None:
-    "Give a recipe what lies in a folder beside its weights, such as its tokenizer."
+    "Give a recipe what lies in a folder beside its weights, or in that of its run, such as its tokenizer."
     folder, take = Path(path).expanduser(), getattr(getattr(recipe, 'cut', None), 'open', None)
     if take is not None and folder.is_dir():
-        take(newest_of(folder))
+        run = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
+        for place in dict.fromkeys((run, newest_of(folder))):
+            take(place)
 
 def load_saved(path: Any,            # a folder or file that `save` wrote
                cls: type,            # whose weights it holds

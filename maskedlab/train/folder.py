@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..checks import brief_value, in_words, on_disk, outside
 from ..contract.disk import brief, is_litter, locked, read_json, remove, replace_file, sweep, sync
+from ..contract.saved import write_files
 from .checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint, thin_out
 from .processes import Processes
 from .seeds import generators, restore_generators
@@ -222,13 +223,15 @@ class RunFolder(RunPlace):
         return self.file.rows(found.step)
 
     @contextmanager
-    def metrics(self, about: dict[str, Any]) -> Iterator[None]:
+    def metrics(self, about: dict[str, Any],
+                beside: dict[str, Any] | None = None,       # files that this takes, such as a tokenizer
+                ) -> Iterator[None]:
         "Inside, `write` adds rows; `about` is how to make this run again."
         with self.held():
             if self.processes.rank:
                 yield
                 return
-            self.about, self.began = about, time.monotonic()
+            self.about, self.beside, self.began = about, beside or {}, time.monotonic()
             self._tell()
             with self.file.opened():
                 yield
@@ -237,6 +240,8 @@ class RunFolder(RunPlace):
     def _tell(self) -> None:
         with on_disk(f'write run.json into {brief(self.path)}'):
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.beside:
+                write_files(self.path, self.beside)
             replace_file(self.path / 'run.json', (json.dumps(self.about, indent=1) + '\n').encode())
 
     def spent(self) -> float:

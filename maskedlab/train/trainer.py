@@ -20,7 +20,7 @@ from ..contract.create import saved_class
 from ..contract.disk import brief
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe
-from ..contract.saved import load_state, saved_as, values_of
+from ..contract.saved import files_beside, load_state, open_beside, saved_as, values_of
 from .background import Job, give_back, say
 from .checkpoint import Checkpoint
 from .feed import Portion, Waiting, rounds
@@ -127,7 +127,8 @@ class Training(RunState):
         feed = Waiting(batches_of(self, portion, self.step), self.device)
         learns = learning(self.learner, portion, self.source is not None, self.compile)
         self.settings = settings_of(self)       # before the strategies are shared out
-        metrics = self.folder.metrics(record_of(self)) if self.folder else nullcontext()
+        f = self.folder
+        metrics = f.metrics(record_of(self), files_beside(self.recipe)) if f else nullcontext()
         with metrics, learns, reports(self) as self.reports:
             self.log.begin(self.step)
             while self.step < self.steps and not self._stop_here():
@@ -197,10 +198,12 @@ def remade(about: dict[str, Any],
                          "resume(folder, recipe=...)")
     cls = saved_class(about, given, folder, trust)
     try:
-        return cls(**values_of(about, {}, trust, folder))
+        made = cls(**values_of(about, {}, trust, folder))
     except TypeError as error:
         said = f"run.json in {brief(folder, 40)} cannot be made into {cls.__name__}: {error}"
         raise ValueError(said[:199]) from None
+    open_beside(made, folder)           # such as the tokenizer that its texts are cut by
+    return made
 
 # %% ../../nbs/train/11_trainer.ipynb #cd7d500e
 class Trainer(Training):
