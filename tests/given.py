@@ -48,3 +48,13 @@ class Listed(Dataset):
 
     def __getitem__(self, i):
         return self.items[i]
+
+
+def own_tokenizer(texts, size=200):
+    """Word pieces that are not the kit's, learned from these texts."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    own = Tokenizer(models.WordPiece(unk_token='[UNK]'))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    own.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special))
+    return own

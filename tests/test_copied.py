@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from given import own_tokenizer
+
 import maskedlab as ml
 from maskedlab import cli
 from maskedlab.contract.catalogue import list_recipes
@@ -254,13 +256,7 @@ def test_a_grey_picture_is_read_as_grey(tmp_path, monkeypatch):
 
 
 def test_texts_are_cut_by_the_tokenizer_that_a_recipe_carries(tmp_path, monkeypatch):
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    own = Tokenizer(models.WordPiece(unk_token='[UNK]'))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
-    kit = ml.sample('text', n=40)
-    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
-    own.train_from_iterator(ml.decode(kit['ids']), trainer)
+    own = own_tokenizer(ml.decode(ml.sample('text', n=40)['ids']), 300)
     r = ml.create_recipe('bert_mlm', vocab=own.get_vocab_size(), mask_id=4, special=(0, 1, 2, 3, 4))
     r.tokenizer = own
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from given import own_tokenizer
+
 import maskedlab as ml
 from maskedlab import cli
 from maskedlab.contract import disk
@@ -517,12 +519,8 @@ def test_new_files_have_the_users_rights(tmp_path):
 
 def test_a_run_keeps_the_tokenizer_that_its_texts_are_cut_by(tmp_path):
     """Resumed or opened, a run of words cuts texts as it did, and no other data are suspected."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     said = 'still waters run deep and the river runs on to the sea '
-    own = Tokenizer(models.WordPiece(unk_token='[UNK]'))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-    own.train_from_iterator([said] * 9, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    own = own_tokenizer([said] * 9)
     (tmp_path / 'texts').mkdir()
     for i in range(4):
         (tmp_path / 'texts' / f'{i}.txt').write_text(said * 6)

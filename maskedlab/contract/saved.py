@@ -248,6 +248,7 @@ def as_words(strategy: Any) -> str:
     return renamed(written['strategy'],
                    {k: place_in_text(v['place']) for k, v in written.get('source', {}).items()})
 
+# %% ../../nbs/contract/05_saved.ipynb #268a8da2
 def values_of(about: dict[str, Any],        # of a checkpoint
               given: dict[str, Any],        # the caller's own, which win: these are not even read
               trust: bool = False,

@@ -139,6 +139,7 @@ def _run(f: Callable, *a: Any, **k: Any) -> Any:
     if y is None or y is ...: raise Unsolved
     return y
 
+# %% ../../nbs/course/00_exercises.ipynb #d4595c2b
 def _copied(v: Any) -> Any:
     "Tensors and lists of them, as they are now."
     if torch.is_tensor(v): return v.detach().clone()
@@ -330,6 +331,7 @@ class Guess:
         if self.waiting is not None:
             self.waiting()
 
+# %% ../../nbs/course/00_exercises.ipynb #ff88234d
 def predict(question: str,
             options: Sequence[str],
             mine: str | None = None,     # the guess, where there are no buttons

@@ -56,6 +56,7 @@ def _check_bands(count: int, channels: int) -> None:
         raise ValueError(f"has {count} channels, expected 1 or 3 in shape [C, H, W]; channels={count} keeps "
                          "them all")
 
+# %% ../../nbs/data/02_own.ipynb #23bd75e1
 def _from_array(x: Tensor, channels: int) -> Tensor:        # x: [H, W] or [C, H, W]
     if x.ndim == 2:
         x = x[None]
@@ -298,6 +299,7 @@ class _Items:
     def classes(self, which: Sequence[int]) -> tuple[list[str], str]:
         return self.names, ''
 
+# %% ../../nbs/data/02_own.ipynb #5602eb9b
 def _from_items(data: Any, channels: int, short_side: int | None) -> _Opened:
     "A torch Dataset, a Hugging Face dataset or a list: anything with a length whose items hold a picture."
     features: Any = getattr(data, 'features', None)

@@ -126,7 +126,7 @@ class Span(Strategy):
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
         _one_axis(u)
         if callable(self.prob): return super().counts(u)
-        L = u.free.sum(1)
+        L = u.free_counts()
         e = quota(self._expected, self.prob, L, u.count)
         few, many = self._spans(e, 0), self._spans(e, ONE)
         # all starts in a row
@@ -150,7 +150,7 @@ class Span(Strategy):
         _one_axis(u)
         if callable(self.prob) or self.equal: return None
         u = u.but(valid=u.valid.cpu(), free=u.free.cpu())
-        L = u.free.sum(1)
+        L = u.free_counts()
         e = quota(self._expected, self.prob, L, u.count)
         few, many = (self._covered(u, L, self._spans(e, x)) for x in (0, ONE))
         p = torch.lerp(few, many, (e % ONE)[:, None].double() / ONE)

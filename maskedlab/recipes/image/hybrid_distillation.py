@@ -133,7 +133,7 @@ def in_two_steps(u: Units,
                  take: Callable[..., Tensor],  # draws it: bool `[B, *shape]`; takes the signal redundancy=
                  ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     "Who is gone after the first and after the second step, by redundancy."
-    k = quota(LAWS['floor hidden'], first, u.free.flatten(1).sum(1), u.count)
+    k = quota(LAWS['floor hidden'], first, u.free_counts(), u.count)
     if getattr(chosen, 'by', '') == 'redundancy':
         k = torch.minimum(k, chosen.counts(u)[1])
         return (lambda score: most_alike(score, k, u.free.flatten(1)),
