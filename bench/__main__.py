@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if a.threads:
         torch.set_num_threads(a.threads)
     for t in a.tables(a):
-        t.command = shlex.join(['maskedlab', 'bench', *words])
+        t.command = t.command or shlex.join(['maskedlab', 'bench', *words])
         print(f'\n{t.markdown()}', flush=True)
         if a.save:
             print(f'saved as {t.save().relative_to(HERE.parent)}')

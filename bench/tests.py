@@ -118,4 +118,6 @@ def tables(a: argparse.Namespace) -> list[Table]:
         raise ValueError("a part of the tests is not saved; leave METHOD, --only and --match out, or --save")
     for t in (made := [files(times), methods(times)]):
         t.clock = 'wall time'
+        if a.times:         # a file of this machine's: who repeats it runs the tests
+            t.command = 'maskedlab bench tests'
     return made

@@ -134,11 +134,12 @@ def test_a_dear_step_is_explained():
     assert 'nobody' not in kept['about'] and all(f'{name} is over' in kept['about'] for name in over)
 
 
-def test_what_the_tests_cost(tmp_path):
+def test_what_the_tests_cost(tmp_path, capsys):
     "Files against their budgets, and a method's share: its notebooks, its own tests, its cases elsewhere."
     import json
 
     from bench import tests
+    from bench.__main__ import main
     file = lambda seconds, budget, **cases: dict(seconds=seconds, processor=seconds, budget=budget, load=.5,
                                                  passed=1, failed=0, cases={k: v for k, v in cases.items()})
     contract = file(30., 60, **{'a[mae]': 2., 'a[point_mae]': 5., 'a[simmim-ragged]': 3., 'b': 7.})
@@ -152,5 +153,8 @@ def test_what_the_tests_cost(tmp_path):
     assert table.numbers['over'] == ['tests/test_mae.py'] and table.numbers['seconds'][
         'tests/test_contract.py'] == 30
     assert 'mae' == tests.methods(times).rows[0][0] and '1 of' in tests.methods(times).about
+    main(['tests', '--times', str(tmp_path / 'times.json')])
+    said = capsys.readouterr().out
+    assert '`maskedlab bench tests`' in said and str(tmp_path) not in said, 'a path of one machine is recorded'
     with pytest.raises(ValueError, match='holds no times'):
         tests.read(tmp_path / 'none.json')

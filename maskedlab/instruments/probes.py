@@ -20,8 +20,8 @@ from ..parts.groups import dense
 from ..uses.finetune import blocks_run, finetune, has_labels
 
 # %% auto #0
-__all__ = ['Probed', 'labelled', 'features', 'classifier', 'Layer', 'layers', 'layer_of', 'chosen_layer', 'probe',
-           'AttentiveHead', 'attentive_probe', 'linear_probe', 'readings', 'tuned']
+__all__ = ['Probed', 'labelled', 'features', 'classifier', 'Layer', 'layers_of', 'best_layer', 'probe', 'AttentiveHead',
+           'attentive_probe', 'linear_probe', 'readings', 'tuned']
 
 # %% ../../nbs/instruments/06_probes.ipynb #283e8129
 Probed = Annotated[Any, "a recipe, or 'raw'", nn.Module | Literal['raw']]
@@ -86,63 +86,49 @@ class Layer:
     tokens: Tensor | None = None    # `[N, T, D]`, zeros where there is padding; raw input has none
     first: Tensor | None = None     # `[N, D]`: its class token, where there is one
 
-def layers(recipe: Any, batch: dict) -> int:
-    """How many layers can be read: the encoder's blocks, where each gives the same tokens; else what comes
-    out."""
-    if isinstance(recipe, str): return 1
-    one = {k: v[:1] for k, v in dense(batch).items() if torch.is_tensor(v)}
-    blocks = blocks_run(recipe, one)
-    return len(blocks) if blocks and _captured(recipe, one, blocks[0])[0] is not None else 1
+def layers_of(recipe: Any,              # or 'raw'
+              batch: dict,
+              size: int = 500,          # samples at a time
+              ) -> list[Layer]:
+    """Every layer's vectors of a whole batch, nothing hidden, in eval mode.
 
-def layer_of(recipe: Any,               # or 'raw'
-             batch: dict,
-             layer: int | None = None,  # from 1; None: what `features` gives, its mean alone
-             size: int = 500,           # samples at a time
-             ) -> Layer:
-    "One layer's vectors of a whole batch, nothing hidden, in eval mode."
-    if isinstance(recipe, str) or layer is None: return Layer(features(recipe, batch, size))
+    The encoder's blocks, where each gives the same tokens; else, and last, what `features` gives."""
+    if isinstance(recipe, str): return [Layer(features(recipe, batch, size))]
     batch = {k: v for k, v in dense(batch).items() if torch.is_tensor(v)}
-    most = layers(recipe, batch)
-    if not 1 <= layer <= most:
-        raise ValueError(f"layer={layer}: {type(recipe).__name__} has {most} that can be read; take 1 to "
-                         f"{most}")
-    block = blocks_run(recipe, batch)[layer - 1] if most > 1 else None
-    parts: list[Any] = [_captured(recipe, {k: v[i:i + size] for k, v in batch.items()}, block)
-             for i in range(0, len(next(iter(batch.values()))), size)]
-    inner, first = (None if parts[0][i] is None else torch.cat([p[i] for p in parts]) for i in (0, 1))
-    tokens = torch.cat([p[2] for p in parts])
-    if inner is None or layer == most: return Layer(features(recipe, batch, size), tokens, first)
-    real = tokens.any(-1, keepdim=True)             # padding is zeros in what `features` gives
-    return Layer((inner * real).sum(1) / real.sum(1), inner * real, first)
-
-def _captured(recipe: Any, batch: dict, block: Any) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    "What a block gives for each token and for the class token, and the tokens at the end."
-    device, seen = next(recipe.parameters()).device, []
-    hook = block.register_forward_hook(
-        lambda m, given, made: seen.append(made)) if block is not None else None
+    pooled, blocks = features(recipe, batch, size), blocks_run(recipe, batch)
+    seen: list[list[Any]] = [[] for _ in blocks]
+    hooks = [b.register_forward_hook(lambda m, given, made, to=to: to.append(made)) for b,
+             to in zip(blocks, seen)]
     try:
-        with evaluating(recipe), torch.no_grad():
-            end = recipe.features({k: v.to(device) for k, v in batch.items()}, pool=False).float().cpu()
+        tokens = features(recipe, batch, size, pool=False)
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
-    x = seen[0].float().cpu() if seen and torch.is_tensor(seen[0]) else None
-    more = x.shape[1] - end.shape[1] if x is not None and x.dim() == 3 and len(x) == len(end) else -1
-    if x is None or more not in (0, 1): return None, None, end      # packed rows, maps, merged tokens
-    return x[:, more:], x[:, 0] if more else None, end
+    inner = [_joined(made, tokens) for made in seen]
+    if not inner or any(x is None for x in inner): return [Layer(pooled, tokens)]
+    real = tokens.any(-1, keepdim=True)             # padding is zeros in what `features` gives
+    more = [x.shape[1] - tokens.shape[1] for x in inner]        # a class token stands before the others
+    found = [Layer((x[:, k:] * real).sum(1) / real.sum(1), x[:, k:] * real, x[:, 0] if k else None)
+             for x, k in zip(inner, more)]
+    return [*found[:-1], Layer(pooled, tokens, found[-1].first)]
 
-def chosen_layer(recipe: Any, train: dict) -> int:
-    """The layer whose mean names a fifth of the training samples best after the others; the higher one of
+def _joined(parts: list[Any], tokens: Tensor) -> Any:
+    "What a block gave for all samples, `[N, T, D]`; None for packed rows, maps and merged tokens."
+    if not all(torch.is_tensor(p) and p.dim() == 3 for p in parts): return None
+    x = torch.cat([p.float().cpu() for p in parts]) if len({p.shape[1:] for p in parts}) == 1 else None
+    fits = x is not None and len(x) == len(tokens) and x.shape[1] - tokens.shape[1] in (0, 1)
+    return x if fits else None
+
+def best_layer(found: list[Layer], y: Tensor) -> int:
+    """The layer, from 1, whose mean names a fifth of the samples best after the others; the higher one of
     equals."""
-    most, y = layers(recipe, train), train['label']
     held = torch.zeros(len(y), dtype=torch.bool)
     for c in y.unique():
         mine = (y == c).nonzero()[:, 0]
         held[mine[len(mine) - len(mine) // 5:]] = True
-    if most == 1 or not held.any(): return most
-    means = [layer_of(recipe, train, i).mean for i in range(1, most + 1)]
-    scores = [_score(classifier(), x[~held], y[~held], x[held], y[held]) for x in means]
-    return max(range(most), key=lambda i: (scores[i], i)) + 1
+    if len(found) == 1 or not held.any(): return len(found)
+    scores = [_score(classifier(), f.mean[~held], y[~held], f.mean[held], y[held]) for f in found]
+    return max(range(len(found)), key=lambda i: (scores[i], i)) + 1
 
 # %% ../../nbs/instruments/06_probes.ipynb #bf9a1d0b
 @door
@@ -159,8 +145,7 @@ def probe(recipe: Probed,                   # a recipe, or 'raw'
     """Accuracy on the test split of logistic regression on standardised features, and of a vote of nearest
     neighbours by cosine. The test split chooses nothing."""
     train, test = dense(has_labels(train)), dense(has_labels(test))
-    number = chosen_layer(recipe, train) if layer == 'best' else layer
-    x, u = (layer_of(recipe, batch, number) for batch in (train, test))
+    number, (x, u) = _read(recipe, train, test, layer)
     y, v = train['label'], test['label']
     found = {'linear': _score(classifier(), x.mean, y, u.mean, v),
              'knn': _score(_neighbours(neighbours, len(y)), x.mean, y, u.mean, v)}
@@ -172,6 +157,17 @@ def probe(recipe: Probed,                   # a recipe, or 'raw'
         else:
             found['attentive'] = _attended(x.tokens, y, u.tokens, v, query)
     return found if number is None else {**found, 'layer': number}
+
+def _read(recipe: Any, train: dict, test: dict,
+          layer: int | str | None) -> tuple[int | None, tuple[Layer, Layer]]:    # its number, and both splits
+    if layer is None: return None, (Layer(features(recipe, train)), Layer(features(recipe, test)))
+    found = layers_of(recipe, train)
+    number = best_layer(found, train['label']) if isinstance(layer, str) else layer
+    if number > len(found):
+        raise ValueError(f"layer={number}: {type(recipe).__name__} has {len(found)} that can be read; take 1 "
+                         "to "
+                         f"{len(found)}")
+    return number, (found[number - 1], layers_of(recipe, test)[number - 1])
 
 def _score(model: Any, x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> float:
     return float(model.fit(x.numpy(), y.numpy()).score(u.numpy(), v.numpy()))
