@@ -155,6 +155,6 @@ def test_what_the_tests_cost(tmp_path, capsys):
     assert 'mae' == tests.methods(times).rows[0][0] and '1 of' in tests.methods(times).about
     main(['tests', '--times', str(tmp_path / 'times.json')])
     said = capsys.readouterr().out
-    assert '`maskedlab bench tests`' in said and str(tmp_path) not in said, 'a path of one machine is recorded'
+    assert '`maskedlab bench tests`' in said and str(tmp_path) not in said, 'a path of one machine'
     with pytest.raises(ValueError, match='holds no times'):
         tests.read(tmp_path / 'none.json')
