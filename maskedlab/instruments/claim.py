@@ -36,8 +36,8 @@ from .decide import interval, decided, left_behind, t95
 from .probes import linear_probe
 
 # %% auto #0
-__all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each', 'run_claim', 'file_of_result',
-           'read_result', 'claims_table', 'recorded']
+__all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each', 'run_claim', 'ahead',
+           'file_of_result', 'read_result', 'claims_table', 'recorded']
 
 # %% ../../nbs/instruments/07_claim.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -169,19 +169,21 @@ def each(f: Callable[..., Any],             # found by its name in a new process
 
 # %% ../../nbs/instruments/07_claim.ipynb #575fe4cc
 @door
-def run_claim(name: str,
+def run_claim(name: str,                                # of a recipe
               claim: Claim | None = None,               # default: the one that belongs to the name
               # file of the result, `claims/<name>.json`; None: keep it in memory
               out: str | Path | None = None,
               full: bool | Sequence[str] = False,       # all arms, or these, beside the first two
               # instead of the claim's own (then the verdict is a rehearsal)
               steps: Count | None = None, seeds: Tries | None = None,
+              quick: bool = False,        # a quarter of the steps, 3 seeds: ten minutes, and a weaker verdict
               say: Callable[[str], Any] = lambda line: None,
+              beforehand: bool = False,   # say first how long it will take (which takes a few steps itself)
               jobs: Jobs = 1,             # processes at once; more than 1 where the claim belongs to the name
               ) -> dict[str, Any]:     # arms' numbers, differences, interval, verdict, and how they were made
     "Run a claim, or go on with one that was interrupted."
     c = claim or find_claim(name)
-    steps, seeds = c.steps if steps is None else steps, c.seeds if seeds is None else seeds
+    steps, seeds = _budget(c, steps, seeds, quick)
     t95(seeds)
     for arm in full if not isinstance(full, bool) else ():
         if arm not in c.arms:
@@ -191,7 +193,8 @@ def run_claim(name: str,
     # results of batches that somebody else put together are not added to
     plan = dict(claim=c.sentence, metric=c.metric, effect=c.effect, steps=steps, batch=c.batch, lr=c.lr,
                 data=getattr(c.data, '__name__', str(c.data)), feed='trainer', seeds=seeds,
-                full=full if isinstance(full, bool) else list(full)) | ({'pace': c.pace} if c.pace else {})
+                full=full if isinstance(full, bool) else list(full))
+    plan |= ({'pace': c.pace} if c.pace else {}) | ({'quick': True} if quick else {})
     path = None if out is None else file_of_result(out)
     done: dict[str, list] = {arm: [None] * seeds for arm in ['raw input', 'untrained', *arms]}
     done |= {arm: runs for arm, runs in _resume(path, plan).items() if arm in done or None not in runs}
@@ -200,6 +203,10 @@ def run_claim(name: str,
             make()
     todo = [(c if jobs == 1 else name, arm, seed, steps) for seed in range(seeds) for arm in done
             if done[arm][seed] is None]
+    if beforehand and todo:
+        share = len(todo) / (seeds * len(done))
+        say(f"about {share * ahead(c, steps, seeds, list(arms), jobs) / 60:.0f} minutes on "
+            f"{jobs} core{'s' * (jobs > 1)}, for {len(todo)} readings")
     for (_, arm, seed, _), found in each(attempt, todo, jobs):
         done[arm][seed] = found
         say(f"{name} seed {seed} {arm}: {found['score']:.4f} after {found['seconds']:.0f} s of training")
@@ -207,6 +214,31 @@ def run_claim(name: str,
     return _finish(name, path, plan, done, list(arms))
 
 # %% ../../nbs/instruments/07_claim.ipynb #440b0872
+def _budget(c: Claim, steps: int | None, seeds: int | None, quick: bool) -> tuple[int, int]:
+    if quick and (steps or seeds):
+        raise ValueError("quick is a quarter of the claim's steps with 3 seeds; give it, or steps and seeds")
+    if quick: return -(-c.steps // 4), 3
+    return c.steps if steps is None else steps, c.seeds if seeds is None else seeds
+
+def ahead(c: Claim,
+          steps: int, seeds: int,
+          arms: Sequence[str],              # beside raw input and the untrained network
+          jobs: int = 1,
+          n: int = 4,                       # steps of each that are timed, after as many that are not
+          ) -> float:                       # seconds
+    "How long a run will take: a few steps of each arm are timed, and one measure."
+    total, last, clock = 0., None, time.perf_counter
+    for arm in arms:
+        torch.manual_seed(0)
+        last, source = c.arms[arm](), feed(c.data, 0, **c.options)
+        for paid in (0, 1):
+            began = clock()
+            fit(last, source, n, batch=c.batch, lr=c.lr, **EQUAL)
+            total += paid * (clock() - began) / n * steps * c.pace.get(arm, 1)
+    began = clock()
+    c.measure(last.cpu(), 0)
+    return (total + (clock() - began) * (len(arms) + 1)) * seeds / jobs
+
 def file_of_result(out: str | Path) -> Path:
     "Where a result goes; what would keep it from there is told before hours are spent."
     path = Path(out)
@@ -242,6 +274,7 @@ def _write(path: Path | None, result: dict) -> None:
 def _finish(name: str, path: Path | None, plan: dict, done: dict, arms: list[str]) -> dict[str, Any]:
     from maskedlab import __version__
     extra = ['--full'] if plan['full'] is True else ['--arms', *plan['full']] if plan['full'] else []
+    extra += ['--quick'] if plan.get('quick') else []
     first, second = arms[:2]
     differences = [round(a['score'] - b['score'], 5) for a, b in zip(done[first], done[second])]
     mean, low, high = interval(differences)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..contract.recipe import Recipe, evaluating
 
 # %% auto #0
-__all__ = ['LEAST', 'NOT_LEARNED', 't95', 'interval', 'verdict', 'left_behind', 'has_learned', 'decided']
+__all__ = ['WEAKER', 'LEAST', 'NOT_LEARNED', 't95', 'interval', 'verdict', 'left_behind', 'has_learned', 'decided']
 
 # %% ../../nbs/instruments/06_decide.ipynb #c07a52b7
 def t95(n: int) -> float:
@@ -39,6 +39,9 @@ def verdict(differences: list[float], effect: float) -> str:
     mean, low, high = interval(differences)
     if low > 0 and mean >= effect: return 'holds'
     return 'does not hold at this scale' if high < effect else 'undecided'
+
+# what a run of a quarter of the budget may say
+WEAKER = {'holds': 'points to it', 'does not hold at this scale': 'points against it'}
 
 # %% ../../nbs/instruments/06_decide.ipynb #a6a9b923
 def left_behind(recipe: Recipe, batch: dict,          # held-out samples
@@ -83,8 +86,8 @@ def decided(result: Mapping[str, Any],       # of a claim: arms, contrast, diffe
     """What the numbers of a result say.
 
     An arm that is not trained (a pace of 0), such as *labels alone*, is a control and has nothing to
-    learn."""
+    learn. A quick run, at a quarter of the budget, never says more than where it points."""
     arms = [arm for arm in result['contrast'].split(' minus ') if result.get('pace', {}).get(arm) != 0]
     learned = {arm: has_learned(result['arms'][arm], result['arms']['untrained']) for arm in arms}
     said = verdict(result['differences'], result['effect']) if all(learned.values()) else NOT_LEARNED
-    return dict(learned=learned, verdict=said)
+    return dict(learned=learned, verdict=WEAKER.get(said, said) if result.get('quick') else said)
