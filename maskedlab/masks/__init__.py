@@ -8,17 +8,15 @@ from .block import Block
 from .disc import Disc, paired
 from .guided import Guided
 from .patterns import Checkerboard, Grid, Painted, Tube
-from .schedules import Coin, Cosine, Linear, Normal, Uniform
+from .schedules import Coin, Cosine, HalfCosine, Linear, Normal, Stepwise, Uniform
 from .span import Span
 from .static import Static
 from .strategies import Random, create_strategy, list_strategies
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
 __all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Guided',
-           'Inverse', 'Linear', 'Normal',
-           'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Strategy', 'Tokens', 'Tube', 'Uniform',
-           'Union', 'Units', 'WholeWords',
-           'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired',
-           'parse', 'place',
-           'repeat_to', 'rows', 'spread']
+           'HalfCosine', 'Inverse', 'Linear', 'Normal', 'Painted', 'Random', 'Range', 'Slots', 'Span',
+           'Static', 'Stepwise', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords',
+           'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean',
+           'paired', 'parse', 'place', 'repeat_to', 'rows', 'spread']
 __getattr__ = _modules_of(__name__)

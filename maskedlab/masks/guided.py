@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from .strategies import Law, Rate, _Counted, first_k, rand
+from .strategies import Law, Rate, _Counted, first_k, rand, rates
 from ..contract.strategy import Range
 from ..contract.units import Units
 
@@ -32,18 +32,34 @@ class Guided(_Counted):
     # which units have high scores: those that stay, or those that go
     draws: Literal['kept', 'hidden'] = 'kept'
     lottery: bool = True                        # drawn by chance; else the highest scores, ties by index
+    # of those that go: the part that goes by the score, rounded down; the others go at random
+    share: Annotated[Rate, Range(0, 1)] = 1.
 
     def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
-        score = self.score(u, signals.get(self.by))
-        free = u.free.flatten(1)
         k = self.quota(u, generator, progress)
+        share = rates(self.share, len(u), generator, progress)
+        by_score = self.chosen(u, k, share, generator, signals.get(self.by)).flatten(1)
+        if bool((share == 1).all()): return by_score.view(u.free.shape)
+        noise = rand(by_score.shape, generator, u.device)
+        return first_k(noise.masked_fill(by_score, -1.), k, u.free.flatten(1)).view(u.free.shape)
+
+    def chosen(self, u: Units, k: Tensor,         # int64 `[B]`, how many are hidden
+               share: Tensor,                     # float64 `[B]` on the CPU, the part of them
+               generator: torch.Generator | None,
+               given: Any,                        # the score, or a function that gives it
+               ) -> Tensor:                       # bool `[B, *shape]`
+        "Those that go by the score."
+        free = u.free.flatten(1)
+        if not bool(share.any()): return u.none()
+        score = self.score(u, given() if callable(given) else given)
         if self.lottery:
             noise = rand(free.shape, generator, u.device).clamp(1e-12, 1 - 1e-7)
             score = score.log() - (-noise.log()).log()                      # Gumbel
         order = score.argsort(dim=1, descending=self.draws == 'hidden', stable=True)     # who is hidden first
         places = torch.arange(score.shape[1], device=score.device).to(score).expand_as(score)
         rank = torch.empty_like(score).scatter_(1, order, places)
-        return first_k(rank, k, free).view(u.free.shape)
+        first = (k.cpu() * share).long().to(k.device)
+        return first_k(rank, first, free).view(u.free.shape)
 
     def score(self, u: Units, given: Any) -> Tensor:     # `[B, N]` float32
         "The score, or one sentence about what is wrong with it."

@@ -12,11 +12,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..checks import Positive, Range, ZeroToOne, check_fields
+from ..checks import Count, Positive, Range, ZeroToOne, check_fields
 from .strategies import Rate, ladder, rand, rates
 
 # %% auto #0
-__all__ = ['Uniform', 'Cosine', 'Linear', 'Normal', 'Coin']
+__all__ = ['Uniform', 'Cosine', 'Linear', 'HalfCosine', 'Stepwise', 'Normal', 'Coin']
 
 # %% ../../nbs/masks/05_schedules.ipynb #3544b274
 class _Schedule:
@@ -55,18 +55,65 @@ class Cosine(_Schedule):
 
 # %% ../../nbs/masks/05_schedules.ipynb #445cf28c
 @dataclass(frozen=True)
-class Linear(_Schedule):
+class _Course(_Schedule):
     "From `start` to `stop` as training goes on: the same rate for all samples."
     start: ZeroToOne = 0.
     stop: ZeroToOne = .75
+    until: Annotated[float, Range(0, 1, above=True)] = 1.   # the share of training at which it has arrived
+
+    def way(self, done: float) -> float:        # 0..1 to 0..1
+        "How much of the way is behind it."
+        raise NotImplementedError(f"{type(self).__name__} does not say its course: write way(done)")
 
     def at(self, luck: Tensor, progress: float = 1.) -> Tensor:
-        return torch.full_like(luck, self.start + (self.stop - self.start) * min(max(progress, 0.), 1.))
+        done = min(max(progress, 0.) / self.until, 1.)
+        return torch.full_like(luck, self.start + (self.stop - self.start) * self.way(done))
 
     def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
                  device=None) -> Tensor:
         return self.at(torch.zeros(n, dtype=torch.float64, device=device), progress)      # no chance in it
 
+@dataclass(frozen=True)
+class Linear(_Course):
+    "From `start` to `stop` as training goes on: the same rate for all samples."
+
+    def way(self, done: float) -> float:
+        return done
+
+@dataclass(frozen=True)
+class HalfCosine(_Course):
+    """The same along half a cosine: slow at both ends (the momentum of BYOL's teacher, Grill et al. 2020,
+    section 3.2)."""
+
+    def way(self, done: float) -> float:
+        return .5 - .5 * math.cos(math.pi * done)
+
+# %% ../../nbs/masks/05_schedules.ipynb #6d5eb2c7
+@dataclass(frozen=True)
+class Stepwise(_Schedule):
+    """Another schedule in equal steps of training, such as epochs: each takes the rate that stands at its
+    end (Hard Patches Mining, Wang et al. 2023: `Stepwise(Linear(0., .5), 200)`)."""
+    of: Annotated[Rate, Range(0, 1)] = Linear()
+    steps: Count = 100
+
+    def moment(self, progress: float) -> float:
+        "The end of the step that training is in."
+        # step / steps, times the steps of training, may lie a rounding below a whole number
+        return min(math.floor(max(progress, 0.) * self.steps + 1e-9) + 1, self.steps) / self.steps
+
+    def __call__(self, n: int, progress: float = 1., generator: torch.Generator | None = None,
+                 device=None) -> Tensor:
+        return rates(self.of, n, generator, self.moment(progress)).to(device)
+
+    def ladder(self, steps: int, progress: float = 1.) -> Tensor:
+        return ladder(self.of, steps, self.moment(progress))
+
+    @property
+    def shared(self) -> bool:
+        "Is the rate drawn once for a whole batch?"
+        return getattr(self.of, 'shared', False)
+
+# %% ../../nbs/masks/05_schedules.ipynb #a11eb4a9
 @dataclass(frozen=True)
 class Normal(_Schedule):
     """A normal draw cut to `low`..`high`, one for the whole batch, so that all its samples hide equally many

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..masks.strategies import Rate, rates
+
 # %% auto #0
 __all__ = ['Frozen', 'Follower', 'follow']
 
@@ -43,12 +45,15 @@ class Follower(nn.Module):
     """A copy of a network that follows it slowly; part of the state of the module that holds it, and never of
     the gradient."""
     def __init__(self, net: nn.Module,                                # copied as it is now
-                 # share that stays at an update, or a function of progress 0..1
-                 momentum: float | Callable[[float], float] = .999):
+                 # share that stays at an update, or a schedule, such as `Linear(.999, .9999)`
+                 momentum: Rate = .999,
+                 evaluation: bool = False):       # in evaluation mode for good (data2vec, HPM)
         super().__init__()
         if not callable(momentum):
             _check(momentum)
         self.net, self.momentum = copy.deepcopy(net).requires_grad_(False), momentum
+        self.evaluation = evaluation
+        self.train(self.training)
 
     def __getattr__(self, name: str) -> Any:      # what is not its own is the network's
         try:
@@ -56,6 +61,13 @@ class Follower(nn.Module):
         except AttributeError:
             if name.startswith('_') or name == 'net': raise
             return getattr(self.net, name)
+
+    def train(self, mode: bool = True) -> Any:
+        "The mode of the copy too, where it has none for good."
+        super().train(mode)
+        if self.evaluation:
+            self.net.eval()
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         "The copy's own."
@@ -66,8 +78,7 @@ class Follower(nn.Module):
     def update(self, net: nn.Module,              # the original
                progress: float = 0.) -> None:     # 0..1, how far training has come
         "One step towards the original; to be called from `after_step`."
-        m = _check(self.momentum(progress)) if callable(self.momentum) else self.momentum
-        follow(self.net, net, m)
+        follow(self.net, net, float(rates(self.momentum, 1, progress=progress)))
 
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module,      # the same network twice
