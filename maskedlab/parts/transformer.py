@@ -20,7 +20,7 @@ __all__ = ['Attention', 'attend', 'Mlp', 'Skips', 'PreNorm', 'Transformer', 'att
 # %% ../../nbs/parts/03_transformer.ipynb #4f0ff40e
 class Attention(nn.Module):
     "Multi-head self-attention through `scaled_dot_product_attention`."
-    watch: Any = None        # a list that receives the weights `[B, heads, N, N]`: see `parts.watch`
+    watch: Any = None        # who looks on, and may say what the weights are: see `parts.watch`
 
     def __init__(self, dim: int, heads: int,
                  # False: query and value have a bias, the key has none (BEiT, SimMIM); None: none has
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor,     # `[B, heads, Q, d]` and twice `[B, heads, K, d]`
            bias: Tensor | None = None,          # float, broadcasts to `[B, heads, Q, K]`
-           watch: list[Tensor] | None = None,   # receives the weights
+           watch: Any = None,                   # who looks on, and may say what the weights are
            ) -> Tensor:                         # `[B, Q, heads * d]`
     "Look; a query that may look at nothing gets zeros."
     blind = None
@@ -60,11 +60,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor,     # `[B, heads, Q, d]` and twice `
         bias = bias.masked_fill(blind, 0)
         if bias.dtype != q.dtype:         # what all keys share says nothing: off before digits are given up
             bias = (bias - bias.detach().amax(-1, keepdim=True)).to(q.dtype)
-    if watch is not None:
+    if watch is not None:                 # in the open, since the fused step shows nothing
         logits = q @ k.mT * q.shape[-1] ** -.5
-        weights = (logits if bias is None else logits + bias).softmax(-1)
-        watch.append((weights if blind is None else weights.masked_fill(blind, 0)).detach())
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        weights = watch.weigh(logits if bias is None else logits + bias)
+        watch.append(weights if blind is None else weights.masked_fill(blind, 0))
+    if watch is None or watch.by is None:
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    else:
+        x = weights @ v
     if blind is not None:
         x = x.masked_fill(blind, 0)
     return x.transpose(1, 2).flatten(2)

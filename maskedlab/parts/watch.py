@@ -5,7 +5,7 @@
 # %% ../../nbs/parts/12_watch.ipynb #7d23cb35
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,14 @@ def units_of(u: Units,
 # %% ../../nbs/parts/12_watch.ipynb #53754970
 class Weights(list):
     "Attention of the layers in the order in which they ran, `[B, heads, Q, K]` each."
+    def __init__(self, by: Callable[[Tensor, int], Tensor] | None = None):     # as in `watched`
+        super().__init__()
+        self.by = by
+
+    def weigh(self, logits: Tensor) -> Tensor:         # `[B, heads, Q, K]`, of the layer that runs next
+        "Weights, rows that sum to 1."
+        return logits.softmax(-1) if self.by is None else self.by(logits, len(self))
+
     def named(self, u: Units,
               visible: Tensor | None = None, prefix: int = 0,      # as in `units_of`
               ) -> tuple[Tensor, Tensor, Tensor]:     # `[layers, B, heads, Q, K]`, query and key units
@@ -50,29 +58,34 @@ class _Note(nn.Module):
         self.drop, self.weights = drop, weights
 
     def forward(self, x: Tensor) -> Tensor:
-        self.weights.append(x.detach())
+        if self.weights.by is not None:
+            x = self.weights.weigh(x.clamp_min(torch.finfo(x.dtype).tiny).log())
+        self.weights.append(x)
         return self.drop(x)
 
 # %% ../../nbs/parts/12_watch.ipynb #e0b65879
 @contextmanager
-def watched(*nets: nn.Module) -> Iterator[Weights]:
-    "Inside, without gradients, all attention of these networks is written down."
-    weights = Weights()
-    others: list[tuple[Any, bool, nn.Module]] = []
-    for m in (m for net in nets for m in net.modules()):
-        if hasattr(m, 'watch'):
-            m.watch = weights        # type: ignore[assignment]
-        elif isinstance(drop := getattr(m, 'attn_drop', None), nn.Module) and hasattr(m, 'fused_attn'):
-            others.append((m, bool(m.fused_attn), drop))
-    for m, _, drop in others:
+def watched(*nets: nn.Module,
+            # (logits `[B, heads, Q, K]`, number of the layer) -> weights, in place of the softmax; with
+            # gradients. Default: that of a context around this one, or the softmax, without gradients
+            by: Callable[[Tensor, int], Tensor] | None = None) -> Iterator[Weights]:
+    "Inside, all attention of these networks is written down."
+    modules: list[Any] = [m for net in nets for m in net.modules()]
+    ours = {m: vars(m).get('watch') for m in modules if hasattr(m, 'watch')}
+    others = {m: (bool(m.fused_attn), m.attn_drop) for m in modules if m not in ours
+              and hasattr(m, 'fused_attn') and isinstance(getattr(m, 'attn_drop', None), nn.Module)}
+    weights = Weights(by or next((w.by for w in ours.values() if w is not None), None))
+    for m in ours:
+        m.watch = weights
+    for m, (_, drop) in others.items():
         m.fused_attn, m.attn_drop = False, _Note(drop, weights)
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(by is not None and torch.is_grad_enabled()):
             yield weights
     finally:
-        for m in (m for net in nets for m in net.modules()):
-            vars(m).pop('watch', None)
-        for m, fused, drop in others:
+        for m, before in ours.items():
+            vars(m).pop('watch') if before is None else setattr(m, 'watch', before)
+        for m, (fused, drop) in others.items():
             m.fused_attn, m.attn_drop = fused, drop
 
 def one_of(name: str, value: Any, *known: str) -> Any:
