@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from given import Listed
+from given import Listed, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -116,7 +116,7 @@ def test_sample_is_a_batch_that_its_generator_decides(name, split):
     key = next(iter(a))
     assert len(a[key]) == 5 and a[key].dtype in (torch.float32, torch.int64) and a[key].isfinite().all()
     assert all(len(v) == 5 for v in a.values()) and a.get('label', torch.zeros(0).long()).dtype == torch.int64
-    assert all(torch.equal(a[k], b[k]) for k in a) and not torch.equal(a[key], other[key])
+    assert all(same(a[k], b[k]) for k in a) and not torch.equal(a[key], other[key])
     state = torch.random.get_rng_state()
     fixed = sample(name, 4, split=split)
     assert torch.equal(fixed[key], sample(name, 30, split=split)[key][:4])
@@ -124,7 +124,7 @@ def test_sample_is_a_batch_that_its_generator_decides(name, split):
     assert torch.equal(state, torch.random.get_rng_state()), 'the global generator was used'
 
 
-@pytest.mark.parametrize('name', ['image', 'digits', 'fashion'])
+@pytest.mark.parametrize('name', ['image', 'digits', 'fashion', 'pairs'])
 def test_pixels_are_shares_of_light(name):
     image = sample(name, 9)['image']
     assert image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1

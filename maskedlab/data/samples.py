@@ -19,42 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..checks import Count, Split, Width, ZeroToOne, door, short
-from .pictures import Held, Pictures, check_size, cropped, resize, turns
+from .embedded import photo_credits, photographs
+from .pairs import pairs
+from .pictures import check_size, cropped, resize, turns
 from .points import clouds
 from .text import prose
 
 # %% auto #0
-__all__ = ['CLOTHES', 'SAMPLES', 'KEPT', 'photo_credits', 'photographs', 'photos', 'digits', 'fashion', 'list_samples', 'Kept',
-           'fingerprint', 'sampler', 'options_of', 'sample', 'describe', 'data_table']
+__all__ = ['CLOTHES', 'SAMPLES', 'KEPT', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler',
+           'options_of', 'sample', 'describe', 'data_table']
 
 # %% ../../nbs/data/01_samples.ipynb #72994e7f
 _FILES = resources.files('maskedlab') / 'data' / 'files'
-_SPLITS = ('train', 'test')
-
-def _check_split(split: str) -> None:
-    if split not in _SPLITS: raise ValueError(f"split {split!r} is unknown; there are 'train' and 'test'")
-
-def photo_credits() -> list[dict[str, Any]]:    # one dict a photograph, in the order of the labels
-    "Name, split, title, author, licence and source of each embedded photograph."
-    return json.loads((_FILES / 'photos.json').read_text(encoding='utf-8'))
-
-@cache
-def photographs(split: str = 'train',
-                ) -> Pictures:     # item i: image float [3, H, W] in 0..1, label int64: which photograph
-    "The whole embedded photographs of a split; grey ones have three equal channels."
-    _check_split(split)
-    rows = photo_credits()
-    mine = [i for i, r in enumerate(rows) if r['split'] == split]
-    pixels = [_png(f"photo_{rows[i]['name']}.png") for i in mine]
-    return Pictures(Held(pixels, mine), [rows[i]['name'] for i in mine], [r['name'] for r in rows])
-
-def _png(name: str) -> Tensor:
-    with (_FILES / name).open('rb') as f, Image.open(f) as im:
-        return torch.from_numpy(np.array(im.convert('RGB'))).permute(2, 0, 1)
 
 # %% ../../nbs/data/01_samples.ipynb #9651a868
 @door
@@ -156,6 +135,7 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'fashion': fashion,
     'points': clouds,
     'text': prose,
+    'pairs': pairs,
 }
 
 def list_samples() -> list[str]:
@@ -176,6 +156,9 @@ KEPT: dict[str, Kept] = {
     'fashion': Kept(('fashion.npz',), 'clothes of Fashion-MNIST', 'MIT'),
     'points': Kept(('points.npz',), 'clouds of 3-D models', 'CC0, CC BY 3.0'),
     'text': Kept(('text.xz', 'tokenizer.json'), 'paragraphs of Wikipedia', 'CC BY-SA 3.0'),
+    # what is made of the photographs changes with them
+    'pairs': Kept(('stereo.npz', 'photo_*.png'), 'two views of a scene, a quarter stereo and the rest made',
+                  'by permission of Middlebury College, CC0, public domain, CC BY'),
 }
 
 @cache
