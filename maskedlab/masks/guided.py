@@ -61,6 +61,12 @@ class Guided(_Counted):
         first = (k.cpu() * share).long().to(k.device)
         return first_k(rank, first, free).view(u.free.shape)
 
+    def certain(self, u: Units, progress: float = 1., **signals) -> Tensor:        # bool `[B, *shape]`
+        "Those that any draw hides by their score; none where the score only moves chances."
+        if self.lottery: return u.none()
+        share = rates(self.share, len(u), None, progress)
+        return self.chosen(u, self.quota(u, None, progress), share, None, signals.get(self.by)) & u.free
+
     def score(self, u: Units, given: Any) -> Tensor:     # `[B, N]` float32
         "The score, or one sentence about what is wrong with it."
         want = f"{self.by[:40]}=[{len(u)}, {', '.join(map(str, u.shape))}]"

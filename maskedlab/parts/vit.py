@@ -159,8 +159,15 @@ class Filler(Placed):
 
     def fill(self, h: Tensor, visible: Tensor, hole: Any, generator: torch.Generator | None = None) -> Tensor:
         "The same, of tokens that are as wide as the decoder already."
+        return self.decode(self.lay(h, visible, hole), generator)
+
+    def lay(self, h: Tensor, visible: Tensor, hole: Any) -> Tensor:       # `[B, prefix + N, dim]`
+        "What the blocks get: a token in every place, with its position. Another decoder may read it too."
         z = torch.cat([h[:, :self.prefix], restore(h[:, self.prefix:], visible, hole)], 1)
-        z = z + fit_positions(self.pos_embed, self.grid, tuple(visible.shape[1:]))
+        return z + fit_positions(self.pos_embed, self.grid, tuple(visible.shape[1:]))
+
+    def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:        # `[B, N, dim]`
+        "The blocks, on what was laid."
         return super().forward(z, generator=generator)[:, self.prefix:]
 
 # %% ../../nbs/parts/04_vit.ipynb #c6ce645b
