@@ -48,6 +48,7 @@ PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .98), floor=1 / 150, warmup=1 / 80, 
 class BEiT(Recipe):
     "Name the words of hidden blocks of a picture (Bao et al. 2022, section 2)."
     card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
+    mask_token_in = 'encoder'
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels, the largest picture that it takes
                  patch: Width = 16, channels: Width = 3,     # side of a patch in pixels, colours

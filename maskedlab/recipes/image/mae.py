@@ -52,6 +52,7 @@ class MAE(Recipe):
     """Masked autoencoder: the encoder sees visible patches only, a small decoder fills in the rest (section
     3)."""
     card, sizes, plan = CARD, SIZES, PLAN
+    mask_token_in = 'decoder'
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels; other sizes work too
                  patch: Width = 16, channels: Width = 3,     # side of a patch in pixels, colours

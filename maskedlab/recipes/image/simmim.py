@@ -58,6 +58,7 @@ class SimMIM(Recipe):
     """Masked image modeling with large random cells, a mask token, a one-layer head and an L1 loss (Xie et
     al. 2022, section 3)."""
     card, sizes, plan = CARD, SIZES, PLAN
+    mask_token_in = 'encoder'
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels, the largest picture that it takes
                  token: Width = 16,                          # side of a token in pixels
