@@ -29,7 +29,7 @@ from ..contract.create import create_recipe, is_saved, recipe_class
 from ..contract.catalogue import RECIPES, STAGES
 from ..data.samples import SAMPLES, options_of, sample
 from ..settings import device
-from ..train.feed import CHANGES, SETS, Rows, Source, source_of
+from ..train.feed import CHANGES, MADE, SETS, Made, Rows, Source, source_of
 from ..train.make_stage import train_stage
 from ..train.trainer import fit
 from .decide import interval, decided, left_behind, t95
@@ -96,6 +96,7 @@ def feed(data: Any,           # a name of `list_samples()`, what `source_of` tak
          ) -> Source:
     "What an arm is trained on, opened now."
     if callable(data): return data(seed)
+    if isinstance(data, str) and data in MADE: return Made(*MADE[data], seed, options)
     if isinstance(data, str) and data in SAMPLES and data not in SETS:
         return Rows(sample(data, n=None, split='train', **options), seed, CHANGES.get(data, {}))
     return source_of(data, seed, **options)

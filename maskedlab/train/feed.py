@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..checks import outside
 from ..data.found import refused
 from ..data.own import images
+from ..data.pairs import NUMBERS, pairs_of
 from ..data.pictures import Pictures, cropped, random_boxes, uniform
 from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
@@ -32,9 +33,9 @@ from ..data.vary import recolour, turn
 from .seeds import drawing, seeded, start_at
 
 # %% auto #0
-__all__ = ['Change', 'SETS', 'CHANGES', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items',
-           'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'named_items', 'as_batch', 'Unnamed', 'Joined',
-           'Unlisted', 'Portion', 'rounds', 'Waiting']
+__all__ = ['Change', 'SETS', 'MADE', 'CHANGES', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items',
+           'Made', 'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'named_items', 'as_batch', 'Unnamed',
+           'Joined', 'Unlisted', 'Portion', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
 @lru_cache(4)
@@ -152,6 +153,23 @@ class Items:
                                  "to one")
         return {k: torch.stack([torch.as_tensor(p[k]) for p in picked]) for k in picked[0]}
 
+# %% ../../nbs/train/02_feed.ipynb #471dc52b
+@dataclass
+class Made:
+    "Samples that are made anew at every position, each of its own uniform numbers: there is no end of them."
+    make: Callable[..., dict[str, Tensor]]      # a table `[B, numbers]`, and options, to a batch
+    numbers: int
+    seed: int
+    options: dict[str, Any] = field(default_factory=dict)
+    length: int = 4096                          # of what is called an epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, positions: range) -> dict[str, Tensor]:
+        own = [uniform((self.numbers,), drawing(self.seed, 'made', p)) for p in positions]
+        return self.make(torch.stack(own), **self.options)
+
 # %% ../../nbs/train/02_feed.ipynb #33348d50
 def resize_matrix(start: Tensor,    # `[B]`, first pixel of each crop
                   length: Tensor,   # `[B]`, pixels of each crop
@@ -227,6 +245,8 @@ def hold(source: Source,
 # %% ../../nbs/train/02_feed.ipynb #acb19168
 # embedded data that is cropped anew each time
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
+# embedded data without end: what makes them of numbers, and of how many
+MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {'pairs': (pairs_of, NUMBERS)}
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files, lists and data sets as one batch
@@ -249,6 +269,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
     changes = CHANGES.get(modality, {}) if augment else {}
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
+        if data in MADE: return Made(*MADE[data], seed, dict(size=size, jitter=augment))
         options: dict[str, Any] = {'size': size} if 'size' in options_of(data) else {}
         return Rows(sample(data, n=None, split='train', **options), seed, changes)
     if isinstance(data, dict): return Rows(data, seed)
