@@ -61,8 +61,6 @@ class Placed(Transformer):
 class ViT(Sees, Placed):
     """MAE's encoder: linear patch embedding, fixed sine and cosine positions, a class token, pre-norm blocks
     (He et al. 2022, appendix A.1)."""
-    prefix = 1                # tokens in front of the patches
-
     def __init__(self,
                  grid: tuple[int, ...],         # rows and columns of patches; other grids work too
                  values: int,                   # numbers in a patch: side * side * colours
@@ -71,22 +69,26 @@ class ViT(Sees, Placed):
                  key_bias: bool | None = True, layer_scale: float | None = None, drop_path: float = 0.,
                  row_first: bool = False,       # the order of the halves of its positions
                  # positions that are learned from a random start, the class token's too
-                 learned: bool = False):
+                 learned: bool = False,
+                 class_token: bool = True):     # False: patches only (CroCo)
         super().__init__(dim, depth, heads, eps=eps, key_bias=key_bias, layer_scale=layer_scale,
                          drop_path=drop_path)
         self.grid, self.dim = grid, dim
+        self.prefix = int(class_token)          # tokens in front of the patches
         self.patch_embed = nn.Linear(values, dim)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        add_positions(self, grid, dim, 1, row_first, learned)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
+        add_positions(self, grid, dim, self.prefix, row_first, learned)
         self.apply(init_xavier)
-        nn.init.normal_(self.cls_token, std=.02)
+        if self.cls_token is not None:
+            nn.init.normal_(self.cls_token, std=.02)
 
     def embed(self, x: Tensor,                    # normalised pixels, `[B, h, w, values]` or `[B, n, values]`
               index: Tensor | None = None,          # `[B, n]`, which patches they are; default: all, in order
               grid: tuple[int, ...] | None = None,     # of the whole picture; default: from the shape of `x`
               ) -> Tensor:                             # `[B, n, dim]`
         "Tokens with their positions."
-        pos = fit_positions(self.pos_embed, self.grid, tuple(x.shape[1:3]) if grid is None else grid)[:, 1:]
+        pos = fit_positions(self.pos_embed, self.grid, tuple(x.shape[1:3]) if grid is None else grid)
+        pos = pos[:, self.prefix:]
         return self.patch_embed(x.flatten(1, -2)) + (pos if index is None else pos[0, index])
 
     def forward(self, x: Tensor,                # `[B, n, dim]`, any of the embedded patches
@@ -97,22 +99,23 @@ class ViT(Sees, Placed):
                 # `[B, n]`, which patches they are (encoders with rotary positions ask)
                 *, index: Tensor | None = None,
                 grid: tuple[int, ...] | None = None,  # of the whole picture (they ask for this too)
-                ) -> Tensor:                    # `[B, 1 + n, dim]`, the class token first
+                ) -> Tensor:                    # `[B, prefix + n, dim]`, the class token first
         "Encode these patches and no others."
-        pad = None if pad is None else F.pad(pad, (1, 0))
+        pad = None if pad is None else F.pad(pad, (self.prefix, 0))
         return super().forward(self.front(x), pad, bias, pos, generator)
 
     def front(self, x: Tensor) -> Tensor:
-        "The class token with its position in front of embedded patches."
+        "The class token, if there is one, with its position in front of embedded patches."
+        if self.cls_token is None: return x
         return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
 
     def levels(self, x: Tensor, visible: Tensor | None = None,     # as `see` takes them
                generator: torch.Generator | None = None,
-               ) -> list[Tensor]:        # after each block, before the final norm, `[B, 1 + visible, dim]`
+               ) -> list[Tensor]:      # after each block, before the final norm, `[B, prefix + visible, dim]`
         "The hidden states of all blocks."
         tokens, where = self.tokens(x, visible)
         pad, h, found = where['pad'], self.front(tokens), []
-        bias = closed_at(None if pad is None else F.pad(pad, (1, 0)))
+        bias = closed_at(None if pad is None else F.pad(pad, (self.prefix, 0)))
         for block in self.blocks:
             h = block(h, bias, generator)
             found.append(h)
