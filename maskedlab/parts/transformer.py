@@ -91,7 +91,7 @@ class Skips(nn.Module):
         if scale is not None:
             y = y * scale
         if not (self.training and self.drop_path): return y
-        stay = by_sample(torch.rand, (len(y), 1, 1), generator, y.device) >= self.drop_path
+        stay = by_sample(torch.rand, (len(y), *[1] * (y.ndim - 1)), generator, y.device) >= self.drop_path
         return y * stay / (1 - self.drop_path)
 
 class PreNorm(Skips):
