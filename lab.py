@@ -575,6 +575,7 @@ class Result:
     processor: float | None = None  # seconds of processor time, where that is known: others disturb it less
     load: float = 0  # processes that wanted to run, for each core, at its end
     cases: dict[str, float] = field(default_factory=dict)  # of pytest: seconds of each test
+    used: dict[str, float] = field(default_factory=dict)  # and its processor time, as tests/conftest.py says
 
 
 @dataclass
@@ -632,6 +633,9 @@ def counts(report: Path) -> Result:
         for case in suite.iter('testcase'):
             name = f'{case.get("classname")}::{case.get("name")}'
             result.cases[name] = result.cases.get(name, 0) + float(case.get('time', 0))
+            for said in case.iter('property'):
+                if said.get('name') == 'processor':
+                    result.used[name] = result.used.get(name, 0) + float(said.get('value', 0))
     return result
 
 
@@ -1176,6 +1180,7 @@ def write_times(path: Path, results: list[tuple[str, Result]], seconds: float) -
             passed=r.passed,
             failed=r.failed,
             cases=r.cases,
+            used=r.used,
         )
         for name, r in results
     }

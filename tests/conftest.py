@@ -1,6 +1,42 @@
 """`pytest tests/test_contract.py --recipe mae` (or `my_file.py:Mine`) holds one recipe to the contract."""
 
+import os
+
 import pytest
+
+USED, SHARED = pytest.StashKey[float](), pytest.StashKey[float]()
+
+
+def used():
+    """Processor seconds of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    item.config.stash[SHARED] = 0.
+    item.stash[USED] = used()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    # what is made once for all tests of a file is no case's own
+    start = used()
+    try:
+        return (yield)
+    finally:
+        if fixturedef.scope == 'module' and not hasattr(request, 'param'):
+            request.config.stash[SHARED] = request.config.stash.get(SHARED, 0.) + used() - start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    # the report of a file says what each test has used: `maskedlab bench tests` adds it up
+    if call.when == 'teardown':
+        seconds = used() - item.stash[USED] - item.config.stash[SHARED]
+        item.user_properties.append(('processor', round(seconds, 3)))
+    return (yield)
 
 
 def pytest_addoption(parser):

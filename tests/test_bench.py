@@ -144,11 +144,15 @@ def test_what_the_tests_cost(tmp_path, capsys):
                                                  passed=1, failed=0, cases={k: v for k, v in cases.items()})
     contract = file(30., 60, **{'a[mae]': 2., 'a[point_mae]': 5., 'a[simmim-ragged]': 3., 'b': 7.})
     found = {'tests/test_mae.py': file(9., 8, **{'x[mae]': 1.}), 'nbs/recipes/image/mae.ipynb': file(4., 10),
-             'tests/test_contract.py': contract}
+             'tests/test_contract.py': contract,
+             # two methods that are named by hand, as examples of what is tested
+             'tests/test_device.py': file(5., 20, **{'test_a_step_never_waits_for_the_device[mae]': 5.})}
+    found['tests/test_contract.py']['used'] = {'a[point_mae]': 4.}
     (tmp_path / 'times.json').write_text(json.dumps({'seconds': 40., 'cores': 2, 'files': found}))
     times = tests.read(tmp_path / 'times.json')
     assert tests.own(times)['mae'] == {'notebooks': 4., 'tests': 9., 'cases': 2.}
     assert tests.own(times)['simmim']['cases'] == 3.
+    assert [tests.own(times, clock)['point_mae']['cases'] for clock in ('processor', 'seconds')] == [4., 5.]
     table = tests.files(times)
     assert table.numbers['over'] == ['tests/test_mae.py'] and table.numbers['seconds'][
         'tests/test_contract.py'] == 30

@@ -703,8 +703,30 @@ def test_the_narrowest_budget_counts():
     assert lab.budget('something else') > 0
 
 
+BURN = """
+import time
+import pytest
+
+def burn():
+    end = time.process_time() + .3
+    while time.process_time() < end: pass
+
+@pytest.fixture(scope='module')
+def dear():
+    burn()
+
+def test_a(dear):
+    pass
+
+def test_b():
+    burn()
+    assert False
+"""
+
+
 def test_times_are_written_with_each_test(project):
-    (project / 'tests' / 'test_x.py').write_text(TESTS['bad'][0])
+    (project / 'tests' / 'test_x.py').write_text(BURN)
+    shutil.copy(Path(__file__).with_name('conftest.py'), project / 'tests')
     c = checks(project)
     c.env['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'
     c.many([c.pytest('tests/test_x.py', 'tests/test_x.py')])
@@ -712,7 +734,9 @@ def test_times_are_written_with_each_test(project):
     times = json.loads((project / 'times.json').read_text())
     file = times['files']['tests/test_x.py']
     assert times['seconds'] == 7 and file['budget'] == lab.budget('tests/test_x.py') and file['failed'] == 1
-    assert set(file['cases']) == {'tests.test_x::test_a', 'tests.test_x::test_b'}
+    assert set(file['cases']) == set(file['used']) == {'tests.test_x::test_a', 'tests.test_x::test_b'}
+    # what is made for all is no case's own
+    assert file['used']['tests.test_x::test_a'] < .15 <= file['used']['tests.test_x::test_b']
 
 
 @pytest.mark.parametrize('name, own', [
