@@ -37,7 +37,8 @@ class Out:
     mask: Any = None   # bool `[B, *shape]` or `[B, V, *shape]`: chosen units; None: this system hides nothing
     pred: Any = None                  # `[n, ...]`, rows of the scored units (several streams: a dict of rows)
     target: Any = None                      # the same rows
-    error: Any = None                       # `[B, *shape]`, detached, NaN where the loss does not look
+    # `[B, *shape]` or `[B, V, *shape]`, detached, NaN where the loss does not look
+    error: Any = None
     units: Any = None                       # the units that it worked on
     kept: Tensor | None = None           # bool: chosen but left readable (the 10 % of 80/10/10); default none
     # int: pred of i may read hidden j only if order[j] < order[i]; default: never
@@ -67,7 +68,7 @@ class Out:
 
     @property
     def scored(self) -> Tensor:
-        "Bool `[B, *shape]`: where the loss looks."
+        "Bool, like `error`: where the loss looks."
         if self.error is None: raise ValueError("this system hides nothing, so no unit is scored")
         return ~self.error.isnan()
 
@@ -121,15 +122,15 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
     if m.ndim > u.valid.ndim and not views:
         raise ValueError(f"this recipe takes one mask a sample, [{len(u)}, {', '.join(map(str, u.shape))}], "
                          f"got {list(m.shape)}")
-    free = u.free if m.ndim == u.valid.ndim else u.free[:, None]
+    free = u.free_for(m)
     if given and bool((m & ~free).any()):
         bad = (m & ~free).nonzero()[0].tolist()
         raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden "
                          "(padding or special); "
                          "use mask & units.free")
     m = m & free
-    each = None if given or m.ndim > u.valid.ndim else each_of(mask or strategy, u)
-    return m if each is None else known(m, each)
+    each = None if given else each_of(mask or strategy, u)
+    return m if each is None else known(m, each * (m.shape[1] if m.ndim > u.valid.ndim else 1))
 
 # %% ../../nbs/contract/04_recipe.ipynb #f0a06e14
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ class Recipe(nn.Module):
     # what is computed over all samples of a round, in words: a split step is then another
     joint: str = ''
     declared: tuple[str, ...] = ()  # what hidden units give away by design, in words: the leak check names it
+    # its network in which one mask token stands in every hole among the visible tokens, in their order
+    mask_token_in: str = ''
     cut: Any       # how a batch becomes units: has `units(batch)`, such as `Patches`, `Pieces` or `Clouds`
     strategy: Callable[..., Tensor]
     config: dict[str, Any]                      # the arguments it was made with, which its checkpoint holds

@@ -52,8 +52,9 @@ class Strategy:
 
     def __call__(self, u: Units,                                # units, or a bare `layout`
                  generator: torch.Generator | None = None,      # the same generator gives the same mask
-                 **signals) -> Tensor:                          # bool `[B, *u.shape]`, True = hidden
-        "Draw a mask."
+                 # bool `[B, *u.shape]`, True = hidden; of several views `[B, V, *u.shape]`
+                 **signals) -> Tensor:
+        "Draw a mask, or one for each of its views."
         if not isinstance(u, Units):
             raise TypeError(f"a strategy is called on units, got {type(u).__name__}; try r.units(batch) or "
                             "ml.layout((14, 14), batch=8)")
@@ -61,12 +62,18 @@ class Strategy:
             raise TypeError(f"generator={brief_value(generator)}: give a torch.Generator, such as "
                             "torch.Generator().manual_seed(0)")
         if len(u) == 0: raise ValueError("these units hold no sample: a mask needs a batch of at least one")
-        return self.where(u, generator, **signals) & u.free
+        mask = self.where(u, generator, **signals)
+        return mask & u.free_for(mask)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         "Bool `[B, *u.shape]`: what a subclass writes."
         raise NotImplementedError(f"{type(self).__name__} does not say where to hide: write its method "
                                   "where(u, generator, **signals)")
+
+    @property
+    def views(self) -> int:
+        "Masks that each sample gets. What is promised below holds for each of them."
+        return 1
 
     @property
     def exact(self) -> bool:
@@ -77,6 +84,11 @@ class Strategy:
         "The fewest and the most units that each sample may hide, two int64 `[B]`."
         n = u.free_counts()
         return torch.zeros_like(n), n
+
+    def served(self, u: Units) -> tuple[Tensor, Tensor] | None:
+        """The fewest and the most units of each sample that are hidden in one view or another, two int64
+        `[B]`; None where nothing is promised."""
+        return self.counts(u) if self.views == 1 else None
 
     def chance(self, u: Units) -> Tensor | None:
         """The probability with which each unit is hidden, float64 `[B, *u.shape]` on the CPU; None where
@@ -135,7 +147,14 @@ class Union(Strategy):
         return f'({self.a!r} | {self.b!r})'
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
-        return hide(self.a, u, generator, **signals) | hide(self.b, u, generator, **signals)
+        a, b = (hide(s, u, generator, **signals) for s in (self.a, self.b))
+        if a.ndim != b.ndim:        # one of them has views: the other hides the same in each
+            a, b = (m if m.ndim > u.free.ndim else m[:, None] for m in (a, b))
+        return a | b
+
+    @property
+    def views(self) -> int:
+        return max(getattr(s, 'views', 1) for s in (self.a, self.b))
 
     @property
     def rowwise(self) -> bool:
@@ -166,7 +185,12 @@ class Inverse(Strategy):
         return self.of if isinstance(self.of, Strategy) else Inverse(self)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
-        return u.free & ~hide(self.of, u, generator, **signals)
+        mask = hide(self.of, u, generator, **signals)
+        return ~mask & u.free_for(mask)
+
+    @property
+    def views(self) -> int:
+        return getattr(self.of, 'views', 1)
 
     @property
     def rowwise(self) -> bool:

@@ -18,7 +18,8 @@ from ..checks import Count, brief_value, door
 
 # %% auto #0
 __all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
-           'mean_over', 'count_of', 'repeat_to', 'check_parts', 'Units', 'told_device', 'layout']
+           'mean_over', 'count_of', 'repeat_to', 'stack_views', 'split_views', 'check_parts', 'Units', 'told_device',
+           'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -142,6 +143,21 @@ def repeat_to(mask: Tensor,            # `[B, *coarse]`
         mask = mask.repeat_interleave(fine // coarse, axis)
     return mask
 
+# %% ../../nbs/contract/00_units.ipynb #0fe461cd
+def stack_views(mask: Tensor,      # bool `[B, *shape]`, or `[B, V, *shape]`
+                u: Units,
+                ) -> Tensor:       # bool `[V * B, *shape]`: the samples of the first view, of the second, ...
+    "Views as samples. A count that is known stays known."
+    if mask.ndim == u.valid.ndim: return mask
+    each, stacked = each_in(mask), mask.transpose(0, 1).flatten(0, 1)
+    return stacked if each is None else known(stacked, each // mask.shape[1])
+
+def split_views(x: Tensor,         # `[V * B, ...]`, something of each view
+                u: Units,
+                ) -> Tensor:       # `[B, V, ...]`
+    "Each sample's views beside each other: the inverse of `stack_views`."
+    return x.unflatten(0, (-1, len(u))).transpose(0, 1)
+
 # %% ../../nbs/contract/00_units.ipynb #c294c93c
 def _swap(x: Tensor, which: Tensor, new: Any) -> Tensor:
     return torch.where(widen(which, x), x.roll(1, 0), x) if new is None else place(x, which, new)
@@ -207,6 +223,11 @@ class Units:
         "How many units of each sample may be hidden, int64 `[B]`."
         if self.whole: return torch.full((len(self),), self.count, device=self.device)
         return self.free.flatten(1).sum(1)
+
+    def free_for(self, mask: Tensor,    # `[B, *shape]`, or `[B, V, *shape]` of several views
+                 ) -> Tensor:           # bool, to be laid over it
+        "What may be hidden, with an axis for views where a mask has one."
+        return self.free if mask.ndim == self.free.ndim else self.free[:, None]
 
     def none(self) -> Tensor:
         "The mask that hides nothing, `[B, *shape]`."

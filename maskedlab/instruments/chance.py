@@ -68,13 +68,20 @@ def reach(n: int, variance: float, width: float = 1., risk: float = RISK) -> flo
 # %% ../../nbs/instruments/00_chance.ipynb #496a1216
 @dataclass(frozen=True, eq=False)
 class Draws:
-    "Many masks of one sampler."
+    """Many masks of one sampler; of several views a mask is what is hidden in one or another, and `views` has
+    each by itself."""
     # bool `[calls, repeats, B, N]`: calls are whole batches, each holding `repeats` copies of the units
     mask: Tensor
     free: Tensor            # bool `[B, N]`
     alarms: tuple[str, ...] # sentences
     begin: Tensor           # state of the generator before the first call
     units: Units            # of one call
+    apart: tuple[Draws, ...] = ()       # of each view, where there are several
+
+    @property
+    def views(self) -> tuple[Draws, ...]:
+        "The draws of each view."
+        return self.apart or (self,)
 
     @property
     def flat(self) -> Tensor:
@@ -102,25 +109,28 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
     many = tile(u, repeats)
     begin, outside, masks = g.get_state(), torch.get_rng_state(), []
     for _ in range(calls):
-        masks.append(_one(hide(strategy, many, g, **signals), many))
+        masks.append(hide(strategy, many, g, **signals))
     alarms = []
     if not torch.equal(torch.get_rng_state(), outside):
         alarms.append("it draws from the global generator: use the one that is passed")
     again = torch.Generator(device=g.device)
     again.set_state(begin)
-    if not torch.equal(_one(hide(strategy, many, again, **signals), many), masks[0]) and not alarms:
+    if not torch.equal(hide(strategy, many, again, **signals), masks[0]) and not alarms:
         alarms.append("the same generator gave two different masks: draw everything from the one that is "
                       "passed")
-    mask = torch.stack(masks).flatten(2).view(calls, repeats, B, -1)
+    every = torch.stack(masks).view(calls, repeats, B, -1, u.count).movedim(3, 0)   # the views come first
     free = u.free.flatten(1)
-    out = int((mask & ~free).any(3).sum())
+    if len(every) != getattr(strategy, 'views', len(every)):
+        alarms.append(f"it says that it draws {strategy.views} views, and draws {len(every)}")
+    out = int((every & ~free).any(-1).sum())
     if out:
-        alarms.append(f"{out:,} of {mask[..., 0].numel():,} masks hide units that may not be hidden, such as "
+        alarms.append(f"{out:,} of {every[..., 0].numel():,} masks hide units that may not be hidden, such as "
                       "padding: use & u.free")
-    if calls * repeats * B >= 64 and (mask == mask[:1]).all() and _listens(strategy) and not _constant(
-        strategy, u, mask[0] & free, free):
+    if calls * repeats * B >= 64 and (every == every[:, :1]).all() and _listens(strategy) and not _constant(
+        strategy, u, every[:, 0] & free, free):
         alarms.append("every mask is the same: it does not listen to the generator")
-    return Draws(mask, free, tuple(alarms), begin, many)
+    of = lambda mask, *more: Draws(mask, free, tuple(alarms), begin, many, *more)
+    return of(every[0]) if len(every) == 1 else of(every.any(0), tuple(map(of, every)))
 
 # %% ../../nbs/instruments/00_chance.ipynb #b2b4e43a
 def tile(u: Units, times: int) -> Units:
@@ -129,12 +139,6 @@ def tile(u: Units, times: int) -> Units:
     more = lambda t: t.repeat(times, *[1] * (t.ndim - 1)) if torch.is_tensor(t) else t
     x = {k: more(v) for k, v in u.x.items()} if isinstance(u.x, dict) else more(u.x)
     return u.but(x=x, valid=more(u.valid), free=more(u.free), group=more(u.group), pos=more(u.pos))
-
-def _one(mask: Tensor, u: Units) -> Tensor:
-    if mask.shape != u.free.shape:
-        raise ValueError(f"this sampler draws {mask.shape[1]} views a sample: give a function that returns "
-                         "one of them")
-    return mask
 
 def _listens(strategy: Any) -> bool:
     "Does it take a generator?"

@@ -26,11 +26,12 @@ class CountLaw:
     "How many units a sampler hides. Its `repr` is the verdict; `histogram` is for pictures."
     name: str                       # of the sampler
     shape: tuple[int, ...]          # of the units
-    counts: Tensor                  # int64 `[draws]`, hidden units of each
+    counts: Tensor                  # int64 `[draws]`, hidden units of each; of several views `[V * draws]`
     free: Tensor                    # int64 `[draws]`, units that might have been
     promise: str                    # in words
     alarms: tuple[str, ...]         # sentences; none if all is as promised
     unseen: tuple[str, ...] = ()    # what was not looked at, in words
+    served: Tensor | None = None    # int64 `[draws]`, units that are hidden in one view or another
 
     @property
     def ok(self) -> bool:
@@ -50,10 +51,16 @@ class CountLaw:
             seen = f'from {low} to {high}, on average {self.counts.double().mean():.2f}'
             often = ', most often ' + ', '.join(f'{k} ({t / len(self.counts):.0%})' for k, t in top)
         lines = [f'counts of {self.name} on {self.shape}, {len(self.counts):,} draws',
-                 f'  hidden: {seen}{often}',
+                 f'  hidden: {seen}{often}', *self._served(),
                  f'  promised: {self.promise}', *(f'  not looked at: {s}' for s in self.unseen)]
         return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms]
                                   or ['  ok: as promised' if self.promise != 'nothing' else '  ok']))
+
+    def _served(self) -> list[str]:
+        if self.served is None: return []
+        low, high = int(self.served.min()), int(self.served.max())
+        return ['  in one view or another: ' + (f'always {low}' if low == high else
+                f'from {low} to {high}, on average {self.served.double().mean():.2f}')]
 
     def plot(self) -> Any:
         "The counts as a plotly bar chart."
@@ -70,7 +77,7 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
               **signals) -> CountLaw:
     "Does a sampler hide exactly k units, and if not, which counts? Held against what it promises."
     d = draw_many(strategy, units, n, generator, **signals)
-    counts = d.mask.sum(3).flatten(0, 1)                           # [batches, B], padding too if it hides any
+    views, served = [_counts(v) for v in d.views], _counts(d)
     alarms, promise = list(d.alarms), 'nothing'
     unseen: tuple[str, ...] = ('the counts (nothing is promised)',)
     if isinstance(strategy, Strategy):
@@ -78,23 +85,37 @@ def count_law(strategy: Callable[..., Tensor],           # a strategy, or any fu
         unseen = ()
         exact = bool((low == high).all())
         promise = _span(low, high, 'exactly' if exact else 'from')
-        off = (counts < low) | (counts > high)
-        if off.any():
-            i, j = off.nonzero()[0].tolist()
-            alarms.append(f"{int(off.sum()):,} of {counts.numel():,} draws break the promise, such as "
-                          f"{counts[i, j]} hidden where "
-                          f"{_span(low[j:j + 1], high[j:j + 1], 'exactly' if low[j] == high[j] else 'from')} "
-                          "were promised")
-        if strategy.exact and d.free.all() and len(counts.unique()) > 1:
-            alarms.append(f"it declares itself exact, and hides {counts.min()} units in one sample and "
-                          f"{counts.max()} in another")
-        more, words = _how_often(strategy, units, counts, exact, low, high, signals.get('progress', 1.))
-        alarms += more + _due(strategy, d, signals.get('progress', 1.))
+        for v, counts in zip(d.views, views):
+            alarms += _off(counts, low, high, 'hidden')
+            more, words = _how_often(strategy, units, counts, exact, low, high, signals.get('progress', 1.),
+                                     RISK / len(views))
+            alarms += more + _due(strategy, v, signals.get('progress', 1.))
+        every = torch.stack(views)
+        if strategy.exact and d.free.all() and len(every.unique()) > 1:
+            alarms.append(f"it declares itself exact, and hides {every.min()} units in one sample and "
+                          f"{every.max()} in another")
         promise += words
         if not exact and not words:
             unseen = ('how often each count comes (there is no formula)',)
-    return CountLaw(getattr(strategy, '__name__', repr(strategy)), units.shape, counts.flatten(),
-                    d.open.sum(1), promise, tuple(alarms), unseen)
+        if len(views) > 1 and (bounds := strategy.served(units)) is not None:
+            alarms += _off(served, *bounds, 'hidden in one view or another')
+            promise += ', and in one view or another ' + _span(
+                *bounds, 'exactly' if bool((bounds[0] == bounds[1]).all()) else 'from')
+    return CountLaw(getattr(strategy, '__name__', repr(strategy)), units.shape, torch.cat(views).flatten(),
+                    d.open.sum(1).repeat(len(views)), promise, tuple(alarms), unseen,
+                    served.flatten() if len(views) > 1 else None)
+
+def _counts(d: Draws) -> Tensor:      # int64 `[batches, B]`, padding too if it hides any
+    return d.mask.sum(3).flatten(0, 1)
+
+def _off(counts: Tensor, low: Tensor, high: Tensor, what: str) -> list[str]:
+    "Are there counts `[batches, B]` beyond the ends that were promised for each sample?"
+    off = (counts < low) | (counts > high)
+    if not off.any(): return []
+    i, j = off.nonzero()[0].tolist()
+    return [f"{int(off.sum()):,} of {counts.numel():,} draws break the promise, such as {counts[i, j]} {what} "
+            f"where {_span(low[j:j + 1], high[j:j + 1], 'exactly' if low[j] == high[j] else 'from')} were "
+            "promised"]
 
 def _span(low: Tensor, high: Tensor, word: str) -> str:
     "Counts in words; samples with padding have their own."
@@ -108,7 +129,7 @@ _LEAST = 20             # draws that a cell of the chi-square should hold
 _STEP = 2 / 2 ** 16     # how finely a ladder knows a probability
 
 def _how_often(strategy: Strategy, u: Units, counts: Tensor, exact: bool, low: Tensor, high: Tensor,
-               progress: float) -> tuple[list[str], str]:
+               progress: float, risk: float) -> tuple[list[str], str]:
     "Alarms, and what is promised in words."
     if exact: return [], ''
     if strategy.shared:
@@ -117,19 +138,19 @@ def _how_often(strategy: Strategy, u: Units, counts: Tensor, exact: bool, low: T
     if odds is not None:
         odds = odds[:counts.shape[1]].to(counts.device)
         mean = (odds * torch.arange(odds.shape[1], device=odds.device)).sum(1).mean()
-        return _by_odds(counts, odds), f', each as often as its formula says, on average {mean:.2f}'
+        return _by_odds(counts, odds, risk), f', each as often as its formula says, on average {mean:.2f}'
     p = strategy.chance(u)
     if p is None: return [], ''
     # of each row of the units; each has its own free ones
     mean = p.flatten(1).sum(1)[:counts.shape[1]].to(counts.device)
     least, most = float((low - mean).min()), float((high - mean).max())
     words = f', on average {mean.mean():.2f}'
-    if wager((counts - mean).flatten(), 0., least, most, RISK / 2) >= RISK / 2: return [], words
+    if wager((counts - mean).flatten(), 0., least, most, risk / 2) >= risk / 2: return [], words
     return [f"on average {counts.double().mean():.2f} units are hidden, promised {mean.mean():.2f}"], words
 
 def _by_odds(counts: Tensor,    # int64 `[batches, B]`
              odds: Tensor,      # float64 `[B, N + 1]`
-             ) -> list[str]:
+             risk: float) -> list[str]:
     "Chi-square over all counts, and each count by itself."
     n = counts.numel()
     due = odds.sum(0) * len(counts)                             # how often each count should come
@@ -140,14 +161,14 @@ def _by_odds(counts: Tensor,    # int64 `[batches, B]`
         0, cells, x) for x in (due, seen))
     square = ((came - expected).square() / expected.clamp_min(1e-9)).sum()
     degrees = len(expected) - 1
-    if degrees and torch.special.gammaincc(square.new_tensor(degrees / 2), square / 2) < RISK / 4:
+    if degrees and torch.special.gammaincc(square.new_tensor(degrees / 2), square / 2) < risk / 4:
         (m, s), (mean, deviation) = _moments(seen), _moments(due)
         alarms.append(f"counts do not come as often as promised: mean {m:.2f} for {mean:.2f}, deviation "
                       f"{s:.2f} for {deviation:.2f} (chi-square {float(square):.0f} at {degrees} degrees)")
     share, p = seen / n, due / n
     # of what is promised, the nearest to what came
     luck = surprise(share, share.clamp((p - _STEP).clamp_min(0), p + _STEP), n)
-    if luck.min() < RISK / 4 / len(due):
+    if luck.min() < risk / 4 / len(due):
         k = int(luck.argmin())
         alarms.append(f"{k} units are hidden in {share[k]:.4f} of the draws, promised {p[k]:.4f}")
     return alarms

@@ -26,7 +26,8 @@ _MOST_PAIRS = 2048     # units up to which all pairs are looked at: their table 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    "Where a sampler hides. Its `repr` is the verdict; `rate` and `pairs` are for pictures."
+    """Where a sampler hides. Its `repr` is the verdict; `rate`, `served` and `pairs` are for pictures. What
+    is said of units here has one axis more, for the views, where a sampler draws several."""
     name: str                       # of the sampler
     shape: tuple[int, ...]          # of the units
     draws: int
@@ -40,42 +41,65 @@ class Coverage:
     never_seen: Tensor              # bool `[*shape]`, free units that every draw hid
     alarms: tuple[str, ...]         # sentences; none if all is as promised
     unseen: tuple[str, ...] = ()    # what was not looked at, in words
+    # `[*shape]` share of the draws in which each unit was hidden in one view or another
+    served: Tensor | None = None
 
     @property
     def ok(self) -> bool:
         return not self.alarms
 
     def together(self, unit: int,       # flat index
+                 view: int = 0,         # of a sampler with several
                  ) -> Tensor:           # `[*shape]`, 0 = as if independent
         "How much more often than by chance each unit is hidden together with this one."
         if self.pairs is None or self.independent is None:
             raise ValueError(f"pairs are looked at up to {_MOST_PAIRS} units, and {self.shape} has "
                              f"{math.prod(self.shape)}: "
                              "try a smaller grid")
-        return (self.pairs[unit] - self.independent[unit]).view(self.shape)
+        both, alone = (x if x.ndim == 2 else x[view] for x in (self.pairs, self.independent))
+        return (both[unit] - alone[unit]).view(self.shape)
 
     def __repr__(self) -> str:
         r = self.rate[~self.rate.isnan()]
         lines = [f'coverage of {self.name} on {self.shape}, {self.draws:,} draws',
                  f'  hidden {r.mean():.3f} of the time on average, from {r.min():.3f} to {r.max():.3f} '
                  f'(standard error {self.error[~self.rate.isnan()].max():.3f})']
-        for what, which in (('never hidden', self.never_hidden), ('never seen', self.never_seen)):
-            if which.any():
-                lines.append(f'  {what}: {_where(which)}')
+        for what, found in (('never hidden', self.never_hidden), ('never seen', self.never_seen)):
+            for name, which in _by_view(found.view(-1, *self.shape)):
+                if which.any():
+                    lines.append(f'  {name}{what}: {_where(which)}')
+        if self.served is not None:
+            s = self.served[~self.served.isnan()]
+            lines.append(f'  hidden in one view or another {s.mean():.3f} of the time, from {s.min():.3f} to '
+                         f'{s.max():.3f}')
         lines += [f'  not looked at: {s}' for s in self.unseen]
         return '\n'.join(lines + ([f'  ALARM: {a}' for a in self.alarms]
                                   or ['  ok: nothing that chance alone would not do']))
 
     def plot(self) -> Any:
-        "The map as a plotly figure; a volume is shown as the mean over its first axis."
-        import plotly.graph_objects as go
-        z = self.rate if self.rate.ndim > 1 else self.rate[None]
-        while z.ndim > 2:
-            z = z.nanmean(0)
-        figure = go.Figure(go.Heatmap(z=z.tolist(), zmin=0, zmax=1, colorscale='Cividis',
-                                      colorbar_title='hidden'))
-        return figure.update_yaxes(autorange='reversed', scaleanchor='x' if self.rate.ndim > 1
-                                   else None).update_layout(title=self.name)
+        """The map as a plotly figure, of several views each and what is hidden in one or another; a volume is
+        shown as the mean over its first axis."""
+        from plotly.subplots import make_subplots
+        maps = {name: z for name, z in _by_view(self.rate.view(-1, *self.shape))}
+        if self.served is not None:
+            maps['one or another'] = self.served
+        names = [name.removesuffix(': ') for name in maps]
+        figure = make_subplots(1, len(maps), subplot_titles=names if len(maps) > 1 else None)
+        for i, z in enumerate(maps.values(), 1):
+            z = z if z.ndim > 1 else z[None]
+            while z.ndim > 2:
+                z = z.nanmean(0)
+            figure.add_heatmap(z=z.tolist(), zmin=0, zmax=1, colorscale='Cividis', colorbar_title='hidden',
+                               row=1, col=i)
+        figure.update_yaxes(autorange='reversed')
+        if len(self.shape) > 1:
+            for i in range(1, len(maps) + 1):
+                figure.update_yaxes(scaleanchor=f"x{i if i > 1 else ''}", row=1, col=i)
+        return figure.update_layout(title=self.name)
+
+def _by_view(x: Tensor,        # `[V, ...]`
+             ) -> list[tuple[str, Tensor]]:     # of each view: its name before a sentence, and its part
+    return [(f'view {v}: ' if len(x) > 1 else '', y) for v, y in enumerate(x, 1)]
 
 # %% ../../nbs/instruments/01_coverage.ipynb #a13bdecb
 @door
@@ -86,29 +110,38 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
                  **signals) -> Coverage:
     "How often each unit is hidden, and each pair together, against what the sampler promises."
     d = draw_many(strategy, units, n, generator, **signals)
+    found = [_of_view(v, strategy, units, RISK / len(d.views)) for v in d.views]
+    names = [f'view {i}: ' if len(found) > 1 else '' for i in range(1, len(found) + 1)]
+    alarms = [*d.alarms, *(name + a for name, (_, said) in zip(names, found) for a in said)]
+    maps = [x[0] if len(x) == 1 or x[0] is None else torch.stack(x) for x in zip(*(m for m, _ in found))]
+    served = d.flat.double().sum(0) / d.open.double().sum(0) if len(found) > 1 else None
+    return Coverage(getattr(strategy, '__name__', repr(strategy)), units.shape, len(d.flat), *maps,
+                    alarms=tuple(alarms), unseen=tuple(_not_asked(d, strategy)),
+                    served=None if served is None else served.view(units.shape))
+
+def _of_view(d: Draws, strategy: Any, units: Units, risk: float,
+             ) -> tuple[tuple[Tensor | None, ...], list[str]]:     # the maps of `Coverage` in their order; alarms
+    "What there is to see and to say of one view."
     hidden, free = d.flat.double(), d.open.double()
     times, chances = hidden.sum(0), free.sum(0)
     rate = times / chances
-    promised = _promise(strategy, units, d)
-    alarms, unseen = list(d.alarms) + _apart(d, strategy), _not_asked(d, strategy)
+    promised, alarms = _promise(strategy, units, d), _apart(d, strategy, risk)
     if promised is not None:
-        alarms += _against(times, chances, promised, units.shape)
+        alarms += _against(times, chances, promised, units.shape, risk)
     elif getattr(strategy, 'mirrored', False):
-        alarms += _mirror(d, units.shape)
+        alarms += _mirror(d, units.shape, risk)
     else:
         able = strategy.possible(units).flatten(1).any(0) if isinstance(strategy, Strategy) else chances > 0
-        alarms += _neglected(times, chances, able, units.shape)
+        alarms += _neglected(times, chances, able, units.shape, risk)
     both = alone = None
     if units.count <= _MOST_PAIRS:
         both, alone = _pairs(hidden, free)
     if getattr(strategy, 'exchangeable', False):
-        alarms += _independent(d, both, units.shape)
+        alarms += _independent(d, both, units.shape, risk)
     shape, real = units.shape, chances > 0
-    return Coverage(getattr(strategy, '__name__', repr(strategy)), shape, len(hidden), rate.view(shape),
-                    (rate * (1 - rate) / chances).sqrt().view(shape), None if promised is None
-                    else promised.view(shape), both, alone,
-                    ((times == 0) & real).view(shape), ((times == chances) & real).view(shape), tuple(alarms),
-                    tuple(unseen))
+    return (rate.view(shape), (rate * (1 - rate) / chances).sqrt().view(shape),
+            None if promised is None else promised.view(shape), both, alone,
+            ((times == 0) & real).view(shape), ((times == chances) & real).view(shape)), alarms
 
 def _not_asked(d: Draws, strategy: Any) -> Iterator[str]:
     exchangeable = getattr(strategy, 'exchangeable', False)
@@ -134,11 +167,12 @@ def _promise(strategy: Any, u: Units, d: Draws) -> Tensor | None:
     p = strategy.chance(u) if isinstance(strategy, Strategy) else None
     return None if p is None else p.flatten(1).sum(0).to(d.free.device) / d.free.sum(0)
 
-def _against(times: Tensor, chances: Tensor, promised: Tensor, shape: tuple[int, ...]) -> list[str]:
+def _against(times: Tensor, chances: Tensor, promised: Tensor, shape: tuple[int, ...],
+             risk: float) -> list[str]:
     "Is each unit hidden as often as promised?"
     real = chances > 0
     p = torch.where(real, surprise(times / chances.clamp_min(1), promised.nan_to_num(), chances), 1.)
-    off = p < RISK / 4 / max(int(real.sum()), 1)
+    off = p < risk / 4 / max(int(real.sum()), 1)
     if not off.any(): return []
     worst, never, always = int(p.argmin()), off & (times == 0), off & (times == chances)
     alarms = [f"{_where(w.view(shape))} {what} hidden, promised {promised[w].mean():.3f} of the time"
@@ -147,7 +181,7 @@ def _against(times: Tensor, chances: Tensor, promised: Tensor, shape: tuple[int,
                      "in "
                      f"{times[worst] / chances[worst]:.3f} of the draws, promised {promised[worst]:.3f}"]
 
-def _mirror(d: Draws, shape: tuple[int, ...]) -> list[str]:
+def _mirror(d: Draws, shape: tuple[int, ...], risk: float) -> list[str]:
     """Is each unit hidden as often as its mirror image along each axis? Of the draws that hide one of the
     two, half should hide either."""
     if not all((d.free.view(-1, *shape) == d.free.view(-1, *shape).flip(a + 1)).all()
@@ -157,17 +191,18 @@ def _mirror(d: Draws, shape: tuple[int, ...]) -> list[str]:
     for a in range(len(shape)):
         one, other = (m & ~m.flip(a + 1)).sum(0), (m.flip(a + 1) & ~m).sum(0)
         p = surprise(one / (one + other).clamp_min(1), torch.tensor(.5), one + other)
-        off = p < RISK / 4 / len(shape) / math.prod(shape)
+        off = p < risk / 4 / len(shape) / math.prod(shape)
         if off.any():
             alarms.append(f"along axis {a} {_where(off)} hidden more or less often than the mirror image, "
                           "which should be alike")
     return alarms
 
-def _neglected(times: Tensor, chances: Tensor, able: Tensor, shape: tuple[int, ...]) -> list[str]:
+def _neglected(times: Tensor, chances: Tensor, able: Tensor, shape: tuple[int, ...],
+               risk: float) -> list[str]:
     "Without a promise: is a unit that may be hidden so less than a tenth as often as the mean?"
     rare = times.sum() / chances.sum() / 10
     odds = surprise(times / chances.clamp_min(1), rare, chances)
-    off = able & (chances > 0) & (times < rare * chances) & (odds < RISK / 4 / len(times))
+    off = able & (chances > 0) & (times < rare * chances) & (odds < risk / 4 / len(times))
     if not off.any(): return []
     return [f"{_where(off.view(shape))} hidden never or nearly never, less than a tenth as often as the mean"]
 
@@ -204,7 +239,7 @@ def _pairs(hidden: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     alone.diagonal().copy_(rate)
     return both, alone
 
-def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...]) -> list[str]:
+def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...], risk: float) -> list[str]:
     "Of an exchangeable sampler: are two units hidden together as often as by chance, and are neighbours?"
     m, free = d.flat, d.open
     k, n = m.sum(1).double(), free.sum(1).double()
@@ -215,7 +250,7 @@ def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...]) -> list[
         open_ = f.T @ f
         p = surprise(both, (f * pair[:, None]).T @ f / open_.clamp_min(1), open_).masked_fill(open_ == 0, 1.)
         p.diagonal().fill_(1.)
-        off = p < RISK / 4 / max(len(p) * (len(p) - 1) / 2, 1)
+        off = p < risk / 4 / max(len(p) * (len(p) - 1) / 2, 1)
         if off.any():
             i, j = divmod(int(p.argmin()), len(p))
             alarms.append(f"{int(off.sum()) // 2} pairs are hidden together too often or too rarely, "
@@ -227,7 +262,7 @@ def _independent(d: Draws, both: Tensor | None, shape: tuple[int, ...]) -> list[
         excess = ((together - edges * pair) / edges)[some].mean()
         if excess.abs() > reach(int(some.sum()),
                                 float((_scatter(k, n, degree, edges) / edges.square())[some].mean()), 1.,
-                                RISK / 4):
+                                risk / 4):
             more = 'more' if excess > 0 else 'less'
             alarms.append(f"neighbours are hidden together {more} often than by chance: "
                           f"{(together / edges)[some].mean():.3f} of the time, "
@@ -258,7 +293,7 @@ def _scatter(k: Tensor, n: Tensor, degree: Tensor, edges: Tensor) -> Tensor:
 # %% ../../nbs/instruments/01_coverage.ipynb #c0a1b202
 _MOST_ROWS = 256        # samples of a batch that are compared, each with each
 
-def _apart(d: Draws, strategy: Any) -> list[str]:
+def _apart(d: Draws, strategy: Any, risk: float) -> list[str]:
     "Are the samples of one batch drawn independently?"
     m = (d.mask & d.free).flatten(1, 2)[:, :_MOST_ROWS]
     free = d.free.repeat(d.mask.shape[1], 1)[:_MOST_ROWS]
@@ -271,22 +306,22 @@ def _apart(d: Draws, strategy: Any) -> list[str]:
         x = (m.float() - (m.sum(-1) / free.sum(-1).clamp_min(1))[..., None]) * free
     x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-9)
     together = x @ x.mT                                     # `[pairs of batches, R, R]` correlations
-    found = _regular(together)
+    found = _regular(together, risk)
     if alike and not found:
-        found = _single_pairs(x, together)
-    return found + (_again(m) if alike and not shared and not d.alarms else [])
+        found = _single_pairs(x, together, risk)
+    return found + (_again(m, risk) if alike and not shared and not d.alarms else [])
 
-def _regular(together: Tensor) -> list[str]:
+def _regular(together: Tensor, risk: float) -> list[str]:
     "Samples that lie equally far apart in the batch."
     R = together.shape[-1]
     p = torch.stack([symmetric(together.diagonal(k, 1, 2).double().flatten()) for k in range(1, R)])
-    if p.min() >= RISK / 8 / (R - 1): return []
+    if p.min() >= risk / 8 / (R - 1): return []
     k = int(p.argmin()) + 1
     mean = float(together.diagonal(k, 1, 2).mean())
     return [f"samples of one batch are {'more' if mean > 0 else 'less'} alike than samples of two: those {k} "
             f"apart have a correlation of {mean:.2f}, which should be 0; each sample needs its own draw"]
 
-def _single_pairs(x: Tensor, together: Tensor) -> list[str]:
+def _single_pairs(x: Tensor, together: Tensor, risk: float) -> list[str]:
     """Each pair of samples by itself: by the signs where there are many batches; else beside pairs of
     different batches, by Fisher's sum of the logarithms of chances."""
     J, R, _ = together.shape
@@ -299,7 +334,7 @@ def _single_pairs(x: Tensor, together: Tensor) -> list[str]:
                          or [each.new_zeros(0)])
         if len(pool) < 4096: return []
         p = 2 * _fisher(each, pool).amin(0)
-    if p.min() >= RISK / 8 / len(p): return []
+    if p.min() >= risk / 8 / len(p): return []
     k = int(p.argmin())
     mean = float(each[:, k].mean())
     return [f"samples {i[k]} and {j[k]} of one batch are {'more' if mean > 0 else 'less'} alike than samples "
@@ -315,11 +350,11 @@ def _fisher(each: Tensor, pool: Tensor) -> Tensor:      # `[J, pairs]` and `[n]`
     total = -((1 + beyond) / (1 + len(pool))).double().log().sum(1)
     return torch.special.gammaincc(torch.full_like(total, len(each)), total)
 
-def _again(m: Tensor) -> list[str]:
+def _again(m: Tensor, risk: float) -> list[str]:
     "Do two batches get the same masks? By chance two samples do now and then, and so do whole batches."
     C, R, _ = m.shape
     equal = (m[:-1, :-1] == m[1:, 1:]).all(-1)
     luck = math.log((1 + int(equal.sum())) / (1 + equal.numel()))
-    if R * luck + 2 * math.log(C) > math.log(RISK / 8): return []
+    if R * luck + 2 * math.log(C) > math.log(risk / 8): return []
     kinds = len({b.cpu().numpy().tobytes() for b in m})
     return [] if kinds == C else [f"{C - kinds} of {C} batches got the masks of another batch again"]

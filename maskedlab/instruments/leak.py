@@ -5,7 +5,7 @@
 # %% ../../nbs/instruments/00_leak.ipynb #bc0ca0a8
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -146,6 +146,7 @@ class _Look:
     visible: bool = False       # and visible content?
     secret: bool = False        # was anything hidden?
     places: int = 1             # of an order
+    views: int = 1              # of a sample
 
     def run(self, i: int, mask: Any, units: Units | None = None, batch: Any = None, luck: int = 0) -> Out:
         "The forward of round i."
@@ -196,7 +197,7 @@ def _round(look: _Look, i: int) -> None:
     "One mask: content exchanged and drawn anew, at the units, in data space, by the gradient."
     with torch.no_grad():
         out = look.run(i, look.mask)
-    for m in out.mask.reshape(len(out.units), -1, *out.units.shape).unbind(1):
+    for m in _masks(out):
         with torch.no_grad():
             a = look.run(i, m, out.units)
             secret = bool(a.secret.any())
@@ -208,8 +209,23 @@ def _round(look: _Look, i: int) -> None:
             continue
         places = list(_places(a))
         look.places = max(look.places, len(places))
-        for inside, judged in places:
+        for inside, judged in chain.from_iterable(_views(a.units, *p) for p in places):
             _place(look, i, a, m, inside, judged)
+
+def _masks(out: Out) -> Sequence[Tensor]:
+    "The masks to run: all views in one, or one by one where the errors do not say of which view they are."
+    if out.scored.shape == out.mask.shape: return [out.mask]
+    return out.mask.reshape(len(out.units), -1, *out.units.shape).unbind(1)
+
+def _views(u: Units, which: Tensor, judged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    "Units to change, and the predictions of that view alone: what it hides, another view may well show."
+    if which.ndim == u.valid.ndim:
+        yield which, judged
+        return
+    for v in range(which.shape[1]):
+        own = torch.zeros_like(judged)
+        own[:, v] = judged[:, v]
+        yield which[:, v], own
 
 def _places(a: Out) -> Iterator[tuple[Tensor, Tensor]]:
     "The secret units to change and the predictions to judge, for each place of the order."
@@ -239,12 +255,15 @@ def _place(look: _Look, i: int, a: Out, m: Tensor, inside: Tensor, judged: Tenso
 
 def _control(look: _Look, i: int, a: Out, m: Tensor) -> None:
     "What is visible is exchanged, and drawn anew."
-    u, visible = a.units, a.units.valid & ~m
-    for fresh in (False, True):
-        other = _other(look, u, visible, i, fresh, anywhere=True)
-        if _same(other, u, visible): continue
-        look.visible = True
-        look.report.control = max(look.report.control, _moved(a, look.run(i, m, other), a.scored))
+    u = a.units
+    look.views = m.shape[1] if m.ndim > u.valid.ndim else 1
+    for shown, judged in _views(u, ~m, a.scored):
+        visible = u.valid & shown
+        for fresh in (False, True):
+            other = _other(look, u, visible, i, fresh, anywhere=True)
+            if _same(other, u, visible): continue
+            look.visible = True
+            look.report.control = max(look.report.control, _moved(a, look.run(i, m, other), judged))
 
 # %% ../../nbs/instruments/00_leak.ipynb #b7c1d2eb
 def _other(look: _Look, u: Units, which: Tensor, i: int, fresh: bool, anywhere: bool = False) -> Units:
@@ -351,6 +370,8 @@ def _ends(look: _Look, rounds: int) -> None:
                       f"{moments}"]
     if look.places > 1:
         report.looked.append(f"{look.places} places of the order")
+    if look.views > 1:
+        report.looked.append(f"each of {look.views} views, with the others beside it")
 
 # %% ../../nbs/instruments/00_leak.ipynb #4195a2ea
 def _why(out: Out) -> str:
@@ -388,7 +409,9 @@ def _mark(report: Leak, a: Out, b: Out, judged: Tensor) -> None:
     if isinstance(a.pred, dict) or not torch.equal(a.scored, b.scored): return
     moved = spread((a.pred - b.pred).abs().flatten(1).amax(1) if a.pred.ndim > 1
                    else (a.pred - b.pred).abs(), a.scored)
-    moved = moved.masked_fill(~judged, torch.nan)
+    moved = moved.masked_fill(~judged, torch.nan).reshape(len(a.units), -1, *a.units.shape)
+    most = moved.nan_to_num(nan=-1, posinf=torch.inf).amax(1)       # of the views
+    moved = most.masked_fill(most < 0, torch.nan)
     report.where = moved if report.where is None or report.where.shape != moved.shape else torch.fmax(
         report.where, moved)
 

@@ -12,11 +12,12 @@ from .schedules import Coin, Cosine, HalfCosine, Linear, Normal, Stepwise, Unifo
 from .span import Span
 from .static import Static
 from .strategies import Random, create_strategy, list_strategies
+from .views import Disjoint, Independent
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
-__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Grid', 'Guided',
-           'HalfCosine', 'Inverse', 'Linear', 'Normal', 'Painted', 'Random', 'Range', 'Slots', 'Span',
-           'Static', 'Stepwise', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords',
-           'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean',
-           'paired', 'parse', 'place', 'repeat_to', 'rows', 'spread']
+__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Disjoint', 'Grid',
+           'Guided', 'HalfCosine', 'Independent', 'Inverse', 'Linear', 'Normal', 'Painted', 'Random', 'Range',
+           'Slots', 'Span', 'Static', 'Stepwise', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units',
+           'WholeWords', 'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies',
+           'mean', 'paired', 'parse', 'place', 'repeat_to', 'rows', 'spread']
 __getattr__ = _modules_of(__name__)
