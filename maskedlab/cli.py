@@ -114,6 +114,10 @@ def _claims(a: argparse.Namespace) -> None:
     from maskedlab.instruments.claim import claims_table
     print(claims_table(a.folder))
 
+def _weights(a: argparse.Namespace) -> None:
+    from maskedlab.show.standing import weights_table
+    print(weights_table())
+
 def _compare(a: argparse.Namespace) -> None:
     from maskedlab.instruments.compare import Budget, compare, compare_table
     budget = Budget(**{k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None})
@@ -184,6 +188,8 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float]) -> dict[str, Any]:
     import torch
     from maskedlab.contract.saved import save
     from maskedlab.instruments.held_out import held_out
+    from maskedlab.show.standing import standing
+    from maskedlab.show.views.table import has_view
     recipe, dtype = t.recipe.cpu().eval(), torch.float16 if a.half else None
     report: dict[str, Any] = dict(
         command=shlex.join(['maskedlab', *a.words]), version=_version(), torch=torch.__version__,
@@ -195,6 +201,8 @@ def _finish(a: argparse.Namespace, t: Any, last: list[float]) -> dict[str, Any]:
         report['changed'] = t.folder.changed
     if not isinstance(t.data, Path):
         report['held_out'] = held_out(recipe, size=t.image)
+        if has_view(recipe):
+            report['standing'] = standing(recipe)
     if t.ema is not None:
         save(t.averaged().cpu(), t.out / 'average', dtype=dtype, step=t.step)
     save(recipe, t.out, dtype=dtype, step=t.step, beside={'provenance.json': report})
@@ -331,6 +339,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('pattern', nargs='?', default='*', help="such as '*mim*'")
     add('card', _card, 'what a method is, in one look', recipe=True)
     add('data', _data, 'the data in the package: real or made, how many, size, licence')
+    add('weights', _weights, 'the weights in the package, and where each stands beside simple guesses')
     add('settings', _settings, 'each setting, its value and where that came from')
 
     c = add('leak', _leak, 'does any prediction depend on what was hidden?', recipe=True)

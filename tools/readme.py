@@ -100,8 +100,15 @@ def comparison() -> str:
         (ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
 
 
+def weights() -> str:
+    """Where the weights that ship stand, from the files beside them."""
+    from maskedlab.show.standing import weights_table
+
+    return weights_table()
+
+
 TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims,
-          'comparison': comparison}
+          'comparison': comparison, 'weights': weights}
 
 
 def readme() -> str:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..contract.code import written_code
-from ..contract.create import create_recipe, is_saved
+from ..contract.create import SHIPPED, create_recipe, is_saved
+from ..contract.disk import read_json
 from ..contract.recipe import Out, Recipe, evaluating
 from ..contract.saved import name_of
 from .views.base import Scene
@@ -32,6 +33,8 @@ class Choice:
     recipe: Recipe
     code: str | None            # the text that it is made from, in quotes; None: there is none
     note: str                   # whether it is trained, in words
+    # of weights that ship: `standing` on held-out samples, as it was written down
+    stands: dict[str, Any] | None = None
 
 def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or folder of saved weights
               trust: bool = False,      # run code from outside the kit that such a folder names
@@ -42,7 +45,9 @@ def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or fo
         return Choice(create_recipe(which, trust=trust), repr(str(which)), 'With the weights of that folder.')
     code = repr(which) if isinstance(which, str) else _named(which)
     try:
-        return Choice(create_recipe(which, pretrained=True), code, 'A small network, trained for minutes.')
+        recipe = create_recipe(which, pretrained=True)
+        told = read_json(SHIPPED / f'{name_of(type(recipe))}-micro' / 'provenance.json')
+        return Choice(recipe, code, 'A small network, trained for minutes.', told.get('standing'))
     except (ValueError, NotImplementedError):
         pass
     with torch.random.fork_rng(devices=[]):
@@ -88,7 +93,7 @@ def scene_of(recipe: Recipe, batch: dict, out: Out, paste: bool = True, statisti
     "What a forward gave, as a view takes it; call it without gradients."
     u = out.units
     whole = lambda x: x.reshape(len(u), -1, *u.shape)
-    mask = u.none() if out.mask is None else whole(out.mask).any(1)
+    mask = u.none() if out.mask is None else whole(out.mask)[:, 0]
     error = torch.full(u.valid.shape, torch.nan) if out.error is None else whole(out.error.float()).nanmean(1)
     how = {'statistics': statistics} if choices_of(recipe.fill, 'statistics', ('true',)) else {}
     filled = recipe.fill(batch, out, **how) if recipe.fill else None

@@ -18,6 +18,7 @@ from .menus import Menus, State
 from .page import Page
 from .sentences import about, beneath, closest, label_of, sentence, spoken
 from ..scenes import choices_of, leaving_no_trace, parts_of
+from ..standing import standing_words
 from ..views.base import raw
 
 # %% auto #0
@@ -31,7 +32,8 @@ def spec(menus: Menus, key: str) -> dict[str, Any]:
     panel = lambda k, s: dict(key=k, label=label_of(k, s), about=about(s), controls=menus.panels(key)[k])
     return dict(
         recipes=[dict(key=k, kind=kind) for k, kind in menus.kinds().items()], recipe=key,
-        title=f'{card.title} ({card.year})', link=card.link, note=c.note,
+        title=f'{card.title} ({card.year})', link=card.link,
+        note=f"{c.note} {standing_words(c.stands) if c.stands else ''}".strip(),
         parameters=sum(p.numel() for p in r.parameters()),
         answers=[['Where', card.where], ['How', card.how], ['What', card.what]],
         # what the view says of its kind of data

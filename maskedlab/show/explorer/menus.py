@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'newest', 'Samples', 'first_examples', 'within', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'newest', 'Samples', 'first_examples', 'within', 'settled', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -185,6 +185,14 @@ def within(control: dict[str, Any],            # a slider of a strategy, as `con
         good, bad = (middle, bad) if legal(control['value'] + middle * step) else (good, middle)
     return control | dict(high=control['value'] + good * step)
 
+# %% ../../../nbs/show/explorer/00_menus.ipynb #01e710a7
+def settled(strategy: Any) -> Any:
+    "A strategy whose rates by progress stand where they end; another one as it is."
+    if not is_dataclass(strategy) or isinstance(strategy, type): return strategy
+    ends = {f.name: getattr(getattr(strategy, f.name), 'end', None) for f in fields(strategy)}
+    ends = {k: end for k, end in ends.items() if end is not None}
+    return replace(strategy, **ends) if ends else strategy
+
 # %% ../../../nbs/show/explorer/00_menus.ipynb #36427f41
 class Menus(Samples):
     "The menus of recipes, samples and strategies."
@@ -197,10 +205,14 @@ class Menus(Samples):
         super().__init__(asked, own, trust)
         self.given, self.around = given, {} if around is None else around
 
+    def own_strategy(self, key: str) -> Any:
+        "A recipe's own, at the end of training."
+        return self.cache.setdefault(('own', key), settled(getattr(self.recipe(key), 'strategy', None)))
+
     def strategies(self, key: str) -> dict[str, Any]:
         "Strategies that suit this recipe: key -> strategy."
         if ('strategies', key) in self.cache: return self.cache['strategies', key]
-        own = getattr(self.recipe(key), 'strategy', None)
+        own = self.own_strategy(key)
         u, leave_out = self.units(State(key, self.sets(key)[0])), self.view(key).leave_out
         # a rate that is drawn has no slider: a plain strategy beside it has
         fixed = any(callable(c['value']) for c in controls(own))
@@ -208,6 +220,7 @@ class Menus(Samples):
         for name, cls in list_strategies().items():
             if name in leave_out: continue
             s = own if type(own) is cls and not fixed else cls()
+            if s.views > getattr(own, 'views', 1): continue      # a recipe that takes one mask a sample
             try:
                 hide(s, u, torch.Generator().manual_seed(0))
             except (ValueError, TypeError, RuntimeError):
@@ -231,7 +244,7 @@ class Menus(Samples):
 
     def start(self, key: str) -> State:
         "What a recipe's page begins with: of the embedded samples one on which it succeeds."
-        known, own = self.strategies(key), getattr(self.recipe(key), 'strategy', None)
+        known, own = self.strategies(key), self.own_strategy(key)
         mine = next((k for k, s in known.items() if s is own), next(iter(known), ''))
         chosen = 'given' if 'given' in known else mine
         values = {c['name']: c['value'] for c in controls(known.get(chosen)) if not callable(c['value'])}

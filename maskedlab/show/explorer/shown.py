@@ -5,7 +5,7 @@
 # %% ../../../nbs/show/explorer/02_shown.ipynb #0ed386f2
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ def shown_of(recipe: Recipe, view: Any, batch: dict,     # of one sample
     v, notes, scores, looked = view, {}, {}, Looked(None, '')
     with leaving_no_trace(recipe):
         out = recipe(batch, mask=strategy, generator=torch.Generator().manual_seed(s.seed))
-        scene = scene_of(recipe, batch, out, s.paste, s.statistics)
+        scene = replace(scene_of(recipe, batch, out, s.paste, s.statistics), strategy=strategy)
         pictures = v.drawings(scene)
         made = v.predicted(scene)
         if made is None:

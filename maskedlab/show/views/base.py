@@ -97,10 +97,12 @@ class Scene:
     batch: dict                  # the sample
     out: Any                     # what the forward gave
     units: Units
-    mask: Tensor                 # bool `[1, *shape]`; of several views: hidden in any
+    mask: Tensor                 # bool `[1, *shape]`; of several views: the first one's
     error: Tensor                # float `[1, *shape]`, NaN where the loss does not look
     filled: Any = None           # the sample with predictions in its holes; None: the method makes none
     paste: bool = True           # predictions among what is visible, or alone
+    part: str | None = None      # of the network, where it is drawn what a unit looks at
+    strategy: Any = None         # who drew the mask; None: the recipe's own, or nobody knows
 
     @property
     def top(self) -> float:
@@ -213,6 +215,10 @@ class View:
     def remark(self, s: Scene) -> str:
         "A further sentence about what came out, if there is one."
         return ''
+
+    def chance(self, s: Scene) -> float | None:
+        "What `close` gives an answer by lot, where that is known; None: it is not."
+        return None
 
 # %% ../../../nbs/show/views/00_base.ipynb #69a1b541
 def from_file(data: bytes, name: str,           # what a page sent, and how its reader calls it

@@ -56,6 +56,9 @@ class PlacementView(PictureView):
         "Per cent that lie where they belong; NaN where nothing is hidden."
         return 100 * float(self.right(s).float().mean())
 
+    def chance(self, s: Scene) -> float:
+        return 100 / max(int(s.mask.sum()), 1)
+
     def remark(self, s: Scene) -> str:
         right = self.right(s)
         return (f'{int(right.sum())} of {len(right)} patches lie in their own place; put there by chance, '

@@ -10,13 +10,14 @@ from typing import Any
 from .clouds import CloudView
 from .codes import CodeView
 from .features import FeatureView
+from .hardness import HardnessView
 from .pictures import PictureView
 from .placements import PlacementView
 from .spectra import SpectrumView
 from .words import TextView
 
 # %% auto #0
-__all__ = ['VIEWS', 'FINER', 'view_of']
+__all__ = ['VIEWS', 'FINER', 'has_view', 'view_of']
 
 # %% ../../../nbs/show/views/08_table.ipynb #851d7ca8
 VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` -> a view
@@ -24,12 +25,19 @@ VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` ->
 }
 
 # among those of one kind of data, for recipes that answer with something else than data
-FINER: dict[str, tuple[Any, ...]] = {'image': (FeatureView(), CodeView(), PlacementView())}
+FINER: dict[str, tuple[Any, ...]] = {'image': (FeatureView(), CodeView(), PlacementView(), HardnessView())}
+
+def _kind(recipe: Any) -> str:
+    return getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
+
+def has_view(recipe: Any) -> bool:
+    "Can what it works on be drawn?"
+    return _kind(recipe) in VIEWS
 
 def view_of(recipe: Any) -> Any:     # a recipe or its class
     "The view of a recipe's data, or the one that it names; ValueError where nobody has written one yet."
-    kind = getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
-    if kind not in VIEWS:
+    kind = _kind(recipe)
+    if not has_view(recipe):
         raise ValueError(f"{recipe.card.title[:60]!r} works on {kind}, and only {', '.join(VIEWS)} can be "
                          "drawn yet")
     return next((v for v in FINER.get(kind, ()) if v.suits(recipe)), VIEWS[kind])

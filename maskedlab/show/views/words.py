@@ -336,6 +336,9 @@ class TextView(TextDrawings):
         if not bool(s.mask.any()): return float('nan')
         return 100 * float((rows(filled['ids'], s.mask) == rows(s.batch['ids'], s.mask)).float().mean())
 
+    def chance(self, s: Scene) -> float | None:
+        return None if judged(s) is None else 50.
+
     def remark(self, s: Scene) -> str:
         if knows(s.recipe) is None: return f'Pieces are told by their numbers: {NAMELESS}.'
         odds = judged(s)
