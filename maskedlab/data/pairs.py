@@ -17,7 +17,8 @@ from .embedded import photo_credits, photographs, stereo_photograph
 from .pictures import check_size, cut, uniform
 
 # %% auto #0
-__all__ = ['NUMBERS', 'MARGIN', 'SHIFT', 'Other', 'Numbers', 'relit', 'TwoPlanes', 'turned', 'painted', 'pairs_of', 'pairs']
+__all__ = ['NUMBERS', 'MARGIN', 'SHIFT', 'Other', 'Numbers', 'relit', 'TwoPlanes', 'turned', 'painted', 'drawn', 'second_view',
+           'pairs_of', 'pairs']
 
 # %% ../../nbs/data/09_pairs.ipynb #9f82b8b9
 NUMBERS = 40        # uniform numbers that one pair is made of
@@ -123,11 +124,28 @@ def painted(far: Tensor, near: Tensor,       # `[B, 3, T, T]`, what is painted o
             scene: TwoPlanes) -> tuple[Tensor, Tensor]:     # `[B, 3, H, W]` each
     "Both views of a scene."
     def view(seen: tuple[Tensor, Tensor]) -> Tensor:
-        is_near, points = seen
-        at = points[..., :2] / points[..., 2:] * (2 / MARGIN)         # as camera 1 sees it: -1..1
-        draw = lambda paint: F.grid_sample(paint, at, padding_mode='reflection', align_corners=False)
-        return torch.where(is_near[:, None], draw(near), draw(far))
+        draw = lambda paint: drawn(paint, seen[1], torch.tensor([MARGIN, MARGIN]))
+        return torch.where(seen[0][:, None], draw(near), draw(far))
     return view(scene.first()), view(scene.second(scene.grid()))
+
+def drawn(paint: Tensor,        # `[B, 3, T, T]`, as camera 1 sees it
+          points: Tensor,       # `[B, H, W, 3]`, seen by either camera
+          sides: Tensor,        # width and height of the paint, in focal lengths
+          ) -> Tensor:          # `[B, 3, H, W]`
+    "The colours of points."
+    at = points[..., :2] / points[..., 2:] * (2 / sides)         # -1..1
+    return F.grid_sample(paint, at, padding_mode='reflection', align_corners=False)
+
+def second_view(image: Tensor,      # `[B, 3, H, W]`, any pictures
+                table: Tensor,      # `[B, NUMBERS]`, uniform numbers in 0..1
+                ) -> dict[str, Tensor]:      # other, as `image`; flow `[B, 2, H, W]`
+    "A second view of pictures that have one: as if each were flat, a slanted plane seen from elsewhere."
+    H, W = image.shape[2:]
+    scene = TwoPlanes(Numbers(table), (H, W), .15)
+    scene.half.zero_()              # there is no near plane
+    points = scene.second(scene.grid())[1]
+    return {'other': drawn(image, points, torch.tensor([W, H]) / scene.focal).clamp(0, 1),
+            'flow': scene.flow()}
 
 def _squares(r: Numbers, split: str, first: Tensor, side: int) -> tuple[Tensor, Tensor]:
     "Squares of photographs `[B, 3, side, side]`, and which photographs; `first`: numbers that choose them."

@@ -17,7 +17,7 @@ from .transformer import PreNorm, attend, init_xavier
 from .vit import Filler
 
 # %% auto #0
-__all__ = ['CrossAttention', 'CrossBlock', 'CrossFiller', 'PairPatches']
+__all__ = ['CrossAttention', 'CrossBlock', 'CrossFiller', 'PairPatches', 'true_places']
 
 # %% ../../nbs/parts/16_two_views.ipynb #e6b8511c
 class CrossAttention(nn.Module):
@@ -99,3 +99,14 @@ class PairPatches(Patches):
             raise ValueError(f"image is {list(image.shape)} and other {got}: both views must have the same "
                              "shape; resize or crop one")
         return self.cut(self.checked({'image': other}))
+
+# %% ../../nbs/parts/16_two_views.ipynb #a935e18b
+def true_places(flow: Tensor,                  # `[B, 2, H, W]`, pixels to the right and down; NaN: no match
+                grid: tuple[int, ...],         # rows and columns of patches
+                ) -> Tensor:                   # `[B, rows, columns, 2]`, x and y in patches; NaN: no match
+    "Where the centre of each patch of the first view stands in the second."
+    size = flow.shape[2] // grid[0]
+    middle = sorted({(size - 1) // 2, size // 2})        # one pixel, or the two around the centre
+    step = torch.stack([flow[:, :, i::size, j::size] for i in middle for j in middle]).nanmean(0)
+    y, x = torch.meshgrid(*(torch.arange(n) + .5 for n in grid), indexing='ij')
+    return torch.stack([x, y], -1).to(flow) + step.permute(0, 2, 3, 1) / size

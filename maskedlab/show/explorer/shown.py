@@ -78,7 +78,8 @@ def attention(s: State, scene: Scene, view: Any) -> Looked:
         words.append(f'{elsewhere:.0%} goes to tokens that are no {v.one}.')
     if absent := int((seen.isnan() & u.valid.flatten(1)[0]).sum()):
         words.append(f'{absent} {v.many} are absent here.')
-    return Looked(v.looks(scene, unit, brightest(seen)), ' '.join(words), depth, part)
+    drawn = v.looks(replace(scene, part=part), unit, brightest(seen))
+    return Looked(drawn, ' '.join(words), depth, part)
 
 # %% ../../../nbs/show/explorer/02_shown.ipynb #05e92175
 def guesses(scene: Scene, view: Any,
