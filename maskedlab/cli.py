@@ -114,6 +114,10 @@ def _claims(a: argparse.Namespace) -> None:
     from maskedlab.instruments.claim import claims_table
     print(claims_table(a.folder))
 
+def _figures(a: argparse.Namespace) -> None:
+    from maskedlab.show.results import write_figures
+    print(*write_figures(a.out, a.folder), sep='\n')
+
 def _weights(a: argparse.Namespace) -> None:
     from maskedlab.show.standing import weights_table
     print(weights_table())
@@ -290,6 +294,10 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c = add('claims', _claims, 'the table of all results')
     c.add_argument('folder', nargs='?', default='claims')
+
+    c = add('figures', _figures, 'all results as figures with their intervals, pages that need no network')
+    c.add_argument('folder', nargs='?', default='claims')
+    c.add_argument('--out', default='figures', help='a folder; default figures')
 
     c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
                                  'fine-tuning, cost of a step')

@@ -9,6 +9,8 @@ import maskedlab as ml
 from maskedlab.instruments.held_out import held_out
 from maskedlab.contract.create import SHIPPED
 
+ROOT = Path(__file__).resolve().parents[1]
+
 STAGES = sorted(p.parent for p in SHIPPED.glob('*/stage.json'))      # networks that a recipe was trained with
 FOLDERS = sorted(p for p in SHIPPED.iterdir() if p.is_dir() and p not in STAGES)
 
@@ -57,3 +59,17 @@ def test_weights_are_small():
                              if f.is_file())
     assert size(['mae-micro', 'simmim-micro']) <= 4e6
     assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 30e6
+
+
+def test_all_weights_are_trained_anew_by_one_command_those_first_that_others_stand_on(capsys):
+    import runpy
+    tool = runpy.run_path(str(ROOT / 'tools' / 'make_weights.py'))
+    assert tool['main'](['--dry-run']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    order = [line.split('--out maskedlab/weights/')[1] for line in lines]
+    assert sorted(order) == sorted(p.name for p in [*FOLDERS, *STAGES])
+    below = {name: tool['stands_on'](name) for name in order}
+    assert below['beit-micro'] == {'image_dvae-micro'} and not below['mae-micro']
+    assert all(order.index(b) < order.index(name) for name in order for b in below[name])
+    with pytest.raises(SystemExit):
+        tool['main'](['no-such', '--dry-run'])
