@@ -124,7 +124,9 @@ def _weights(a: argparse.Namespace) -> None:
 
 def _compare(a: argparse.Namespace) -> None:
     from maskedlab.instruments.compare import Budget, compare, compare_table
-    budget = Budget(**{k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None})
+    if a.no_tuning and a.tune is not None: raise ValueError("--no-tuning leaves out what --tune is about")
+    told = {k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None}
+    budget = Budget(**told, **({'labels': ()} if a.no_tuning else {}))
     print(compare_table(compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost)))
 
 def _curves(a: argparse.Namespace) -> None:
@@ -309,6 +311,7 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--data', help='digits or fashion; default digits')
     c.add_argument('--steps', type=_number, help='of the training; default 400')
     c.add_argument('--tune', type=_number, help='steps of fine-tuning; default 200')
+    c.add_argument('--no-tuning', action='store_true', help='probes alone: a tenth of the time, for curves')
     c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
 
     c = add('curves', _curves, 'comparisons at several budgets: when does a method pass the untrained '

@@ -168,7 +168,8 @@ def command_of(names: Sequence[str], seeds: int, budget: Budget) -> str:
     "What a shell runs to have the same; a budget of another kind than data and steps has no words there."
     more = ['--data', budget.data] if budget.data != Budget.data else []
     return shlex.join(['maskedlab', 'compare', *names, *more, '--seeds', str(seeds),
-                       '--steps', str(budget.steps), '--tune', str(budget.tune)])
+                       '--steps', str(budget.steps),
+                       *(['--tune', str(budget.tune)] if budget.labels else ['--no-tuning'])])
 
 def _begun(path: Path | None, plan: dict) -> dict[str, Any]:
     "What an earlier call with the same plan has found; more methods, or more seeds, may have joined since."
