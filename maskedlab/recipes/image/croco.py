@@ -61,7 +61,7 @@ class CroCo(Recipe):
                  eps: Positive = 1e-6,            # of all LayerNorms
                  # of the colours; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-                 strategy: Where = Random(.9)):   # of the first view
+                 strategy: Where = Random(.9, law='floor hidden')):      # of the first view
         super().__init__()
         self.encoder = image_encoder(None, image, patch, channels, dim, depth, heads, eps, class_token=False)
         self.cut = PairPatches(patch, channels, 'row column colour', mean, std)
