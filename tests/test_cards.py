@@ -25,6 +25,9 @@ PLANS = {
     'mae': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0., clip=None),
     'simmim': dict(lr=1e-4, per=512, betas=(.9, .999), weight_decay=.05, warmup=10 / 800, clip=5.,
                    schedule='multistep', milestones=(700 / 800,), gamma=.1),
+    # of the recipe that it is put around
+    'mto': dict(lr=1e-4, per=512, betas=(.9, .999), weight_decay=.05, warmup=10 / 800, clip=5.,
+                schedule='multistep', milestones=(700 / 800,), gamma=.1),
     'beit': dict(lr=1.5e-3, per=2048, betas=(.9, .98), weight_decay=.05, warmup=10 / 800, clip=3.,
                  floor=1e-5 / 1.5e-3),
     'cae': dict(lr=1.5e-3, per=2048, betas=(.9, .999), weight_decay=.05, warmup=10 / 300, clip=3.),
@@ -34,6 +37,7 @@ PLANS = {
                       floor=1e-5 / (1.5e-4 * 1024 / 256), clip=None),
     'selfie': dict(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-4),
     'seitpp': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 400, clip=None),
+    'spark': dict(lr=2e-4, per=256, betas=(.9, .95), weight_decay=.04, warmup=40 / 1600, floor=.001, clip=5.),
     'bert_mlm': dict(lr=1e-4, weight_decay=.01, schedule='linear', warmup=.01),
     'electra': dict(lr=5e-4, weight_decay=.01, schedule='linear', warmup=10_000 / 1_000_000),
     'point_mae': dict(lr=1e-3, weight_decay=.05, warmup=10 / 300, floor=1e-6 / 1e-3),
@@ -43,6 +47,7 @@ BASES = {
     'mae': dict(image=224, patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8,
                 decoder_heads=16, norm_pix=True, eps=1e-6),
     'simmim': dict(token=16, cell=32, dim=768, depth=12, heads=12, drop_path=.1, eps=1e-6),
+    'mto': dict(inner='simmim/base', recalibrate=True, spa=.1, e=.1, r=.1, token=16, cell=32, drop_path=.1),
     'beit': dict(patch=16, dim=768, depth=12, heads=12, layer_scale=.1, drop_path=.1, init=.02, bias_init=0.),
     'cae': dict(patch=16, dim=768, depth=12, heads=12, regressor_depth=4, decoder_depth=4, layer_scale=.1,
                 drop_path=.1, align=2., target='tokens'),
@@ -54,6 +59,8 @@ BASES = {
                    positions='row column', context_positions=False),
     'seitpp': dict(patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4, decoder_heads=16,
                    code=32, drop=.4, dropout=.1, smoothing=0., colour=0.),
+    'spark': dict(patch=32, widths=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), bottleneck=True, drop_path=.05,
+                  decoder_dim=768, scales=None, encoder=None),
     'bert_mlm': dict(dim=768, depth=12, heads=12, vocab=30522, position='learned', shares=(.8, .1, .1),
                      fate='token', boundary=False),
     'electra': dict(dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, weight=50.,
@@ -65,8 +72,9 @@ BASES = {
 }
 MASKS = {
     'mae': "Random(ratio=0.75, law='floor kept')", 'simmim': "Random(ratio=0.6, law='ceil hidden')",
+    'mto': "Random(ratio=0.6, law='ceil hidden')",
     'cae': "Block(ratio=0.5, n=0, law='exact', min_area=0, aspect=0.3, attempts=10)",
-    'selfie': "Random(ratio=0.25, law='floor hidden')",
+    'selfie': "Random(ratio=0.25, law='floor hidden')", 'spark': "Random(ratio=0.6, law='round kept')",
     'seitpp': "Random(ratio=Normal(mean=0.45, deviation=0.25, low=0.4, high=1.0), law='ceil hidden')",
     'point_mae': "Random(ratio=0.6, law='floor hidden')",
     'point_bert': "Ball(ratio=Uniform(low=0.25, high=0.45), law='floor hidden')",
@@ -75,10 +83,11 @@ MASKS = {
 
 
 def arguments(name):
-    "Those of the base size, with what its constructor has by default."
+    "Those of the base size, with what its constructor has by default; of a wrapper, those inside too."
     cls = recipe_class(name)
     params = inspect.signature(cls.__init__).parameters.values()
-    return {p.name: p.default for p in params if p.default is not p.empty} | cls.sizes['base']
+    own = {p.name: p.default for p in params if p.default is not p.empty} | cls.sizes['base']
+    return {**(arguments(own['inner'].split('/')[0]) if 'inner' in own else {}), **own}
 
 
 @pytest.mark.parametrize('name', PLANS)

@@ -34,6 +34,11 @@ RECIPES: dict[str, Row] = {
                       'maskedlab.formats.point_bert'),
     'selfie': Row('maskedlab.recipes.image.selfie:Selfie', 'image'),
     'seitpp': Row('maskedlab.recipes.image.seitpp:SeiTPP', 'image'),
+    'spark': Row('maskedlab.recipes.image.spark:SparK', 'image', 'maskedlab.formats.spark'),
+    'croco': Row('maskedlab.recipes.image.croco:CroCo', 'pairs', 'maskedlab.formats.croco'),
+    'hard_patches_mining': Row('maskedlab.recipes.image.hard_patches_mining:HardPatchesMining', 'image'),
+    'mto': Row('maskedlab.recipes.image.mto:MTO', 'image'),
+    'dmjd': Row('maskedlab.recipes.image.dmjd:DMJD', 'image'),
 }
 
 # %% ../../nbs/contract/03_catalogue.ipynb #8ea2b77a
@@ -44,7 +49,7 @@ STAGES: dict[str, Row] = {
     'vit_teacher': Row('maskedlab.stages.vit_teacher:ViTTeacher', 'image'),
     **{name: RECIPES[name] for name in ('mae',)},       # recipes that serve as a stage too
 }
-ALIASES: dict[str, str] = {}    # short names that the field has
+ALIASES: dict[str, str] = {'hpm': 'hard_patches_mining'}     # short names that the field has
 
 # %% ../../nbs/contract/03_catalogue.ipynb #ab4ce563
 def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert*'

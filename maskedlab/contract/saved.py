@@ -83,7 +83,7 @@ def _broken(path: Path) -> ValueError:
                       "save it again")
 
 # %% ../../nbs/contract/05_saved.ipynb #9a2a1534
-NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema')
+NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema', 'module')
 FRONTS = ('module.', 'base_model.', 'model.')
 CONFIGS = ('args', 'config', 'cfg')
 
@@ -95,11 +95,15 @@ def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     about: dict[str, Any] = {}
-    while isinstance(loaded, dict) and (inner := [k for k in NETWORKS if isinstance(loaded.get(k), dict)]):
+    while isinstance(loaded, dict):
         said = next((loaded[k] for k in CONFIGS if k in loaded), None)
         said = vars(said) if isinstance(said, argparse.Namespace) else said
         about = {'args': dict(said)} if isinstance(said, dict) else about
+        inner = [k for k in NETWORKS if isinstance(loaded.get(k), dict)]
+        if not inner: break
         loaded = loaded[inner[0]]
+    if isinstance(loaded, dict):            # what it says about itself may stand among its tensors
+        loaded = {k: v for k, v in loaded.items() if k not in CONFIGS or torch.is_tensor(v)}
     if not isinstance(loaded, dict) or not loaded or not all(torch.is_tensor(v) for v in loaded.values()):
         raise ValueError(f"{brief(path)} holds no weights: a dictionary of tensors was expected, by itself "
                          "or under 'model'")
