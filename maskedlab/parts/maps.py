@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .patches import patchify
 from .timm_vit import as_encoder, having, image_encoder, uncut
 
 # %% auto #0
-__all__ = ['REFUSALS', 'PatchMaps', 'last_map', 'ways', 'measured', 'Convnet', 'map_encoder']
+__all__ = ['REFUSALS', 'PatchMaps', 'last_map', 'ways', 'Unfilled', 'measured', 'Convnet', 'map_encoder']
 
 # %% ../../nbs/parts/13_maps.ipynb #affb4c08
 class PatchMaps(nn.Module):
@@ -58,13 +59,25 @@ def ways(name: str, channels: int, stride: int | None,
         yield partial(create, **end, img_size=size), 1
         yield partial(create, **end), 2
 
+class Unfilled(TorchFunctionMode):
+    "No numbers for what lies on 'meta': to start a network is most of what it takes to make one there."
+    FILLS = {'trunc_normal_', 'kaiming_normal_', 'kaiming_uniform_', 'xavier_normal_', 'xavier_uniform_',
+             'normal_', 'uniform_', 'constant_', 'ones_', 'zeros_', 'fill_', 'zero_', 'erfinv_', 'clamp_',
+             'mul_', 'div_', 'add_'}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in self.FILLS:
+            x = args[0] if args else (kwargs or {}).get('tensor')
+            if torch.is_tensor(x) and x.is_meta: return x
+        return func(*args, **(kwargs or {}))
+
 @torch.no_grad()
 def measured(make: Callable[[], Any], channels: int, size: tuple[int, ...],
              least: int = 1,                  # cells on each side, however small the pictures
              ) -> tuple[int, int] | None:
     "Stride and width of the map of pictures of this size, found without numbers; None: there is no map."
     try:
-        with torch.device('meta'):
+        with torch.device('meta'), Unfilled():
             net = make().eval()
             info = net.feature_info
             stride = info[-1]['reduction'] if isinstance(info, list) else info.reduction()[-1]
@@ -126,7 +139,7 @@ def map_encoder(encoder: Any,                # None: our own; else as above
     if all(hasattr(encoder, a) for a in ('maps', 'stride', 'dim')): return encoder
     if isinstance(encoder, str):
         timm = having(encoder)
-        with torch.device('meta'):
+        with torch.device('meta'), Unfilled():
             plain = uncut(timm.create_model(encoder)) is None
         if not plain: return Convnet(encoder, channels, stride, image)
     return PatchMaps(as_encoder(encoder, channels))

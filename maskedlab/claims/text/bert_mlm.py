@@ -21,10 +21,10 @@ __all__ = ['arm', 'CLAIM', 'measure']
 # %% ../../../nbs/claims/text/bert_mlm.ipynb #1bffbeae
 arm = Arms({**BertMLM.sizes['micro'], 'depth': 2, 'length': 64})
 
-def measure(recipe: Any, seed: int) -> float:
-    """Mean log-likelihood of pieces of hidden whole words on 500 held-out rows, in nats; 'raw': by the
+def measure(recipe: Any, seed: int, n: int = 500) -> float:
+    """Mean log-likelihood of pieces of hidden whole words on n held-out rows, in nats; 'raw': by the
     frequency of pieces."""
-    batch = sample('text', n=500, split='test')
+    batch = sample('text', n=n, split='test')
     reader = arm(BertMLM)() if isinstance(recipe, str) else recipe
     with evaluating(reader), torch.no_grad():
         shares, reader.shares = reader.shares, (1., 0., 0.)
