@@ -1,9 +1,10 @@
 """The attentive probe: for every recipe, by its tokens."""
 import pytest
 import torch
+from given import stir
 
 import maskedlab as ml
-from maskedlab.instruments.probes import AttentiveHead, attentive_probe, features
+from maskedlab.instruments.probes import AttentiveHead, attentive_probe, features, layers_of
 
 
 @pytest.mark.filterwarnings('ignore:the stage')
@@ -40,3 +41,16 @@ def test_one_query_and_a_norm_without_scale():
     pad = torch.zeros(3, 7, dtype=torch.bool)
     pad[:, 5:] = True
     assert torch.allclose(head(x, pad), head(x[:, :5], None), atol=1e-5)
+
+
+def test_every_block_of_a_convnet_can_be_read():
+    """Means over the cells of the last map: each layer has as many tokens, and the last is `features`."""
+    torch.manual_seed(0)
+    r = stir(ml.create_recipe('spark', size='digits'))
+    b = ml.sample('digits', n=6)
+    found, maps = layers_of(r, b, size=4), r.encoder.maps(r.cut.colours(b['image']))
+    assert [x.mean.shape[1] for x in found] == [32, 32, 64, 64] and {x.tokens.shape[1] for x in found} == {49}
+    for layer, m in ((found[1], maps[0]), (found[3], maps[1])):
+        assert torch.allclose(layer.mean, m.mean((2, 3)).detach(), atol=1e-5)
+    cell = maps[0][:, :, 2:4, 6:8].mean((2, 3)).detach()                # row 1, column 3 of 7
+    assert torch.allclose(found[1].tokens[:, 1 * 7 + 3], cell, atol=1e-5)

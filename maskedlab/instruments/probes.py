@@ -92,7 +92,8 @@ def layers_of(recipe: Any,              # or 'raw'
               ) -> list[Layer]:
     """Every layer's vectors of a whole batch, nothing hidden, in eval mode.
 
-    The encoder's blocks, where each gives the same tokens; else, and last, what `features` gives."""
+    The encoder's blocks, where each gives the same tokens, or a map that divides into the last one; else, and
+    last, what `features` gives."""
     if isinstance(recipe, str): return [Layer(features(recipe, batch, size))]
     batch = {k: v for k, v in dense(batch).items() if torch.is_tensor(v)}
     pooled, blocks = features(recipe, batch, size), blocks_run(recipe, batch)
@@ -104,7 +105,7 @@ def layers_of(recipe: Any,              # or 'raw'
     finally:
         for hook in hooks:
             hook.remove()
-    inner = [_joined(made, tokens) for made in seen]
+    inner = [_joined(made, tokens) for made in _cells(seen, tokens)]
     if not inner or any(x is None for x in inner): return [Layer(pooled, tokens)]
     real = tokens.any(-1, keepdim=True)             # padding is zeros in what `features` gives
     more = [x.shape[1] - tokens.shape[1] for x in inner]        # a class token stands before the others
@@ -112,8 +113,19 @@ def layers_of(recipe: Any,              # or 'raw'
              for x, k in zip(inner, more)]
     return [*found[:-1], Layer(pooled, tokens, found[-1].first)]
 
+def _cells(seen: list[list[Any]], tokens: Tensor) -> list[list[Any]]:
+    """What a convnet's blocks gave, maps `[B, C, *places]`, as tokens: means over the cells of the last map,
+    whose places are the tokens that `features` gives."""
+    last = seen[-1][0] if seen and seen[-1] else None
+    if not (torch.is_tensor(last) and last.dim() > 3 and last.flatten(2).mT.shape[1:] == tokens.shape[1:]):
+        return seen
+    ours = lambda p: torch.is_tensor(p) and p.dim() == last.dim() and not any(
+        a % b for a, b in zip(p.shape[2:], last.shape[2:]))
+    mean = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[last.dim()]
+    return [[mean(p, last.shape[2:]).flatten(2).mT if ours(p) else p for p in parts] for parts in seen]
+
 def _joined(parts: list[Any], tokens: Tensor) -> Any:
-    "What a block gave for all samples, `[N, T, D]`; None for packed rows, maps and merged tokens."
+    "What a block gave for all samples, `[N, T, D]`; None for packed rows, other maps and merged tokens."
     if not all(torch.is_tensor(p) and p.dim() == 3 for p in parts): return None
     x = torch.cat([p.float().cpu() for p in parts]) if len({p.shape[1:] for p in parts}) == 1 else None
     fits = x is not None and len(x) == len(tokens) and x.shape[1] - tokens.shape[1] in (0, 1)
