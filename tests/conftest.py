@@ -63,6 +63,14 @@ def pytest_configure(config):
     config.addinivalue_line('filterwarnings', 'ignore:the stage .* has not been trained:UserWarning')
 
 
+@pytest.fixture(scope='module')
+def samples():
+    """The embedded data, read once for the cases of a file: cutting the prose takes longer than most."""
+    import maskedlab as ml
+    for name in ('image', 'text', 'points'):
+        ml.sample(name, n=1)
+
+
 @pytest.fixture
 def quick_start(monkeypatch):
     """Networks that start with plain numbers, the same block again and again: random ones are dear by the

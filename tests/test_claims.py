@@ -70,6 +70,7 @@ def test_the_claim_of_a_recipe_is_found_and_whole(name):
     assert claim.data in list_samples() or callable(claim.data)
 
 
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', NAMES)
 def test_all_arms_of_a_claim_see_what_the_trainer_feeds(name):
     claim = find_claim(name)

@@ -14,6 +14,7 @@ from maskedlab.masks.strategies import Random
 from maskedlab.train.trainer import fit
 
 NAMES = ml.list_recipes()
+pytestmark = pytest.mark.usefixtures('samples')
 
 
 def back_again(u, a, b):
@@ -51,8 +52,8 @@ def test_out_speaks_in_rows(case):
     out = r(b, generator=g())
     u = out.units
     assert out.mask.dtype == torch.bool and out.mask.shape[-len(u.shape):] == u.shape
-    assert not (out.mask & ~u.free).any()
-    assert out.error.shape == u.valid.shape and not out.error.requires_grad
+    assert not (out.mask & ~u.free_for(out.mask)).any()
+    assert out.error.shape in (u.valid.shape, out.mask.shape) and not out.error.requires_grad
     assert len(out.pred) == len(out.target) == int(out.scored.sum())
     assert torch.allclose(sum(out.terms.values()), out.loss)
     assert out.loss.isfinite() and out.loss.requires_grad
@@ -171,7 +172,7 @@ def test_no_hidden_content_reaches_a_prediction(case):
 def test_no_hidden_content_reaches_a_prediction_under_a_painted_mask(case):
     r, b = case
     two = {k: v[:2] for k, v in b.items() if torch.is_tensor(v)}
-    assert ml.leak_check(r, two, mask=ragged(r.units(two))).ok
+    assert ml.leak_check(r, two, mask=ragged(r.units(two)), rounds=2).ok
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(case):

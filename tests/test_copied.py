@@ -80,6 +80,7 @@ def pasted(page, s=None, **around):
 KINDS = [r for r in list_recipes() if ml.card(r).modality.split()[0] in VIEWS]
 
 
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', KINDS)
 def test_what_is_copied_runs_alone_and_shows_the_same(name):
     page = Page(name, seed=1, index=2)

@@ -14,6 +14,7 @@ def labelled(name):
     return r, {**b, 'label': torch.arange(6) % 2}
 
 
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', [n for n in ml.list_recipes() if n != 'selfie'])
 def test_stochastic_depth_ramps_over_the_blocks_of_the_encoder_and_no_others(name):
     r, b = labelled(name)

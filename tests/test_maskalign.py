@@ -101,7 +101,7 @@ def test_importance_is_what_the_class_token_attends_to_in_the_last_block(sharp, 
 
 
 def test_what_the_teacher_attends_to_stays(sharp, batch):
-    many = dict(image=batch['image'][:1].expand(4000, -1, -1, -1))
+    many = dict(image=batch['image'][:1].expand(2000, -1, -1, -1))
     wanted = attended(sharp, batch)[0]
     one = sharp(many, mask=Guided('importance', 15 / 16), generator=g()).mask
     assert_close((~one).flatten(1).float().mean(0), wanted / wanted.sum(), atol=.025, rtol=0)
@@ -312,8 +312,8 @@ def test_the_network_in_a_package(batch, tmp_path):
     out.loss.backward()
     assert all(p.grad is None for p in net.parameters()) and not net.training
     assert all(p.grad.abs().sum() > 0 for p in r.parameters() if p.requires_grad)
-    history = fit(r, iter([batch] * 30), 30, lr=3e-3, seed=0, weight_decay=0.)
-    assert history[-1]['loss'] < .7 * history[0]['loss']
+    history = fit(r, iter([batch] * 12), 12, lr=3e-3, seed=0, weight_decay=0.)
+    assert history[-1]['loss'] < .9 * history[0]['loss']
     again = ml.load_pretrained(r.eval().save_pretrained(tmp_path))
     assert again.config['teacher'] == 'efficientnet_lite0'
     assert torch.equal(again(batch, generator=g()).pred, r(batch, generator=g()).pred)

@@ -65,6 +65,7 @@ def made(name, **more):
     return ml.create_recipe(name, size='micro', **{**ARGUMENTS.get(name, {}), **more})
 
 
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name, words', CASES)
 @pytest.mark.filterwarnings('ignore:a step in parts')
 def test_the_gradient_of_rounds_is_that_of_one_batch(name, words):

@@ -126,6 +126,7 @@ def test_plans_say_what_the_cards_say():
         assert plans()[name].schedule == {**text, 'simmim': 'multistep'}.get(name, 'cosine'), name
 
 
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', ml.list_recipes())
 def test_a_trainer_follows_the_plan_of_its_recipe(name):
     t = ml.Trainer(name, steps=20, batch=4, seed=0, show=False)

@@ -10,6 +10,7 @@ import maskedlab as ml
 from maskedlab.parts.transformer import attend
 
 NAMES = ml.list_recipes()
+pytestmark = pytest.mark.usefixtures('samples')
 
 
 def gen(seed=0):

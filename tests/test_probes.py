@@ -8,6 +8,7 @@ from maskedlab.instruments.probes import AttentiveHead, attentive_probe, feature
 
 
 @pytest.mark.filterwarnings('ignore:the stage')
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', ml.list_recipes())
 def test_every_recipe_has_tokens_to_look_at(name):
     r = ml.create_recipe(name)

@@ -401,5 +401,5 @@ def test_it_learns():
         while True:
             yield dict(ids=torch.randint(8, (16, 1, 1), generator=luck).expand(-1, 10, 10).contiguous())
 
-    history = fit(r, stripes(), 80, lr=1e-2, seed=0)
-    assert sum(h['loss'] for h in history[-5:]) / 5 < 0.7 < math.log(8)
+    history = fit(r, stripes(), 40, lr=1e-2, seed=0)
+    assert sum(h['loss'] for h in history[-5:]) / 5 < 1.2 < math.log(8)

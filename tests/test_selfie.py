@@ -86,7 +86,7 @@ def test_in_training_batch_norms_couple_everything(r, batch):
     other = r(batch, mask=out.mask, units=out.units.swap(out.mask, torch.rand(12, 192, generator=g(5))),
               generator=g())
     assert (other.pred - out.pred).abs().max() > 1e-4
-    assert ml.leak_check(r, batch).ok and r.training
+    assert ml.leak_check(r, batch, rounds=2).ok and r.training
 
 
 # 3., 4. permutations
@@ -298,9 +298,9 @@ def test_it_learns_the_quiz():
     luck = g()
     def gradients():            # two colours say where a patch lies
         while True:
-            yield dict(image=torch.stack([y, x, 0 * y]) + .3 * torch.rand(16, 3, 32, 32, generator=luck))
-    history = fit(r, gradients(), 60, optimiser='AdamW', lr=8e-3, seed=0)
-    assert sum(h['loss'] for h in history[-5:]) / 5 < .9 < math.log(4)
+            yield dict(image=torch.stack([y, x, 0 * y]) + .3 * torch.rand(8, 3, 32, 32, generator=luck))
+    history = fit(r, gradients(), 40, optimiser='AdamW', lr=1.2e-2, seed=0)
+    assert sum(h['loss'] for h in history[-5:]) / 5 < 1.1 < math.log(4)
 
 
 @pytest.mark.parametrize('change, words', [(dict(dim=40), 'multiple of 16'),

@@ -190,6 +190,7 @@ def test_the_readers_own_random_numbers_are_left_alone():
 
 
 @pytest.mark.skipif(importlib.util.find_spec('ipywidgets') is None, reason='ipywidgets is not installed')
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', ml.list_recipes())
 def test_watching_changes_nothing(name):
     """Samples drawn after each step, for each recipe: the weights are bit-equal, and there is something to
@@ -198,12 +199,12 @@ def test_watching_changes_nothing(name):
 
     def weights(watched):
         torch.manual_seed(0)
-        t = make(name, steps=3, batch=4, accumulate=2)
+        t = make(name, steps=2, batch=4, accumulate=2)
         if watched:
             t.view = LiveView(t, every=0, picture_every=0)
         t.fit(background=False)
         if watched:
-            assert t.view.trouble is None and len(t.view.picture.value) > 500 and t.view.bar.value == 3
+            assert t.view.trouble is None and len(t.view.picture.value) > 500 and t.view.bar.value == 2
             t.view.close()
             assert t.view.button.description == 'Done'
         return t.recipe.state_dict()

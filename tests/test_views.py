@@ -72,6 +72,7 @@ class Blobs(Recipe):
         return out.units.put(batch, place(out.units.x, out.mask, out.pred))
 
 
+@pytest.mark.usefixtures('samples')
 @pytest.mark.parametrize('name', TEXTS + CLOUDS)
 def test_what_is_shown_is_what_the_package_computes(name):
     e = Page(name, seed=3, index=1)

@@ -31,6 +31,7 @@ DEAR = (
     'timm',
     'accelerate',
     'transformers',
+    'transformers.modeling_utils',
     'sklearn.linear_model',
     'plotly.graph_objects',
     'ipywidgets',
