@@ -36,7 +36,8 @@ RECIPES: dict[str, Row] = {
     'seitpp': Row('maskedlab.recipes.image.seitpp:SeiTPP', 'image'),
     'spark': Row('maskedlab.recipes.image.spark:SparK', 'image', 'maskedlab.formats.spark'),
     'croco': Row('maskedlab.recipes.image.croco:CroCo', 'pairs', 'maskedlab.formats.croco'),
-    'hard_patches_mining': Row('maskedlab.recipes.image.hard_patches_mining:HardPatchesMining', 'image'),
+    'hard_patches_mining': Row('maskedlab.recipes.image.hard_patches_mining:HardPatchesMining', 'image',
+                               'maskedlab.formats.hard_patches_mining'),
     'mto': Row('maskedlab.recipes.image.mto:MTO', 'image'),
     'dmjd': Row('maskedlab.recipes.image.dmjd:DMJD', 'image'),
 }

@@ -246,9 +246,11 @@ class Recipe(nn.Module):
 
     def looked_at(self, batch: dict, mask: Any = None,     # None: nothing hidden
                   ) -> tuple[Units, Tensor]:
-        "Units and mask of a look from outside, such as that of `attention`."
+        "Units and mask of a look from outside, such as that of `attention`; of several views the first."
         u = self.units(batch)
-        return u, u.none() if mask is None else draw(self.strategy, u, mask)     # None: no chance in it
+        if mask is None: return u, u.none()                    # no chance in it
+        m = draw(self.strategy, u, mask, views=True)
+        return u, m if m.ndim == u.valid.ndim else m[:, 0]
 
     def after_step(self, out: Out, progress: float) -> None:
         """After an optimiser step: EMA copies, queues and codebooks change here and nowhere else. `out.after`

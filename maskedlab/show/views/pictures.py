@@ -16,10 +16,11 @@ from ...contract.units import Units, widen
 from ...data.own import load_image
 from ...data.samples import CLOTHES, photo_credits
 from ...instruments.baselines import inpaint, psnr, visible_mean
-from .base import Measure, Scene, View, cividis, from_file, panel, pierced, raw, tinted
+from .base import (HOLE, Measure, Scene, View, cividis, from_file, panel, pierced, raw,
+                                       tinted)
 
 # %% auto #0
-__all__ = ['GUESSES', 'PictureSamples', 'PictureDrawings', 'PictureView']
+__all__ = ['TWO_VIEWS', 'GUESSES', 'PictureSamples', 'PictureDrawings', 'PictureView']
 
 # %% ../../../nbs/show/views/01_pictures.ipynb #e36ddf46
 def _digit(label: int) -> str:
@@ -79,6 +80,8 @@ class PictureSamples(View):
         return f"ml.load_image({name!r}, size={self.size(recipe)}{'' if n == 3 else f', channels={n}'})"
 
 # %% ../../../nbs/show/views/01_pictures.ipynb #886a63a1
+TWO_VIEWS = (230, 140, 20), (0, 114, 178), (96, 70, 120)    # hidden in the first, in the second, in both
+
 class PictureDrawings(PictureSamples):
     "Draws pictures."
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
@@ -111,6 +114,14 @@ class PictureDrawings(PictureSamples):
         if s.filled is not None:
             drawn['returned'] = self.paint(s.filled) if s.paste else pierced(self.paint(s.filled), ~holes)
         return drawn
+
+    def apart(self, s: Scene) -> dict[str, Tensor]:
+        "Of several views: what the second one shows, and which of the first two hides what."
+        first, second = (self.pixels(s.units, m) > .5 for m in s.out.mask[:, :2].unbind(1))
+        which = first.long() + 2 * second.long()
+        colours = torch.tensor([HOLE, *TWO_VIEWS], dtype=torch.uint8)[which]
+        return {'second': pierced(self.paint(s.batch), second),
+                'together': torch.cat([colours, torch.full_like(colours[..., :1], 255)], -1)}
 
     def looks(self, s: Scene, unit: int,
               weights: Tensor,      # `[N]`, 0..1, NaN where there is no key

@@ -10,6 +10,8 @@ from typing import Any
 from .clouds import CloudView
 from .codes import CodeView
 from .features import FeatureView
+from .gradients import GlyphView
+from .pairs import PairView
 from .hardness import HardnessView
 from .pictures import PictureView
 from .placements import PlacementView
@@ -22,10 +24,12 @@ __all__ = ['VIEWS', 'FINER', 'has_view', 'view_of']
 # %% ../../../nbs/show/views/08_table.ipynb #851d7ca8
 VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` -> a view
     'image': PictureView(), 'spectrum': SpectrumView(), 'text': TextView(), 'points': CloudView(),
+    'pairs': PairView(),
 }
 
 # among those of one kind of data, for recipes that answer with something else than data
-FINER: dict[str, tuple[Any, ...]] = {'image': (FeatureView(), CodeView(), PlacementView(), HardnessView())}
+FINER: dict[str, tuple[Any, ...]] = {
+    'image': (FeatureView(), CodeView(), PlacementView(), HardnessView(), GlyphView())}
 
 def _kind(recipe: Any) -> str:
     return getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
