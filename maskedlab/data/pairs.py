@@ -18,7 +18,7 @@ from .pictures import check_size, cut, uniform
 
 # %% auto #0
 __all__ = ['NUMBERS', 'MARGIN', 'SHIFT', 'Other', 'Numbers', 'relit', 'TwoPlanes', 'turned', 'painted', 'drawn', 'second_view',
-           'pairs_of', 'pairs']
+           'pairs_of', 'told', 'pairs']
 
 # %% ../../nbs/data/09_pairs.ipynb #9f82b8b9
 NUMBERS = 40        # uniform numbers that one pair is made of
@@ -138,14 +138,14 @@ def drawn(paint: Tensor,        # `[B, 3, T, T]`, as camera 1 sees it
 
 def second_view(image: Tensor,      # `[B, 3, H, W]`, any pictures
                 table: Tensor,      # `[B, NUMBERS]`, uniform numbers in 0..1
-                ) -> dict[str, Tensor]:      # other, as `image`; flow `[B, 2, H, W]`
+                ) -> dict[str, Tensor]:      # other, as `image`; flow, flow_valid
     "A second view of pictures that have one: as if each were flat, a slanted plane seen from elsewhere."
     H, W = image.shape[2:]
     scene = TwoPlanes(Numbers(table), (H, W), .15)
     scene.half.zero_()              # there is no near plane
     points = scene.second(scene.grid())[1]
     return {'other': drawn(image, points, torch.tensor([W, H]) / scene.focal).clamp(0, 1),
-            'flow': scene.flow()}
+            **told(scene.flow())}
 
 def _squares(r: Numbers, split: str, first: Tensor, side: int) -> tuple[Tensor, Tensor]:
     "Squares of photographs `[B, 3, side, side]`, and which photographs; `first`: numbers that choose them."
@@ -219,7 +219,12 @@ def pairs_of(table: Tensor,           # `[B, NUMBERS]`, uniform numbers in 0..1
         batch |= {k: relit(batch[k], light) for k in ('image', 'other')}
     if other == 'blank':
         batch['other'] = torch.full_like(batch['other'], .5)
-    return {**{k: batch[k] for k in ('image', 'other', 'flow', 'label')}, 'real': is_real}
+    return {'image': batch['image'], 'other': batch['other'], **told(batch['flow']), 'label': batch['label'],
+            'real': is_real}
+
+def told(flow: Tensor) -> dict[str, Tensor]:      # `[B, 2, H, W]`, NaN where it is not known
+    "A flow as a batch holds it: without NaN, and where it is known."
+    return {'flow': flow.nan_to_num(0.), 'flow_valid': ~flow.isnan().any(1)}
 
 def _made(r: Numbers, chosen: Tensor, split: str, size: tuple[int, int], move: float) -> dict[str, Tensor]:
     side = round(MARGIN * max(size))
@@ -248,7 +253,7 @@ def _exchanged(batch: dict, table: Tensor, other: str, like: dict) -> dict[str, 
     return {k: torch.stack(v) for k, v in found.items()}
 
 @door
-def pairs(n: Count | None = 8,                         # how many; None: 48 of the training split, 16 of the other
+def pairs(n: Count | None = 8,                         # how many; None: 48 of the training split, else 16
           # random pairs; None: a fixed choice that is the same everywhere
           generator: torch.Generator | None = None,
           split: Split = 'train',                      # 'train' or 'test': different scenes
@@ -257,8 +262,9 @@ def pairs(n: Count | None = 8,                         # how many; None: 48 of t
           jitter: bool = True,                         # change the light of each view by itself?
           move: ZeroToOne = .15,                       # how far the second crop lies off at most, in sides
           other: Other = 'right',                      # the second view: see above
-          # image, other float [n, 3, *size] in 0..1; flow float [n, 2, *size] in pixels, NaN where the point is
-          # not seen in `other`; label int64 [n]: which photograph (the last: the stereo pair); real bool [n]
+          # image, other float [n, 3, *size] in 0..1; flow float [n, 2, *size], pixels to the right and down;
+          # flow_valid bool [n, *size]: is the point seen in `other`?; label int64 [n]: which photograph (the
+          # last: the stereo pair); real bool [n]
           ) -> dict[str, Tensor]:
     """Two views of one scene, as many as one likes; n=None gives 48 for training and 16 for testing.
 

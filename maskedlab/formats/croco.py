@@ -21,9 +21,9 @@ __all__ = ['NAMES', 'RELEASED', 'HOLDS', 'FORMATS', 'read', 'write']
 _TABLE = (lambda t: t[None], lambda t, recipe: t[0])
 _CROSS = (('projq.{p}', 'query.{p}'), ('projk.{p}', 'key.{p}'), ('projv.{p}', 'value.{p}'),
           ('proj.{p}', 'proj.{p}'))
-_BLOCK = (*under('cross_attn.', 'cross.', _CROSS), ('norm1.{p}', 'norm1.{p}'), ('norm2.{p}', 'norm_query.{p}'),
-          ('norm3.{p}', 'norm2.{p}'), ('norm_y.{p}', 'norm_memory.{p}'), ('attn.{rest}', 'attn.{rest}'),
-          ('mlp.{rest}', 'mlp.{rest}'))
+_BLOCK = (*under('cross_attn.', 'cross.', _CROSS), ('norm1.{p}', 'norm1.{p}'),
+          ('norm2.{p}', 'norm_query.{p}'), ('norm3.{p}', 'norm2.{p}'), ('norm_y.{p}', 'norm_memory.{p}'),
+          ('attn.{rest}', 'attn.{rest}'), ('mlp.{rest}', 'mlp.{rest}'))
 NAMES = Names(
     ('patch_embed.proj.weight', 'encoder.patch_embed.weight', CONVOLUTION),
     ('patch_embed.proj.bias', 'encoder.patch_embed.bias'), ('enc_pos_embed', 'encoder.pos_embed', _TABLE),
@@ -37,7 +37,7 @@ RELEASED = (dict(dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8, 
 def read(config: dict, state: Tensors, given: dict) -> Read:
     "Arguments of CroCo."
     need(state, ['encoder.pos_embed', 'decoder.pos_embed'],
-         'this CroCo checkpoint has no {}: rotary positions (CroCo v2)? Only those of the first CroCo are read')
+         'this CroCo checkpoint has no {}: rotary positions, as CroCo v2? Take a file of the first CroCo')
     dim, channels, patch, _ = state['encoder.patch_embed.weight'].shape
     side = math.isqrt(len(state['encoder.pos_embed']))
     told: dict[str, Any] = dict(

@@ -41,20 +41,21 @@ def matched(weights: Tensor,        # `[layers, B, heads, Q, K]`, of every patch
 
 # %% ../../nbs/instruments/09_matches.ipynb #c6e1e204
 @door
-def matches(recipe: Any,                # its attention has a part 'cross': keys are patches of the second view
-            batch: dict,                # with `flow`, as ml.sample('pairs') gives it
+def matches(recipe: Any,                # its attention has a part 'cross', to patches of the second view
+            batch: dict,                # with flow and flow_valid, as ml.sample('pairs') gives it
             mask: Any = None,           # a mask or strategy; default: the recipe's own
             seed: Seed = 0,             # of the mask
             within: Positive = 1.,      # how near is near enough, in patches
-            # share: of the hidden patches with a known match, whose strongest attention is that near; chance and
-            # straight: the same of looking anywhere, or straight across; layers: of each; distance: mean, in
-            # patches, blind: of looking anywhere; patches: how many were asked
+            # share: of the hidden patches with a known match, whose strongest attention is that near; chance
+            # and straight: the same of looking anywhere, or straight across; layers: of each; distance: mean,
+            # in patches, blind: of looking anywhere; patches: how many were asked
             ) -> dict[str, Any]:
     "Do hidden patches look at their true match?"
-    if not torch.is_tensor(batch.get('flow')):
-        raise ValueError("the batch has no 'flow', so nobody knows the true matches; take ml.sample('pairs')")
+    if not torch.is_tensor(batch.get('flow_valid')):
+        raise ValueError("the batch has no 'flow' and 'flow_valid', so nobody knows the true matches; take "
+                         "ml.sample('pairs')")
     u = recipe.units(batch)
     mask = draw(recipe.strategy, u, mask, torch.Generator().manual_seed(seed))
     with evaluating(recipe), torch.no_grad():
         weights, _, _ = recipe.attention(batch, mask, part='cross')
-    return matched(weights, true_places(batch['flow'], u.shape), mask, within)
+    return matched(weights, true_places(batch, u.shape), mask, within)

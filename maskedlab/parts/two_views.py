@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract.units import Units
-from .patches import Patches
+from .patches import Patches, check_image
 from .positions import fit_positions
 from .transformer import PreNorm, attend, init_xavier
 from .vit import Filler
@@ -98,13 +98,15 @@ class PairPatches(Patches):
             got = list(other.shape) if torch.is_tensor(other) else type(other).__name__
             raise ValueError(f"image is {list(image.shape)} and other {got}: both views must have the same "
                              "shape; resize or crop one")
-        return self.cut(self.checked({'image': other}))
+        return self.cut(check_image(batch, self.channels, self.size, self.what, look=self._look(batch),
+                                    key='other'))
 
 # %% ../../nbs/parts/16_two_views.ipynb #a935e18b
-def true_places(flow: Tensor,                  # `[B, 2, H, W]`, pixels to the right and down; NaN: no match
+def true_places(batch: dict,                   # flow `[B, 2, H, W]` in pixels, flow_valid bool `[B, H, W]`
                 grid: tuple[int, ...],         # rows and columns of patches
                 ) -> Tensor:                   # `[B, rows, columns, 2]`, x and y in patches; NaN: no match
     "Where the centre of each patch of the first view stands in the second."
+    flow = batch['flow'].masked_fill(~batch['flow_valid'][:, None], torch.nan)
     size = flow.shape[2] // grid[0]
     middle = sorted({(size - 1) // 2, size // 2})        # one pixel, or the two around the centre
     step = torch.stack([flow[:, :, i::size, j::size] for i in middle for j in middle]).nanmean(0)

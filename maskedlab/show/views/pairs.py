@@ -24,7 +24,7 @@ __all__ = ['PairView', 'framed']
 _TEST = dict(n=12, split='test')
 
 class PairView(PictureView):
-    "Draws, opens and scores pairs of views: batches with the keys 'image' and 'other', `[B, C, H, W]` in 0..1."
+    "Draws, opens and scores pairs of views: batches with 'image' and 'other', `[B, C, H, W]` in 0..1."
     thing = 'pair'
     menu = 'Pair'
     # label -> (sample, its options, what is said of a pair)
@@ -63,8 +63,8 @@ class PairView(PictureView):
 
     def place_of(self, s: Scene, unit: int) -> Tensor | None:      # x and y in patches
         "Where a patch stands in the second view, if that is known."
-        if 'flow' not in s.batch: return None
-        at = true_places(s.batch['flow'][:1], s.units.shape)[0].flatten(0, 1)[unit].cpu()
+        if 'flow_valid' not in s.batch: return None
+        at = true_places(s.batch, s.units.shape)[0].flatten(0, 1)[unit].cpu()
         return None if at.isnan().any() else at
 
     def looks(self, s: Scene, unit: int, weights: Tensor) -> Tensor:
