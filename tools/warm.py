@@ -44,6 +44,13 @@ DEAR = (
     'scipy.stats',
     'torch._dynamo',
     'rich.progress',
+    'pytest',
+    '_pytest.junitxml',
+    'hypothesis.internal.observability',
+    'anyio.pytest_plugin',
+    'nbval.plugin',
+    'pytest_cov.plugin',
+    'coverage',
 )
 
 
