@@ -410,6 +410,7 @@ MADE = {   # a recipe that its formats can hold, and what their files do not say
     'mae': (SMALL, HEADS), 'simmim': ({}, {}), 'beit': (dict(tokenizer=None, words=12), {}),
     'cae': (dict(tokenizer=None, words=12), dict(heads=4)), 'bert_mlm': (dict(position='learned'), {}),
     'croco': ({}, dict(heads=4, decoder_heads=4)),
+    'hard_patches_mining': (SMALL, HEADS),
     'electra': (dict(position='learned'), {}), 'point_mae': ({}, dict(heads=4, decoder_heads=4)),
     'point_bert': (dict(tokenizer=PointDVAE(edges=(64,) * 4, width=32, words=32)), dict(heads=4))}
 ALL = [(name, f) for name in RECIPES for f in formats_of(name)]

@@ -312,7 +312,8 @@ def test_positions_of_oblong_pictures_are_no_square(tmp_path):
 
 # checkpoints for pictures of another size
 
-IMAGES = ['mae', 'simmim', 'beit', 'cae', 'mfm', 'maskalign', 'hybrid_distillation', 'seitpp', 'mto']
+IMAGES = ['mae', 'simmim', 'beit', 'cae', 'mfm', 'maskalign', 'hybrid_distillation', 'seitpp', 'mto',
+          'hard_patches_mining']
 
 
 @pytest.mark.parametrize('name', IMAGES)

@@ -29,9 +29,10 @@ from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, s
 from .parse import parse, place_in_text, renamed
 
 # %% auto #0
-__all__ = ['ALLOWED', 'NETWORKS', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint', 'newest_of',
-           'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words', 'values_of', 'arguments', 'write_files',
-           'name_of', 'saved_as', 'files_beside', 'save', 'newer', 'make_saved', 'open_beside', 'load_saved']
+__all__ = ['ALLOWED', 'NETWORKS', 'BESIDE', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint',
+           'newest_of', 'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words', 'values_of', 'arguments',
+           'write_files', 'name_of', 'saved_as', 'files_beside', 'save', 'newer', 'make_saved', 'open_beside',
+           'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
@@ -83,7 +84,9 @@ def _broken(path: Path) -> ValueError:
                       "save it again")
 
 # %% ../../nbs/contract/05_saved.ipynb #9a2a1534
-NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema', 'module')
+NETWORKS = ('model', 'state_dict', 'base_model', 'model_state_dict', 'model_ema', 'state_dict_ema', 'ema',
+            'module')
+BESIDE = ('ema_state_dict',)        # a second network, for recipes that have a slow copy
 FRONTS = ('module.', 'base_model.', 'model.')
 CONFIGS = ('args', 'config', 'cfg')
 
@@ -98,7 +101,8 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     while isinstance(loaded, dict):
         said = next((loaded[k] for k in CONFIGS if k in loaded), None)
         said = vars(said) if isinstance(said, argparse.Namespace) else said
-        about = {'args': dict(said)} if isinstance(said, dict) else about
+        about |= {'args': dict(said)} if isinstance(said, dict) else {}
+        about |= {k: bare(loaded[k]) for k in BESIDE if isinstance(loaded.get(k), dict)}
         inner = [k for k in NETWORKS if isinstance(loaded.get(k), dict)]
         if not inner: break
         loaded = loaded[inner[0]]

@@ -20,9 +20,9 @@ from .names import Names, depth, under
 from .transformers import PRE_NORM, QKV, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['CONVOLUTION', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'RELEASED', 'HOLDS', 'HOLDS_ONE', 'FORMATS',
-           'read_original', 'read_transformers', 'check_original', 'check_transformers', 'write_original',
-           'write_transformers']
+__all__ = ['CONVOLUTION', 'ORIGINAL_PAIRS', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DECODER', 'TRANSFORMERS', 'RELEASED', 'HOLDS',
+           'HOLDS_ONE', 'FORMATS', 'read_original', 'read_transformers', 'check_original', 'check_transformers',
+           'write_original', 'write_transformers']
 
 # %% ../../nbs/formats/mae.ipynb #91750f81
 def _from_rows(w: Tensor, recipe: Any) -> Tensor:
@@ -30,12 +30,13 @@ def _from_rows(w: Tensor, recipe: Any) -> Tensor:
 
 # [D, colour, row, column] there, [D, row column colour] here
 CONVOLUTION = (lambda w: w.permute(0, 2, 3, 1).flatten(1), _from_rows)
-ORIGINAL = Names(
+ORIGINAL_PAIRS = (
     *((n, f'encoder.{n}') for n in ('cls_token', 'pos_embed', 'blocks.{rest}', 'norm.{p}')),
     ('patch_embed.proj.weight', 'encoder.patch_embed.weight', CONVOLUTION),
     ('patch_embed.proj.bias', 'encoder.patch_embed.bias'), ('mask_token', 'decoder.mask_token'),
     *((f'decoder_{n}', f'decoder.{n}') for n in ('embed.{p}', 'pos_embed', 'blocks.{rest}', 'norm.{p}')),
     ('decoder_pred.{p}', 'head.{p}'))
+ORIGINAL = Names(*ORIGINAL_PAIRS)
 
 # %% ../../nbs/formats/mae.ipynb #5520885a
 BLOCK = (*PRE_NORM, *QKV)
@@ -146,6 +147,7 @@ def write_transformers(recipe: Any, weights: Tensors) -> dict[str, Any]:
 HOLDS = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight')
 HOLDS_ONE = ('vit.embeddings.patch_embeddings.projection.weight',
              'embeddings.patch_embeddings.projection.weight')
-FORMATS = (Format('original', 'mae', HOLDS, ORIGINAL, read_original, write_original, check=check_original),
+FORMATS = (Format('original', 'mae', HOLDS, ORIGINAL, read_original, write_original, check=check_original,
+                  without=('decoder_pred_losspred.{p}',)),      # a masked autoencoder with a decoder more
            Format('transformers', 'mae', (HOLDS_ONE,), TRANSFORMERS, read_transformers, write_transformers,
                   'vit_mae', check=check_transformers))

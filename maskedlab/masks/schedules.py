@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -61,6 +61,11 @@ class _Course(_Schedule):
     stop: ZeroToOne = .75
     until: Annotated[float, Range(0, 1, above=True)] = 1.   # the share of training at which it has arrived
 
+    @property
+    def end(self) -> float:
+        "The rate at the end of training."
+        return self.stop
+
     def way(self, done: float) -> float:        # 0..1 to 0..1
         "How much of the way is behind it."
         raise NotImplementedError(f"{type(self).__name__} does not say its course: write way(done)")
@@ -107,6 +112,11 @@ class Stepwise(_Schedule):
 
     def ladder(self, steps: int, progress: float = 1.) -> Tensor:
         return ladder(self.of, steps, self.moment(progress))
+
+    @property
+    def end(self) -> Any:               # None where it is drawn
+        "The rate at the end of training."
+        return getattr(self.of, 'end', None) if callable(self.of) else self.of
 
     @property
     def shared(self) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contract.units import Units, place
+from ..contract.units import Units, place, rows
+from ..targets.pixels import patch_norm, un_norm
 
 # %% auto #0
 __all__ = ['ORDERS', 'IMAGENET', 'patchify', 'unpatchify', 'check_image', 'sides', 'Colours', 'Patches']
@@ -49,35 +50,36 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
                 # how far values may leave 0..1 (a picture put together from two spectra does)
                 slack: float = .01,
                 look: bool = True,     # at the values, too
+                key: str = 'image',    # which picture of the batch
                 ) -> Tensor:       # the image
     "The picture of a batch, or one sentence about what is wrong with it."
-    if not isinstance(batch, dict) or 'image' not in batch:
+    if not isinstance(batch, dict) or key not in batch:
         found = f"keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f"a batch for this recipe is a dict with 'image' [B, {channels}, H, W], got "
+        raise ValueError(f"a batch for this recipe is a dict with {key!r} [B, {channels}, H, W], got "
                          f"{found[:80]}")
-    image = batch['image']
+    image = batch[key]
     if not torch.is_tensor(image) or image.ndim != 4:
         got = list(image.shape) if torch.is_tensor(image) else type(image).__name__
-        raise ValueError(f"image must be a tensor [B, {channels}, H, W], got {got}; add a batch axis with "
-                         "image[None]")
+        raise ValueError(f"{key} must be a tensor [B, {channels}, H, W], got {got}; add a batch axis with "
+                         f"{key}[None]")
     if not len(image): raise ValueError("the batch is empty: give at least one picture")
     if image.shape[1] != channels:
-        raise ValueError(f"image has {image.shape[1]} channels, the recipe takes {channels}; "
+        raise ValueError(f"{key} has {image.shape[1]} channels, the recipe takes {channels}; "
                          f"convert it or create the recipe with channels={image.shape[1]}")
     H, W = image.shape[2:]
     if H % size or W % size or not H or not W:
         fits = ' x '.join(str(max(n // size, 1) * size) for n in (H, W))
-        raise ValueError(f"image of {H} x {W} pixels is not a multiple of the {what}, {size}; resize or crop "
+        raise ValueError(f"{key} of {H} x {W} pixels is not a multiple of the {what}, {size}; resize or crop "
                          f"it to {fits}")
     if not image.is_floating_point():
-        raise TypeError(f"image is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes "
-                        "0..255: image / 255")
+        raise TypeError(f"{key} is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes "
+                        f"0..255: {key} / 255")
     if not look: return image
     low, high = (float(v) for v in image.detach().aminmax())
     if low != low or high != high:
-        raise ValueError("image holds NaN; replace it, for example by image.nan_to_num()")
+        raise ValueError(f"{key} holds NaN; replace it, for example by {key}.nan_to_num()")
     if low < -slack or high > 1 + slack:
-        raise ValueError(f"image has values {low:.3g} to {high:.3g}, give 0..1; for bytes divide by 255, "
+        raise ValueError(f"{key} has values {low:.3g} to {high:.3g}, give 0..1; for bytes divide by 255, "
                          "undo any mean and std normalising")
     return image
 
@@ -183,7 +185,20 @@ class Patches(nn.Module):
         "The whole picture, normalised."
         return self.colours(self.image(u.x))
 
-    def paste(self, batch: dict, out: Any, pred: Tensor) -> dict:
+    def wanted(self, u: Units,
+               which: Tensor | None = None,     # bool `[B, h, w]`: rows of these; None: all patches
+               own: bool = False,               # each by its own mean and deviation too
+               ) -> Tensor:                     # `[n, values]`, or `[B, h, w, values]`
+        "What a painter is asked for: normalised colours."
+        t = self.normal(u.x if which is None else rows(u.x, which))
+        return patch_norm(t) if own else t
+
+    def paste(self, batch: dict, out: Any, pred: Tensor,
+              # of rows that stand by their own mean and deviation, where these are from: see `un_norm`
+              statistics: str | None = None,
+              ) -> dict:
         "The batch with normalised rows in its hidden patches, in 0..1; visible ones stay."
         u = out.units
+        if statistics is not None:
+            pred = un_norm(pred, self.normal(u.x), out.mask, statistics)
         return u.put(batch, place(u.x, out.mask, self.colour(pred.detach())))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .blockwise import BlockwiseView
 from .clouds import CloudView
 from .codes import CodeView
 from .features import FeatureView
@@ -29,7 +30,7 @@ VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` ->
 
 # among those of one kind of data, for recipes that answer with something else than data
 FINER: dict[str, tuple[Any, ...]] = {
-    'image': (FeatureView(), CodeView(), PlacementView(), HardnessView(), GlyphView())}
+    'image': (FeatureView(), CodeView(), PlacementView(), HardnessView(), GlyphView(), BlockwiseView())}
 
 def _kind(recipe: Any) -> str:
     return getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
