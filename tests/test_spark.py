@@ -137,8 +137,8 @@ def test_what_fills_a_hole_is_the_vector_of_its_scale(r, batch):
 def test_target_and_the_price_of_silence(r, batch):
     out = r(batch, generator=g())
     x = r.cut.normal(rows(out.units.x, out.mask))
-    assert_close(out.target, (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6).sqrt(), atol=1e-5,
-                 rtol=1e-4)
+    z = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True) + 1e-6).sqrt()
+    assert_close(out.target, z, atol=1e-5, rtol=1e-4)
     assert_close(out.target.square().mean(), torch.tensor(191 / 192), atol=1e-4, rtol=0)
     assert (patch_norm(torch.full((2, 192), .7)) == 0).all()
     assert_close(out.loss, (out.pred - out.target).square().mean(1).sum() / (30 + 1e-8))
@@ -173,8 +173,9 @@ def test_gradient_reaches_every_vector_and_none_decays(r, batch):
 
 def test_the_encoder_has_the_names_and_shapes_of_timms_resnet():
     timm = pytest.importorskip('timm')
+    wide = dict(widths=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), bottleneck=True)
     for name, more in (('resnet18', dict(widths=(64, 128, 256, 512), depths=(2, 2, 2, 2))),
-                       ('resnet50', dict(widths=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), bottleneck=True))):
+                       ('resnet50', wide)):
         with torch.device('meta'):
             theirs, ours = timm.create_model(name, num_classes=0), ResNet(3, 32, **more)
         assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in
@@ -196,7 +197,8 @@ def test_features_are_those_of_the_plain_network(r, batch):
 def test_stochastic_depth_repeats_and_skips(batch):
     r = make(drop_path=.5).train()
     same = [r(batch, generator=g(5)).pred for _ in range(2)]
-    assert torch.equal(*same) and not torch.equal(same[0], make(drop_path=0.).train()(batch, generator=g(5)).pred)
+    without = make(drop_path=0.).train()(batch, generator=g(5)).pred
+    assert torch.equal(*same) and not torch.equal(same[0], without)
 
 
 def test_it_learns(batch):
@@ -234,7 +236,8 @@ def test_an_encoder_cannot_tell_a_hidden_unit_from_the_border(name):
     pytest.importorskip('timm')
     torch.manual_seed(0)
     e = stir(TimmStages(name)).train()
-    image, visible = torch.randn(2, 3, 64, 96, generator=g()), torch.tensor([[[1, 0, 1], [0, 1, 0]]] * 2).bool()
+    image = torch.randn(2, 3, 64, 96, generator=g())
+    visible = torch.tensor([[[1, 0, 1], [0, 1, 0]]] * 2).bool()
     with torch.no_grad():
         inner = e.see(image, visible)[-1]
         outer = e.see(F.pad(image, (32,) * 4, value=2.), F.pad(visible, (1,) * 4))[-1][..., 1:-1, 1:-1]
@@ -248,26 +251,31 @@ def test_an_encoder_cannot_tell_a_hidden_unit_from_the_border(name):
 BAD = {
     'no stages': (lambda: SparK(encoder=torch.nn.Conv2d(3, 8, 3)), 'does not give the maps of its stages'),
     'a transformer': (lambda: SparK(encoder='vit_tiny_patch16_224'), 'strides 16, 16'),
-    'dilated': (lambda: SparK(encoder=pytest.importorskip('timm').create_model('resnet18', output_stride=8)),
-                'strides 2, 4, 8, 8, 8'),
+    'dilated': (lambda: SparK(encoder=of_timm('resnet18', output_stride=8)), 'strides 2, 4, 8, 8, 8'),
     'attention inside': (lambda: SparK(encoder='gcresnext26ts'), 'no sparse form'),
-    'other channels': (lambda: SparK(encoder=pytest.importorskip('timm').create_model('test_resnet'), channels=1),
+    'other channels': (lambda: SparK(encoder=of_timm('test_resnet'), channels=1),
                        'takes 3 channels, the recipe 1'),
     'no such name': (lambda: SparK(encoder='resnet_50'), 'did you mean'),
     'no network': (lambda: SparK(encoder=5), "such as 'resnet50'"),
     'a picture of half a unit': (lambda: SparK(**{**SMALL, 'image': 36}), '36 x 36'),
-    'a batch of half a unit': (lambda: make()(dict(image=torch.rand(1, 3, 32, 36))), 'multiple of the unit, 8'),
-    'a stride between': (lambda: SparK(**{**SMALL, 'patch': 16, 'image': 48, 'widths': (8, 8)}), 'end at stride'),
+    'a batch of half a unit': (lambda: make()(dict(image=torch.rand(1, 3, 32, 36))),
+                               'multiple of the unit, 8'),
+    'a stride between': (lambda: SparK(**{**SMALL, 'patch': 16, 'image': 48, 'widths': (8, 8)}),
+                         'end at stride'),
     'a depth too few': (lambda: SparK(**{**SMALL, 'depths': (1, 1)}), 'for each stage'),
     'a width that is not halved': (lambda: SparK(**{**SMALL, 'decoder_dim': 36}), 'a multiple of 8'),
-    'a mask of another grid': (lambda: make().encoder.see(torch.rand(1, 3, 32, 32), torch.ones(1, 2, 2).bool()),
-                               'units of 8'),
+    'a mask of another grid': (lambda: make().encoder.see(torch.rand(1, 3, 32, 32),
+                                                          torch.ones(1, 2, 2).bool()), 'units of 8'),
     'computed twice': (lambda: SparK(encoder=checkpointed()), 'computes its blocks twice'),
 }
 
 
+def of_timm(name, **more):
+    return pytest.importorskip('timm').create_model(name, **more)
+
+
 def checkpointed():
-    net = pytest.importorskip('timm').create_model('test_resnet')
+    net = of_timm('test_resnet')
     net.set_grad_checkpointing()
     return net
 
@@ -292,7 +300,8 @@ def test_an_encoder_from_outside():
             return [self.conv(image)]
     mine = Mine()
     assert stages_encoder(mine, 3, 8, (8,), (1,)) is mine
-    assert ml.leak_check(SparK(image=32, encoder=mine, decoder_dim=16), dict(image=torch.rand(2, 3, 32, 32))).ok
+    r = SparK(image=32, encoder=mine, decoder_dim=16)
+    assert ml.leak_check(r, dict(image=torch.rand(2, 3, 32, 32))).ok
 
 
 # ---------------------------------------- released files
@@ -311,7 +320,8 @@ def test_the_names_of_a_whole_file(tmp_path):
     shapes = {k: list(v.shape) for k, v in file['module'].items()}
     assert shapes['sparse_encoder.sp_cnn.conv1.weight'] == [8, 3, 3, 3]
     assert shapes['sparse_encoder.sp_cnn.layer2.0.downsample.0.weight'] == [12, 8, 1, 1]
-    assert shapes['dense_decoder.dec.2.conv.3.weight'] == [4, 8, 3, 3] and shapes['mask_tokens.2'] == [1, 8, 1, 1]
+    assert shapes['dense_decoder.dec.2.conv.3.weight'] == [4, 8, 3, 3]
+    assert shapes['mask_tokens.2'] == [1, 8, 1, 1]
     assert shapes['densify_projs.1.weight'] == [16, 12, 3, 3] and shapes['norm_black'] == [1, 3, 32, 32]
     assert file['config']['mask_ratio'] == .6
 
