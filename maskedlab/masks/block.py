@@ -27,9 +27,9 @@ def _pack(grid: np.ndarray,     # bool `[b, H, W]`
           ) -> np.ndarray:      # uint64 `[b, words]`
     "Each grid as bits, the first unit lowest."
     n = grid[0].size
-    padded = np.zeros((len(grid), -(-n // 64) * 64), bool)
-    padded[:, :n] = grid.reshape(-1, n)
-    return np.packbits(padded, axis=1, bitorder='little').view('<u8').astype(np.uint64)
+    octets = np.zeros((len(grid), -(-n // 64) * 8), np.uint8)
+    octets[:, :-(-n // 8)] = np.packbits(grid.reshape(-1, n), axis=1, bitorder='little')
+    return octets.view('<u8').astype(np.uint64, copy=False)
 
 def _unpack(bits: np.ndarray, H: int, W: int) -> np.ndarray:
     "The inverse of `_pack`."
@@ -38,21 +38,24 @@ def _unpack(bits: np.ndarray, H: int, W: int) -> np.ndarray:
 
 @lru_cache(8)
 def _bands(H: int, W: int,
-           # uint64 `[(H + 1) ** 2, words]` and `[(W + 1) ** 2, words]`
-           ) -> tuple[np.ndarray, np.ndarray]:
-    "Bands of h rows from row i on, at `h * (H + 1) + i`, and the same of columns; empty for h = H."
+           # uint64 `[(H + 1) ** 2, words]` and `[(W + 1) ** 2, words]`; float64 `[2, 1]`, ones `[words]`
+           ) -> tuple[np.ndarray, ...]:
+    """Bands of h rows from row i on, at `h * (H + 1) + i`, and the same of columns; empty for h = H. H and W,
+    one more than these, and what adds up words."""
     def bands(axis: int, n: int) -> np.ndarray:
         place = np.indices((H, W))[axis]
         before = _pack(place < np.arange(n + 1)[:, None, None])
         size, start = np.divmod(np.arange((n + 1) ** 2), n + 1)
         end = np.minimum(start + size, n)
         return before[end] ^ before[np.where(size < n, start, end)]
-    return bands(0, H), bands(1, W)
+    rows, columns = bands(0, H), bands(1, W)
+    ends = np.array([[H], [W]], float)
+    return rows, columns, ends, ends + 1, np.ones(rows.shape[1], np.float32)
 
 # %% ../../nbs/masks/02_block.ipynb #79d83a38
 def _round(open_: np.ndarray,           # uint64 `[b, words]`, units free and not hidden yet
            room: np.ndarray,            # float32 `[b]`, how many may still be hidden
-           tries: np.ndarray,           # float32 `[b]`, attempts that each sample has left
+           tries: np.ndarray | None,    # int64 `[b]`, attempts that each sample has left; None: enough
            uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1)
            H: int, W: int,
            area: int,                   # the smallest area to draw
@@ -61,23 +64,40 @@ def _round(open_: np.ndarray,           # uint64 `[b, words]`, units free and no
            ) -> tuple[np.ndarray, np.ndarray]:
     "Draw some blocks for each sample and take the first that covers from 1 to `room` open units."
     _, b, many = uniform.shape
-    extent, shape = uniform[:2].reshape(2, -1)                  # all attempts in one long row
-    corner = uniform[2:].reshape(2, -1).astype(np.float64)      # in which all that follows is exact
-    most = room.repeat(many)
+    luck, most = uniform.reshape(4, -1), room.repeat(many)          # all attempts in one long row
+    rows, columns, ends, more, ones = _bands(H, W)
     # where room < area the ends are swapped, as released
-    side = np.sqrt(area + (most - area) * extent)
-    shape = np.exp((shape - .5) * math.log(aspect))                 # square root of height by width
-    block = open_.repeat(many, 0)
-    for x, luck, n, bands in zip((side * shape, side / shape), corner, (H, W), _bands(H, W)):
-        size = np.minimum(np.rint(x), n)
-        block &= bands.take((luck * (n + 1 - size) + size * (n + 1)).astype(np.intp), 0)
+    side = most - area
+    side *= luck[0]
+    side += area
+    np.sqrt(side, out=side)
+    shape = luck[1]
+    shape -= .5
+    shape *= math.log(aspect)
+    np.exp(shape, out=shape)                                # square root of height by width
+    # both sides in one array, for calls are what takes time here; in float64 all that follows is exact
+    sides = np.empty((2, b * many), np.float32)
+    np.multiply(side, shape, out=sides[0])
+    np.divide(side, shape, out=sides[1])
+    size = np.rint(sides, out=sides).astype(float)
+    np.minimum(size, ends, out=size)
+    at = more - size
+    at *= luck[2:]
+    size *= more
+    at += size
+    at = at.astype(np.intp)
+    block = rows.take(at[0], 0)
+    block &= columns.take(at[1], 0)
+    block &= open_.repeat(many, 0)
     # a product of matrices adds up short rows four times faster than a sum
-    new = np.bitwise_count(block).astype(np.float32) @ np.ones(block.shape[1], np.float32)
-    fits = (new > 0) & (new <= most)
-    if many > tries.min():
+    new = np.bitwise_count(block).astype(np.float32) @ ones
+    fits = new <= most
+    fits &= new > 0
+    if tries is not None:
         fits &= (np.arange(many) < tries[:, None]).ravel()
     # the first True of each sample, in flat places
-    first = np.arange(0, b * many, many) + fits.reshape(b, many).argmax(1)
+    first = fits.reshape(b, many).argmax(1)
+    first += np.arange(0, b * many, many)
     there = fits.take(first)
     return block.take(first, 0) * there[:, None], new.take(first) * there
 
@@ -94,20 +114,24 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
     room = n.cpu().numpy().astype(np.float32)
     # of the samples still at work
     open_, left, todo = bits.copy(), np.full(len(room), patience), np.arange(len(room))
-    rest = bits.copy()                                                           # what all samples leave open
+    rest, least = bits.copy(), 0                                             # what all samples leave open
     while True:
-        go = ((room > 0) & (left > 0)).nonzero()[0]
-        if len(go) < len(todo):
+        if least <= 0 or room.min() <= 0:
+            go = ((room > 0) & (left > 0)).nonzero()[0]
             rest[todo] = open_
-            open_, room, left, todo = open_.take(go, 0), room[go], left[go], todo[go]
+            open_, room, left, todo = open_.take(go, 0), room.take(go), left.take(go), todo.take(go)
+            least = left.min(initial=patience)
         if not len(todo): return torch.from_numpy(_unpack(bits ^ rest, H, W)).to(free.device)
         # the fewer samples are left, the more attempts at once
         tries = min(patience, max(3, min(3 * len(free) // len(todo), 200)))
         uniform = draws.random((4, len(todo), tries), np.float32)
-        block, new = _round(open_, room, left, uniform, H, W, area, aspect)
+        few = left if tries > least else None
+        block, new = _round(open_, room, few, uniform, H, W, area, aspect)
         open_ ^= block                                                     # the bits of a block are open ones
         room -= new
-        left = np.where(new > 0, patience, left - tries)
+        left -= tries
+        np.copyto(left, patience, where=new > 0)
+        least = left.min()
 
 def _fill(hidden: Tensor, free: Tensor, n: Tensor, generator: torch.Generator | None) -> Tensor:
     "Hide the free units nearest to hidden ones until there are n."
