@@ -16,7 +16,7 @@ from .names import Names, under
 from ..recipes.image.hard_patches_mining import HARD
 
 # %% auto #0
-__all__ = ['ONE_ROW', 'PREDICTOR', 'NETWORK', 'SLOW', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write', 'check']
+__all__ = ['ONE_ROW', 'PREDICTOR', 'NETWORK', 'SLOW', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
 
 # %% ../../nbs/formats/hard_patches_mining.ipynb #75d4fb5b
 def _as_many(t: Tensor, recipe: Any) -> Tensor:
@@ -48,9 +48,5 @@ def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     return {'hpm.pth': {'state_dict': {k: v for k, v in weights.items() if not k.startswith(SLOW)},
                         'ema_state_dict': slow, 'args': {'norm_pix_loss': recipe.norm_pix}}}
 
-def check(recipe: Any) -> None:
-    "It holds MAE's own encoder."
-    mae.check_original(recipe.net)
-
 HOLDS = ('cls_token', 'patch_embed.proj.weight', 'decoder_pred_losspred.weight')
-FORMATS = (Format('original', 'hard_patches_mining', HOLDS, NAMES, read, write, check=check),)
+FORMATS = (Format('original', 'hard_patches_mining', HOLDS, NAMES, read, write, check=mae.check_original),)

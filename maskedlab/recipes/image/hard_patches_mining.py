@@ -130,6 +130,11 @@ class HardPatchesMining(Recipe):
         return Out({'pixels': mean(e), 'hardness': ask(scores, error)}, mask, pred, target, error, u,
                    logs={'tau': kendall(scores.detach(), error)})
 
+    @property
+    def encoder(self) -> Any:
+        "What is kept."
+        return self.net.encoder
+
     @torch.no_grad()
     def hardness(self, u: Units) -> Tensor:
         "How hard the slow copy, which sees all of it, calls each patch: `[B, h, w]`, larger is harder."
@@ -151,9 +156,8 @@ class HardPatchesMining(Recipe):
         u, mask = self.looked_at(batch, mask)
         with watched(getattr(self.net, one_of('part', part, 'encoder', 'decoder', 'predictor'))) as weights:
             self.net(self.cut.normal(u.x), rest(mask))
-        return weights.named(u, rest(mask) if part == 'encoder' else None, self.net.encoder.prefix)
+        return weights.named(u, rest(mask) if part == 'encoder' else None, self.encoder.prefix)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over patches `[B, dim]`, or `[B, N, dim]`."
-        h = self.net.encoder.see(self.cut.normal(self.units(batch).x))
-        return pooled(h, self.net.encoder.prefix, pool)
+        return pooled(self.encoder.see(self.cut.normal(self.units(batch).x)), self.encoder.prefix, pool)
