@@ -56,7 +56,7 @@ def _bands(H: int, W: int,
 def _round(open_: np.ndarray,           # uint64 `[b, words]`, units free and not hidden yet
            room: np.ndarray,            # float32 `[b]`, how many may still be hidden
            tries: np.ndarray | None,    # int64 `[b]`, attempts that each sample has left; None: enough
-           uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1)
+           uniform: np.ndarray,         # float32 `[4, b, attempts]` in [0, 1); used up
            H: int, W: int,
            area: int,                   # the smallest area to draw
            aspect: float,               # sides' ratio, log-uniform in [aspect, 1 / aspect]
@@ -76,10 +76,10 @@ def _round(open_: np.ndarray,           # uint64 `[b, words]`, units free and no
     shape *= math.log(aspect)
     np.exp(shape, out=shape)                                # square root of height by width
     # both sides in one array, for calls are what takes time here; in float64 all that follows is exact
-    sides = np.empty((2, b * many), np.float32)
-    np.multiply(side, shape, out=sides[0])
-    np.divide(side, shape, out=sides[1])
-    size = np.rint(sides, out=sides).astype(float)
+    np.multiply(side, shape, out=luck[0])
+    np.divide(side, shape, out=shape)
+    size = luck[:2].astype(float)
+    np.rint(size, out=size)
     np.minimum(size, ends, out=size)
     at = more - size
     at *= luck[2:]
@@ -130,7 +130,7 @@ def _blocks(free: Tensor,       # bool `[B, H, W]`
         open_ ^= block                                                     # the bits of a block are open ones
         room -= new
         left -= tries
-        np.copyto(left, patience, where=new > 0)
+        left[new > 0] = patience
         least = left.min()
 
 def _fill(hidden: Tensor, free: Tensor, n: Tensor, generator: torch.Generator | None) -> Tensor:
