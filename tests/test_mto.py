@@ -15,7 +15,8 @@ from maskedlab.contract.wrapped import Drawn, Wrapped
 from maskedlab.parts.watch import watched
 from maskedlab.recipes.image.beit import BEiT
 from maskedlab.recipes.image.mae import MAE
-from maskedlab.recipes.image.mto import MTO, Listening, alike, entering, in_holes, recalibrated, through_depth
+from maskedlab.recipes.image.mto import (MTO, Listening, cosines_of, entering, in_holes, recalibrated,
+                                         through_depth)
 from maskedlab.recipes.image.simmim import SimMIM
 from maskedlab.train.trainer import fit
 
@@ -38,7 +39,7 @@ def r(request):
 
 
 def rows_of(r, batch, mask):
-    """Weights of every block as the network uses them, and which tokens are in holes or of visible patches."""
+    """Weights of every block as the network uses them, and which tokens are in holes."""
     at = Listening(Drawn(mask), 3, r.share)
     with watched(r.net, by=at) as weights:
         r.inner(batch, mask=mask, generator=g())
@@ -164,9 +165,9 @@ def test_likeness_to_patches_at_its_ends(pos):
     where = lambda patches, size: torch.where(hidden[..., None], size * token, patches) + (
         0. if pos is None else pos)
     plane = torch.cat([torch.zeros(2, 17, 1), x[..., 1:]], -1)
-    assert_close(alike(Network(pos), where(plane, 1.), mask)[seen], torch.zeros(20), atol=1e-5, rtol=0)
-    assert_close(alike(Network(pos), where(-x.abs()[..., :1] * token, 1.), mask)[seen], -torch.ones(20))
-    small, large = (alike(Network(pos), where(x, size), mask)[seen] for size in (1., 50.))
+    assert_close(cosines_of(Network(pos), where(plane, 1.), mask)[seen], torch.zeros(20), atol=1e-5, rtol=0)
+    assert_close(cosines_of(Network(pos), where(-x.abs()[..., :1] * token, 1.), mask)[seen], -torch.ones(20))
+    small, large = (cosines_of(Network(pos), where(x, size), mask)[seen] for size in (1., 50.))
     assert_close(small, large, atol=1e-5, rtol=1e-4)
 
 
@@ -183,7 +184,7 @@ def test_what_comes_in_is_the_mask_token(r, batch):
         patches = torch.zeros(3, 16, 16)
         patches[rest.flatten(1)] = h[:, 1:].flatten(0, 1)
     want = F.cosine_similarity(F.pad(patches, (0, 0, 1, 0)), token, dim=-1)
-    assert_close(alike(r.net, x[0], out.mask)[seen], want[seen], atol=1e-5, rtol=1e-4)
+    assert_close(cosines_of(r.net, x[0], out.mask)[seen], want[seen], atol=1e-5, rtol=1e-4)
     assert_close(out.terms['r'], .1 * want.square().masked_fill(~seen, 0).sum(1).div(seen.sum(1)).mean())
     assert not r.net.blocks[0]._forward_pre_hooks
 
