@@ -17,8 +17,8 @@ from .embedded import photo_credits, photographs, stereo_photograph
 from .pictures import check_size, cut, uniform
 
 # %% auto #0
-__all__ = ['NUMBERS', 'MARGIN', 'SHIFT', 'Other', 'Numbers', 'relit', 'TwoPlanes', 'turned', 'painted', 'drawn', 'second_view',
-           'pairs_of', 'told', 'pairs']
+__all__ = ['NUMBERS', 'MARGIN', 'Other', 'Numbers', 'relit', 'TwoPlanes', 'turned', 'painted', 'drawn', 'second_view', 'pairs_of',
+           'told', 'pairs']
 
 # %% ../../nbs/data/09_pairs.ipynb #9f82b8b9
 NUMBERS = 40        # uniform numbers that one pair is made of
@@ -141,7 +141,7 @@ def second_view(image: Tensor,      # `[B, 3, H, W]`, any pictures
                 ) -> dict[str, Tensor]:      # other, as `image`; flow, flow_valid
     "A second view of pictures that have one: as if each were flat, a slanted plane seen from elsewhere."
     H, W = image.shape[2:]
-    scene = TwoPlanes(Numbers(table), (H, W), .15)
+    scene = TwoPlanes(Numbers(table), (H, W), .2)
     scene.half.zero_()              # there is no near plane
     points = scene.second(scene.grid())[1]
     return {'other': drawn(image, points, torch.tensor([W, H]) / scene.focal).clamp(0, 1),
@@ -159,8 +159,6 @@ def _squares(r: Numbers, split: str, first: Tensor, side: int) -> tuple[Tensor, 
     return cut([p for p, _ in read], boxes, side), torch.tensor([label for _, label in read])
 
 # %% ../../nbs/data/09_pairs.ipynb #e08d247b
-SHIFT = 12          # pixels by which the second crop may lie off
-
 def _real(r: Numbers, split: str, size: tuple[int, int], move: float) -> dict[str, Tensor]:
     held: Any = stereo_photograph()
     H, W = held['disparity'].shape
@@ -173,7 +171,7 @@ def _real(r: Numbers, split: str, size: tuple[int, int], move: float) -> dict[st
     top, left = (r() * (H - h)).long(), l0 + (r() * (l1 - l0 - w)).long()
     boxes = torch.stack([top, left, h, w], 1)
     d = torch.stack([held['disparity'][t:t + a, l:l + b].nanmean() for t, l, a, b in boxes.tolist()])
-    off = lambda: (r(-1, 1) * SHIFT * move / .15).round().long()
+    off = lambda: (r(-move, move) * h).round().long()
     top2 = (top + off()).clamp_min(0).minimum(H - h)
     left2 = (left - d.round().long() + off()).clamp_min(r0).minimum(r1 - w)
     boxes2 = torch.stack([top2, left2, h, w], 1)
@@ -200,7 +198,7 @@ Other = Literal['right', 'moved', 'wrong', 'blank']      # what the second view 
 
 def pairs_of(table: Tensor,           # `[B, NUMBERS]`, uniform numbers in 0..1
              split: str = 'train', size: int | tuple[int, int] = 64, real: float = .25, jitter: bool = True,
-             move: float = .15, other: str = 'right') -> dict[str, Tensor]:
+             move: float = .2, other: str = 'right') -> dict[str, Tensor]:
     "The pairs that these numbers make; arguments as those of `pairs`."
     size, r = check_size(size), Numbers(table)
     is_real, chosen = r() < (real if stereo_photograph() else 0.), r()
@@ -260,7 +258,7 @@ def pairs(n: Count | None = 8,                         # how many; None: 48 of t
           size: Width | tuple[Width, Width] = 64,      # side of the views, or (height, width), in pixels
           real: ZeroToOne = .25,                       # share of crops of the real stereo pair
           jitter: bool = True,                         # change the light of each view by itself?
-          move: ZeroToOne = .15,                       # how far the second crop lies off at most, in sides
+          move: ZeroToOne = .2,                        # how far the second crop lies off at most, in sides
           other: Other = 'right',                      # the second view: see above
           # image, other float [n, 3, *size] in 0..1; flow float [n, 2, *size], pixels to the right and down;
           # flow_valid bool [n, *size]: is the point seen in `other`?; label int64 [n]: which photograph (the

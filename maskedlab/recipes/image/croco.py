@@ -21,7 +21,6 @@ from ...parts.timm_vit import image_encoder
 from ...parts.transformer import init_xavier
 from ...parts.two_views import CrossFiller, PairPatches
 from ...parts.watch import one_of, watched
-from ...targets.pixels import patch_norm, un_norm
 
 # %% auto #0
 __all__ = ['CARD', 'SIZES', 'PLAN', 'CroCo']
@@ -75,7 +74,7 @@ class CroCo(Recipe):
         u = self.units(batch) if units is None else units
         mask = draw(self.strategy, u, mask, generator, progress=progress)   # where
         y = self.across(batch, u, rest(mask))                               # how, and predict
-        pred, target = self.head(rows(y, mask)), self.target(u, mask)       # what
+        pred, target = self.head(rows(y, mask)), self.cut.wanted(u, mask, self.norm_pix)   # what
         e = F.mse_loss(pred, target, reduction='none').mean(-1)
         return Out({'pixels': mean(e)}, mask, pred, target, spread(e, mask), u)
 
@@ -84,17 +83,9 @@ class CroCo(Recipe):
         h = self.encoder.see(self.cut.normal(u.x), visible)
         return self.decoder(h, visible, self.encoder.see(self.cut.normal(self.cut.other(batch))))
 
-    def target(self, u: Units, which: Tensor | None = None) -> Tensor:
-        "What is to be predicted: for every patch `[B, h, w, P]`, or rows for those of the mask `which`."
-        t = self.cut.normal(u.x if which is None else rows(u.x, which))
-        return patch_norm(t) if self.norm_pix else t
-
     def fill(self, batch: dict, out: Out, statistics: Literal['true', 'visible'] = 'true') -> dict:
         "The batch with predictions pasted over its hidden patches, in 0..1. `statistics`: see `un_norm`."
-        pred = out.pred
-        if self.norm_pix:
-            pred = un_norm(pred, self.cut.normal(out.units.x), out.mask, statistics)
-        return self.cut.paste(batch, out, pred)
+        return self.cut.paste(batch, out, out.pred, statistics if self.norm_pix else None)
 
     def attention(self, batch: dict, mask: Any = None,                     # None: nothing hidden
                   # 'cross': keys are patches of the other view, numbered as those of this one
