@@ -8,7 +8,7 @@ from given import g, plain, ragged, same, stir
 import maskedlab as ml
 from maskedlab.contract.plan import Plan
 from maskedlab.contract.recipe import Card, Out, Recipe, draw
-from maskedlab.contract.units import Units, mean, place, rows, spread
+from maskedlab.contract.units import Units, free_for, mean, place, rows, spread
 from maskedlab.contract.wrapped import Wrapped
 from maskedlab.masks.strategies import Random
 from maskedlab.train.trainer import fit
@@ -52,7 +52,7 @@ def test_out_speaks_in_rows(case):
     out = r(b, generator=g())
     u = out.units
     assert out.mask.dtype == torch.bool and out.mask.shape[-len(u.shape):] == u.shape
-    assert not (out.mask & ~u.free_for(out.mask)).any()
+    assert not (out.mask & ~free_for(out.mask, u)).any()
     assert out.error.shape in (u.valid.shape, out.mask.shape) and not out.error.requires_grad
     assert len(out.pred) == len(out.target) == int(out.scored.sum())
     assert torch.allclose(sum(out.terms.values()), out.loss)

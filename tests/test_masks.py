@@ -17,7 +17,7 @@ from maskedlab.contract.strategy import Inverse, Strategy, Union, check_mask, co
 from maskedlab.masks.strategies import (
     Random, count, create_strategy, first_k, list_strategies, rand, rates, sketch,
 )
-from maskedlab.contract.units import layout
+from maskedlab.contract.units import free_for, layout
 
 ROOM = list_strategies()                    # a new strategy of the room is tested by being there
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
@@ -91,7 +91,7 @@ def test_any_fields_on_any_layout(name, data, u, seed):
         assert len(str(e)) <= 200 and (str(u.shape) in str(e))
         return
     assert torch.equal(mask, s(u, generator=seeded(seed)))
-    assert torch.equal((~s)(u, generator=seeded(seed)), u.free_for(mask) & ~mask)
+    assert torch.equal((~s)(u, generator=seeded(seed)), free_for(mask, u) & ~mask)
     assert len(views_of(mask, u)) == s.views
     for m in views_of(mask, u):
         as_promised(s, m, u)
@@ -217,7 +217,7 @@ def test_a_thousand_awkward_layouts():
         except ValueError as e:
             assert str(shape) in str(e)
         else:
-            assert not (mask & ~u.free_for(mask)).any()
+            assert not (mask & ~free_for(mask, u)).any()
 
 
 # ------------------------------------------------------------------ laws of the count

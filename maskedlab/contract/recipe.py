@@ -21,7 +21,7 @@ from ..checks import ZeroToOne, brief_value, check_call, checked, outside
 from .chance import Part
 from .plan import Plan
 from .strategy import check_mask, hide
-from .units import Units, count_of, known, layout
+from .units import Units, count_of, free_for, known, layout
 
 # %% auto #0
 __all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'check_batch', 'check_forward', 'arguments_of', 'Recipe', 'pooled',
@@ -122,7 +122,7 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
     if m.ndim > u.valid.ndim and not views:
         raise ValueError(f"this recipe takes one mask a sample, [{len(u)}, {', '.join(map(str, u.shape))}], "
                          f"got {list(m.shape)}")
-    free = u.free_for(m)
+    free = free_for(m, u)
     if given and bool((m & ~free).any()):
         bad = (m & ~free).nonzero()[0].tolist()
         raise ValueError(f"the mask hides unit {bad[1:]} of sample {bad[0]}, which may not be hidden "

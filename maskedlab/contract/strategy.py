@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Range, brief_value, check_fields, hints_of
-from .units import Units
+from .units import Units, free_for
 
 # %% auto #0
 __all__ = ['Where', 'controls', 'Strategy', 'Union', 'Inverse', 'accepted', 'hide', 'check_mask']
@@ -63,7 +63,7 @@ class Strategy:
                             "torch.Generator().manual_seed(0)")
         if len(u) == 0: raise ValueError("these units hold no sample: a mask needs a batch of at least one")
         mask = self.where(u, generator, **signals)
-        return mask & u.free_for(mask)
+        return mask & free_for(mask, u)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         "Bool `[B, *u.shape]`: what a subclass writes."
@@ -186,7 +186,7 @@ class Inverse(Strategy):
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         mask = hide(self.of, u, generator, **signals)
-        return ~mask & u.free_for(mask)
+        return ~mask & free_for(mask, u)
 
     @property
     def views(self) -> int:

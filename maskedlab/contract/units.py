@@ -18,8 +18,8 @@ from ..checks import Count, brief_value, door
 
 # %% auto #0
 __all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
-           'mean_over', 'count_of', 'repeat_to', 'stack_views', 'split_views', 'check_parts', 'Units', 'told_device',
-           'layout']
+           'mean_over', 'count_of', 'repeat_to', 'free_for', 'stack_views', 'split_views', 'check_parts', 'Units',
+           'told_device', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -144,6 +144,12 @@ def repeat_to(mask: Tensor,            # `[B, *coarse]`
     return mask
 
 # %% ../../nbs/contract/00_units.ipynb #0fe461cd
+def free_for(mask: Tensor,         # `[B, *shape]`, or `[B, V, *shape]`
+             u: Units,
+             ) -> Tensor:          # bool, to be laid over the mask
+    "What may be hidden, with an axis for views where a mask has one."
+    return u.free if mask.ndim == u.free.ndim else u.free[:, None]
+
 def stack_views(mask: Tensor,      # bool `[B, *shape]`, or `[B, V, *shape]`
                 u: Units,
                 ) -> Tensor:       # bool `[V * B, *shape]`: the samples of the first view, of the second, ...
@@ -223,11 +229,6 @@ class Units:
         "How many units of each sample may be hidden, int64 `[B]`."
         if self.whole: return torch.full((len(self),), self.count, device=self.device)
         return self.free.flatten(1).sum(1)
-
-    def free_for(self, mask: Tensor,    # `[B, *shape]`, or `[B, V, *shape]` of several views
-                 ) -> Tensor:           # bool, to be laid over it
-        "What may be hidden, with an axis for views where a mask has one."
-        return self.free if mask.ndim == self.free.ndim else self.free[:, None]
 
     def none(self) -> Tensor:
         "The mask that hides nothing, `[B, *shape]`."

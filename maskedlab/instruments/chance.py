@@ -124,8 +124,8 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
         alarms.append(f"it says that it draws {strategy.views} views, and draws {len(every)}")
     out = int((every & ~free).any(-1).sum())
     if out:
-        alarms.append(f"{out:,} of {every[..., 0].numel():,} masks hide units that may not be hidden, such as "
-                      "padding: use & u.free")
+        alarms.append(f"{out:,} of {every[..., 0].numel():,} masks hide units that may not be hidden, such "
+                      "as padding: use & u.free")
     if calls * repeats * B >= 64 and (every == every[:, :1]).all() and _listens(strategy) and not _constant(
         strategy, u, every[:, 0] & free, free):
         alarms.append("every mask is the same: it does not listen to the generator")

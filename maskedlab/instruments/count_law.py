@@ -113,9 +113,9 @@ def _off(counts: Tensor, low: Tensor, high: Tensor, what: str) -> list[str]:
     off = (counts < low) | (counts > high)
     if not off.any(): return []
     i, j = off.nonzero()[0].tolist()
-    return [f"{int(off.sum()):,} of {counts.numel():,} draws break the promise, such as {counts[i, j]} {what} "
-            f"where {_span(low[j:j + 1], high[j:j + 1], 'exactly' if low[j] == high[j] else 'from')} were "
-            "promised"]
+    due = _span(low[j:j + 1], high[j:j + 1], 'exactly' if low[j] == high[j] else 'from')
+    return [f"{int(off.sum()):,} of {counts.numel():,} draws break the promise, such as {counts[i, j]} "
+            f"{what} where {due} were promised"]
 
 def _span(low: Tensor, high: Tensor, word: str) -> str:
     "Counts in words; samples with padding have their own."

@@ -79,27 +79,31 @@ class Coverage:
     def plot(self) -> Any:
         """The map as a plotly figure, of several views each and what is hidden in one or another; a volume is
         shown as the mean over its first axis."""
-        from plotly.subplots import make_subplots
-        maps = {name: z for name, z in _by_view(self.rate.view(-1, *self.shape))}
-        if self.served is not None:
-            maps['one or another'] = self.served
-        names = [name.removesuffix(': ') for name in maps]
-        figure = make_subplots(1, len(maps), subplot_titles=names if len(maps) > 1 else None)
-        for i, z in enumerate(maps.values(), 1):
-            z = z if z.ndim > 1 else z[None]
-            while z.ndim > 2:
-                z = z.nanmean(0)
-            figure.add_heatmap(z=z.tolist(), zmin=0, zmax=1, colorscale='Cividis', colorbar_title='hidden',
-                               row=1, col=i)
-        figure.update_yaxes(autorange='reversed')
-        if len(self.shape) > 1:
-            for i in range(1, len(maps) + 1):
-                figure.update_yaxes(scaleanchor=f"x{i if i > 1 else ''}", row=1, col=i)
-        return figure.update_layout(title=self.name)
+        return _plotted(self)
 
 def _by_view(x: Tensor,        # `[V, ...]`
              ) -> list[tuple[str, Tensor]]:     # of each view: its name before a sentence, and its part
     return [(f'view {v}: ' if len(x) > 1 else '', y) for v, y in enumerate(x, 1)]
+
+# %% ../../nbs/instruments/01_coverage.ipynb #ff07bc76
+def _plotted(c: Coverage) -> Any:
+    from plotly.subplots import make_subplots
+    maps = {name: z for name, z in _by_view(c.rate.view(-1, *c.shape))}
+    if c.served is not None:
+        maps['one or another'] = c.served
+    names = [name.removesuffix(': ') for name in maps]
+    figure = make_subplots(1, len(maps), subplot_titles=names if len(maps) > 1 else None)
+    for i, z in enumerate(maps.values(), 1):
+        z = z if z.ndim > 1 else z[None]
+        while z.ndim > 2:
+            z = z.nanmean(0)
+        figure.add_heatmap(z=z.tolist(), zmin=0, zmax=1, colorscale='Cividis', colorbar_title='hidden',
+                           row=1, col=i)
+    figure.update_yaxes(autorange='reversed')
+    if len(c.shape) > 1:
+        for i in range(1, len(maps) + 1):
+            figure.update_yaxes(scaleanchor=f"x{i if i > 1 else ''}", row=1, col=i)
+    return figure.update_layout(title=c.name)
 
 # %% ../../nbs/instruments/01_coverage.ipynb #a13bdecb
 @door
@@ -120,7 +124,8 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
                     served=None if served is None else served.view(units.shape))
 
 def _of_view(d: Draws, strategy: Any, units: Units, risk: float,
-             ) -> tuple[tuple[Tensor | None, ...], list[str]]:     # the maps of `Coverage` in their order; alarms
+             # the maps of `Coverage` in their order, and alarms
+             ) -> tuple[tuple[Tensor | None, ...], list[str]]:
     "What there is to see and to say of one view."
     hidden, free = d.flat.double(), d.open.double()
     times, chances = hidden.sum(0), free.sum(0)

@@ -17,7 +17,35 @@ from ..contract.units import Units, repeat_to
 from .strategies import LAWS, first_k, quota, rand, share
 
 # %% auto #0
-__all__ = ['Disjoint', 'held_by', 'Independent']
+__all__ = ['free_cells', 'as_units', 'held_by', 'Disjoint', 'Independent']
+
+# %% ../../nbs/masks/13_views.ipynb #d5d49c02
+def free_cells(u: Units,
+               side: int,       # of a square or cube of units
+               ) -> Tensor:     # int64 `[B, cells]`
+    "How many units of each cell may be hidden."
+    if any(n % side for n in u.shape):
+        raise ValueError(f"cell={side}: units of shape {u.shape} do not divide into cells of {side}; choose "
+                         "a cell that divides each side, such as 1")
+    free = u.free.long()
+    for axis in range(1, free.ndim):
+        free = free.unflatten(axis, (-1, side)).sum(axis + 1)
+    return free.flatten(1)
+
+def as_units(cells: Tensor,     # `[B, V, cells]`
+             u: Units, side: int) -> Tensor:        # `[B, V, *shape]`
+    "What holds of a cell holds of its units."
+    coarse = cells.flatten(0, 1).unflatten(1, [n // side for n in u.shape])
+    return repeat_to(coarse, u.shape).unflatten(0, cells.shape[:2])
+
+def held_by(k: Tensor,          # int64 `[B]`, cells
+            sizes: Tensor,      # int64 `[B, cells]`, units of each; 0: it does not count
+            ) -> tuple[Tensor, Tensor]:
+    "The fewest and the most units that k cells hold, two int64 `[B]`."
+    chosen = torch.arange(sizes.shape[1], device=sizes.device) < k[:, None]
+    few = sizes.masked_fill(sizes == 0, int(sizes.max()) + 1).sort(1).values
+    return tuple(torch.where(chosen, s, 0).sum(1)       # type: ignore[return-value]
+                 for s in (few, sizes.sort(1, descending=True).values))
 
 # %% ../../nbs/masks/13_views.ipynb #c02db81d
 @dataclass(frozen=True)
@@ -30,17 +58,17 @@ class Disjoint(Strategy):
     ratio: Annotated[float, Range(0, 1)] = .6           # share of the free cells that each view hides
     # share that is hidden in one view or another, if so many views can; not below the ratio
     prediction: Annotated[float, Range(0, 1)] = 1.
-    cell: Annotated[int, Range(1, 8, 1)] = 1            # side of the squares of units that are hidden together
+    cell: Annotated[int, Range(1, 8, 1)] = 1            # side of the squares that are hidden as one
     views: Annotated[int, Range(2, 6, 1)] = 2           # type: ignore[assignment]
 
     def __post_init__(self):
         super().__post_init__()
         if self.prediction < self.ratio:
-            raise ValueError(f"Disjoint(ratio={self.ratio:g}, prediction={self.prediction:g}): one view alone "
+            raise ValueError(f"Disjoint(ratio={self.ratio:g}, prediction={self.prediction:g}): one view "
                              f"hides more than all may share; give a prediction of {self.ratio:g} or more")
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
-        cells = self.cells(u) > 0
+        cells = free_cells(u, self.cell) > 0
         together = self.together(cells)
         noise = rand((len(u), self.views, cells.shape[1]), generator, u.device)
         asked, found = torch.zeros_like(cells), []      # asked about in an earlier view
@@ -49,22 +77,7 @@ class Disjoint(Strategy):
             fresh = first_k(noise[:, v], new, cells & ~asked)
             found.append(fresh | first_k(noise[:, v], together[0] - new, asked))
             asked = asked | fresh
-        return self.spread(torch.stack(found, 1), u)
-
-    def cells(self, u: Units) -> Tensor:
-        "How many units of each cell may be hidden, int64 `[B, cells]`."
-        if any(side % self.cell for side in u.shape):
-            raise ValueError(f"Disjoint(cell={self.cell}): units of shape {u.shape} do not divide into cells of "
-                             f"{self.cell}; choose a cell that divides each side, such as 1")
-        free = u.free.long()
-        for axis in range(1, free.ndim):
-            free = free.unflatten(axis, (-1, self.cell)).sum(axis + 1)
-        return free.flatten(1)
-
-    def spread(self, cells: Tensor, u: Units) -> Tensor:        # `[B, V, cells]` to `[B, V, *shape]`
-        "Cells as units."
-        coarse = cells.flatten(0, 1).unflatten(1, [side // self.cell for side in u.shape])
-        return repeat_to(coarse, u.shape).unflatten(0, cells.shape[:2])
+        return as_units(torch.stack(found, 1), u, self.cell)
 
     def together(self, cells: Tensor) -> list[Tensor]:          # bool `[B, cells]`; for each view int64 `[B]`
         "How many cells are hidden in this view or an earlier one; the first number is that of every view."
@@ -91,26 +104,17 @@ class Disjoint(Strategy):
         return True
 
     def counts(self, u: Units) -> tuple[Tensor, Tensor]:
-        cells = self.cells(u)
+        cells = free_cells(u, self.cell)
         return held_by(self.together(cells > 0)[0], cells)
 
     def served(self, u: Units) -> tuple[Tensor, Tensor]:
-        cells = self.cells(u)
+        cells = free_cells(u, self.cell)
         return held_by(self.together(cells > 0)[-1], cells)
 
     def chance(self, u: Units) -> Tensor:
-        cells = self.cells(u) > 0
+        cells = free_cells(u, self.cell) > 0
         each = share(self.together(cells)[0], cells)
-        return u.free.cpu() * self.spread(each[:, None], u)[:, 0]
-
-def held_by(k: Tensor,          # int64 `[B]`, cells
-            sizes: Tensor,      # int64 `[B, cells]`, units of each; 0: it does not count
-            ) -> tuple[Tensor, Tensor]:
-    "The fewest and the most units that k cells hold, two int64 `[B]`."
-    chosen = torch.arange(sizes.shape[1], device=sizes.device) < k[:, None]
-    few = sizes.masked_fill(sizes == 0, int(sizes.max()) + 1).sort(1).values
-    return tuple(torch.where(chosen, s, 0).sum(1)       # type: ignore[return-value]
-                 for s in (few, sizes.sort(1, descending=True).values))
+        return u.free.cpu() * as_units(each[:, None], u, self.cell)[:, 0]
 
 # %% ../../nbs/masks/13_views.ipynb #7bc40237
 @dataclass(frozen=True)
@@ -124,8 +128,8 @@ class Independent(Strategy):
     def __post_init__(self):
         super().__post_init__()
         if getattr(self.of, 'views', 1) > 1:
-            raise ValueError(f"Independent(of={str(self.of)[:60]}): that one has several views itself; give a "
-                             "strategy of one, such as Random(.6)")
+            raise ValueError(f"Independent(of={str(self.of)[:60]}): that one has several views itself; give "
+                             "a strategy of one, such as Random(.6)")
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         return torch.stack([hide(self.of, u, generator, **signals) for _ in range(self.views)], 1)

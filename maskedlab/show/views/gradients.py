@@ -51,8 +51,8 @@ class GlyphView(PictureView):
         returned='The first view: hidden patches by one branch, visible ones by the other.',
         together='Orange: hidden in the first; blue: in the second; violet: in both; white: in neither.',
         of_hidden='All views. Empty: hidden in none.', of_visible='All views. Empty: visible in none.')
-    measure = Measure('What differs between hidden patches in their gradients, and how much of that the network '
-                      'says, in per cent; longer is closer.', 'Explained', ' %', 100, digits=0,
+    measure = Measure('What differs between hidden patches in their gradients, and how much of that the '
+                      'network says, in per cent; longer is closer.', 'Explained', ' %', 100, digits=0,
                       more='more', less='less', apart=' points')
     baselines = {'mean': 'the mean everywhere'}
     slow: dict[str, str] = {}
@@ -105,7 +105,8 @@ class GlyphView(PictureView):
 
     def remark(self, s: Scene) -> str:
         masks = self.masks(s)
-        if len(masks) == 1: return 'One view: what it shows is asked of the visible branch, the rest of the other.'
+        if len(masks) == 1:
+            return 'One view: the visible branch is asked about what it shows, the other about the rest.'
         served = int(masks.any(0).sum())
         return (f'{len(masks)} views: {served} of {s.units.count} {self.many} are hidden in one or another, '
                 f'{int(masks.all(0).sum())} in all.')
