@@ -59,19 +59,22 @@ def measure(recipe: Any, seed: int) -> float:
         rows += [x[ink].numpy(), label[ink].numpy()]
     return float(classifier(300).fit(*rows[:2]).score(*rows[2:]))
 
-def closer(recipe: Any, seed: int = 0) -> dict[str, Any]:
+def closer(recipe: Any, seed: int = 0,
+           most: int | None = None,      # of the digits that are tested; None: all
+           ) -> dict[str, Any]:
     """What one number does not tell: the probes of whole pictures, and NMI and distance of the heads, layer
     by layer."""
-    found: dict[str, Any] = probe(recipe, *labelled('digits', labels=400, seed=seed))
-    looks = diagnose(recipe, sample('digits', n=200, split='test'))
+    train, test = labelled('digits', labels=400, seed=seed)
+    found: dict[str, Any] = probe(recipe, train, {k: v[:most] for k, v in test.items()})
+    looks = diagnose(recipe, sample('digits', n=min(200, most or 200), split='test'))
     return {**found, **{k: [round(x, 3) for x in v.mean(1).tolist()] for k, v in looks.items()}}
 
-def gates(seed: int = 0) -> dict[str, Any]:
+def gates(seed: int = 0, most: int | None = None) -> dict[str, Any]:
     "Do the teachers know something, and do they differ?"
     torch.manual_seed(seed)
     student = arm(HybridDistillation)()
     nets = {'M': stage(DIGITS['masked']).net, 'C': stage(DIGITS['teacher']).net, 'untrained student': student}
-    found = {name: closer(net, seed) for name, net in nets.items()}
+    found = {name: closer(net, seed, most) for name, net in nets.items()}
     last = lambda name: found[name]['nmi'][-1]          # a third of four blocks is the last
     knows = found['C']['linear'] > found['untrained student']['linear']
     return {**found, 'C knows more': knows, 'M looks more varied': last('M') > last('C')}
