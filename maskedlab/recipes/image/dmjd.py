@@ -43,9 +43,9 @@ SIZES: dict[str, dict[str, Any]] = {
                    decoder_heads=4, decoder_ratio=4., width=64, cell=4, mean=(.1307,), std=(.3081,),
                    strategy=Disjoint(.6)),
     'micro': dict(image=64, patch=8, dim=128, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
-                  decoder_heads=4, decoder_ratio=4., width=64, cell=4),
+                  decoder_heads=4, decoder_ratio=4., width=64),
     'tiny': dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
-                 decoder_heads=6, decoder_ratio=4., width=96, cell=4),
+                 decoder_heads=6, decoder_ratio=4., width=96),
     'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=256, decoder_depth=4,
                   decoder_heads=8, width=256),
     'base': dict(image=224, patch=16, dim=768, depth=12, heads=12)}

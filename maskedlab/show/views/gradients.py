@@ -71,7 +71,8 @@ class GlyphView(PictureView):
         return place(blank, s.out.scored, rows).reshape(-1, *s.units.shape, rows.shape[-1])
 
     def drawn(self, s: Scene, x: Tensor) -> Tensor:         # `[V, *shape, values]`, the mean over views
-        return glyphs(s.recipe.hog.cells(x.nanmean(0)).mean(-1))
+        cells = s.recipe.hog.cells(x.nanmean(0)).mean(-1)
+        return glyphs(cells, max(6, 192 // max(cells.shape[:2])))
 
     def drawings(self, s: Scene) -> dict[str, Tensor]:
         "Original, seen and error; strokes of the truth, of one view and of each branch; the other view."
