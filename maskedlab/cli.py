@@ -127,7 +127,14 @@ def _compare(a: argparse.Namespace) -> None:
     if a.no_tuning and a.tune is not None: raise ValueError("--no-tuning leaves out what --tune is about")
     told = {k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None}
     budget = Budget(**told, **({'labels': ()} if a.no_tuning else {}))
-    print(compare_table(compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost)))
+    if a.picture and not a.mask: raise ValueError("--picture shows strategies side by side; give --mask")
+    found = compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost, masks=a.mask)
+    if a.picture:
+        from maskedlab.checks import on_disk
+        from maskedlab.show.where import where_sheet
+        with on_disk(f'write {a.picture}'):
+            where_sheet(found).save(a.picture, 'PNG')
+    print(compare_table(found))
 
 def _curves(a: argparse.Namespace) -> None:
     from maskedlab.contract.disk import read_json
@@ -308,6 +315,9 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--seeds', type=_number, default=3)
     c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
+    c.add_argument('--mask', action='append', default=[], metavar='STRATEGY',
+                   help="give it more than once: each recipe with each, such as 'Block(.5)' and 'Random(.5)'")
+    c.add_argument('--picture', help='with --mask: a PNG of all strategies, their coverage and results')
     c.add_argument('--data', help='digits or fashion; default digits')
     c.add_argument('--steps', type=_number, help='of the training; default 400')
     c.add_argument('--tune', type=_number, help='steps of fine-tuning; default 200')

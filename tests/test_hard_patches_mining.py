@@ -1,4 +1,4 @@
-"""Hard Patches Mining: the invariants of the method (Wang et al. 2023), on networks small enough for seconds."""
+"""Hard Patches Mining: the invariants of the method (Wang et al. 2023), on networks that take seconds."""
 import copy
 import math
 

@@ -26,7 +26,7 @@ from ..contract.disk import read_json
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
 from ..contract.create import create_recipe, is_saved, recipe_class
-from ..contract.catalogue import RECIPES, STAGES
+from ..contract.catalogue import ALIASES, RECIPES, STAGES
 from ..data.samples import SAMPLES, options_of, sample
 from ..settings import device
 from ..train.feed import CHANGES, MADE, SETS, Made, Rows, Source, source_of
@@ -111,7 +111,7 @@ def find_claim(name: str) -> Claim:
     if ':' in name:
         module: Any = sys.modules[recipe_class(name).__module__]
     else:
-        name = name.replace('-', '_')
+        name = ALIASES.get(name, name.replace('-', '_'))
         if name not in RECIPES:
             create_recipe(name)       # raises with the nearest names
         try:

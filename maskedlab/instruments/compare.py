@@ -16,21 +16,23 @@ from typing import Any
 import torch
 
 from ..checks import Count, Jobs, Positive, Tries, check_fields, door
+from ..contract.parse import parse
 from .claim import EQUAL, Arms, each, feed, file_of_result, find_claim
+from .coverage import coverage_map
 from .decide import interval
 from ..data.samples import sample
 from .measure import flops, machine, middle, peak_memory, ratio
 from .measure import timed_rounds
 from ..contract.disk import read_json
 from ..contract.saved import write_files
-from ..contract.recipe import Recipe
+from ..contract.recipe import Recipe, evaluating
 from ..train.loop import decay_groups
 from ..train.trainer import fit
 from .probes import labelled, probe, tuned
 
 # %% auto #0
-__all__ = ['Budget', 'entrant', 'one', 'step_of', 'costs', 'compare', 'command_of', 'mean_and_half', 'compare_rows',
-           'compare_table', 'over_budgets', 'passes', 'budgets_table']
+__all__ = ['WHERE', 'Budget', 'entrant', 'entrants', 'one', 'placed', 'step_of', 'costs', 'compare', 'command_of',
+           'mean_and_half', 'compare_rows', 'compare_table', 'over_budgets', 'passes', 'budgets_table']
 
 # %% ../../nbs/instruments/08_compare.ipynb #7bc98b8d
 @dataclass(frozen=True)
@@ -48,16 +50,36 @@ class Budget:
     def __post_init__(self):
         check_fields(self)
 
-def entrant(name: str,
+WHERE = ' where '       # between a recipe and the strategy that it has for once
+
+def entrant(name: str,                  # of a recipe, alone or with a strategy: 'mae where Random(.5)'
             data: str = 'digits',       # or 'fashion': stages that it stands on are those of these data
             ) -> Recipe:
     "The recipe of a name as it takes part."
+    name, _, mask = name.partition(WHERE)
     claim = find_claim(name)
     recipe = (claim.compared or next(iter(claim.arms.values())))()
     others = {k: v.replace('/digits/', f'/{data}/') for k, v in recipe.config.items()
               if isinstance(v, str) and v.endswith('/digits/0')}
-    return Arms({**recipe.config, **others})(type(recipe))() if others and data != 'digits' else recipe
+    if others and data != 'digits':
+        recipe = Arms({**recipe.config, **others})(type(recipe))()
+    if mask:
+        recipe.strategy = parse(mask, trust=True)
+    return recipe
 
+def entrants(names: Sequence[str], masks: Sequence[str], data: str = 'digits') -> list[str]:
+    """Each recipe with each strategy, or alone where there are none; tried on two samples, before hours go
+    by."""
+    for name in names:
+        find_claim(name)
+    if not masks: return list(names)
+    found = [f'{name}{WHERE}{mask}' for name in names for mask in masks]
+    for name in found:
+        with evaluating(recipe := entrant(name, data)), torch.no_grad():
+            recipe(sample(data, n=2), generator=torch.Generator().manual_seed(0))
+    return found
+
+# %% ../../nbs/instruments/08_compare.ipynb #bad58d00
 def one(name: str,                      # a recipe, 'untrained' or 'raw input'
         seed: int,
         budget: Budget,
@@ -76,9 +98,24 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
              **probe(recipe, *labelled(budget.data, budget.few, seed), attentive=True,
                      query=budget.query, layer='best')}
     if name == 'raw input': return found
+    where = {'where': placed(recipe, budget.data)} if WHERE in name and seed == 0 else {}
     for n in budget.labels:
         found[f'tuned {n}'] = tuned(recipe, *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
-    return {k: round(v, 5) for k, v in found.items()}
+    return {k: round(v, 5) for k, v in found.items()} | where
+
+@torch.no_grad()
+def placed(recipe: Recipe, data: str,
+           n: Tries = 256,                  # masks
+           ) -> dict[str, Any]:             # plain values: 'often' `[*shape]`, and the first three 'masks'
+    "Where a recipe hides, as it is now: a strategy may ask the network."
+    batch = sample(data, n=64, split='test')
+    drawn = lambda u, generator: recipe(batch, units=u, generator=generator).mask
+    with evaluating(recipe):
+        c = coverage_map(drawn, u := recipe.units(batch), n)
+        first = drawn(u, torch.Generator().manual_seed(0))[:3]
+    first = first.view(3, -1, *c.shape).any(1)
+    often = c.rate if c.served is None else c.served
+    return dict(often=often.double().nan_to_num(0.).round(decimals=3).tolist(), masks=first.long().tolist())
 
 # %% ../../nbs/instruments/08_compare.ipynb #bce205e3
 def step_of(name: str,
@@ -128,16 +165,19 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
             cost: bool = True,                          # measure steps too, in
             rounds: int = 11,                           # interleaved rounds
             show: bool = True,                          # progress bar
+            # strategies as text, such as 'Block(.5)' and 'ring.py:Ring(.5)': each recipe has each of them
+            masks: Sequence[str] = (),
             ) -> dict[str, Any]:
     "Run a comparison, or go on with one that was interrupted."
     from rich.progress import Progress
     from maskedlab import __version__
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"names={list(names)}: give each method once")
+    if len(set(masks)) != len(masks):
+        raise ValueError(f"masks={list(masks)}: give each strategy once"[:200])
     interval([0.] * seeds)
-    for name in names:
-        find_claim(name)
     budget = budget or Budget()
+    names = entrants(names, masks, budget.data)
     plan = json.loads(json.dumps(dict(names=list(names), seeds=seeds, budget=asdict(budget))))
     path = None if out is None else file_of_result(out)
     state: dict[str, Any] = {**plan, **_begun(path, plan)}
@@ -167,7 +207,11 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
 def command_of(names: Sequence[str], seeds: int, budget: Budget) -> str:
     "What a shell runs to have the same; a budget of another kind than data and steps has no words there."
     more = ['--data', budget.data] if budget.data != Budget.data else []
-    return shlex.join(['maskedlab', 'compare', *names, *more, '--seeds', str(seeds),
+    parts = [name.partition(WHERE) for name in names]
+    recipes, masks = ([*dict.fromkeys(p[i] for p in parts if p[i])] for i in (0, 2))
+    for mask in masks:
+        more += ['--mask', mask]
+    return shlex.join(['maskedlab', 'compare', *recipes, *more, '--seeds', str(seeds),
                        '--steps', str(budget.steps),
                        *(['--tune', str(budget.tune)] if budget.labels else ['--no-tuning'])])
 

@@ -25,7 +25,8 @@ def leads(score: Tensor,      # `[B, *shape]`, what the network says
 
 def ranking(score: Tensor, truth: Tensor,       # as in `leads`
             eps: float = 1e-6,      # keeps the logarithm of a pair that is quite wrong finite
-            ) -> Tensor:            # a scalar: ln 2 where all scores are equal, near 0 where all pairs are right
+            # a scalar: ln 2 where all scores are equal, near 0 where all pairs are right
+            ) -> Tensor:
     "Cross-entropy of 'which of the two has the larger value?', mean over the pairs of all samples."
     return mean(-(leads(score, truth).sigmoid() + eps).log())
 
