@@ -94,6 +94,7 @@ class HardPatchesMining(Recipe):
     """A masked autoencoder that learns to say which patches are hard, and hides those that its slow copy
     calls hard (section 3)."""
     card, sizes, plan = CARD, SIZES, PLAN
+    mask_token_in = 'net.decoder'
     declared = ('which patches are hidden is chosen by a slow copy of the network, which sees them all',)
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels; other sizes work too
