@@ -21,7 +21,7 @@ from ...targets.features import whiten
 from ...parts.transformer import Transformer, init_xavier
 from ...recipes.image.maskalign import MaskAlign, level_distance
 from ...stages.shelf import stage
-from ...instruments.probes import linear_probe
+from ...instruments.probes import labelled, probe
 
 # %% auto #0
 __all__ = ['DIGITS', 'arm', 'CLAIM', 'FixedMatrix', 'Hidden', 'Decoded', 'Inpainted', 'gate']
@@ -87,11 +87,16 @@ class Inpainted(Hidden):
         return self.match(levels)[:, 1:]
 
 # %% ../../../nbs/claims/image/maskalign.ipynb #ddd58b52
-def gate(seed: int = 0) -> dict[str, float]:
+def gate(seed: int = 0,
+         most: int | None = None,      # of the digits that are tested; None: all
+         ) -> dict[str, float]:
     "Does the teacher know more than an untrained student? Their linear probes."
     teacher = stage(ready(DIGITS['teacher'])).net
     torch.manual_seed(seed)
-    return {'teacher': linear_probe(teacher, seed), 'untrained student': linear_probe(arm(MaskAlign)(), seed)}
+    train, test = labelled('digits', labels=400, seed=seed)
+    few = {k: v[:most] for k, v in test.items()}
+    nets = {'teacher': teacher, 'untrained student': arm(MaskAlign)()}
+    return {name: probe(net, train, few)['linear'] for name, net in nets.items()}
 
 CLAIM = Claim(
     sentence='with a teacher that sees the whole picture, nothing needs to be reconstructed (Xue et al. '
