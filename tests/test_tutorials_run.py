@@ -60,6 +60,9 @@ net.features = lambda batch, pool=True: torch.randn(len(batch['image']), 64, 128
     'teachers': ("runs['itself, stopped'] = ", """
 runs['itself'] = runs['itself, stopped']                   # the gradient is stopped, whatever was asked for
 """),
+    'learned': ('behind, score, nets = ', """
+behind[20] = behind[budgets[-1]]                           # looked at only when all was over
+"""),
 }
 
 

@@ -52,6 +52,9 @@ PICTURES: dict[str, dict[str, tuple[str, int]]] = {
     '08_teachers_and_tokens': {
         'words_of_digits.png': ("'its 49 words'", 0), 'collapse.png': ('reveal(lowest,', 0),
         'codebooks.png': ('reveal(many,', 0)},
+    '09_did_it_learn': {
+        'learned.png': ('curves_figure(recorded)', 0), 'gains.png': ('reveal(seen,', 0),
+        'averages.png': ('reveal(kept,', 0), 'experiments.png': ('experiments_figure()', 0)},
 }
 def _unanswered(strip: Any) -> Any:
     """The rows that were seen, without what came of them."""

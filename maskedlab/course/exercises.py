@@ -228,6 +228,7 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'points': 'maskedlab.course.points',
     'targets': 'maskedlab.course.targets',
     'teachers': 'maskedlab.course.teachers',
+    'learned': 'maskedlab.course.learned',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'
