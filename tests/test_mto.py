@@ -44,7 +44,7 @@ def r(request):
 def rows_of(r, batch, mask):
     """Weights of every block as the network uses them, and which tokens are in holes."""
     at = Listening(Drawn(mask), 3, r.share)
-    with watched(r.net, by=at) as weights:
+    with watched(r.mixer, by=at) as weights:
         r.inner(batch, mask=mask, generator=g())
     return weights, at
 
@@ -112,7 +112,7 @@ def test_the_first_block_does_not_hear_the_mask_token(r, batch):
     def behind(which):
         found = []
         hooks = [b.register_forward_hook(lambda m, given, made: found.append(made.detach()))
-                 for b in r.net.blocks]
+                 for b in r.mixer.blocks]
         which(batch, mask=mask)
         for hook in hooks:
             hook.remove()
@@ -176,7 +176,7 @@ def test_likeness_to_patches_at_its_ends(pos):
 
 
 def test_what_comes_in_is_the_mask_token(r, batch):
-    with entering(r.net) as x:
+    with entering(r.mixer) as x:
         out = r(batch, generator=g())
     hidden, seen = in_holes(out.mask, x[0].shape[1])
     token = next(p for n, p in r.named_parameters() if n.endswith('mask_token')).flatten()
@@ -188,9 +188,9 @@ def test_what_comes_in_is_the_mask_token(r, batch):
         patches = torch.zeros(3, 16, 16)
         patches[rest.flatten(1)] = h[:, 1:].flatten(0, 1)
     want = F.cosine_similarity(F.pad(patches, (0, 0, 1, 0)), token, dim=-1)
-    assert_close(cosines_of(r.net, x[0], out.mask)[seen], want[seen], atol=1e-5, rtol=1e-4)
+    assert_close(cosines_of(r.mixer, x[0], out.mask)[seen], want[seen], atol=1e-5, rtol=1e-4)
     assert_close(out.terms['r'], .1 * want.square().masked_fill(~seen, 0).sum(1).div(seen.sum(1)).mean())
-    assert not r.net.blocks[0]._forward_pre_hooks
+    assert not r.mixer.blocks[0]._forward_pre_hooks
 
 
 # 5. whom the term on the mask token moves
@@ -243,7 +243,7 @@ def test_attention_is_recalibrated_for_whoever_looks(name, batch):
     assert torch.equal(hidden, (key >= 0) & mask.flatten(1).gather(1, key.clamp_min(0)))
     closed = ~hidden[:, None, :, None] & hidden[:, None, None]
     assert (w[0] * closed).abs().max() == 0 and (plain[0] * closed).max() > .01
-    assert all(m.watch is None for m in r.net.modules() if hasattr(m, 'watch'))
+    assert all(m.watch is None for m in r.mixer.modules() if hasattr(m, 'watch'))
     assert torch.equal(r.features(batch), r.inner.features(batch))
 
 
@@ -262,9 +262,23 @@ def test_through_depth_tells_parent_and_wrapper_apart(r, batch):
     assert all(0 <= x <= 1 for x in a['entropy']) and all(0 <= x <= 2 for x in a['unlike'])
     # all tokens alike: no heterogeneity
     flat = copy.deepcopy(r)
-    for block in flat.net.blocks:
+    for block in flat.mixer.blocks:
         block.register_forward_hook(lambda m, given, made: torch.ones_like(made))
     assert_close(through_depth(flat, batch, mask)['unlike'], torch.zeros(3), atol=1e-5, rtol=0)
+
+
+def test_around_a_recipe_whose_strategy_asks_the_network(batch):
+    torch.manual_seed(0)
+    r = stir(MTO(INNER['hard_patches_mining']()), .2)
+    found = r.blockwise(batch)
+    assert found['heard'][0] == 0 < found['heard'][-1]
+    out = r(batch, generator=g())
+    assert {'hardness', 'spa', 'e', 'r'} <= out.terms.keys() and out.loss.isfinite()
+    before = copy.deepcopy(r.slow.state_dict())
+    with torch.no_grad():
+        next(r.inner.net.parameters()).add_(1)
+    r.after_step(out, 0.)
+    assert any(not torch.equal(v, before[k]) for k, v in r.slow.state_dict().items())
 
 
 def test_training_lowers_the_terms(batch):
