@@ -412,18 +412,23 @@ MADE = {   # a recipe that its formats can hold, and what their files do not say
     'croco': ({}, dict(heads=4, decoder_heads=4)),
     'hard_patches_mining': (SMALL, HEADS),
     'electra': (dict(position='learned'), {}), 'point_mae': ({}, dict(heads=4, decoder_heads=4)),
+    'spark': ({}, {}),
+    ('spark', 'original convnext'): (dict(encoder='convnext_atto', decoder_dim=32),
+                                     dict(encoder='convnext_atto')),
     'point_bert': (dict(tokenizer=PointDVAE(edges=(64,) * 4, width=32, words=32)), dict(heads=4))}
+LACKS = {('spark', 'original convnext'): ('encoder.net.head',), ('spark', 'timm'): ('densify', 'decoder')}
 ALL = [(name, f) for name in RECIPES for f in formats_of(name)]
 
 
 def test_every_recipe_with_formats_is_tried():
-    assert {name for name, f in ALL} == set(MADE) and all(f.recipe == name for name, f in ALL)
+    assert {name for name, f in ALL} == {k for k in MADE if isinstance(k, str)}
+    assert all(f.recipe == name for name, f in ALL)
 
 
 @pytest.mark.parametrize('name, form', ALL, ids=lambda x: getattr(x, 'name', x))
 def test_random_tensors_there_and_back(tmp_path, name, form):
     "Every tensor that a format holds comes back, from names that fit this format alone."
-    arguments, unsaid = MADE[name]
+    arguments, unsaid = MADE.get((name, form.name), MADE[name])
     r = ml.create_recipe(name, **arguments)
     gen = g()
     with torch.no_grad():
@@ -441,7 +446,7 @@ def test_random_tensors_there_and_back(tmp_path, name, form):
     config, state = read_checkpoint(tmp_path)
     assert find_format(config, state) is form
     assert all(torch.equal(loaded[k], own[k]) for k in back)
-    left = [k for k in own if k not in back]
+    left = [k for k in own if k not in back and not k.startswith(LACKS.get((name, form.name), ()))]
     assert not left or name == 'electra' and not any(k.startswith(('encoder.word', 'generator.word'))
                                                      for k in left)
 

@@ -102,6 +102,11 @@ class ResNet(Stages):
             setattr(self, f'layer{i}', nn.ModuleList(blocks))
         self.apply(_start)
 
+    @property
+    def blocks(self) -> list[ResBlock]:
+        "Those of all stages, in their order."
+        return [block for i in range(1, len(self.widths) + 1) for block in getattr(self, f'layer{i}')]
+
     def maps(self, image: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
         x = F.relu(self.bn1(self.conv1(image)))
         found, x = [], F.max_pool2d(x, 3, 2, 1) if self.pools else x
