@@ -7,7 +7,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import maskedlab as ml
 from maskedlab.corruptions.replace import mask_keep_random
-from maskedlab.masks import Coin, Cosine, Disc, Guided, Linear, Normal, Random, Span, Uniform
+from maskedlab.masks import (
+    Coin, Cosine, Disc, Guided, HalfCosine, Linear, Normal, Random, Span, Stepwise, Uniform
+)
 from maskedlab.masks.strategies import count, list_strategies
 
 PLACE = 'meta'  # the name under which torch lets a stranger's device live
@@ -66,8 +68,10 @@ def test_the_device_that_is_played_refuses_64_bits():
 
 
 RATES = [Uniform(), Cosine(), Linear(0.1, 0.5), Normal(), Coin(Uniform(), 0.5)]
+RATES += [HalfCosine(), Stepwise(Uniform())]
 MADE = [*(cls() for name, cls in list_strategies().items() if name != 'disc'), Disc(2), Guided('score')]
 MADE += [Random() | Random(0.1), ~Random(0.3), *map(Random, RATES), *(Guided('score', r) for r in RATES)]
+MADE += [Guided('score', 0.5, lottery=False, share=r) for r in (0.0, 0.3, *RATES)]
 MADE += [list_strategies()[name](Uniform()) for name in 'span tokens bernoulli block tube ball slots'.split()]
 
 

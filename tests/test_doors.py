@@ -302,7 +302,8 @@ def strategy_doors():
                 on_units(cls(**own), score=torch.ones(()))
 
             yield 'strategies', cls.__name__, argument, value_name, value, wrong, call
-    for cls in (schedules.Uniform, schedules.Linear, schedules.Normal, schedules.Coin):
+    for cls in (schedules.Uniform, schedules.Linear, schedules.Normal, schedules.Coin, schedules.HalfCosine,
+                schedules.Stepwise):
         for argument, value_name, value, wrong in arguments(cls.__name__, cls):
 
             def call(cls=cls, own={argument: value}):  # noqa: B006 (bound now)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from maskedlab.masks.block import Block
 from maskedlab.masks.patterns import Checkerboard, Grid, Painted, Tube
-from maskedlab.masks.schedules import Coin, Cosine, Linear, Normal, Uniform
+from maskedlab.masks.schedules import Coin, Cosine, HalfCosine, Linear, Normal, Stepwise, Uniform
 from maskedlab.masks.span import Span, distinct
 from maskedlab.contract.strategy import Inverse, Strategy, Union, check_mask, controls, hide
 from maskedlab.masks.strategies import (
@@ -414,12 +414,13 @@ def test_union_and_inverse():
 
 
 @pytest.mark.parametrize('cls', [Random, Tube, Block])
-@pytest.mark.parametrize('ratio', [Cosine(), Linear(0., .5), Coin(1., Uniform(.5, .8)), Uniform(), Normal()])
+@pytest.mark.parametrize('ratio', [Cosine(), Linear(0., .5), Coin(1., Uniform(.5, .8)), Uniform(), Normal(),
+                                   HalfCosine(), Stepwise(Cosine())])
 def test_schedules(cls, ratio):
     s, u = cls(ratio), layout((4, 5) if cls is not Tube else (3, 4, 5), batch=50)
     m = s(u, generator=seeded(), progress=.5)
     assert torch.equal(m, s(u, generator=seeded(), progress=.5)) and not s.exact and s.chance(u) is None
-    assert (len(m.flatten(1).sum(1).unique()) == 1) == isinstance(ratio, Linear | Normal)
+    assert (len(m.flatten(1).sum(1).unique()) == 1) == isinstance(ratio, Linear | HalfCosine | Normal)
     assert eval(repr(s)) == s and controls(s)[0]['value'] == ratio
 
 
