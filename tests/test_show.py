@@ -41,7 +41,8 @@ def test_what_is_shown_is_what_the_package_computes(name):
     r = e.menus.recipe(name).eval()
     with torch.no_grad():
         out = r(b, generator=torch.Generator().manual_seed(5))
-    assert torch.equal(out.mask[0], d.mask) and d.hidden == int(out.mask.sum())
+    first = out.mask.reshape(-1, *out.units.shape)[0]           # of several views
+    assert torch.equal(first, d.mask) and d.hidden == int(first.sum())
     if r.fill:
         got, want = d.pictures['returned'], e.menus.view().paint(r.fill(b, out))
         frames = torch.tensor([PALETTE['predicted'], PALETTE['wrong']], dtype=torch.uint8)
@@ -51,7 +52,7 @@ def test_what_is_shown_is_what_the_package_computes(name):
     h = d.mask.shape[0] and d.pictures['seen'].shape[0] // d.mask.shape[0]
     cells = d.mask.repeat_interleave(h, 0).repeat_interleave(h, 1)
     assert torch.equal(d.pictures['seen'][..., 3] == 0, cells)   # hidden pixels are not in the drawing at all
-    asked = out.scored[0].repeat_interleave(h, 0).repeat_interleave(h, 1)
+    asked = out.scored.reshape(-1, *out.units.shape)[0].repeat_interleave(h, 0).repeat_interleave(h, 1)
     assert torch.equal(d.pictures['error'][..., 3] == 255, asked)
 
 
