@@ -33,6 +33,7 @@ class Stages(nn.Module):
         "Of whole pictures, the finest first."
         raise NotImplementedError(f"{type(self).__name__} has no maps")
 
+    @torch.compiler.disable         # a context between layers and torch breaks a graph at each of them
     def see(self, image: Tensor,
             visible: Tensor,                                    # bool `[B, H / stride, W / stride]`
             generator: torch.Generator | None = None) -> list[Tensor]:
