@@ -72,6 +72,8 @@ CLAIM = Claim(
           'loss predicted, random mask': arm(HardPatchesMining, strategy=Random(.75)),
           'half hard from the start': arm(HardPatchesMining, strategy=replace(HARD, share=.5)),
           'all hard': arm(HardPatchesMining, strategy=replace(HARD, share=1.)),
-          'the loss itself is asked for': arm(HardPatchesMining, asked='loss')},
+          'the loss itself is asked for': arm(HardPatchesMining, asked='loss'),
+          'masked autoencoder, as much time': plain},
+    pace={'masked autoencoder, as much time': 2.3},
     data=on_busy_ground, steps=800, batch=64, lr=1e-3, seeds=3,
     compared=arm(HardPatchesMining, mean=(.1307,), std=(.3081,)))
