@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import Positive, Seed, door
+from ..checks import FromZero, Positive, Seed, door
 from ..contract.recipe import draw, evaluating
 from ..parts.two_views import true_places
 
@@ -22,6 +22,7 @@ def matched(weights: Tensor,        # `[layers, B, heads, Q, K]`, of every patch
             places: Tensor,         # `[B, rows, columns, 2]`, true places in patches; NaN: none
             which: Tensor,          # bool `[B, rows, columns]`, the patches that are asked
             within: float = 1.,     # patches
+            beyond: float = 0.,     # ask only patches whose match is further than that from straight across
             ) -> dict[str, Any]:
     "How often the strongest attention is at the match, and what pointing blindly would give."
     rows, columns = which.shape[1:]
@@ -33,6 +34,8 @@ def matched(weights: Tensor,        # `[layers, B, heads, Q, K]`, of every patch
     own = torch.arange(rows * columns, device=which.device).view(rows, columns).expand_as(which)[which]
     mine = weights.mean(2).permute(1, 2, 0, 3)[which.flatten(1)]               # `[n, layers, K]`
     at = lambda unit: away.gather(1, unit[:, None])[:, 0]
+    asked = at(own) > beyond if beyond else torch.ones_like(own, dtype=torch.bool)
+    away, own, mine = away[asked], own[asked], mine[asked]
     share = lambda d: float((d <= within).float().mean())
     found = at(mine.mean(1).argmax(-1))
     return dict(share=share(found), chance=share(away), straight=share(at(own)),
@@ -46,9 +49,13 @@ def matches(recipe: Any,                # its attention has a part 'cross', to p
             mask: Any = None,           # a mask or strategy; default: the recipe's own
             seed: Seed = 0,             # of the mask
             within: Positive = 1.,      # how near is near enough, in patches
+            # ask only patches whose match is further than that from straight across, in patches: from `within`
+            # on, who looks straight across finds nothing
+            beyond: FromZero = 0.,
             # share: of the hidden patches with a known match, whose strongest attention is that near; chance
-            # and straight: the same of looking anywhere, or straight across; layers: of each; distance: mean,
-            # in patches, blind: of looking anywhere; patches: how many were asked
+            # and straight: the same of looking anywhere, or straight across; prior: of the network's own look at
+            # the view of another pair; layers: share of each; distance: mean, in patches, blind: of looking
+            # anywhere; patches: how many were asked
             ) -> dict[str, Any]:
     "Do hidden patches look at their true match?"
     if not torch.is_tensor(batch.get('flow_valid')):
@@ -56,6 +63,11 @@ def matches(recipe: Any,                # its attention has a part 'cross', to p
                          "ml.sample('pairs')")
     u = recipe.units(batch)
     mask = draw(recipe.strategy, u, mask, torch.Generator().manual_seed(seed))
+    if len(u) < 2: raise ValueError("one pair has no other beside it, whose view is the control; give more")
+
+    def look(other: Tensor) -> dict[str, Any]:
+        weights, _, _ = recipe.attention({**batch, 'other': other}, mask, part='cross')
+        return matched(weights, true_places(batch, u.shape), mask, within, beyond)
+
     with evaluating(recipe), torch.no_grad():
-        weights, _, _ = recipe.attention(batch, mask, part='cross')
-    return matched(weights, true_places(batch, u.shape), mask, within)
+        return {**look(batch['other']), 'prior': look(batch['other'].roll(1, 0))['share']}
