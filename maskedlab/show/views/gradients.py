@@ -43,10 +43,10 @@ def glyphs(x: Tensor,          # `[rows of cells, columns of cells, bins]`, whit
 # %% ../../../nbs/show/views/12_gradients.ipynb #81f40b6f
 class GlyphView(PictureView):
     "Draws, opens and scores pictures whose recipe predicts gradients, in one view or several."
-    titles = dict(original='Original', seen='What the network sees', returned='What it returns, as strokes',
-                  target='True gradients', second='What the network sees in view 2', together='Both views',
-                  of_hidden='Said of hidden patches', of_visible='Said of visible patches', error='Error',
-                  mean='The same everywhere', attention='Attention')
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns',
+                  target='True gradients', second='What view 2 sees', together='Both views',
+                  of_hidden='Said of hidden ones', of_visible='Said of visible ones', error='Error',
+                  mean='Mean of the visible', attention='Attention')
     hints = PictureView.hints | dict(
         returned='The first view: hidden patches by one branch, visible ones by the other.',
         together='Orange: hidden in the first; blue: in the second; violet: in both; white: in neither.',
@@ -54,7 +54,7 @@ class GlyphView(PictureView):
     measure = Measure('What differs between hidden patches in their gradients, and how much of that the '
                       'network says, in per cent; longer is closer.', 'Explained', ' %', 100, digits=0,
                       more='more', less='less', apart=' points')
-    baselines = {'mean': 'the mean everywhere'}
+    baselines = {'mean': 'the mean of the visible'}
     slow: dict[str, str] = {}
     paste = ()
 
@@ -91,8 +91,8 @@ class GlyphView(PictureView):
         return self.hidden(s, s.out.pred)
 
     def guess(self, name: str, s: Scene) -> Any:
-        true = self.hidden(s, s.out.target)
-        return true.mean(0, keepdim=True).expand_as(true)
+        seen = self.dense(s, s.out.target)[0][~self.masks(s)[0]]        # what the first view shows
+        return seen.mean(0, keepdim=True).nan_to_num(0.).expand_as(self.predicted(s))
 
     def guessed(self, filled: Any, s: Scene) -> Tensor:
         blank = self.dense(s, torch.full_like(s.out.target, torch.nan))
