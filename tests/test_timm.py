@@ -118,6 +118,18 @@ def test_attention_is_watched_and_nothing_else_changes(r, net):
     assert_close(seen, r.encoder.see(x, ~mask), rtol=0, atol=1e-5)
 
 
+def test_attention_can_be_changed_too(r, net):
+    x, own = r.cut.normal(r.units(picture(r)).x), r.encoder.see(r.cut.normal(r.units(picture(r)).x))
+    with watched(r.encoder, by=lambda logits, layer: logits.softmax(-1)) as weights:
+        same = r.encoder.see(x)
+    assert_close(same, own, rtol=1e-4, atol=1e-4)
+    assert len(weights) == 2 and weights[0].requires_grad
+    with watched(r.encoder, by=lambda logits, layer: torch.full_like(logits, 1 / logits.shape[-1])) as weights:
+        even = r.encoder.see(x)
+    assert not torch.allclose(even, own, atol=1e-3) and weights[1].std() < 1e-6
+    assert torch.equal(r.encoder.see(x), own)
+
+
 def test_rotary_positions_repeat_in_training():
     """DINOv3 changes its coordinates at random in training, from the global generator; a forward must repeat
     itself."""
