@@ -84,7 +84,7 @@ def test_the_memory_has_no_order_but_its_positions(r, batch):
         z, same = block(z, m), block(z, m[:, order])
         assert_close(z, same)
     assert_close(d.norm(z), d(h, visible, memory))
-    assert (d(h, visible, memory[:, order]) - d(h, visible, memory)).abs().max() > 1e-3     # positions do count
+    assert (d(h, visible, memory[:, order]) - d(h, visible, memory)).abs().max() > 1e-3
 
 
 def test_without_cross_attention_the_other_view_is_not_there(batch):
@@ -100,7 +100,7 @@ def test_without_cross_attention_the_other_view_is_not_there(batch):
 
 def test_targets_are_normed_and_zero_scores_the_trivial_loss(r, batch):
     u = r.units(batch)
-    t, P = r.target(u), 8 * 8 * 3
+    t, P = r.cut.wanted(u, own=True), 8 * 8 * 3
     x = r.cut.normal(u.x)
     var = x.var(-1)
     assert t.mean(-1).abs().max() < 1e-5
@@ -130,7 +130,8 @@ def test_the_released_layout_gives_the_same_numbers(r, batch, tmp_path):
     "Their names, and their steps written down once more."
     file = r.save_pretrained(tmp_path, layout='original') / 'croco.pth'
     w = torch.load(file, weights_only=True)['model']
-    assert w['enc_pos_embed'].shape == (16, 32) and w['dec_blocks.1.cross_attn.projk.weight'].shape == (16, 16)
+    assert w['enc_pos_embed'].shape == (16, 32)
+    assert w['dec_blocks.1.cross_attn.projk.weight'].shape == (16, 16)
     lin = lambda x, n: F.linear(x, w[f'{n}.weight'], w[f'{n}.bias'])
     norm = lambda x, n: F.layer_norm(x, x.shape[-1:], w[f'{n}.weight'], w[f'{n}.bias'], 1e-6)
     cut = lambda t, heads: t.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -158,7 +159,8 @@ def test_the_released_layout_gives_the_same_numbers(r, batch, tmp_path):
 
     out = r(batch, generator=g())
     mask = out.mask.flatten(1)
-    seen, y = lin(encode(batch['image'], ~mask), 'decoder_embed'), lin(encode(batch['other']), 'decoder_embed')
+    seen = lin(encode(batch['image'], ~mask), 'decoder_embed')
+    y = lin(encode(batch['other']), 'decoder_embed')
     x = w['mask_token'].expand(4, 16, -1).clone()
     x[~mask] = seen.flatten(0, 1)
     x, y = x + w['dec_pos_embed'], y + w['dec_pos_embed']

@@ -17,8 +17,8 @@ from .embedded import photo_credits, photographs, stereo_photograph
 from .pictures import check_size, cut, uniform
 
 # %% auto #0
-__all__ = ['NUMBERS', 'MARGIN', 'Other', 'Numbers', 'relit', 'TwoPlanes', 'turned', 'painted', 'drawn', 'second_view', 'pairs_of',
-           'told', 'pairs']
+__all__ = ['NUMBERS', 'MARGIN', 'Other', 'Numbers', 'relit', 'turned', 'Camera', 'TwoPlanes', 'both_views', 'colours_at',
+           'second_view', 'pairs_of', 'as_flow', 'pairs']
 
 # %% ../../nbs/data/09_pairs.ipynb #9f82b8b9
 NUMBERS = 40        # uniform numbers that one pair is made of
@@ -44,8 +44,37 @@ def relit(image: Tensor,         # `[B, 3, H, W]` in 0..1
     x = (middle + (x - middle) * contrast).clamp(0, 1)
     return (grey(x) + (x - grey(x)) * colour).clamp(0, 1)
 
+# %% ../../nbs/data/09_pairs.ipynb #676050cb
+def turned(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:      # radians `[B]` to `[B, 3, 3]`
+    "Rotations about the axes that point down, right and ahead, one after the other."
+    def about(i: int, j: int, angle: Tensor) -> Tensor:
+        m = torch.eye(3).repeat(len(angle), 1, 1)
+        m[:, i, i] = m[:, j, j] = angle.cos()
+        m[:, i, j], m[:, j, i] = -angle.sin(), angle.sin()
+        return m
+    return about(0, 1, roll) @ about(1, 2, pitch) @ about(2, 0, yaw)
+
+class Camera:
+    "Pixels as rays, and points as pixels, of a camera at the origin."
+    size: tuple[int, int]        # height and width of a view, in pixels
+    focal: float                 # in pixels
+
+    def rays(self, at: Tensor) -> Tensor:        # pixels `[B, ..., 2]`, x and y, to `[B, ..., 3]`
+        H, W = self.size
+        at = (at + .5 - at.new_tensor([W / 2, H / 2])) / self.focal
+        return torch.cat([at, torch.ones_like(at[..., :1])], -1)
+
+    def pixels(self, points: Tensor) -> Tensor:      # `[B, ..., 3]` in front of a camera to `[B, ..., 2]`
+        H, W = self.size
+        return points[..., :2] / points[..., 2:] * self.focal + points.new_tensor([W / 2, H / 2]) - .5
+
+    def grid(self) -> Tensor:       # `[1, H, W, 2]`, the pixels of a view
+        H, W = self.size
+        y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing='ij')
+        return torch.stack([x, y], -1).float()[None]
+
 # %% ../../nbs/data/09_pairs.ipynb #e1bde1ba
-class TwoPlanes:
+class TwoPlanes(Camera):
     "Scenes of a far and a near plane and two cameras, from a row of numbers each; lengths in far distances."
     def __init__(self, r: Numbers,
                  size: tuple[int, int],      # height and width of the views, in pixels
@@ -62,15 +91,6 @@ class TwoPlanes:
         self.turn = turned(yaw, pitch, r(-.12, .12))                            # [B, 3, 3]
         self.move = torch.stack([r(-move, move), r(-move, move)], 1) * torch.tensor([size[1], size[0]])
 
-    def rays(self, at: Tensor) -> Tensor:        # pixels `[B, ..., 2]`, x and y, to `[B, ..., 3]`
-        H, W = self.size
-        at = (at + .5 - at.new_tensor([W / 2, H / 2])) / self.focal
-        return torch.cat([at, torch.ones_like(at[..., :1])], -1)
-
-    def pixels(self, points: Tensor) -> Tensor:      # `[B, ..., 3]` in front of a camera to `[B, ..., 2]`
-        H, W = self.size
-        return points[..., :2] / points[..., 2:] * self.focal + points.new_tensor([W / 2, H / 2]) - .5
-
     def hit(self, origin: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
         "The first plane on the way of rays `[B, H, W, 3]` from `[B, 3]`: is it the near one, and the point."
         toward = torch.einsum('bpc,bhwc->bphw', self.normals, rays)
@@ -80,14 +100,10 @@ class TwoPlanes:
         near = (on.abs() < self.half[:, None, None]).all(-1) & (inverse[:, 1] > inverse[:, 0])
         return near, torch.where(near[..., None], points[:, 1], points[:, 0])
 
-    def grid(self) -> Tensor:       # `[B, H, W, 2]`, the pixels of a view
-        H, W = self.size
-        y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing='ij')
-        return torch.stack([x, y], -1).float().expand(len(self.centre), -1, -1, -1)
-
     def first(self) -> tuple[Tensor, Tensor]:       # near `[B, H, W]`, points `[B, H, W, 3]`
         "What the first camera sees."
-        return self.hit(torch.zeros_like(self.centre), self.rays(self.grid()))
+        rays = self.rays(self.grid()).expand(len(self.centre), -1, -1, -1)
+        return self.hit(torch.zeros_like(self.centre), rays)
 
     def second(self, at: Tensor) -> tuple[Tensor, Tensor]:      # pixels `[B, H, W, 2]`
         "What the second camera sees there."
@@ -108,27 +124,18 @@ class TwoPlanes:
         seen = inside & (self.second(at)[0] == near)
         return (at - self.grid()).masked_fill(~seen[..., None], torch.nan).permute(0, 3, 1, 2)
 
-def turned(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:      # radians `[B]` to `[B, 3, 3]`
-    "Rotations about the axes that point down, right and ahead, one after the other."
-    def about(i: int, j: int, angle: Tensor) -> Tensor:
-        m = torch.eye(3).repeat(len(angle), 1, 1)
-        m[:, i, i] = m[:, j, j] = angle.cos()
-        m[:, i, j], m[:, j, i] = -angle.sin(), angle.sin()
-        return m
-    return about(0, 1, roll) @ about(1, 2, pitch) @ about(2, 0, yaw)
-
 # %% ../../nbs/data/09_pairs.ipynb #92ccc2f3
 MARGIN = 1.5        # side of the painted square over that of the view
 
-def painted(far: Tensor, near: Tensor,       # `[B, 3, T, T]`, what is painted on the planes
+def both_views(far: Tensor, near: Tensor,       # `[B, 3, T, T]`, what is painted on the planes
             scene: TwoPlanes) -> tuple[Tensor, Tensor]:     # `[B, 3, H, W]` each
     "Both views of a scene."
     def view(seen: tuple[Tensor, Tensor]) -> Tensor:
-        draw = lambda paint: drawn(paint, seen[1], torch.tensor([MARGIN, MARGIN]))
+        draw = lambda paint: colours_at(paint, seen[1], torch.tensor([MARGIN, MARGIN]))
         return torch.where(seen[0][:, None], draw(near), draw(far))
     return view(scene.first()), view(scene.second(scene.grid()))
 
-def drawn(paint: Tensor,        # `[B, 3, T, T]`, as camera 1 sees it
+def colours_at(paint: Tensor,        # `[B, 3, T, T]`, as camera 1 sees it
           points: Tensor,       # `[B, H, W, 3]`, seen by either camera
           sides: Tensor,        # width and height of the paint, in focal lengths
           ) -> Tensor:          # `[B, 3, H, W]`
@@ -144,8 +151,8 @@ def second_view(image: Tensor,      # `[B, 3, H, W]`, any pictures
     scene = TwoPlanes(Numbers(table), (H, W), .2)
     scene.half.zero_()              # there is no near plane
     points = scene.second(scene.grid())[1]
-    return {'other': drawn(image, points, torch.tensor([W, H]) / scene.focal).clamp(0, 1),
-            **told(scene.flow())}
+    return {'other': colours_at(image, points, torch.tensor([W, H]) / scene.focal).clamp(0, 1),
+            **as_flow(scene.flow())}
 
 def _squares(r: Numbers, split: str, first: Tensor, side: int) -> tuple[Tensor, Tensor]:
     "Squares of photographs `[B, 3, side, side]`, and which photographs; `first`: numbers that choose them."
@@ -217,10 +224,10 @@ def pairs_of(table: Tensor,           # `[B, NUMBERS]`, uniform numbers in 0..1
         batch |= {k: relit(batch[k], light) for k in ('image', 'other')}
     if other == 'blank':
         batch['other'] = torch.full_like(batch['other'], .5)
-    return {'image': batch['image'], 'other': batch['other'], **told(batch['flow']), 'label': batch['label'],
-            'real': is_real}
+    return {'image': batch['image'], 'other': batch['other'], **as_flow(batch['flow']),
+            'label': batch['label'], 'real': is_real}
 
-def told(flow: Tensor) -> dict[str, Tensor]:      # `[B, 2, H, W]`, NaN where it is not known
+def as_flow(flow: Tensor) -> dict[str, Tensor]:      # `[B, 2, H, W]`, NaN where it is not known
     "A flow as a batch holds it: without NaN, and where it is known."
     return {'flow': flow.nan_to_num(0.), 'flow_valid': ~flow.isnan().any(1)}
 
@@ -229,7 +236,7 @@ def _made(r: Numbers, chosen: Tensor, split: str, size: tuple[int, int], move: f
     far, label = _squares(r, split, chosen, side)
     near, _ = _squares(r, split, r(), side)
     scene = TwoPlanes(r, size, move)
-    image, other = painted(far, near, scene)
+    image, other = both_views(far, near, scene)
     return {'image': image.clamp(0, 1), 'other': other.clamp(0, 1), 'flow': scene.flow(), 'label': label}
 
 def _exchanged(batch: dict, table: Tensor, other: str, like: dict) -> dict[str, Tensor]:
@@ -250,6 +257,7 @@ def _exchanged(batch: dict, table: Tensor, other: str, like: dict) -> dict[str, 
         found['flow'].append(step.float().expand(-1, H, W).masked_fill(~inside, torch.nan))
     return {k: torch.stack(v) for k, v in found.items()}
 
+# %% ../../nbs/data/09_pairs.ipynb #8cac0eac
 @door
 def pairs(n: Count | None = 8,                         # how many; None: 48 of the training split, else 16
           # random pairs; None: a fixed choice that is the same everywhere

@@ -49,13 +49,13 @@ def matches(recipe: Any,                # its attention has a part 'cross', to p
             mask: Any = None,           # a mask or strategy; default: the recipe's own
             seed: Seed = 0,             # of the mask
             within: Positive = 1.,      # how near is near enough, in patches
-            # ask only patches whose match is further than that from straight across, in patches: from `within`
-            # on, who looks straight across finds nothing
+            # ask only patches whose match is further than that from straight across, in patches: from
+            # `within` on, who looks straight across finds nothing
             beyond: FromZero = 0.,
             # share: of the hidden patches with a known match, whose strongest attention is that near; chance
-            # and straight: the same of looking anywhere, or straight across; prior: of the network's own look at
-            # the view of another pair; layers: share of each; distance: mean, in patches, blind: of looking
-            # anywhere; patches: how many were asked
+            # and straight: the same of looking anywhere, or straight across; prior: of the network's own look
+            # at the view of another pair; layers: share of each; distance: mean, in patches, blind: of
+            # looking anywhere; patches: how many were asked
             ) -> dict[str, Any]:
     "Do hidden patches look at their true match?"
     if not torch.is_tensor(batch.get('flow_valid')):

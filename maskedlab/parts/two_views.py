@@ -17,10 +17,10 @@ from .transformer import PreNorm, attend, init_xavier
 from .vit import Filler
 
 # %% auto #0
-__all__ = ['CrossAttention', 'CrossBlock', 'CrossFiller', 'PairPatches', 'true_places']
+__all__ = ['ViewAttention', 'CrossBlock', 'CrossFiller', 'PairPatches', 'true_places']
 
 # %% ../../nbs/parts/16_two_views.ipynb #e6b8511c
-class CrossAttention(nn.Module):
+class ViewAttention(nn.Module):
     "Multi-head attention from one sequence to another."
     watch: Any = None        # a list that receives the weights `[B, heads, N, M]`: see `parts.watch`
 
@@ -45,7 +45,7 @@ class CrossBlock(PreNorm):
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., eps: float = 1e-6):
         super().__init__(dim, heads, mlp_ratio, eps)
         self.norm_query, self.norm_memory = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
-        self.cross = CrossAttention(dim, heads)
+        self.cross = ViewAttention(dim, heads)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:       # type: ignore[override]
         "One block, `[B, N, D]` and `[B, M, D]` to `[B, N, D]`; the memory stays."

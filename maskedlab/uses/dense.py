@@ -65,8 +65,8 @@ def finetune_map(recipe: Recipe,                # trained in place
                  seed: Seed = 0,
                  plan: Plan = TUNING,
                  **changes: Any,                # of the plan: lr, weight_decay, ...
-                 # error: mean length of the difference on the test batch, in the map's own unit; zero and mean:
-                 # of answering 0, or the mean of the training maps, everywhere
+                 # error: mean length of the difference on the test batch, in the unit of the map; zero and
+                 # mean: of answering 0, or the mean of the training maps, everywhere
                  ) -> dict[str, float]:
     "Train a recipe and a linear layer on every patch to say a map."
     (y, known), (truth, there) = _target(train, key), _target(test, key)

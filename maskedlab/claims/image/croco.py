@@ -72,7 +72,8 @@ def measure(recipe: Any, seed: int) -> dict[str, float]:
     pairs = lambda other: sample('pairs', n=100, split='test', other=other,
                                  generator=torch.Generator().manual_seed(seed))
     strategy = Random(.9, law='floor hidden')
-    look = matches(Likeness() if isinstance(recipe, str) else recipe, pairs('right'), strategy, seed, beyond=1.)
+    looks = Likeness() if isinstance(recipe, str) else recipe
+    look = matches(looks, pairs('right'), strategy, seed, beyond=1.)
     found = {'score': look['share'] - look['prior'], 'explained': explained(recipe, seed),
              **{k: look[k] for k in ('share', 'prior', 'chance', 'distance', 'blind')}}
     if isinstance(recipe, str): return found

@@ -18,7 +18,7 @@ from .base import PALETTE, Scene, tinted
 from .pictures import PictureView
 
 # %% auto #0
-__all__ = ['PairView', 'framed']
+__all__ = ['PairView', 'ringed']
 
 # %% ../../../nbs/show/views/11_pairs.ipynb #4f7f3c8a
 _TEST = dict(n=12, split='test')
@@ -74,7 +74,7 @@ class PairView(PictureView):
         drawn = tinted(self.paint({self.key: s.batch[key]}),
                        self.pixels(s.units, weights.view(1, *s.units.shape)))
         at = self.place_of(s, unit)
-        return drawn if at is None else framed(drawn, at, drawn.shape[0] // s.units.shape[0])
+        return drawn if at is None else ringed(drawn, at, drawn.shape[0] // s.units.shape[0])
 
     def says(self, s: Scene, unit: int) -> str:
         at = self.place_of(s, unit)
@@ -82,7 +82,7 @@ class PairView(PictureView):
         x, y = (int(v.floor()) + 1 for v in at)
         return f'Its match in the second view is in row {y}, column {x}.'
 
-def framed(drawing: Tensor,      # uint8 `[H, W, 4]`
+def ringed(drawing: Tensor,      # uint8 `[H, W, 4]`
            at: Tensor,           # x and y of the middle, in patches
            size: int,            # side of a patch in pixels
            ) -> Tensor:          # a copy
