@@ -124,7 +124,8 @@ def test_attention_can_be_changed_too(r, net):
         same = r.encoder.see(x)
     assert_close(same, own, rtol=1e-4, atol=1e-4)
     assert len(weights) == 2 and weights[0].requires_grad
-    with watched(r.encoder, by=lambda logits, layer: torch.full_like(logits, 1 / logits.shape[-1])) as weights:
+    alike = lambda logits, layer: torch.full_like(logits, 1 / logits.shape[-1])
+    with watched(r.encoder, by=alike) as weights:
         even = r.encoder.see(x)
     assert not torch.allclose(even, own, atol=1e-3) and weights[1].std() < 1e-6
     assert torch.equal(r.encoder.see(x), own)
