@@ -149,8 +149,8 @@ def methods(times: dict[str, Any]) -> Table:
               f"Seconds of processor time, budget {PER_RECIPE}: its notebooks (recipe, formats, claim), its "
               "own test file (one of several methods in equal parts), and its cases in tests that hold for "
               "all. Not counted are tests that take a few methods as examples, and what is made once for all "
-              f"cases. {sum(v > PER_RECIPE for v in total.values())} of {len(total)} are over it. *Wall*: the "
-              "same by the clock on the wall, which other work on the machine lengthens.",
+              f"cases. {sum(v > PER_RECIPE for v in total.values())} of {len(total)} are over it. *Wall*: "
+              "the same by the clock on the wall, which other work on the machine lengthens.",
               ['', 'notebooks', 'own tests', 'cases', 'together', 'wall'])
     for name in sorted(total, key=lambda n: -total[n]):
         t.add(name, *(f'{v:.1f}' for v in (*rows[name].values(), total[name], sum(wall[name].values()))))

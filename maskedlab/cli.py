@@ -99,7 +99,8 @@ def _claim(a: argparse.Namespace) -> None:
     print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}',
           flush=True)
     if a.full and a.arms: raise ValueError("--full runs all arms and --arms some of them; give one of them")
-    if a.quick and (a.steps or a.seeds): raise ValueError("--quick is a budget; leave out --steps and --seeds")
+    if a.quick and (a.steps or a.seeds):
+        raise ValueError("--quick is a budget; leave out --steps and --seeds")
     rehearsal = a.steps is not None or a.seeds is not None
     kept = not rehearsal and not a.quick
     out = a.out or (f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json" if kept else None)
@@ -125,8 +126,10 @@ def _weights(a: argparse.Namespace) -> None:
 def _compare(a: argparse.Namespace) -> None:
     from maskedlab.instruments.compare import Budget, compare, compare_table
     if a.no_tuning and a.tune is not None: raise ValueError("--no-tuning leaves out what --tune is about")
-    told = {k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None}
-    budget = Budget(**told, **({'labels': ()} if a.no_tuning else {}))
+    told: dict[str, Any] = {k: v for k in ('data', 'steps', 'tune') if (v := getattr(a, k)) is not None}
+    if a.no_tuning:
+        told['labels'] = ()
+    budget = Budget(**told)
     if a.picture and not a.mask: raise ValueError("--picture shows strategies side by side; give --mask")
     found = compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost, masks=a.mask)
     if a.picture:

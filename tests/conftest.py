@@ -77,7 +77,8 @@ def quick_start(monkeypatch):
     hundred million."""
     import torch
     from torch.nn import init
-    block = torch.rand(65_521, generator=torch.Generator().manual_seed(0)) * .04 - .02     # a prime: no two rows
+    # a prime: no two rows alike
+    block = torch.rand(65_521, generator=torch.Generator().manual_seed(0)) * .04 - .02
 
     def fill(tensor, *args, **kwargs):
         for part in tensor.data.view(-1).split(len(block)):

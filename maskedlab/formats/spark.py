@@ -15,11 +15,11 @@ from ..masks.strategies import Random
 from ..parts.pyramid import ResNet
 
 # %% auto #0
-__all__ = ['REST', 'RESNET', 'BLOCK', 'CONVNEXT', 'SPARSE', 'NAMES', 'CONVNEXTS', 'WHOLE', 'FORMATS', 'read_resnet',
+__all__ = ['BEHIND', 'RESNET', 'BLOCK', 'CONVNEXT', 'SPARSE', 'NAMES', 'CONVNEXTS', 'WHOLE', 'FORMATS', 'read_resnet',
            'read_convnext', 'read_timm', 'check_resnet', 'write_whole', 'write_timm']
 
 # %% ../../nbs/formats/spark.ipynb #3173073a
-REST = (*((f'dense_decoder.{n}', f'decoder.{n}') for n in ('dec.{i}.{rest}', 'proj.{p}')),
+BEHIND = (*((f'dense_decoder.{n}', f'decoder.{n}') for n in ('dec.{i}.{rest}', 'proj.{p}')),
         ('densify_norms.{i}.{rest}', 'densify.norms.{i}.{rest}'),
         ('densify_projs.{i}.{p}', 'densify.projs.{i}.{p}'), ('mask_tokens.{i}', 'densify.tokens.{i}'),
         *((n, None) for n in ('imn_m', 'imn_s', 'norm_black')))       # nobody reads them
@@ -33,8 +33,8 @@ CONVNEXT = (('downsample_layers.0.{i}.{p}', 'stem.{i}.{p}'),
             *(pair for k in range(4)
               for pair in under(f'stages.{k}.{{n}}.', f'stages.{k}.blocks.{{n}}.', BLOCK)))
 SPARSE = 'sparse_encoder.sp_cnn.'
-NAMES = {'resnet': Names(*under(SPARSE, 'encoder.', RESNET), *REST),
-         'convnext': Names(*under(SPARSE, 'encoder.net.', CONVNEXT), *REST,
+NAMES = {'resnet': Names(*under(SPARSE, 'encoder.', RESNET), *BEHIND),
+         'convnext': Names(*under(SPARSE, 'encoder.net.', CONVNEXT), *BEHIND,
                            (None, 'encoder.net.head.{rest}')),
          'timm': Names(*under('', 'encoder.', RESNET), ('fc.{p}', None), (None, 'densify.{rest}'),
                        (None, 'decoder.{rest}'))}

@@ -89,7 +89,8 @@ def _harmonic(image: Tensor, hidden: Tensor, sweeps: int = 400) -> Tensor:
     for _ in range(sweeps):
         torch.add(*around[:2], out=total).add_(around[2]).add_(around[3])
         torch.addcmul(shown, total, share, out=x)
-        for outer, inner in border: outer.copy_(inner)
+        for outer, inner in border:
+            outer.copy_(inner)
     return x
 
 def beside_baselines(recipe: Recipe,       # one that can fill, over pictures

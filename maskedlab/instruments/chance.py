@@ -120,8 +120,8 @@ def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any
                       "passed")
     every = torch.stack(masks).view(calls, repeats, B, -1, u.count).movedim(3, 0)   # the views come first
     free = u.free.flatten(1)
-    if len(every) != getattr(strategy, 'views', len(every)):
-        alarms.append(f"it says that it draws {strategy.views} views, and draws {len(every)}")
+    if len(every) != (views := getattr(strategy, 'views', len(every))):
+        alarms.append(f"it says that it draws {views} views, and draws {len(every)}")
     out = int((every & ~free).any(-1).sum())
     if out:
         alarms.append(f"{out:,} of {every[..., 0].numel():,} masks hide units that may not be hidden, such "

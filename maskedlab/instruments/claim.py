@@ -221,6 +221,7 @@ def _budget(c: Claim, steps: int | None, seeds: int | None, quick: bool) -> tupl
     if quick: return -(-c.steps // 4), 3
     return c.steps if steps is None else steps, c.seeds if seeds is None else seeds
 
+# %% ../../nbs/instruments/07_claim.ipynb #dbab9172
 def ahead(c: Claim,
           steps: int, seeds: int,
           arms: Sequence[str],              # beside raw input and the untrained network
@@ -228,7 +229,8 @@ def ahead(c: Claim,
           n: int = 4,                       # steps of each that are timed, after as many that are not
           ) -> float:                       # seconds
     "How long a run will take: a few steps of each arm are timed, and one measure."
-    total, last, clock = 0., None, time.perf_counter
+    total, clock = 0., time.perf_counter
+    last: Any = None
     for arm in arms:
         torch.manual_seed(0)
         last, source = c.arms[arm](), feed(c.data, 0, **c.options)
@@ -240,6 +242,7 @@ def ahead(c: Claim,
     c.measure(last.cpu(), 0)
     return (total + (clock() - began) * (len(arms) + 1)) * seeds / jobs
 
+# %% ../../nbs/instruments/07_claim.ipynb #15bfffd7
 def file_of_result(out: str | Path) -> Path:
     "Where a result goes; what would keep it from there is told before hours are spent."
     path = Path(out)

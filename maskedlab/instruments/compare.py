@@ -84,7 +84,7 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
         seed: int,
         budget: Budget,
         first: str,                     # whose network 'untrained' is
-        ) -> dict[str, float]:          # accuracies by name, and the seconds of the training
+        ) -> dict[str, Any]:            # accuracies by name, and the seconds of the training
     "Train, probe, fine-tune."
     torch.manual_seed(seed)
     recipe: Any = 'raw' if name == 'raw input' else entrant(first if name == 'untrained' else name,

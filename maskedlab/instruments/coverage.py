@@ -117,11 +117,12 @@ def coverage_map(strategy: Callable[..., Tensor],           # a strategy, or any
     found = [_of_view(v, strategy, units, RISK / len(d.views)) for v in d.views]
     names = [f'view {i}: ' if len(found) > 1 else '' for i in range(1, len(found) + 1)]
     alarms = [*d.alarms, *(name + a for name, (_, said) in zip(names, found) for a in said)]
-    maps = [x[0] if len(x) == 1 or x[0] is None else torch.stack(x) for x in zip(*(m for m, _ in found))]
+    maps: list[Any] = [x[0] if len(x) == 1 or x[0] is None else torch.stack(x)
+                       for x in zip(*(m for m, _ in found))]
     served = d.flat.double().sum(0) / d.open.double().sum(0) if len(found) > 1 else None
-    return Coverage(getattr(strategy, '__name__', repr(strategy)), units.shape, len(d.flat), *maps,
-                    alarms=tuple(alarms), unseen=tuple(_not_asked(d, strategy)),
-                    served=None if served is None else served.view(units.shape))
+    about: dict[str, Any] = dict(alarms=tuple(alarms), unseen=tuple(_not_asked(d, strategy)),
+                                 served=None if served is None else served.view(units.shape))
+    return Coverage(getattr(strategy, '__name__', repr(strategy)), units.shape, len(d.flat), *maps, **about)
 
 def _of_view(d: Draws, strategy: Any, units: Units, risk: float,
              # the maps of `Coverage` in their order, and alarms

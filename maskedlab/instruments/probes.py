@@ -121,7 +121,7 @@ def _cells(seen: list[list[Any]], tokens: Tensor) -> list[list[Any]]:
         return seen
     ours = lambda p: torch.is_tensor(p) and p.dim() == last.dim() and not any(
         a % b for a, b in zip(p.shape[2:], last.shape[2:]))
-    mean = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[last.dim()]
+    mean: Any = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[last.dim()]
     return [[mean(p, last.shape[2:]).flatten(2).mT if ours(p) else p for p in parts] for parts in seen]
 
 def _joined(parts: list[Any], tokens: Tensor) -> Any:

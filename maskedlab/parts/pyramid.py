@@ -73,6 +73,7 @@ class ResBlock(Skips):
         around = x if self.downsample is None else self.downsample(x)
         return F.relu(self._branch(y, generator=generator) + around)
 
+# %% ../../nbs/parts/15_pyramid.ipynb #cd6c491d
 class ResNet(Stages):
     "A residual network without its classifier, under the names that it has in timm."
     def __init__(self, channels: int,

@@ -17,11 +17,12 @@ from ..instruments.compare import over_budgets
 from ..instruments.decide import interval
 
 # %% auto #0
-__all__ = ['MARKS', 'BANDS', 'OF_BUDGETS', 'results_of', 'claims_figure', 'curves_figure', 'committed_budgets', 'write_figures']
+__all__ = ['LOOKS_OF', 'BANDS', 'OF_BUDGETS', 'results_of', 'claims_figure', 'curves_figure', 'committed_budgets',
+           'write_figures']
 
 # %% ../../nbs/show/04_results.ipynb #9f9c7a14
 # colour and form of a verdict, so that it is told by more than a colour
-MARKS = {'holds': ('#2a7f62', 'circle'), 'does not hold at this scale': ('#b3492b', 'square'),
+LOOKS_OF = {'holds': ('#2a7f62', 'circle'), 'does not hold at this scale': ('#b3492b', 'square'),
          'undecided': ('#6b6b6b', 'diamond'), 'not learned at this budget': ('#9a9a9a', 'circle-open')}
 
 def results_of(folder: str | Path = 'claims') -> list[dict[str, Any]]:
@@ -35,7 +36,7 @@ def claims_figure(results: Sequence[dict[str, Any]]) -> Any:     # a plotly figu
     "Differences with their intervals, in units of each claim's smallest effect."
     import plotly.graph_objects as go
     fig = go.Figure()
-    for said, (colour, symbol) in MARKS.items():
+    for said, (colour, symbol) in LOOKS_OF.items():
         mine = [r for r in results if r['verdict'] == said]
         if not mine: continue
         x = [r['mean'] / r['effect'] for r in mine]
@@ -48,7 +49,8 @@ def claims_figure(results: Sequence[dict[str, Any]]) -> Any:     # a plotly figu
                               for r in mine], hoverinfo='text')
     fig.add_vline(x=0, line=dict(color='#6b6b6b', width=1))
     fig.add_vline(x=1, line=dict(color='#6b6b6b', width=1, dash='dash'))
-    return fig.update_layout(template='plotly_white', height=80 + 30 * len(results), margin=dict(l=10, r=10, t=10, b=40),
+    return fig.update_layout(template='plotly_white', height=80 + 30 * len(results),
+                             margin=dict(l=10, r=10, t=10, b=40),
                              xaxis_title='difference / smallest difference that matters',
                              legend=dict(orientation='h', y=1.1))
 
@@ -70,8 +72,8 @@ def curves_figure(states: Sequence[dict[str, Any]],      # from `compare`, the s
         else:
             fig.add_scatter(x=steps, y=[m for m, *_ in ends], name=name, mode='lines+markers',
                             error_y=dict(array=[high - m for m, _, high in ends]))
-    return fig.update_layout(template='plotly_white', height=360, margin=dict(l=40, r=10, t=10, b=40), xaxis_title='steps',
-                             yaxis_title=f'accuracy, {reading}').update_xaxes(type='log')
+    return fig.update_layout(template='plotly_white', height=360, margin=dict(l=40, r=10, t=10, b=40),
+                             xaxis_title='steps', yaxis_title=f'accuracy, {reading}').update_xaxes(type='log')
 
 # %% ../../nbs/show/04_results.ipynb #560faa2c
 OF_BUDGETS = 'budgets-*.json'        # among the data of the package: comparisons at several budgets

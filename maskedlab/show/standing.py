@@ -69,7 +69,7 @@ def worse_than(s: dict[str, Any]) -> list[str]:        # of `standing`
 
 def standing_words(s: dict[str, Any]) -> str:
     "Where a network stands, in one sentence."
-    said = {'better than': [], 'no better than': [], 'worse than': []}
+    said: dict[str, list[str]] = {'better than': [], 'no better than': [], 'worse than': []}
     for k, v in s['beside'].items():
         low, high = v['ahead'][1:]
         said['better than' if low > 0 else 'worse than' if high < 0 else 'no better than'].append(k)

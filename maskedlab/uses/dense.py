@@ -23,7 +23,8 @@ __all__ = ['places_of', 'MapHead', 'finetune_map']
 # %% ../../nbs/uses/02_dense.ipynb #c242e96a
 def places_of(recipe: Recipe, batch: dict) -> Tensor:      # `[B, h, w, D]`
     "What a recipe has to say of every patch, nothing hidden: of pairs its own answer, else its features."
-    if hasattr(recipe, 'pair_features'): return recipe.pair_features(batch)
+    own: Any = getattr(recipe, 'pair_features', None)
+    if own is not None: return own(batch)
     if recipe.features is None:
         raise ValueError(f"{type(recipe).__name__} gives no features to build a map on; take another recipe")
     return recipe.features(batch, pool=False).unflatten(1, recipe.units(batch).shape)

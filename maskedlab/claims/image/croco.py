@@ -42,7 +42,7 @@ def explained(recipe: Any, seed: int,
               ridge: float = 10.,
               ) -> float:
     "The share of the flow's variance on held-out scenes that a linear layer on frozen answers explains."
-    def rows_of(split: str, n: int, k: int) -> tuple[Tensor, Tensor]:
+    def rows_of(split: Any, n: int, k: int) -> tuple[Tensor, Tensor]:
         batch = sample('pairs', n=n, split=split, generator=torch.Generator().manual_seed(2 * seed + k))
         places = true_places(batch, (8, 8)).flatten(1, 2)
         y, x = torch.meshgrid(torch.arange(8) + .5, torch.arange(8) + .5, indexing='ij')

@@ -68,4 +68,4 @@ def agreement(recipe: Any, batch: dict, seed: int = 0) -> float:
         loss = recipe(batch, mask=mask, generator=g).loss
         found = torch.autograd.grad(loss, [p for p in recipe.encoder.parameters() if p.requires_grad])
         grads.append(torch.cat([x.flatten() for x in found]))
-    return float(torch.nn.functional.cosine_similarity(*grads, dim=0))
+    return float(torch.nn.functional.cosine_similarity(grads[0], grads[1], dim=0))

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...contract.recipe import evaluating
 from ...data.samples import sample
@@ -25,7 +24,7 @@ from ...train.feed import Rows
 __all__ = ['DIGITS', 'arm', 'CLAIM', 'busy', 'on_busy_ground', 'feared', 'measure', 'plain']
 
 # %% ../../../nbs/claims/image/hard_patches_mining.ipynb #fa80805c
-def busy(batch: dict, split: str, seed: int) -> dict:
+def busy(batch: dict, split: Any, seed: int) -> dict:
     "Digits, `[n, 1, 28, 28]`, each on a piece of a photograph of that split."
     g = torch.Generator().manual_seed(seed)
     ground = sample('image', n=len(batch['image']), split=split, generator=g, size=28)['image']

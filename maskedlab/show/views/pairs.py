@@ -28,7 +28,7 @@ class PairView(PictureView):
     thing = 'pair'
     menu = 'Pair'
     # label -> (sample, its options, what is said of a pair)
-    sets = {'Held-out pairs': ('pairs', _TEST, '{}'),
+    sets: dict[str, Any] = {'Held-out pairs': ('pairs', _TEST, '{}'),
             'Second view: the first, moved': ('pairs', _TEST | dict(other='moved'), '{} (moved)'),
             'Second view: another scene': ('pairs', _TEST | dict(other='wrong'), '{}, and another scene'),
             'Second view: blank': ('pairs', _TEST | dict(other='blank'), '{}, and nothing'),

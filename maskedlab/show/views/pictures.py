@@ -14,7 +14,8 @@ from torch import Tensor
 from ...contract.saved import arguments
 from ...contract.units import Units, widen
 from ...data.own import load_image
-from ...data.samples import CLOTHES, photo_credits
+from ...data.embedded import photo_credits
+from ...data.samples import CLOTHES
 from ...instruments.baselines import inpaint, psnr, visible_mean
 from .base import (HOLE, Measure, Scene, View, cividis, from_file, panel, pierced, raw,
                                        tinted)
