@@ -20,6 +20,7 @@ from PIL import Image
 
 from maskedlab.data import pictures as pic
 from maskedlab.data.batches import batches
+from maskedlab.data.embedded import photo_credits, photographs
 from maskedlab.data.own import images, load_image, to_pixels
 from maskedlab.data.samples import (
     KEPT,
@@ -28,8 +29,6 @@ from maskedlab.data.samples import (
     describe,
     digits,
     list_samples,
-    photo_credits,
-    photographs,
     photos,
     sample,
 )
