@@ -320,7 +320,7 @@ def frames(pictures: int = 4, masks: int = 3) -> str:
             store.append({'picture': i, 'mask': seed, 'sheet': _png(Image.fromarray(sheet.numpy())),
                           'facts': [f[i] for f in facts]})
     torch.set_num_threads(threads)
-    names = [ml.data.samples.photo_credits()[int(k)]['title'] for k in b['label']]
+    names = [ml.data.embedded.photo_credits()[int(k)]['title'] for k in b['label']]
     originals = [_png(Image.fromarray(x.numpy())) for x in byte(truth)]
     data = {'side': truth.shape[-1], 'patches': u.count, 'ratios': RATIOS, 'names': names,
             'originals': originals, 'frames': store}
