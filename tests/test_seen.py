@@ -13,6 +13,7 @@ from maskedlab.contract.strategy import hide
 from maskedlab.masks.disc import Disc
 from maskedlab.show.explorer.doors import answer, spec
 from maskedlab.show.explorer.page import Page
+from maskedlab.show.scenes import choice_of
 from maskedlab.show.views.base import PALETTE, Measure
 from maskedlab.show.views.clouds import ROLES, belongs, framed, project, seen_roles
 from maskedlab.show.views.features import Projection
@@ -148,8 +149,7 @@ def test_no_slider_leads_to_an_error(pages):
 
 def test_every_view_can_be_built_and_is_found():
     for name in ml.list_recipes():
-        r = ml.create_recipe(name, pretrained=True)
-        v = view_of(r)
+        v = view_of(choice_of(name).recipe)
         kind = 'CodeView' if name in WORDS else 'FeatureView' if name in FEATURES else None
         if kind:
             assert type(v).__name__ == kind

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..contract.code import written_code
-from ..contract.create import SHIPPED, create_recipe, is_saved
+from ..contract.create import SHIPPED, create_recipe, is_saved, recipe_class
 from ..contract.disk import read_json
 from ..contract.recipe import Out, Recipe, evaluating
 from ..contract.saved import name_of
@@ -52,7 +52,8 @@ def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or fo
         pass
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Choice(create_recipe(which), code, 'Untrained: no trained weights ship with this method, '
+        small = {'size': 'micro'} if 'micro' in recipe_class(which).sizes else {}      # a page answers at once
+        return Choice(create_recipe(which, **small), code, 'Untrained: no trained weights ship with this method, '
                                                   'so what it returns is noise.')
 
 def _named(cls: Any) -> str | None:
