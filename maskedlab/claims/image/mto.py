@@ -29,6 +29,8 @@ class Curve:
     def __init__(self, recipe: Recipe):
         # the claim starts each arm at its seed
         self.recipe, self.seed = recipe, torch.initial_seed()
+        self.labels = 400
+        self.tests: int | None = None       # how many test samples; default: all
         self.found: list[float] = []
         self.steps, self.seconds = 0, 0.
 
@@ -38,7 +40,9 @@ class Curve:
         due = int(LOOKS * progress * self.steps / max(self.steps - 1, 1) + 1e-9) - len(self.found)
         if due < 1: return
         began = time.perf_counter()
-        now = probe(self.recipe, *labelled('fashion', 400, self.seed), layer='best')['linear']
+        train, test = labelled('fashion', self.labels, self.seed)
+        test = {k: v[:self.tests] for k, v in test.items()}
+        now = probe(self.recipe, train, test, layer='best')['linear']
         self.found += [now] * due
         self.seconds += time.perf_counter() - began
 
