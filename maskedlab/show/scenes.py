@@ -52,9 +52,10 @@ def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or fo
         pass
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        small = {'size': 'micro'} if 'micro' in recipe_class(which).sizes else {}      # a page answers at once
-        return Choice(create_recipe(which, **small), code, 'Untrained: no trained weights ship with this method, '
-                                                  'so what it returns is noise.')
+        # a page answers at once
+        small = {'size': 'micro'} if 'micro' in recipe_class(which).sizes else {}
+        return Choice(create_recipe(which, **small), code, 'Untrained: no trained weights ship with this '
+                                                           'method, so what it returns is noise.')
 
 def _named(cls: Any) -> str | None:
     "The text that a class is made from."
