@@ -53,7 +53,7 @@ def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or fo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         # a page answers at once
-        small = {'size': 'micro'} if 'micro' in recipe_class(which).sizes else {}
+        small: Any = {'size': 'micro'} if 'micro' in recipe_class(which).sizes else {}
         return Choice(create_recipe(which, **small), code, 'Untrained: no trained weights ship with this '
                                                            'method, so what it returns is noise.')
 
