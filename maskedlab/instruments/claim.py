@@ -37,7 +37,7 @@ from .probes import linear_probe
 
 # %% auto #0
 __all__ = ['OF_DIGITS', 'EQUAL', 'Claim', 'ready', 'Arms', 'feed', 'find_claim', 'attempt', 'each', 'run_claim', 'ahead',
-           'file_of_result', 'read_result', 'claims_table', 'recorded']
+           'file_of_result', 'read_result', 'results_of', 'claims_table', 'recorded']
 
 # %% ../../nbs/instruments/07_claim.ipynb #2c339cc7
 @dataclass(frozen=True)
@@ -297,6 +297,13 @@ def _device() -> str:
     return f'CPU, {torch.get_num_threads()} threads'
 
 # %% ../../nbs/instruments/07_claim.ipynb #af3a44b9
+def results_of(folder: str | Path = 'claims') -> list[dict[str, Any]]:
+    "The results of a folder that have a verdict, by name."
+    if not Path(folder).expanduser().is_dir():
+        raise FileNotFoundError(f"there is no folder {short(folder)}; give the one that holds the results")
+    found = [read_result(p) for p in sorted(Path(folder).expanduser().glob('*.json'))]
+    return [r for r in found if 'verdict' in r]
+
 def claims_table(folder: str | Path = 'claims',   # of the results
                  ) -> str:                        # Markdown
     "All results as a table."
@@ -305,11 +312,7 @@ def claims_table(folder: str | Path = 'claims',   # of the results
             '|---|---|---|---|---|---|---|---|---|']
     score = lambda r, arm: f"{sum(a['score'] for a in r['arms'][arm]) / len(r['arms'][arm]):.3f}"
     steps = lambda r, arm: f" ({r['pace'][arm]:.0%} of the steps)" if arm in r.get('pace', {}) else ''
-    if not Path(folder).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no folder {short(folder)}; give the one that holds the results")
-    for path in sorted(Path(folder).expanduser().glob('*.json')):
-        r = read_result(path)
-        if 'verdict' not in r: continue
+    for r in results_of(folder):
         low, high = r['interval']
         both = ' · '.join(f"{arm}{steps(r, arm)} {score(r, arm)}" for arm in r['contrast'].split(' minus '))
         cells = [r['name'], r['claim'], r['metric'], both, f"{r['mean']:+.3f} ({low:+.3f} to {high:+.3f}), "

@@ -12,25 +12,17 @@ from typing import Any
 from ..checks import door, on_disk, short
 from ..contract.create import SHIPPED
 from ..contract.disk import read_json
-from ..instruments.claim import read_result
+from ..instruments.claim import results_of
 from ..instruments.compare import over_budgets
 from ..instruments.decide import interval
 
 # %% auto #0
-__all__ = ['LOOKS_OF', 'BANDS', 'OF_BUDGETS', 'results_of', 'claims_figure', 'curves_figure', 'committed_budgets',
-           'write_figures']
+__all__ = ['LOOKS_OF', 'BANDS', 'OF_BUDGETS', 'claims_figure', 'curves_figure', 'committed_budgets', 'write_figures']
 
 # %% ../../nbs/show/04_results.ipynb #9f9c7a14
 # colour and form of a verdict, so that it is told by more than a colour
 LOOKS_OF = {'holds': ('#2a7f62', 'circle'), 'does not hold at this scale': ('#b3492b', 'square'),
          'undecided': ('#6b6b6b', 'diamond'), 'not learned at this budget': ('#9a9a9a', 'circle-open')}
-
-def results_of(folder: str | Path = 'claims') -> list[dict[str, Any]]:
-    "The results of a folder that have a verdict, by name."
-    if not Path(folder).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no folder {short(folder)}; give the one that holds the results")
-    found = [read_result(p) for p in sorted(Path(folder).expanduser().glob('*.json'))]
-    return [r for r in found if 'verdict' in r]
 
 def claims_figure(results: Sequence[dict[str, Any]]) -> Any:     # a plotly figure
     "Differences with their intervals, in units of each claim's smallest effect."

@@ -20,7 +20,7 @@ from .scenes import leaving_no_trace, scene_of
 from .views.table import view_of
 
 # %% auto #0
-__all__ = ['standing', 'worse_than', 'standing_words', 'weights_table']
+__all__ = ['standing', 'not_beaten', 'standing_words', 'weights_table']
 
 # %% ../../nbs/show/03_standing.ipynb #3a41e8fd
 @door
@@ -63,16 +63,19 @@ def _scores(recipe: Recipe, view: Any, one: dict, seed: int, slow: bool) -> dict
     return found if chance is None else {**found, 'chance': chance}
 
 # %% ../../nbs/show/03_standing.ipynb #c1f5aeae
-def worse_than(s: dict[str, Any]) -> list[str]:        # of `standing`
+def not_beaten(s: dict[str, Any]) -> list[str]:        # of `standing`
     "The guesses that a network does not beat, by the interval over samples."
-    return [k for k, v in s['beside'].items() if v['ahead'][1] <= 0]
+    return [k for k, v in s['beside'].items() if _against(v['ahead']) != 'better than']
+
+def _against(ahead: list[float]) -> str:
+    low, high = ahead[1:]
+    return 'better than' if low > 0 else 'worse than' if high < 0 else 'no better than'
 
 def standing_words(s: dict[str, Any]) -> str:
     "Where a network stands, in one sentence."
     said: dict[str, list[str]] = {'better than': [], 'no better than': [], 'worse than': []}
     for k, v in s['beside'].items():
-        low, high = v['ahead'][1:]
-        said['better than' if low > 0 else 'worse than' if high < 0 else 'no better than'].append(k)
+        said[_against(v['ahead'])].append(k)
     both = ', '.join(f"{how} {' and '.join(names)}" for how, names in said.items() if names)
     return f"On {s['samples']} held-out samples {both}." if both else ''
 
@@ -91,4 +94,4 @@ def weights_table(folder: Path = SHIPPED) -> str:       # Markdown
     return '\n'.join(f"| {' | '.join(r)} |" for r in rows)
 
 def _mark(ahead: list[float]) -> str:
-    return '' if ahead[1] > 0 else ' (no worse)' if ahead[2] > 0 else ' (better)'
+    return {'better than': '', 'no better than': ' (no worse)', 'worse than': ' (better)'}[_against(ahead)]
