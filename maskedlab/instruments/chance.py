@@ -93,6 +93,7 @@ class Draws:
         "The free units of each draw, bool `[draws, N]`."
         return self.free.expand(self.mask.shape).flatten(0, 2)
 
+# %% ../../nbs/instruments/00_chance.ipynb #89fa346f
 @door
 def draw_many(strategy: Callable[..., Tensor],              # a strategy, or any function of units
               u: Units,                                     # a layout, or a recipe's units

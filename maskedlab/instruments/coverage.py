@@ -81,6 +81,7 @@ class Coverage:
         shown as the mean over its first axis."""
         return _plotted(self)
 
+# %% ../../nbs/instruments/01_coverage.ipynb #a7ddfb58
 def _by_view(x: Tensor,        # `[V, ...]`
              ) -> list[tuple[str, Tensor]]:     # of each view: its name before a sentence, and its part
     return [(f'view {v}: ' if len(x) > 1 else '', y) for v, y in enumerate(x, 1)]
@@ -203,6 +204,7 @@ def _mirror(d: Draws, shape: tuple[int, ...], risk: float) -> list[str]:
                           "which should be alike")
     return alarms
 
+# %% ../../nbs/instruments/01_coverage.ipynb #37c05744
 def _neglected(times: Tensor, chances: Tensor, able: Tensor, shape: tuple[int, ...],
                risk: float) -> list[str]:
     "Without a promise: is a unit that may be hidden so less than a tenth as often as the mean?"
@@ -327,6 +329,7 @@ def _regular(together: Tensor, risk: float) -> list[str]:
     return [f"samples of one batch are {'more' if mean > 0 else 'less'} alike than samples of two: those {k} "
             f"apart have a correlation of {mean:.2f}, which should be 0; each sample needs its own draw"]
 
+# %% ../../nbs/instruments/01_coverage.ipynb #b24ad256
 def _single_pairs(x: Tensor, together: Tensor, risk: float) -> list[str]:
     """Each pair of samples by itself: by the signs where there are many batches; else beside pairs of
     different batches, by Fisher's sum of the logarithms of chances."""

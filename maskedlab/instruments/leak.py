@@ -155,6 +155,7 @@ class _Look:
         return self.r(self.batch if batch is None else batch, mask=mask, units=units, generator=g,
                       progress=moment(i))
 
+# %% ../../nbs/instruments/00_leak.ipynb #28d507a6
 @torch.no_grad()
 def _begins(look: _Look) -> bool:
     "Does it hide anything, and does a forward repeat itself and change no state?"
@@ -235,6 +236,7 @@ def _places(a: Out) -> Iterator[tuple[Tensor, Tensor]]:
     for t in a.order[a.secret].unique().tolist():
         yield a.secret & (a.order >= t), a.scored & (a.order <= t)
 
+# %% ../../nbs/instruments/00_leak.ipynb #9b915156
 def _place(look: _Look, i: int, a: Out, m: Tensor, inside: Tensor, judged: Tensor) -> None:
     "Change the content of `inside`, in both ways and at each site."
     if not bool(judged.any()): return
