@@ -400,7 +400,7 @@ def test_sets_can_be_sent_to_workers(folder):
 def test_nothing_is_loaded_or_fetched_early():
     code = ("import sys, maskedlab.data.batches, maskedlab.data.samples as s; "
             "assert not {'datasets', 'skimage', 'sklearn', 'matplotlib'} & set(sys.modules); "
-            "assert not s._small.cache_info().currsize and not s.photographs.cache_info().currsize; "
+            "assert not s.small_pictures.cache_info().currsize and not s.photographs.cache_info().currsize; "
             "import socket; socket.socket = None; s.sample('image'); s.sample('digits'); assert 'datasets' "
             "not in sys.modules")
     subprocess.run([sys.executable, '-c', code], check=True)

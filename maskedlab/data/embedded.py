@@ -22,7 +22,7 @@ from torch import Tensor
 from .pictures import Held, Pictures
 
 # %% auto #0
-__all__ = ['STEREO', 'photo_credits', 'photographs', 'stereo_photograph']
+__all__ = ['STEREO', 'CLOTHES', 'photo_credits', 'photographs', 'stereo_photograph', 'small_pictures']
 
 # %% ../../nbs/data/08_embedded.ipynb #daa39c9d
 _FILES = resources.files('maskedlab') / 'data' / 'files'
@@ -81,3 +81,15 @@ def _mean_of_four(d: Any) -> Tensor:    # in pixels of half the size; NaN but wh
     four = torch.from_numpy(d[:2 * h, :2 * w]).float().view(h, 2, w, 2).transpose(1, 2).flatten(2)
     one = four.isfinite().all(-1) & (four.amax(-1) - four.amin(-1) < 1)
     return torch.where(one, four.mean(-1) / 2, torch.nan)
+
+# %% ../../nbs/data/08_embedded.ipynb #ada90e18
+CLOTHES = ('t-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag',
+           'ankle boot')
+
+@cache
+def small_pictures(name: str,       # 'digits' or 'fashion'
+                   split: str,
+                   ) -> Tensor:     # uint8 [N, 28, 28]
+    "All small pictures of a kind, ink and cloth bright on black."
+    with (_FILES / f'{name}.npz').open('rb') as f, np.load(f) as held:
+        return torch.from_numpy(held[split])

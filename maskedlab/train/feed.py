@@ -29,6 +29,7 @@ from ..data.pictures import Pictures, cropped, random_boxes, uniform
 from ..data.points import load_points, vary_points
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.text import load_text
+from ..data.video import CLIP_NUMBERS, clips_of
 from ..data.vary import recolour, turn
 from .seeds import drawing, seeded, start_at
 
@@ -246,7 +247,8 @@ def hold(source: Source,
 # embedded data that is cropped anew each time
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
 # embedded data without end: what makes them of numbers, and of how many
-MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {'pairs': (pairs_of, NUMBERS)}
+MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {'pairs': (pairs_of, NUMBERS),
+                                                                 'video': (clips_of, CLIP_NUMBERS)}
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files, lists and data sets as one batch
@@ -269,8 +271,9 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
     changes = CHANGES.get(modality, {}) if augment else {}
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
-        if data in MADE: return Made(*MADE[data], seed, dict(size=size, jitter=augment))
-        options: dict[str, Any] = {'size': size} if 'size' in options_of(data) else {}
+        options: dict[str, Any] = {k: v for k, v in dict(size=size, jitter=augment).items()
+                                   if k in options_of(data)}
+        if data in MADE: return Made(*MADE[data], seed, options)
         return Rows(sample(data, n=None, split='train', **options), seed, changes)
     if isinstance(data, dict): return Rows(data, seed)
     if isinstance(data, Pictures): return Crops(data, seed, size, augment, vary)
