@@ -157,7 +157,7 @@ SIZES: dict[str, dict[str, Any]] = {
                   drop_path=0., layer_scale=1., tokenizer='image_dvae/micro/image/0'),
     'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, tokenizer='image_dvae/small/image/0'),
     'base':  dict(image=224, patch=16, dim=768, depth=12, heads=12)}
-PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .999), warmup=1 / 30, clip=3.)
+PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .999), floor=1 / 150, warmup=1 / 30, clip=3.)
 
 # %% ../../../nbs/recipes/image/cae.ipynb #32b07279
 class CAE(Recipe):

@@ -131,7 +131,7 @@ SIZES: dict[str, dict[str, Any]] = {
                   tokenizer='point_dvae/small/points/0'),
     # the paper's one
     'base': dict(groups=64, dim=384, depth=12, heads=6, tokenizer='point_dvae/base/points/0')}
-PLAN = Plan(lr=5e-4, betas=(.9, .999), warmup=.01)
+PLAN = Plan(lr=5e-4, betas=(.9, .999), floor=2e-3, warmup=.01)
 
 # %% ../../../nbs/recipes/points/point_bert.ipynb #05434e30
 class PointBERT(Recipe):

@@ -70,7 +70,7 @@ SIZES: dict[str, dict[str, Any]] = {
     'tiny': dict(vocab=3000, dim=192, depth=6, heads=6, length=128, position='alibi', std=.1),
     'small': dict(dim=512, depth=4, heads=8, **PUBLISHED),
     'base': dict(dim=768, depth=12, heads=12, **PUBLISHED)}
-PLAN = Plan(lr=1e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
+PLAN = Plan(lr=1e-4, betas=(.9, .999), eps=1e-6, weight_decay=.01, schedule='linear', warmup=.01, clip=1.)
 
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #60d34379
 class BertMLM(Recipe):

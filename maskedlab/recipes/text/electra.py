@@ -40,7 +40,7 @@ SIZES: dict[str, dict[str, Any]] = {
                  length=128, position='alibi', std=.1),
     'small': dict(dim=256, depth=12, heads=4, width=128, generator_dim=64, generator_heads=1, **PUBLISHED),
     'base': dict(dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, **PUBLISHED)}
-PLAN = Plan(lr=5e-4, betas=(.9, .999), weight_decay=.01, schedule='linear', warmup=.01)
+PLAN = Plan(lr=5e-4, betas=(.9, .999), eps=1e-6, weight_decay=.01, schedule='linear', warmup=.01, clip=1.)
 
 # %% ../../../nbs/recipes/text/electra.ipynb #cfe90213
 def widths(dim: int | None, heads: int | None,                          # of the discriminator
