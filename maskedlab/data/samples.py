@@ -26,6 +26,7 @@ from .embedded import CLOTHES as CLOTHES, photographs, small_pictures
 from .pairs import pairs
 from .pictures import check_size, cropped, resize, turns
 from .points import clouds
+from .sound import waves
 from .text import prose
 from .video import clips
 
@@ -129,6 +130,7 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'points': clouds,
     'text': prose,
     'pairs': pairs,
+    'wave': waves,
     'video': clips,
 }
 
@@ -153,6 +155,7 @@ KEPT: dict[str, Kept] = {
     # what is made of the photographs changes with them
     'pairs': Kept(('photo_*.png',), "two views, made of photographs; a quarter of scikit-image's stereo",
                   'CC0, public domain, CC BY'),
+    'wave': Kept(('sound.xz', 'sound.json'), 'spoken digits, six voices', 'CC BY-SA 4.0'),
     'video': Kept(('fashion.npz', 'photo_*.png', 'video.npz'),
                   "a part of Big Buck Bunny; clothes that move over photographs, their motion made",
                   'CC BY 3.0, MIT, CC0, public domain, CC BY'),
