@@ -19,6 +19,7 @@ from maskedlab.masks.schedules import Uniform
 from maskedlab.masks.strategies import Random
 from maskedlab.recipes.image.mae import MAE
 from maskedlab.recipes.image.simmim import SimMIM
+from maskedlab.targets.transport import sinkhorn
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(image=16, patch=4, dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2,
@@ -27,6 +28,7 @@ CASES = {
     'equal counts': lambda: SimMIM(image=16, token=4, cell=4, dim=16, depth=1, heads=2, drop_path=0.),
     'key biases': lambda: MAE(**TINY),
     'ragged counts': lambda: MAE(**TINY, strategy=Random(Uniform(.1, .9)))}
+SCORES, PARTED = torch.linspace(-1, 1, 40 * 5).mul(99).sin().view(40, 5), [13, 27]
 
 
 def train(folder: Path, case: str) -> ml.Trainer:
@@ -75,6 +77,7 @@ if __name__ == '__main__':      # under torchrun
         last = train(Path(sys.argv[1]), c)
     for name, words in RECIPES:
         step(Path(sys.argv[1]), name, accumulate=2, **words)
+    save_file({'codes': sinkhorn(SCORES.split(PARTED)[last.rank])}, Path(sys.argv[1]) / f'codes {last.rank}')
     last.processes.accelerator.end_training()
 
 
@@ -116,6 +119,14 @@ def test_there_were_two_with_samples_of_their_own(runs):
         assert set(a['image']).isdisjoint(b['image'])
         assert a['image'] + b['image'] == all_['image']         # together they had the whole batch
         assert a['mask'] + b['mask'] == all_['mask']            # with the same places hidden
+
+
+def test_transport_is_balanced_over_all_processes(runs):
+    "Though they have different numbers of rows."
+    halves = [load_file(runs[1] / f'codes {k}')['codes'] for k in (0, 1)]
+    assert [len(h) for h in halves] == PARTED
+    assert (torch.cat(halves) - sinkhorn(SCORES)).abs().max() < 1e-6
+    assert (halves[0] - sinkhorn(SCORES[:13])).abs().max() > .01      # balanced alone it is another plan
 
 
 def test_equal_counts(runs):
