@@ -25,6 +25,8 @@ _NAMES = {   # public name -> module
           'batches': 'data.batches',
     'images': 'data.own', 'load_image': 'data.own', 'encode': 'data.text', 'decode': 'data.text',
           'load_points': 'data.points', 'load_text': 'data.text',
+    'recordings': 'data.recordings', 'load_wave': 'data.recordings',
+    'videos': 'data.films', 'load_video': 'data.films',
     'load_pretrained': 'formats.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage',
           'count_law': 'instruments.count_law',
@@ -46,6 +48,8 @@ if TYPE_CHECKING:         # the same once more, for whoever reads without runnin
     from .data.own import images as images, load_image as load_image
     from .data.text import encode as encode, decode as decode, load_text as load_text
     from .data.points import load_points as load_points
+    from .data.recordings import recordings as recordings, load_wave as load_wave
+    from .data.films import videos as videos, load_video as load_video
     from .formats.pretrained import load_pretrained as load_pretrained
     from .instruments.leak import leak_check as leak_check
     from .instruments.coverage import coverage_map as coverage_map

@@ -23,7 +23,7 @@ from .pictures import check_size, cut, uniform
 from .text import PAD, encode, tokenizer
 
 # %% auto #0
-__all__ = ['CLIP_NUMBERS', 'CAPTION', 'MOTIONS', 'SAID', 'Frames', 'film_credits', 'film', 'path_of', 'outlined', 'pasted',
+__all__ = ['CLIP_NUMBERS', 'CAPTION', 'MOTIONS', 'SAID', 'ClipLength', 'film_credits', 'film', 'path_of', 'outlined', 'pasted',
            'caption_ids', 'read_captions', 'clips_of', 'clips']
 
 # %% ../../nbs/data/11_video.ipynb #7a505d80
@@ -193,7 +193,7 @@ def clips_of(table: Tensor,          # `[B, CLIP_NUMBERS]`, uniform numbers in 0
     return {**{k: torch.cat([m[k] for m in made])[order] for k in made[0]}, 'real': is_real}
 
 # %% ../../nbs/data/11_video.ipynb #6c86260b
-Frames = Annotated[int, Range(1, 4096, 1)]       # of a clip
+ClipLength = Annotated[int, Range(1, 4096, 1)]       # of a clip
 
 @door
 def clips(n: Count | None = 8,                         # how many; None: 96 of the training split, else 32
@@ -201,7 +201,7 @@ def clips(n: Count | None = 8,                         # how many; None: 96 of t
           generator: torch.Generator | None = None,
           split: Split = 'train',                      # 'train' or 'test': see above
           size: Width | tuple[Width, Width] = 64,      # side of the frames, or (height, width), in pixels
-          frames: Frames = 16,                         # of each clip
+          frames: ClipLength = 16,                         # of each clip
           real: ZeroToOne = .25,                       # share of clips of the film
           speed: ZeroToOne = .5,                       # how far things get in a made clip; 0: they stand still
           # video float [n, 3, frames, *size]; label int64 [n], a number of CLOTHES (10: the film); motion

@@ -7,7 +7,7 @@ from .ball import Ball
 from .block import Block
 from .disc import Disc, paired
 from .guided import Guided
-from .patterns import Checkerboard, Grid, Painted, Tube
+from .patterns import Checkerboard, Frames, Grid, Painted, Tube
 from .schedules import Coin, Cosine, HalfCosine, Linear, Normal, Stepwise, Uniform
 from .span import Span
 from .static import Static
@@ -15,9 +15,10 @@ from .strategies import Random, create_strategy, list_strategies
 from .views import Disjoint, Independent
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
-__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Disjoint', 'Grid',
-           'Guided', 'HalfCosine', 'Independent', 'Inverse', 'Linear', 'Normal', 'Painted', 'Random', 'Range',
-           'Slots', 'Span', 'Static', 'Stepwise', 'Strategy', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units',
-           'WholeWords', 'WordSpans', 'controls', 'create_strategy', 'hide', 'layout', 'list_strategies',
-           'mean', 'paired', 'parse', 'place', 'repeat_to', 'rows', 'spread']
+__all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Disjoint', 'Frames',
+           'Grid', 'Guided', 'HalfCosine', 'Independent', 'Inverse', 'Linear', 'Normal',
+           'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Stepwise', 'Strategy',
+           'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
+           'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse',
+           'place', 'repeat_to', 'rows', 'spread']
 __getattr__ = _modules_of(__name__)

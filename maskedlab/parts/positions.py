@@ -5,11 +5,13 @@
 # %% ../../nbs/parts/02_positions.ipynb #bcec86f3
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['sincos', 'fit_positions', 'spline', 'offsets_of', 'RelativeBias']
+__all__ = ['sincos', 'sinusoid', 'fit_positions', 'spline', 'offsets_of', 'RelativeBias']
 
 # %% ../../nbs/parts/02_positions.ipynb #5c45f0ad
 def sincos(grid: tuple[int, ...],   # rows, columns
@@ -28,20 +30,36 @@ def sincos(grid: tuple[int, ...],   # rows, columns
     table = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], 1).float()
     return torch.cat([torch.zeros(prefix, dim), table])[None]
 
+# %% ../../nbs/parts/02_positions.ipynb #958c5ce5
+def sinusoid(n: int,        # places in a row
+             dim: int,      # width of a token
+             prefix: int = 0,   # tokens in front that have no place: zeros
+             ) -> Tensor:   # `[1, prefix + n, dim]`
+    """Fixed 1-D positions, base 10000, a sine and a cosine in turn (Vaswani et al. 2017, section 3.5; VideoMAE,
+    Tong et al. 2022, over the flat index of a cube)."""
+    rate = 10000 ** -(torch.arange(dim, dtype=torch.float64).div(2, rounding_mode='floor') * 2 / dim)
+    angle = torch.arange(n, dtype=torch.float64)[:, None] * rate
+    table = torch.where(torch.arange(dim) % 2 == 0, angle.sin(), angle.cos()).float()
+    return torch.cat([torch.zeros(prefix, dim), table])[None]
+
 # %% ../../nbs/parts/02_positions.ipynb #0649509e
 def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for the grid `native`
                   native: tuple[int, ...],
                   grid: tuple[int, ...],    # the grid at hand
-                  ) -> Tensor:              # `[1, prefix + rows*columns, dim]`
-    "The same positions on another grid: waves are computed anew, anything else is resized (bicubic)."
+                  ) -> Tensor:              # `[1, prefix + places, dim]`
+    """The same positions on another grid: waves are computed anew, anything else is resized (bicubic; with
+    time, trilinear)."""
     if grid == native: return table
-    prefix, dim = table.shape[1] - native[0] * native[1], table.shape[2]
-    for row_first in (False, True) if dim % 4 == 0 else ():
+    n, dim = math.prod(native), table.shape[2]
+    prefix = table.shape[1] - n
+    if torch.allclose(table[:, prefix:].float().cpu(), sinusoid(n, dim), atol=1e-4):
+        return torch.cat([table[:, :prefix], sinusoid(math.prod(grid), dim).to(table)], 1)
+    for row_first in (False, True) if dim % 4 == 0 and len(grid) == 2 else ():
         if torch.allclose(table.float().cpu(), sincos(native, dim, prefix, row_first), atol=1e-4):
             return sincos(grid, dim, prefix, row_first).to(table)
-    places = table[:, prefix:].view(1, *native, dim).permute(0, 3, 1, 2)
-    places = torch.nn.functional.interpolate(places.float(), grid, mode='bicubic',
-                                             align_corners=False).to(table.dtype)
+    places = table[:, prefix:].mT.reshape(1, dim, *native)
+    places = torch.nn.functional.interpolate(places.float(), grid, align_corners=False,
+                                             mode='bicubic' if len(grid) == 2 else 'trilinear').to(table.dtype)
     return torch.cat([table[:, :prefix], places.flatten(2).mT], 1)
 
 # %% ../../nbs/parts/02_positions.ipynb #9796af5c

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..corruptions.drop import keep, restore
-from .positions import RelativeBias, fit_positions, sincos
+from .positions import RelativeBias, fit_positions, sincos, sinusoid
 from .transformer import Transformer, closed_at, init_xavier
 
 # %% auto #0
@@ -27,8 +27,8 @@ class Sees:
     embed: Any
     __call__: Callable[..., Any]
 
-    def see(self, x: Tensor,                   # content of all units, `[B, h, w, values]`
-            visible: Tensor | None = None,     # bool `[B, h, w]`; None: all
+    def see(self, x: Tensor,                   # content of all units, `[B, *grid, values]`
+            visible: Tensor | None = None,     # bool `[B, *grid]`; None: all
             generator: torch.Generator | None = None,    # of stochastic depth
             ) -> Tensor:                       # `[B, prefix + visible, dim]`, padded to the largest count
         "Embed and encode the visible units; hidden ones are never touched, not even embedded."
@@ -37,8 +37,8 @@ class Sees:
 
     def tokens(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
         "The visible units as tokens with their places, and what `forward` has to know of them."
-        grid, index, pad = tuple(x.shape[1:3]), None, None
-        x = x.flatten(1, 2)
+        grid, index, pad = tuple(x.shape[1:-1]), None, None
+        x = x.flatten(1, -2)
         if visible is not None:
             x, index, pad = keep(x, visible)
         return self.embed(x, index, grid), dict(pad=pad, index=index, grid=grid)
@@ -70,14 +70,15 @@ class ViT(Sees, Placed):
                  row_first: bool = False,       # the order of the halves of its positions
                  # positions that are learned from a random start, the class token's too
                  learned: bool = False,
-                 class_token: bool = True):     # False: patches only (CroCo)
+                 class_token: bool = True,      # False: patches only (CroCo)
+                 joint: bool = False):          # positions count places, of whatever axes (VideoMAE)
         super().__init__(dim, depth, heads, eps=eps, key_bias=key_bias, layer_scale=layer_scale,
                          drop_path=drop_path)
         self.grid, self.dim = grid, dim
         self.prefix = int(class_token)          # tokens in front of the patches
         self.patch_embed = nn.Linear(values, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
-        add_positions(self, grid, dim, self.prefix, row_first, learned)
+        add_positions(self, grid, dim, self.prefix, row_first, learned, joint)
         self.apply(init_xavier)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=.02)
@@ -87,7 +88,7 @@ class ViT(Sees, Placed):
               grid: tuple[int, ...] | None = None,     # of the whole picture; default: from the shape of `x`
               ) -> Tensor:                             # `[B, n, dim]`
         "Tokens with their positions."
-        pos = fit_positions(self.pos_embed, self.grid, tuple(x.shape[1:3]) if grid is None else grid)
+        pos = fit_positions(self.pos_embed, self.grid, tuple(x.shape[1:-1]) if grid is None else grid)
         pos = pos[:, self.prefix:]
         return self.patch_embed(x.flatten(1, -2)) + (pos if index is None else pos[0, index])
 
@@ -123,10 +124,10 @@ class ViT(Sees, Placed):
 
 # %% ../../nbs/parts/04_vit.ipynb #a33374c2
 def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, row_first: bool,
-                  learned: bool) -> None:
+                  learned: bool, joint: bool = False) -> None:
     """Give a network `pos_embed` `[1, prefix + N, dim]`: waves, a buffer; or learned from a random start, a
     parameter."""
-    waves = sincos(grid, dim, prefix, row_first)
+    waves = sinusoid(math.prod(grid), dim, prefix) if joint else sincos(grid, dim, prefix, row_first)
     if learned:
         net.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty_like(waves), std=.02))
     else:
@@ -141,12 +142,14 @@ class Filler(Placed):
                  # a learned vector for the holes; without one `forward` is told what stands there
                  token: bool = True,
                  learned: bool = False,       # positions that are learned from a random start
+                 joint: bool = False,         # as of `ViT`
+                 embed_bias: bool = True,     # of the layer that makes the encoder's tokens as wide
                  **more: Any):                # of `Transformer`
         super().__init__(dim, depth, heads, eps=eps, **more)
         self.grid, self.prefix, self.dim = encoder.grid, encoder.prefix, dim
-        self.embed = nn.Linear(encoder.dim, dim)
+        self.embed = nn.Linear(encoder.dim, dim, bias=embed_bias)
         self.mask_token: Any = nn.Parameter(torch.empty(1, 1, dim)) if token else None
-        add_positions(self, self.grid, dim, self.prefix, False, learned)
+        add_positions(self, self.grid, dim, self.prefix, False, learned, joint)
         self.apply(init_xavier)
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=.02)

@@ -5,6 +5,8 @@
 # %% ../../nbs/targets/00_pixels.ipynb #d262c136
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from ..contract.units import rows, widen
 
 # %% auto #0
-__all__ = ['patch_stats', 'patch_norm', 'un_norm']
+__all__ = ['patch_stats', 'patch_norm', 'colour_stats', 'colour_norm', 'un_norm']
 
 # %% ../../nbs/targets/00_pixels.ipynb #4b63cc29
 def patch_stats(x: Tensor,           # `[..., P]`, each last axis the pixels of one patch, colours together
@@ -31,17 +33,38 @@ def patch_norm(x: Tensor,            # `[..., P]`
     P = x.shape[-1]
     return F.layer_norm(x, (P,), eps=eps * (P - 1) / P) * ((P - 1) / P) ** .5
 
+# %% ../../nbs/targets/00_pixels.ipynb #6f57dff3
+def colour_stats(x: Tensor,            # `[..., P]`, the colours of each pixel side by side
+                 colours: int,
+                 eps: float = 1e-6,    # added to the deviation
+                 ) -> tuple[Tensor, Tensor]:    # mean and standard deviation, `[..., P]`
+    """Mean and unbiased standard deviation of each colour of a patch (VideoMAE, Tong et al. 2022, its code:
+    engine_for_pretraining.py)."""
+    each = x.unflatten(-1, (-1, colours))
+    over = lambda v: v.expand(each.shape).flatten(-2)
+    return over(each.mean(-2, keepdim=True)), over(each.std(-2, keepdim=True) + eps)
+
+def colour_norm(x: Tensor,             # `[..., P]`, the colours of each pixel side by side
+                colours: int,
+                eps: float = 1e-6,
+                ) -> Tensor:           # like `x`
+    "Each colour of a patch with mean 0 and unbiased standard deviation 1; a constant one becomes 0."
+    mean, std = colour_stats(x, colours, eps)
+    return (x - mean) / std
+
 # %% ../../nbs/targets/00_pixels.ipynb #44f239a6
 def un_norm(pred: Tensor,          # `[n, P]`, rows of normalised patches
             x: Tensor,             # `[B, *shape, P]`, all patches
             mask: Tensor,          # bool `[B, *shape]`, which of them the rows are
             # 'true': of the hidden patches themselves; 'visible': averages of the sample's visible patches
             statistics: str = 'true',
+            # mean and deviation of patches, as those were by which the rows were normalised
+            stats: Callable[[Tensor], tuple[Tensor, Tensor]] = patch_stats,
             ) -> Tensor:           # like `pred`
     "Give normalised rows a mean and a deviation back."
     if statistics not in ('true', 'visible'):
         raise ValueError(f"statistics={str(statistics)[:40]!r}: choose 'true' or 'visible'")
-    m, s = patch_stats(x)
+    m, s = stats(x)
     if statistics == 'visible':         # 0 and 1 where nothing is visible
         w = widen(~mask, x).to(x)
         axes = tuple(range(1, x.ndim - 1))

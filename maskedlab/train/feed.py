@@ -22,21 +22,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..checks import outside
+from ..data.films import Films, in_clip, videos
 from ..data.found import refused
 from ..data.own import images
 from ..data.pairs import NUMBERS, pairs_of
 from ..data.pictures import Pictures, cropped, random_boxes, uniform
 from ..data.points import load_points, vary_points
+from ..data.recordings import recordings
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
+from ..data.sound import SPOKEN, waves_of
 from ..data.text import load_text
 from ..data.video import CLIP_NUMBERS, clips_of
 from ..data.vary import recolour, turn
 from .seeds import drawing, seeded, start_at
 
 # %% auto #0
-__all__ = ['Change', 'SETS', 'MADE', 'CHANGES', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows', 'Items',
-           'Made', 'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'named_items', 'as_batch', 'Unnamed',
-           'Joined', 'Unlisted', 'Portion', 'rounds', 'Waiting']
+__all__ = ['Change', 'SETS', 'MADE', 'CHANGES', 'STREAMED', 'READERS', 'KEYS', 'epoch_order', 'which', 'Source', 'Crops', 'Rows',
+           'Items', 'Made', 'Cuts', 'resize_matrix', 'OnDevice', 'room', 'hold', 'source_of', 'named_items', 'as_batch',
+           'Unnamed', 'Joined', 'Unlisted', 'Portion', 'rounds', 'Waiting']
 
 # %% ../../nbs/train/02_feed.ipynb #1b44fa82
 @lru_cache(4)
@@ -171,6 +174,33 @@ class Made:
         own = [uniform((self.numbers,), drawing(self.seed, 'made', p)) for p in positions]
         return self.make(torch.stack(own), **self.options)
 
+# %% ../../nbs/train/02_feed.ipynb #79d0a95b
+@dataclass
+class Cuts:
+    "Random clips of films; without `augment` the middle one of each, and the middle of its frames."
+    films: Films
+    seed: int
+    size: int | tuple[int, int] = 64
+    augment: bool = True
+    scale: tuple[float, float] = (.44, 1.)      # smallest and largest part of a frame's area
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def batch(self, positions: range) -> dict[str, Tensor]:
+        w = which(positions, len(self), self.seed)
+        return Items([self.one(int(i), drawing(self.seed, 'cut', p)) for p, i in zip(positions, w)],
+                     self.seed).joined(range(len(w)), positions.start)
+
+    def one(self, i: int, generator: torch.Generator) -> dict[str, Tensor]:
+        where = float(uniform((1,), generator)) if self.augment else .5
+        x, label = self.films.clip(i, where)
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        shape = torch.tensor([x.shape[2:]])
+        box = random_boxes(shape, generator, self.scale, width / height) if self.augment else None
+        item = {'video': in_clip(x, box, (height, width))}
+        return item if label is None else {**item, 'label': torch.tensor(label)}
+
 # %% ../../nbs/train/02_feed.ipynb #33348d50
 def resize_matrix(start: Tensor,    # `[B]`, first pixel of each crop
                   length: Tensor,   # `[B]`, pixels of each crop
@@ -247,12 +277,14 @@ def hold(source: Source,
 # embedded data that is cropped anew each time
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
 # embedded data without end: what makes them of numbers, and of how many
-MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {'pairs': (pairs_of, NUMBERS),
-                                                                 'video': (clips_of, CLIP_NUMBERS)}
+MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {
+    'pairs': (pairs_of, NUMBERS), 'video': (clips_of, CLIP_NUMBERS), 'wave': (waves_of, SPOKEN)}
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
-# the reader's files, lists and data sets as one batch
-READERS: dict[str, Callable[..., dict[str, Any]]] = {'points': load_points, 'text': load_text}
+# the reader's files as a set that is read while the run goes on
+STREAMED: dict[str, Callable[..., Any]] = {'video': videos}
+# the reader's files, lists and data sets as one batch, or as a set of items
+READERS: dict[str, Callable[..., Any]] = {'points': load_points, 'text': load_text, 'wave': recordings}
 
 def source_of(# a name of `list_samples()`, a file, folder or list of pictures, a data set, batch or source
               data: Any,
@@ -271,18 +303,22 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
     changes = CHANGES.get(modality, {}) if augment else {}
     if isinstance(data, str) and data in SAMPLES:
         if data in SETS: return Crops(SETS[data](), seed, size, augment, vary)
-        options: dict[str, Any] = {k: v for k, v in dict(size=size, jitter=augment).items()
-                                   if k in options_of(data)}
+        options: dict[str, Any] = dict(size=size, jitter=augment) | (reading or {})
+        options = {k: v for k, v in options.items() if k in options_of(data)}
         if data in MADE: return Made(*MADE[data], seed, options)
         return Rows(sample(data, n=None, split='train', **options), seed, changes)
     if isinstance(data, dict): return Rows(data, seed)
     if isinstance(data, Pictures): return Crops(data, seed, size, augment, vary)
+    if isinstance(data, Films): return Cuts(data, seed, size, augment)
     if isinstance(data, str | Path) and refused(Path(data).expanduser()) == 'was not found':
         names = ', '.join(list_samples())
         raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
                                 f"name ({names[:80]})")
     if (ready := named_items(data, modality)) is not None: return Items(ready, seed)
-    if modality in READERS: return Rows(READERS[modality](data, **(reading or {})), seed, changes)
+    if modality in STREAMED: return Cuts(STREAMED[modality](data, channels=channels), seed, size, augment)
+    if modality in READERS:
+        read = READERS[modality](data, **(reading or {}))
+        return Rows(read, seed, changes) if isinstance(read, dict) else Items(read, seed)
     # a broken picture is better found now than in the night, unless looking takes the night
     return Crops(images(data, channels=channels, check=None), seed, size, augment, vary)
 
@@ -304,7 +340,7 @@ def named_items(data: Any, modality: str) -> Any:
 
 # %% ../../nbs/train/02_feed.ipynb #5bd65221
 # what a tensor without a name is called in the batch of a modality; clouds are read by `load_points`
-KEYS = {'image': 'image', 'text': 'ids'}
+KEYS = {'image': 'image', 'text': 'ids', 'video': 'video', 'wave': 'wave'}
 
 def as_batch(given: Any,            # a dict, a tensor, a pair of tensor and labels; or what a reader takes
              modality: str,

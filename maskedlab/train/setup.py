@@ -160,7 +160,7 @@ def check_cut(source: Source,
         raise ValueError("vary=True turns and recolours pictures that are cropped anew each time, and these "
                          "data are not; leave it out")
     if size is None: return
-    image = next((v for v in source.batch(range(1)).values() if torch.is_tensor(v) and v.ndim == 4), None)
+    image = next((v for v in source.batch(range(1)).values() if torch.is_tensor(v) and v.ndim > 3), None)
     height, width = (size, size) if isinstance(size, int) else size
     if image is None:
         raise ValueError(f"image={size} is the size that pictures are cut to, and these data are none; leave "
@@ -240,7 +240,8 @@ class Run(Options):
 def data_sum(source: Any) -> str | None:        # 16 hexadecimal digits; None: of these data none can be taken
     "A sum of what a source holds, wherever it lies: names of pictures and a few of them, rows of tensors."
     source = getattr(source, 'crops', source)
-    held = getattr(source, 'pictures', getattr(source, 'data', None))
+    names = 'pictures', 'films', 'data'
+    held = next((getattr(source, k) for k in names if getattr(source, k, None) is not None), None)
     if held is None: return None
     some = sorted({i * len(source) // 8 for i in range(8)})
     found = sha256(repr(len(source)).encode())

@@ -224,7 +224,7 @@ class CloudDrawings(CloudSamples):
 # %% ../../../nbs/show/views/04_clouds.ipynb #37ad2609
 class CloudView(CloudDrawings):
     "Draws, opens and scores point clouds: batches with the key 'points', `[B, N, 3]`."
-    leave_out = ('painted', 'tube', 'grid', 'checkerboard', 'span')
+    leave_out = ('painted', 'tube', 'frames', 'grid', 'checkerboard', 'span')
     measure = Measure('Chamfer distance of hidden groups in thousandths; shorter is closer.',
                       'Chamfer distance', ' thousandths', 20, low=True)
     baselines = {'centre': 'the centre alone', 'copied': 'the nearest visible group'}

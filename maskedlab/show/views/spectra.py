@@ -71,7 +71,7 @@ class SpectrumDrawings(PictureDrawings):
 # %% ../../../nbs/show/views/02_spectra.ipynb #4769ae01
 class SpectrumView(SpectrumDrawings):
     "Draws, opens and scores pictures whose units are frequencies."
-    leave_out = ('painted', 'tube', 'span')
+    leave_out = ('painted', 'tube', 'frames', 'span')
     measure = Measure('PSNR of the whole picture in decibels, since a hidden frequency is missing '
                       'everywhere; longer is closer.', 'PSNR', ' dB', 25)
     baselines = {'without': 'leaving hidden frequencies out'}

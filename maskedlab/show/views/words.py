@@ -306,7 +306,7 @@ class TextDrawings(TextSamples):
 # %% ../../../nbs/show/views/03_words.ipynb #5a05a25a
 class TextView(TextDrawings):
     "Draws, opens and scores text: batches with the key 'ids', int64 `[B, L]`."
-    leave_out = ('painted', 'tube', 'grid', 'checkerboard')
+    leave_out = ('painted', 'tube', 'frames', 'grid', 'checkerboard')
     measure = Measure('Hidden pieces brought back exactly, or pieces judged rightly, in per cent; longer is '
                       'better.', 'Right', ' %', 100,
                       digits=0, more='better', less='worse', apart=' points')
