@@ -3,8 +3,8 @@
     git clone https://github.com/Jakobovski/free-spoken-digit-dataset
     python tools/make_sound.py free-spoken-digit-dataset/recordings [--check]
 
-Of each of the six speakers and ten digits ten recordings: numbers 0 and 1 are of the set's official test part,
-5 to 12 of its training part. Each is brought to a peak of 1 and stored in 8 bits by the mu-law of telephones."""
+Of each of the six speakers and ten digits ten recordings: numbers 0 and 1 are of the set's official test
+part, 5 to 12 of its training part. Each is brought to a peak of 1 and stored in 8 bits by mu-law."""
 import argparse
 import hashlib
 import json
@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 FILES = Path(__file__).parents[1] / 'maskedlab' / 'data' / 'files'
-SPEAKERS = {'george': 'Greek', 'jackson': 'US, neutral', 'lucas': 'German', 'nicolas': 'Belgian, French',
-            'theo': 'US, neutral', 'yweweler': 'German'}
+SPEAKERS = {'george': 'Greek', 'jackson': 'US, neutral', 'lucas': 'German',
+            'nicolas': 'Belgian, French', 'theo': 'US, neutral', 'yweweler': 'German'}
 NUMBERS = {'train': range(5, 13), 'test': range(2)}
 COMMIT = '26eb9aaf76e8'        # of the repository
-SHA256 = '40b190c279d1b205040dbe23e131ae948eb4c9944af0f82fb4b74454e62798a7'          # of all samples that were taken, one after another
+# of all samples that were taken, one after another
+SHA256 = '40b190c279d1b205040dbe23e131ae948eb4c9944af0f82fb4b74454e62798a7'
 
 
 def recording(folder: Path, digit: int, speaker: str, number: int) -> np.ndarray:

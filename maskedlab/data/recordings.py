@@ -23,7 +23,7 @@ from .found import FOLDER, below, by_folder, read_each, refused, short
 from .sound import resample
 
 # %% auto #0
-__all__ = ['ENDINGS', 'QUIET', 'LONGEST', 'Heard', 'heard', 'read_piece', 'load_wave', 'Recordings', 'recordings']
+__all__ = ['ENDINGS', 'QUIET', 'LONGEST', 'Heard', 'sound_file', 'read_piece', 'load_wave', 'Recordings', 'recordings']
 
 # %% ../../nbs/data/12_recordings.ipynb #27223254
 ENDINGS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff', '.au', '.caf')
@@ -60,7 +60,7 @@ def _piece_of(path: Path, start: int, n: int) -> np.ndarray:
                 f.read(block)
         return f.read(n, dtype='float32', always_2d=True).T
 
-def heard(path: str | Path) -> Heard:
+def sound_file(path: str | Path) -> Heard:
     "A sound file by its header; ValueError names a file that is none."
     p = Path(path).expanduser()
     why = refused(p)
@@ -97,7 +97,7 @@ def read_piece(h: Heard,
     if n < 1: raise ValueError(f"{h.name} ends after {h.seconds:.2f} s, before start={start:g}")
     try:
         x = np.asarray(h.piece(first, n), dtype=np.float32)
-    except Exception as e:      # as in `heard`
+    except Exception as e:      # as in `sound_file`
         raise ValueError(f"{h.name} cannot be decoded at {start:.2f} s: {_brief(e)}") from None
     if x.shape[-1] < n:
         raise ValueError(f"{h.name} breaks off after {(first + x.shape[-1]) / h.rate:.2f} s of "
@@ -108,7 +108,8 @@ def read_piece(h: Heard,
                          "repair or leave it out")
     whole = n == h.samples
     if whole and np.abs(x).max() < QUIET:
-        raise ValueError(f"{h.name} is silent: no sample is above {QUIET:g}; record it louder or leave it out")
+        raise ValueError(f"{h.name} is silent: no sample is above {QUIET:g}; record it louder, or leave it "
+                         "out")
     mono = x.mean(0)
     if whole and np.abs(mono).max() < QUIET:
         raise ValueError(f"{h.name} is silent as one channel: its {len(x)} channels cancel each other; give "
@@ -121,11 +122,12 @@ def load_wave(path: str | Path,             # wav, flac, ogg, mp3, ...
               rate: Count = 8000,           # samples a second that it shall have
               seconds: Positive | None = None,      # of a piece; None: all, of up to ten minutes
               start: FromZero = 0.,         # of the piece, in seconds
-              ) -> dict[str, Tensor]:       # wave float [1, T] in -1..1; wave_valid bool [1, T]; rate int64 [1]
+              # wave float [1, T] in -1..1; wave_valid bool [1, T]; rate int64 [1]
+              ) -> dict[str, Tensor]:
     "One sound file as a batch of one: one channel, at the rate that is asked for."
     if refused(Path(path).expanduser()) == FOLDER:
         raise ValueError(f"{short(path)} is a folder; give a sound file, or use recordings() for all in it")
-    x = read_piece(heard(path), rate, start, seconds)[None]
+    x = read_piece(sound_file(path), rate, start, seconds)[None]
     return {'wave': x, 'wave_valid': torch.ones_like(x, dtype=torch.bool), 'rate': torch.tensor([rate])}
 
 # %% ../../nbs/data/12_recordings.ipynb #6636863f
@@ -146,10 +148,10 @@ def _single(item: Any, name: str) -> tuple[Heard, int | None]:
     if isinstance(item, dict):
         label = item.get('label')
         item = item.get('audio', item)
-    if isinstance(item, str | Path): return heard(item), label
+    if isinstance(item, str | Path): return sound_file(item), label
     if isinstance(item, dict) and {'array', 'sampling_rate'} <= item.keys():
         return _held(item['array'], item['sampling_rate'], name), label
-    if isinstance(item, tuple | list) and len(item) == 2: return _held(*item, name), label
+    if isinstance(item, tuple | list) and len(item) == 2: return _held(item[0], item[1], name), label
     raise ValueError(f"{name} is a {type(item).__name__}; give a path, or a pair of samples and rate")
 
 # %% ../../nbs/data/12_recordings.ipynb #6fc89a73
@@ -209,14 +211,15 @@ def recordings(# a file, a folder, a list of files or of (samples, rate); a Hugg
         root = None
     first = [(name, partial(_first, r, rate, seconds)) for name, r in zip(names, read)]
     found = read_each(first, left, on_error, 'recording')
-    labels, classes, note = [label for label in found.values()], [], ''
+    labels = list(found.values())
+    classes: list[str] = []
+    numbers, note = labels if all(isinstance(label, int) for label in labels) else [], ''
     if root is not None:
-        classes, labels, note = by_folder(root, [root / names[i] for i in found])
+        classes, numbers, note = by_folder(root, [root / names[i] for i in found])
     if note:
         warnings.warn(note, stacklevel=outside())
-    known = labels if all(isinstance(label, int) for label in labels) else []
-    return Recordings([read[i] for i in found], [names[i] for i in found], rate, seconds, crop, known,
-                      classes, left)
+    return Recordings([read[i] for i in found], [names[i] for i in found], rate, seconds, crop,
+                      numbers, classes, left)
 
 def _item(items: Any, i: int, name: str) -> tuple[Heard, int | None]:
     return _single(items[i], name)

@@ -23,7 +23,7 @@ from ..checks import Count, Positive, Split, door, outside
 from .pictures import turns, uniform
 
 # %% auto #0
-__all__ = ['RATE', 'FRAME', 'SOUNDS', 'PHONES', 'DIGITS', 'SPOKEN', 'MOST_WORDS', 'Spoken', 'resample', 'Utterance',
+__all__ = ['RATE', 'FRAME', 'SOUNDS', 'PHONES', 'SPELT', 'SPOKEN', 'MOST_WORDS', 'Spoken', 'resample', 'Utterance',
            'sound_credits', 'wave_source', 'from_mu_law', 'tracks', 'formants', 'waves_of', 'waves']
 
 # %% ../../nbs/data/10_sound.ipynb #ae683058
@@ -105,11 +105,11 @@ SOUNDS: dict[str, tuple[float, tuple[tuple[float, ...], ...]]] = {   # ms, and t
     'th': (90, (_HISS(.1, 2900., 1200.),)),
     't': (80, (_STILL, _STILL, _HISS(.5, 3200., 700.))), 'k': (80, (_STILL, _STILL, _HISS(.4, 1800., 500.)))}
 PHONES = ('', *SOUNDS)          # what a number of `phones` means; 0 is silence
-DIGITS = ('z ih r ow', 'w ah n', 't uw', 'th r iy', 'f ao r', 'f ay v', 's ih k s', 's eh v ah n', 'ey t',
+SPELT = ('z ih r ow', 'w ah n', 't uw', 'th r iy', 'f ao r', 'f ay v', 's ih k s', 's eh v ah n', 'ey t',
           'n ay n')
 
 # %% ../../nbs/data/10_sound.ipynb #3e5d09a4
-def tracks(word: str,               # speech sounds, as `DIGITS` has them
+def tracks(word: str,               # speech sounds, as `SPELT` has them
            pace: float,             # times as fast
            ) -> tuple[np.ndarray, np.ndarray]:      # targets `[frames, 7]`, speech sounds int64 `[frames]`
     "What the mouth does in each 10 ms. It moves slowly: targets run into each other."
@@ -127,7 +127,7 @@ def tracks(word: str,               # speech sounds, as `DIGITS` has them
 def _resonance(f: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
     return 1 / np.abs(1 - (f / at) ** 2 + 1j * f * width / at ** 2)
 
-def formants(word: str,             # speech sounds, as `DIGITS` has them
+def formants(word: str,             # speech sounds, as `SPELT` has them
              pitch: float,          # of the vocal cords, in Hz
              mouth: float,          # times as high formants, as in a shorter mouth
              pace: float,           # times as fast
@@ -164,7 +164,7 @@ def _utter(source: str, split: str, digit: int, speaker: int, luck: Sequence[flo
     if source == 'spoken':
         have = [u for u in _recorded(split) if (u.digit, u.speaker) == (digit, speaker)]
         return have[min(int(luck[0] * len(have)), len(have) - 1)]
-    wave, phones = formants(DIGITS[digit], 95 * 1.16 ** speaker * (.92 + .16 * luck[0]), .86 + .05 * speaker,
+    wave, phones = formants(SPELT[digit], 95 * 1.16 ** speaker * (.92 + .16 * luck[0]), .86 + .05 * speaker,
                             .8 + .5 * luck[1], int(luck[0] * 2 ** 31) + (split == 'test'))
     return Utterance(torch.from_numpy(wave), digit, speaker, torch.from_numpy(phones))
 
@@ -191,7 +191,8 @@ def _joined(clips: Sequence[dict[str, Tensor]], source: str, rate: int) -> dict[
         b['wave_valid'] = torch.arange(b['wave'].shape[1]) < (n * rate // RATE)[:, None]
     ones = torch.ones(len(clips), dtype=torch.long)
     return {k: b[k] for k in ('wave', 'wave_valid')} | {'rate': ones * rate} | {
-        k: b[k] for k in ('label', 'speaker', 'words', 'phones')} | {'real': (ones * (source == 'spoken')).bool()}
+        k: b[k] for k in ('label', 'speaker', 'words', 'phones')} | {
+        'real': torch.full((len(clips),), source == 'spoken')}
 
 def waves_of(table: Tensor,             # `[B, SPOKEN]`, uniform numbers in 0..1
              split: str = 'train', seconds: float = 1., words: int | None = None, rate: int = RATE,
@@ -219,8 +220,8 @@ def waves(n: Count | None = 8,                         # how many; None: 480 for
           rate: Count = RATE,                          # samples a second; 8,000 is the original
           source: Spoken | None = None,                # default: what `wave_source()` says
           # wave float [n, T] in -1..1; wave_valid bool [n, T]; rate, label (the first digit), speaker int64
-          # [n]; words, phones int64 [n, frames of 10 ms]: a digit or -1, a number of `PHONES` or -1 where it is
-          # not known; real bool [n]: recorded?
+          # [n]; words, phones int64 [n, frames of 10 ms]: a digit or -1, a number of `PHONES` or -1 where
+          # it is not known; real bool [n]: recorded?
           ) -> dict[str, Tensor]:
     """Spoken digits: 600 recordings of six speakers, 480 for training and 120 for testing, at 8 kHz.
 
@@ -232,16 +233,16 @@ def waves(n: Count | None = 8,                         # how many; None: 480 for
     have = wave_source()
     if source is None and have == 'formants':
         warnings.warn("the embedded speech is missing, this is a computed voice", stacklevel=outside())
-    source, count = source or have, 480 if split == 'train' else 120
-    if source == 'spoken' and have != 'spoken':
+    voice, count = source or have, 480 if split == 'train' else 120
+    if voice == 'spoken' and have != 'spoken':
         raise FileNotFoundError("sound.xz and sound.json of the kit are missing; take source='formants'")
     many = count if n is None else n
     own = torch.Generator().manual_seed(int(split == 'test')) if generator is None else generator
-    if words > 1: return waves_of(uniform((many, SPOKEN), own), split, seconds, words, rate, source)
+    if words > 1: return waves_of(uniform((many, SPOKEN), own), split, seconds, words, rate, voice)
     which, frames = turns(many, count, generator).tolist(), round(seconds * RATE / FRAME)
-    if source == 'spoken':
+    if voice == 'spoken':
         said = [_recorded(split)[i] for i in which]
     else:
         luck = uniform((count, 2), torch.Generator().manual_seed(int(split == 'test'))).tolist()
-        said = [_utter(source, split, i % 10, i // 10 % 6, luck[i]) for i in which]
-    return _joined([_strung([u], [0], 0, frames) for u in said], source, rate)
+        said = [_utter(voice, split, i % 10, i // 10 % 6, luck[i]) for i in which]
+    return _joined([_strung([u], [0], 0, frames) for u in said], voice, rate)

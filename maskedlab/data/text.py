@@ -161,10 +161,10 @@ def tokenizer_for(recipe: Any) -> Any:      # None: there is none at hand
 
 def reading_for(recipe: Any,
                 embedded: bool = False,      # the kit's own prose, which its own tokenizer has cut
-                ) -> dict[str, Any]:         # arguments of `load_text`; of a recipe that reads no text {}
-    "How texts are to be cut for a recipe, or one sentence where nobody knows."
+                ) -> dict[str, Any]:         # arguments of who reads its files, such as `load_text`
+    "How files are to be read for a recipe, such as cut by its tokenizer; one sentence where nobody knows."
     cut: Any = getattr(recipe, 'cut', None)
-    if not hasattr(cut, 'mask_id'): return {}
+    if not hasattr(cut, 'mask_id'): return dict(getattr(cut, 'reading', {}))        # it says so itself
     own = tokenizer_for(recipe)
     if own is None or embedded and own is not tokenizer():
         raise ValueError(f"this recipe has {cut.vocab} pieces and mask_id={cut.mask_id}, the kit's tokenizer "
