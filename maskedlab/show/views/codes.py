@@ -39,14 +39,14 @@ class CodeView(PictureView):
     "Draws, opens and scores pictures whose recipe names the words of a tokenizer."
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   floor='True words, painted', error='Error', named='Predicted words', true='True words',
-                  commonest='The commonest word', attention='Attention')
+                  commonest='The commonest visible word', attention='Attention')
     hints = PictureView.hints | dict(
         returned='Painted from the predicted words.', floor='The floor: no better picture can come.',
         named='Each as its tokenizer paints it alone.',
         true='Click a patch of the original for their numbers.')
     measure = Measure('Hidden words that are named rightly, in per cent; longer is better.', 'Right words',
                       ' %', 100, more='better', less='worse', apart=' points')
-    baselines = {'commonest': 'the commonest word'}
+    baselines = {'commonest': 'the commonest visible word'}
     slow: dict[str, str] = {}
 
     def suits(self, recipe: Any) -> bool:
@@ -80,8 +80,12 @@ class CodeView(PictureView):
         return s.out.pred.argmax(-1)
 
     def guess(self, name: str, s: Scene) -> Any:
-        true = s.out.target
-        return torch.full_like(true, int(true.flatten().mode().values)) if true.numel() else true
+        "The commonest visible word at all places that are asked about; None where all is hidden."
+        if bool(s.mask.all()): return None
+        of_all = s.recipe(s.batch, torch.ones_like(s.mask), units=s.units,
+                          generator=torch.Generator().manual_seed(0)).target      # the words of all units
+        seen = of_all[~s.mask.flatten().cpu()]
+        return torch.full_like(s.out.target, int(seen.flatten().mode().values))
 
     def guessed(self, filled: Any, s: Scene) -> Tensor:
         return self.paint(self.painted(s, filled))
