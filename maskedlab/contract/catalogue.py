@@ -40,6 +40,7 @@ RECIPES: dict[str, Row] = {
                                'maskedlab.formats.hard_patches_mining'),
     'mto': Row('maskedlab.recipes.image.mto:MTO', 'image'),
     'dmjd': Row('maskedlab.recipes.image.dmjd:DMJD', 'image'),
+    'videomae': Row('maskedlab.recipes.video.videomae:VideoMAE', 'video', 'maskedlab.formats.videomae'),
 }
 
 # %% ../../nbs/contract/03_catalogue.ipynb #8ea2b77a

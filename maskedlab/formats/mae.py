@@ -26,10 +26,11 @@ __all__ = ['CONVOLUTION', 'ORIGINAL_PAIRS', 'ORIGINAL', 'BLOCK', 'ENCODER', 'DEC
 
 # %% ../../nbs/formats/mae.ipynb #91750f81
 def _from_rows(w: Tensor, recipe: Any) -> Tensor:
-    return w.view(len(w), recipe.cut.size, recipe.cut.size, -1).permute(0, 3, 1, 2)
+    size = recipe.cut.size
+    return w.view(len(w), *((size, size) if isinstance(size, int) else size), -1).movedim(-1, 1)
 
-# [D, colour, row, column] there, [D, row column colour] here
-CONVOLUTION = (lambda w: w.permute(0, 2, 3, 1).flatten(1), _from_rows)
+# [D, colour, row, column] there, [D, row column colour] here; of a cube its frames come before its rows
+CONVOLUTION = (lambda w: w.movedim(1, -1).flatten(1), _from_rows)
 ORIGINAL_PAIRS = (
     *((n, f'encoder.{n}') for n in ('cls_token', 'pos_embed', 'blocks.{rest}', 'norm.{p}')),
     ('patch_embed.proj.weight', 'encoder.patch_embed.weight', CONVOLUTION),

@@ -49,7 +49,8 @@ def square(grid: tuple[int, ...], kind: str) -> None:
 def pictures(recipe: Any, processor: str, grid: tuple[int, ...], **more: Any) -> tuple[dict, dict]:
     "What pictures become before the network sees them: for its folder, and for its config.json."
     digits = lambda v: [round(float(x), 6) for x in v]
-    colours, patch = recipe.cut.colours, recipe.cut.size
+    colours, size = recipe.cut.colours, recipe.cut.size
+    patch = size if isinstance(size, int) else size[-1]         # of a cube
     side = grid[0] * patch
     file = dict(image_processor_type=processor, do_resize=True, size=dict(height=side, width=side),
                 resample=3,

@@ -51,6 +51,7 @@ class Placed(Transformer):
 
     def places_of(self, other: Any) -> dict[str, Tensor]:
         "The positions of another grid as they would be here."
+        if 'pos_embed' not in other.state_dict(): return {}         # it is computed, not kept
         return {'pos_embed': fit_positions(other.pos_embed.detach(), other.grid, self.grid)}
 
     def no_weight_decay(self) -> set[str]:
@@ -125,13 +126,13 @@ class ViT(Sees, Placed):
 # %% ../../nbs/parts/04_vit.ipynb #a33374c2
 def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, row_first: bool,
                   learned: bool, joint: bool = False) -> None:
-    """Give a network `pos_embed` `[1, prefix + N, dim]`: waves, a buffer; or learned from a random start, a
-    parameter."""
+    """Give a network `pos_embed` `[1, prefix + N, dim]`: waves, a buffer, which no checkpoint holds where they
+    are joint; or learned from a random start, a parameter."""
     waves = sinusoid(math.prod(grid), dim, prefix) if joint else sincos(grid, dim, prefix, row_first)
     if learned:
         net.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty_like(waves), std=.02))
     else:
-        net.register_buffer('pos_embed', waves)
+        net.register_buffer('pos_embed', waves, persistent=not joint)
 
 # %% ../../nbs/parts/04_vit.ipynb #5aa2fc34
 class Filler(Placed):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .blockwise import BlockwiseView
+from .clips import ClipView
 from .clouds import CloudView
 from .codes import CodeView
 from .features import FeatureView
@@ -25,7 +26,7 @@ __all__ = ['VIEWS', 'FINER', 'has_view', 'view_of']
 # %% ../../../nbs/show/views/08_table.ipynb #851d7ca8
 VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` -> a view
     'image': PictureView(), 'spectrum': SpectrumView(), 'text': TextView(), 'points': CloudView(),
-    'pairs': PairView(),
+    'pairs': PairView(), 'video': ClipView(),
 }
 
 # among those of one kind of data, for recipes that answer with something else than data
