@@ -44,6 +44,8 @@ PLANS = {
                  clip=None),
     'hard_patches_mining': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800,
                                 floor=0., clip=None),
+    'videomae': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0.,
+                     clip=None),
     'bert_mlm': dict(lr=1e-4, weight_decay=.01, schedule='linear', warmup=.01),
     'electra': dict(lr=5e-4, weight_decay=.01, schedule='linear', warmup=10_000 / 1_000_000),
     'point_mae': dict(lr=1e-3, weight_decay=.05, warmup=10 / 300, floor=1e-6 / 1e-3),
@@ -73,6 +75,8 @@ BASES = {
                  decoder_ratio=8., width=512, cell=8, bins=9, theta=1.),
     'hard_patches_mining': dict(patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=8,
                                 decoder_heads=16, norm_pix=False, asked='order', eps=1e-6),
+    'videomae': dict(image=224, frames=16, patch=16, cube=2, dim=768, depth=12, heads=12, decoder_dim=384,
+                     decoder_depth=4, decoder_heads=6, norm_pix=True, eps=1e-6),
     'bert_mlm': dict(dim=768, depth=12, heads=12, vocab=30522, position='learned', shares=(.8, .1, .1),
                      fate='token', boundary=False),
     'electra': dict(dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, weight=50.,
@@ -94,6 +98,7 @@ MASKS = {
     'dmjd': 'Disjoint(ratio=0.6, prediction=1.0, cell=2, views=2)',
     'point_mae': "Random(ratio=0.6, law='floor hidden')",
     'point_bert': "Ball(ratio=Uniform(low=0.25, high=0.45), law='floor hidden')",
+    'videomae': "Tube(ratio=0.9, law='floor hidden')",
     'bert_mlm': 'Tokens(ratio=0.15, most=512)', 'electra': 'Slots(ratio=0.15, replacement=False)',
 }
 

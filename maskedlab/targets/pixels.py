@@ -41,8 +41,11 @@ def colour_stats(x: Tensor,            # `[..., P]`, the colours of each pixel s
     """Mean and unbiased standard deviation of each colour of a patch (VideoMAE, Tong et al. 2022, its code:
     engine_for_pretraining.py)."""
     each = x.unflatten(-1, (-1, colours))
+    mean = each.mean(-2, keepdim=True)
+    # as `std`, which warns where there are no rows
+    std = ((each - mean).pow(2).sum(-2, keepdim=True) / max(each.shape[-2] - 1, 1)).sqrt()
     over = lambda v: v.expand(each.shape).flatten(-2)
-    return over(each.mean(-2, keepdim=True)), over(each.std(-2, keepdim=True) + eps)
+    return over(mean), over(std + eps)
 
 def colour_norm(x: Tensor,             # `[..., P]`, the colours of each pixel side by side
                 colours: int,
