@@ -412,7 +412,7 @@ MADE = {   # a recipe that its formats can hold, and what their files do not say
     'croco': ({}, dict(heads=4, decoder_heads=4)),
     'hard_patches_mining': (SMALL, HEADS),
     'electra': (dict(position='learned'), {}), 'point_mae': ({}, dict(heads=4, decoder_heads=4)),
-    'spark': ({}, {}), 'videomae': ({}, {}),
+    'spark': ({}, {}), 'videomae': ({}, {}), 'wav2vec2': ({}, {}),
     ('spark', 'original convnext'): (dict(encoder='convnext_atto', decoder_dim=32),
                                      dict(encoder='convnext_atto')),
     'point_bert': (dict(tokenizer=PointDVAE(edges=(64,) * 4, width=32, words=32)), dict(heads=4))}

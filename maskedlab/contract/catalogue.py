@@ -41,6 +41,7 @@ RECIPES: dict[str, Row] = {
     'mto': Row('maskedlab.recipes.image.mto:MTO', 'image'),
     'dmjd': Row('maskedlab.recipes.image.dmjd:DMJD', 'image'),
     'videomae': Row('maskedlab.recipes.video.videomae:VideoMAE', 'video', 'maskedlab.formats.videomae'),
+    'wav2vec2': Row('maskedlab.recipes.sound.wav2vec2:Wav2Vec2', 'wave', 'maskedlab.formats.wav2vec2'),
 }
 
 # %% ../../nbs/contract/03_catalogue.ipynb #8ea2b77a

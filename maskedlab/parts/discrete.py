@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import outside
-from ..contract.chance import by_sample
+from ..contract.chance import by_row, by_sample
+from ..contract.units import in_full
 
 # %% auto #0
-__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'in_use', 'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
+__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'falling', 'ProductQuantiser', 'even_use', 'in_use', 'perplexity',
+           'dictionary', 'check_tokenizer', 'read_words']
 
 # %% ../../nbs/parts/09_discrete.ipynb #71da2bb0
 def half_cosine(start: float, stop: float, progress: float) -> float:
@@ -35,6 +37,50 @@ def uniform_kl(logits: Tensor,       # `[B, G, K]`
     alike."""
     q = logits.softmax(-1).mean(1)
     return -(q.clamp_min(1e-20).log() + math.log(q.shape[-1])).mean(-1)
+
+# %% ../../nbs/parts/09_discrete.ipynb #81e3cf97
+def falling(start: float, stop: float, decay: float, progress: float) -> float:
+    "From start towards `start * decay` as powers while progress goes from 0 to 1, and never below stop."
+    return max(start * decay ** min(max(progress, 0.), 1.), stop)
+
+class ProductQuantiser(nn.Module):
+    "A word of each of several dictionaries, chosen by gradient."
+    def __init__(self, dim: int, groups: int, words: int,
+                 width: int):           # of the chosen vectors, all groups together
+        super().__init__()
+        if width % groups: raise ValueError(f"a width of {width} does not divide into groups={groups}")
+        self.groups, self.words = groups, words
+        self.choose = nn.Linear(dim, groups * words)
+        self.codebook = nn.Parameter(torch.rand(groups * words, width // groups))
+        nn.init.normal_(self.choose.weight)
+        nn.init.zeros_(self.choose.bias)
+
+    def forward(self, x: Tensor,                # `[n, dim]`, rows of chosen units
+                which: Tensor,                  # bool `[B, *shape]`: the units that these rows are of
+                temperature: float = 1.,
+                generator: torch.Generator | None = None,       # of the draws in training
+                ) -> tuple[Tensor, Tensor, Tensor]:     # vectors `[n, width]`, ids `[n, G]`, logits `[n, G, V]`
+        "One word of each group for every row."
+        logits = in_full(self.choose(x)).unflatten(-1, (self.groups, self.words))
+        if self.training:
+            u = by_row(torch.rand, which, logits.shape[1:], generator, logits.device).to(logits)
+            soft = ((logits - (-u.clamp_min(1e-20).log()).clamp_min(1e-20).log()) / temperature).softmax(-1)
+        else:
+            soft = logits.softmax(-1)
+        ids = soft.argmax(-1)
+        chosen = self.codebook[ids + self.words * torch.arange(self.groups, device=x.device)]
+        if self.training:       # a sum over all words that is 0, and whose gradient is that of the soft draw
+            book = self.codebook.detach().unflatten(0, (self.groups, self.words))
+            mixed = torch.einsum('ngv,gvd->ngd', soft, book)
+            chosen = chosen + (mixed - mixed.detach())
+        return chosen.flatten(1).to(x.dtype), ids, logits
+
+def even_use(logits: Tensor,        # `[n, G, V]`
+             ) -> tuple[Tensor, Tensor]:        # 0: even, (GV - G) / GV: one word a group; and the perplexity
+    "How far words are from being used alike, by the mean of the softmax over rows (no noise)."
+    p = logits.softmax(-1).sum(0) / max(len(logits), 1)
+    alike = (-(p * (p + 1e-7).log()).sum(-1)).exp().sum()
+    return (p.numel() - alike) / p.numel() * bool(len(logits)), alike
 
 # %% ../../nbs/parts/09_discrete.ipynb #78ab5591
 def in_use(ids: Tensor,      # int64, any shape
