@@ -100,6 +100,20 @@ def comparison() -> str:
         (ROOT / 'maskedlab/data/files/comparison.json').read_text(encoding='utf-8')))
 
 
+def budgets() -> str:
+    """From how many steps on a method is worth its training: the comparisons at several budgets that ship."""
+    from maskedlab.instruments.compare import budgets_table
+    from maskedlab.show.results import committed_budgets
+
+    return '\n\n'.join(f'On {data}, {_seeds(states)}:\n\n{budgets_table(states)}'
+                       for data, states in committed_budgets().items())
+
+
+def _seeds(states: list[dict]) -> str:
+    found = sorted({state['seeds'] for state in states})
+    return f"{' to '.join(map(str, found))} seeds, a linear probe with {states[0]['budget']['few']} labels"
+
+
 def weights() -> str:
     """Where the weights that ship stand, from the files beside them."""
     from maskedlab.show.standing import weights_table
@@ -108,7 +122,7 @@ def weights() -> str:
 
 
 TABLES = {'methods': methods, 'sizes': sizes, 'picture': picture, 'course': course, 'claims': claims,
-          'comparison': comparison, 'weights': weights}
+          'comparison': comparison, 'budgets': budgets, 'weights': weights}
 
 
 def readme() -> str:
