@@ -164,8 +164,8 @@ class Tube(_Lines):
 # %% ../../nbs/masks/04_patterns.ipynb #3f3b5224
 @dataclass(frozen=True)
 class Frames(_Lines):
-    """All places of random steps of the first axis, which is time (the frame mask of VideoMAE, Tong et al.
-    2022, figure 2).
+    """All places of random steps of the first axis, which is time (the frame mask that VideoMAE is
+    compared with, Tong et al. 2022, section 3.3).
 
     Exact: `count(law, ratio, steps)` steps. Only their free units are hidden."""
 
