@@ -175,6 +175,8 @@ GIVEN = {
     '07_what_to_predict': ['three quarters'],
     '08_teachers_and_tokens': ['half'],
     '09_did_it_learn': [],
+    '11_masks_inside_the_network': ['six tenths', 'Six tenths'],
+    '10_where_should_one_mask': ['three quarters', 'Three quarters', 'six tenths'],
 }
 MEASURED = re.compile(r'"?\d[\d.,]* ?(?:dB|%|per cent|decibels)"?(?: \w+)?|'
                       r'\b(?:a|one|two|three|four|five|six)[ '

@@ -63,6 +63,13 @@ runs['itself'] = runs['itself, stopped']                   # the gradient is sto
     'learned': ('behind, score, nets = ', """
 behind[20] = behind[budgets[-1]]                           # looked at only when all was over
 """),
+    'inside': ('class OneLook(', """
+whole = OneLook.forward                                    # looks at the view of another pair
+OneLook.forward = lambda self, here, *there: whole(self, here, *(x.roll(1, 0) for x in there))
+"""),
+    'where': ('times_asked = ', """
+difficulty = -difficulty                                   # the map upside down
+"""),
 }
 
 

@@ -55,6 +55,12 @@ PICTURES: dict[str, dict[str, tuple[str, int]]] = {
     '09_did_it_learn': {
         'learned.png': ('curves_figure(recorded)', 0), 'gains.png': ('reveal(seen,', 0),
         'averages.png': ('reveal(kept,', 0), 'experiments.png': ('experiments_figure()', 0)},
+    '10_where_should_one_mask': {
+        'where.png': ('where_figure(state)', 0), 'hard.jpg': ('reveal(times,', 0),
+        'tells.png': ('reveal(tells,', 0), 'twice.png': ('reveal(lost,', 0)},
+    '11_masks_inside_the_network': {
+        'inside.jpg': ("'inside Sparse'] = through", 0), 'hole.png': ('reveal(gone,', 0),
+        'disparity.jpg': ("'your disparity'", 0), 'looks.jpg': ("'where it looks'", 0)},
 }
 def _unanswered(strip: Any) -> Any:
     """The rows that were seen, without what came of them."""

@@ -229,6 +229,8 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'targets': 'maskedlab.course.targets',
     'teachers': 'maskedlab.course.teachers',
     'learned': 'maskedlab.course.learned',
+    'where': 'maskedlab.course.where',
+    'inside': 'maskedlab.course.inside',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'
