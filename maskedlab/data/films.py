@@ -132,7 +132,8 @@ def _pixels(frame: Any, short_side: int | None, pixels: str) -> Tensor:     # ui
 
 # %% ../../nbs/data/13_films.ipynb #bb43d041
 class Films(Dataset):
-    "Films that are read where a clip of them is asked for: item i is `{'video': float [C, T, H, W] in 0..1}`."
+    """Films that are read where a clip of them is asked for: item i is `{'video': float [C, T, H, W] in
+    0..1}`."""
     def __init__(self, films: list[Film],
                  names: list[str],                      # of each, in messages
                  classes: list[str], labels: list[int],     # of the folders; none where they are no classes
@@ -183,7 +184,7 @@ class Films(Dataset):
 
 # %% ../../nbs/data/13_films.ipynb #402f9f6f
 @door
-def videos(source: Filling,          # a film, a folder or a list of films (mp4, m4v, mov, webm, mkv, avi, gif)
+def videos(source: Filling,          # a film, a folder or a list of films: mp4, mov, webm, mkv, avi, gif
            frames: ClipLength = 16,                   # of a clip
            step: Count = 1,                       # every how manieth frame of the film
            short_side: Width | None = 128,        # larger frames are reduced to it; None: kept as they are
