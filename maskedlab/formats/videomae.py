@@ -13,7 +13,7 @@ from .names import Names, depth, parts, under
 from .transformers import PRE_NORM, folder, pictures, read_colours, square
 
 # %% auto #0
-__all__ = ['BLOCK', 'NAMES', 'FORMATS', 'read', 'write']
+__all__ = ['BLOCK', 'NAMES', 'HOLDS', 'FORMATS', 'read', 'write']
 
 # %% ../../nbs/formats/videomae.ipynb #a0b99db0
 BLOCK = (*PRE_NORM, (parts('attention.attention.*.weight'), 'attn.qkv.weight'),
@@ -37,8 +37,9 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     dim, channels, cube, patch, _ = state['encoder.patch_embed.weight'].shape
     sizes = dict(patch=patch, cube=cube, channels=channels, dim=dim, depth=depth(state, 'encoder.blocks'),
                  decoder_dim=len(state['decoder.embed.weight']), decoder_depth=depth(state, 'decoder.blocks'))
-    told = said(config, 'VideoMAE', given, image='image_size', frames='num_frames', heads='num_attention_heads',
-                decoder_heads='decoder_num_attention_heads', eps='layer_norm_eps', norm_pix='norm_pix_loss')
+    told = said(config, 'VideoMAE', given, image='image_size', frames='num_frames',
+                heads='num_attention_heads', decoder_heads='decoder_num_attention_heads',
+                eps='layer_norm_eps', norm_pix='norm_pix_loss')
     return sizes | told | read_colours(config, given, 'VideoMAE'), ()
 
 def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
@@ -47,12 +48,12 @@ def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     cube, _, _ = recipe.cut.size
     files, config = pictures(recipe, 'VideoMAEImageProcessor', tuple(grid))
     blocks, width = recipe.decoder.blocks, recipe.decoder.embed.out_features
-    return folder('VideoMAEForPreTraining', 'videomae', recipe.encoder, weights, files, **config, qv_bias=True,
-                  num_frames=steps * cube, tubelet_size=cube, use_mean_pooling=False,
+    return folder('VideoMAEForPreTraining', 'videomae', recipe.encoder, weights, files, **config,
+                  qv_bias=True, num_frames=steps * cube, tubelet_size=cube, use_mean_pooling=False,
                   decoder_hidden_size=width, decoder_num_hidden_layers=len(blocks),
                   decoder_num_attention_heads=blocks[0].attn.heads,
                   decoder_intermediate_size=blocks[0].mlp.fc1.out_features, norm_pix_loss=recipe.norm_pix)
 
-FORMATS = (Format('transformers', 'videomae', ('videomae.embeddings.patch_embeddings.projection.weight',), NAMES,
-                  read, write, 'videomae',
+HOLDS = ('videomae.embeddings.patch_embeddings.projection.weight',)
+FORMATS = (Format('transformers', 'videomae', HOLDS, NAMES, read, write, 'videomae',
                   check=lambda recipe: square(recipe.encoder.grid[1:], 'VideoMAEForPreTraining')),)

@@ -100,8 +100,8 @@ def temporal_copy(video: Tensor,      # `[B, C, T, H, W]`
                   hidden: Tensor,     # bool `[B, T, H, W]`
                   depth: int = 1,     # frames that are copied together: those of a cube; divides T
                   ) -> Tensor:        # like `video`
-    """Every hole is what is visible at the same place at the nearest time, the earlier of two that are equally
-    near; where a place is never visible, the mean of the visible."""
+    """Every hole is what is visible at the same place at the nearest time, the earlier of two; where a place
+    is never visible, the mean of the visible."""
     steps = hidden.unflatten(1, (-1, depth)).any(2)                     # [B, S, H, W]
     at = torch.arange(steps.shape[1], device=video.device)
     apart = (at[:, None] - at).abs()[None, :, :, None, None].to(video)          # [1, S, S, 1, 1]

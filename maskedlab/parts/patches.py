@@ -91,8 +91,9 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
     if any(n % s or not n for n, s in zip(image.shape[2:], parts)):
         across = lambda numbers: ' x '.join(map(str, numbers))
         fits = across(max(n // s, 1) * s for n, s in zip(image.shape[2:], parts))
-        is_what = 'smaller than' if any(n < s for n, s in zip(image.shape[2:], parts)) else 'not a multiple of'
-        raise ValueError(f"{key} of {across(image.shape[2:])} pixels is {is_what} the {what}, "
+        small = any(n < s for n, s in zip(image.shape[2:], parts))
+        raise ValueError(f"{key} of {across(image.shape[2:])} pixels is "
+                         f"{'smaller than' if small else 'not a multiple of'} the {what}, "
                          f"{size if isinstance(size, int) else across(parts)}; resize or crop it to {fits}")
     if not image.is_floating_point():
         raise TypeError(f"{key} is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes "

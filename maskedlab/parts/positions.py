@@ -35,8 +35,8 @@ def sinusoid(n: int,        # places in a row
              dim: int,      # width of a token
              prefix: int = 0,   # tokens in front that have no place: zeros
              ) -> Tensor:   # `[1, prefix + n, dim]`
-    """Fixed 1-D positions, base 10000, a sine and a cosine in turn (Vaswani et al. 2017, section 3.5; VideoMAE,
-    Tong et al. 2022, over the flat index of a cube)."""
+    """Fixed 1-D positions, base 10000, a sine and a cosine in turn (Vaswani et al. 2017, section 3.5; over
+    the flat index of a cube: VideoMAE, Tong et al. 2022)."""
     rate = 10000 ** -(torch.arange(dim, dtype=torch.float64).div(2, rounding_mode='floor') * 2 / dim)
     angle = torch.arange(n, dtype=torch.float64)[:, None] * rate
     table = torch.where(torch.arange(dim) % 2 == 0, angle.sin(), angle.cos()).float()
@@ -58,8 +58,9 @@ def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for t
         if torch.allclose(table.float().cpu(), sincos(native, dim, prefix, row_first), atol=1e-4):
             return sincos(grid, dim, prefix, row_first).to(table)
     places = table[:, prefix:].mT.reshape(1, dim, *native)
-    places = torch.nn.functional.interpolate(places.float(), grid, align_corners=False,
-                                             mode='bicubic' if len(grid) == 2 else 'trilinear').to(table.dtype)
+    how = 'bicubic' if len(grid) == 2 else 'trilinear'
+    places = torch.nn.functional.interpolate(places.float(), grid, mode=how,
+                                             align_corners=False).to(table.dtype)
     return torch.cat([table[:, :prefix], places.flatten(2).mT], 1)
 
 # %% ../../nbs/parts/02_positions.ipynb #9796af5c

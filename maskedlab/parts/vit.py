@@ -126,8 +126,8 @@ class ViT(Sees, Placed):
 # %% ../../nbs/parts/04_vit.ipynb #a33374c2
 def add_positions(net: nn.Module, grid: tuple[int, ...], dim: int, prefix: int, row_first: bool,
                   learned: bool, joint: bool = False) -> None:
-    """Give a network `pos_embed` `[1, prefix + N, dim]`: waves, a buffer, which no checkpoint holds where they
-    are joint; or learned from a random start, a parameter."""
+    """Give a network `pos_embed` `[1, prefix + N, dim]`: waves, a buffer, which is in no checkpoint if joint;
+    or learned from a random start, a parameter."""
     waves = sinusoid(math.prod(grid), dim, prefix) if joint else sincos(grid, dim, prefix, row_first)
     if learned:
         net.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty_like(waves), std=.02))

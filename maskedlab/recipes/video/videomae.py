@@ -60,7 +60,7 @@ class VideoMAE(Recipe):
                  channels: Width = 3,
                  dim: Width = 768, depth: Layers = 12, heads: Width = 12,                 # encoder
                  decoder_dim: Width = 384, decoder_depth: Layers = 4, decoder_heads: Width = 6,
-                 norm_pix: bool = True,           # predict cubes normalised colour by colour; else plain, 0..1
+                 norm_pix: bool = True,           # predict each colour of a cube normalised; else plain, 0..1
                  eps: Positive = 1e-6,            # of the encoder's LayerNorms (and of those in the decoder)
                  # of the colours that the encoder reads; default ImageNet's
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
@@ -69,9 +69,10 @@ class VideoMAE(Recipe):
         self.cut = Patches((cube, patch, patch), channels, 'row column colour', mean, std, 'cube', 'video')
         size = (image, image) if isinstance(image, int) else tuple(image)
         grid = sides((frames, *size), self.cut.size, 'cube')
-        own: dict[str, Any] = dict(eps=eps, key_bias=False, joint=True)
-        self.encoder = ViT(grid, self.cut.values, dim, depth, heads, class_token=False, **own)
-        self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, embed_bias=False, **own)
+        both: dict[str, Any] = dict(eps=eps, key_bias=False, joint=True)
+        self.encoder = ViT(grid, self.cut.values, dim, depth, heads, class_token=False, **both)
+        self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, embed_bias=False,
+                              **both)
         self.head = nn.Linear(decoder_dim, self.cut.values).apply(init_xavier)
         self.norm_pix, self.strategy = norm_pix, strategy
 

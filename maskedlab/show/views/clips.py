@@ -24,7 +24,7 @@ __all__ = ['frame_sheet', 'ClipView']
 
 # %% ../../../nbs/show/views/13_clips.ipynb #73474054
 def frame_sheet(x: Tensor,          # `[..., T, H, W]`
-                ) -> Tensor:        # `[..., rows * H, columns * W]`, as square as can be; NaN where no frame is
+                ) -> Tensor:        # `[..., rows * H, columns * W]`; NaN where no frame is
     "All frames of a clip beside and below each other."
     T, H, W = x.shape[-3:]
     columns = math.ceil(math.sqrt(T))
@@ -40,7 +40,8 @@ class ClipView(PictureView):
     "Draws, opens and scores clips: batches with the key 'video', `[B, C, T, H, W]` in 0..1."
     key, one, many, thing, menu = 'video', 'cube', 'cubes', 'clip', 'Clip'
     leave_out = ('painted',)
-    sets: dict[str, Any] = {'Held-out clips': ('video', _TEST), 'Held-out film': ('video', _TEST | dict(real=1.)),
+    sets: dict[str, Any] = {'Held-out clips': ('video', _TEST),
+                            'Held-out film': ('video', _TEST | dict(real=1.)),
                             'Nothing moves': ('video', _TEST | dict(real=0., speed=0.)),
                             'Training clips': ('video', dict(n=12, split='train'))}
     titles = dict(original='All frames', seen='What the network sees', returned='What it returns',
