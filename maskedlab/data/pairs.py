@@ -272,11 +272,11 @@ def pairs(n: Count | None = 8,                         # how many; None: 48 of t
           # flow_valid bool [n, *size]: is the point seen in `other`?; label int64 [n]: which photograph (the
           # last: the stereo pair); real bool [n]
           ) -> dict[str, Tensor]:
-    """Two views of one scene, as many as one likes; n=None gives 48 for training and 16 for testing.
+    """Two views of one scene, as many as one likes; n=None gives 104 for training and 16 for testing.
 
     Crops of the stereo pair Motorcycle (Scharstein et al. 2014, as it comes with scikit-image), and
-    photographs (CC0, public domain, CC BY) on two slanted planes seen by two cameras, with exact flow. `real`
-    of the batch says which is which."""
+    photographs (CC0, public domain, CC BY, CC BY-SA) on two slanted planes seen by two cameras, with exact
+    flow. `real` of the batch says which is which."""
     many = 4 * len(photographs(split)) if n is None else n
     if generator is None:
         table = uniform((many, NUMBERS), torch.Generator().manual_seed(1))

@@ -49,9 +49,9 @@ def photos(n: Count | None = 8,                         # how many crops; None: 
            scale: tuple[ZeroToOne, ZeroToOne] = (.2, 1.),
            flip: bool = True,                           # mirror one random crop in two?
            ) -> dict[str, Tensor]:      # image float [n, 3, *size] in 0..1, label int64 [n]: which photograph
-    """Crops of 16 real photographs, 12 for training and 4 for testing: people, animals, things, buildings.
+    """Crops of 30 real photographs, 26 for training and 4 for testing: people, animals, things, buildings.
 
-    Photographs are free to use (CC0, public domain, CC BY); author, licence and source of each:
+    Photographs are free to use (CC0, public domain, CC BY, CC BY-SA); author, licence and source of each:
     `photo_credits()`."""
     pictures = photographs(split)
     count = len(pictures)
@@ -147,14 +147,14 @@ class Kept:
     licence: str
 
 KEPT: dict[str, Kept] = {
-    'image': Kept(('photo_*.png',), 'photographs', 'CC0, public domain, CC BY'),
+    'image': Kept(('photo_*.png',), 'photographs', 'CC0, public domain, CC BY, CC BY-SA'),
     'digits': Kept(('digits.npz',), 'handwritten digits of MNIST', 'CC BY-SA 3.0'),
     'fashion': Kept(('fashion.npz',), 'clothes of Fashion-MNIST', 'MIT'),
     'points': Kept(('points.npz',), 'clouds of 3-D models', 'CC0, CC BY 3.0'),
     'text': Kept(('text.xz', 'tokenizer.json'), 'paragraphs of Wikipedia', 'CC BY-SA 3.0'),
     # what is made of the photographs changes with them
     'pairs': Kept(('photo_*.png',), "two views, made of photographs; a quarter of scikit-image's stereo",
-                  'CC0, public domain, CC BY'),
+                  'CC0, public domain, CC BY, CC BY-SA'),
     'wave': Kept(('sound.xz', 'sound.json'), 'spoken digits, six voices', 'CC BY-SA 4.0'),
     'video': Kept(('fashion.npz', 'photo_*.png', 'video.npz'),
                   "a part of Big Buck Bunny; clothes that move over photographs, their motion made",
