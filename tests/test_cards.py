@@ -46,6 +46,8 @@ PLANS = {
                                 floor=0., clip=None),
     'videomae': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0.,
                      clip=None),
+    'wav2vec2': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
+                     warmup=32_000 / 400_000),
     'bert_mlm': dict(lr=1e-4, weight_decay=.01, schedule='linear', warmup=.01),
     'electra': dict(lr=5e-4, weight_decay=.01, schedule='linear', warmup=10_000 / 1_000_000),
     'point_mae': dict(lr=1e-3, weight_decay=.05, warmup=10 / 300, floor=1e-6 / 1e-3),
@@ -77,6 +79,9 @@ BASES = {
                                 decoder_heads=16, norm_pix=False, asked='order', eps=1e-6),
     'videomae': dict(image=224, frames=16, patch=16, cube=2, dim=768, depth=12, heads=12, decoder_dim=384,
                      decoder_depth=4, decoder_heads=6, norm_pix=True, eps=1e-6),
+    'wav2vec2': dict(rate=16000, channels=512, kernels=(10, 3, 3, 3, 3, 2, 2), strides=(5, 2, 2, 2, 2, 2, 2),
+                     dim=768, depth=12, heads=12, reach=128, groups=2, words=320, width=256, distractors=100,
+                     temperature=(2., .5, .135), sharpness=.1, diversity=.1, penalty=10., gradient=.1, eps=1e-5),
     'bert_mlm': dict(dim=768, depth=12, heads=12, vocab=30522, position='learned', shares=(.8, .1, .1),
                      fate='token', boundary=False),
     'electra': dict(dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, weight=50.,
@@ -99,6 +104,7 @@ MASKS = {
     'point_mae': "Random(ratio=0.6, law='floor hidden')",
     'point_bert': "Ball(ratio=Uniform(low=0.25, high=0.45), law='floor hidden')",
     'videomae': "Tube(ratio=0.9, law='floor hidden')",
+    'wav2vec2': 'Span(prob=0.65, length=10, least=2, equal=True)',
     'bert_mlm': 'Tokens(ratio=0.15, most=512)', 'electra': 'Slots(ratio=0.15, replacement=False)',
 }
 

@@ -55,10 +55,11 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
                 width='codevector_dim', distractors='num_negatives', diversity='diversity_loss_weight',
                 sharpness='contrastive_logits_temperature')
     if config.get('proj_codevector_dim') != config.get('codevector_dim'):
-        raise ValueError(f"this {kind} compares vectors of {config.get('proj_codevector_dim')} numbers, and its "
-                         f"words have {config.get('codevector_dim')}; the recipe has one width, take another")
-    spans = Span(*(config.get(f'mask_time_{k}', v) for k, v in dict(prob=.65, length=10, min_masks=2).items()),
-                 equal=True)
+        raise ValueError(f"this {kind} compares vectors of {config.get('proj_codevector_dim')} numbers, and "
+                         f"its words have {config.get('codevector_dim')}; the recipe has one width, take "
+                         "another")
+    spans = Span(config.get('mask_time_prob', .65), config.get('mask_time_length', 10),
+                 config.get('mask_time_min_masks', 2), True)
     told |= dict(kernels=tuple(told['kernels']), strides=tuple(told['strides']), strategy=spans,
                  channels=len(state['cut.convs.0.weight']), dim=len(state['mask_token']),
                  depth=depth(state, 'encoder.blocks'), reach=state[f'{_NORMED}1'].shape[-1],
@@ -67,6 +68,7 @@ def read(config: dict, state: Tensors, given: dict) -> Read:
     return (told | ({} if rate is None else dict(rate=rate)),
             tuple(k for k in heads if not any(name.startswith(f'{k}.') for name in state)))
 
+# %% ../../nbs/formats/wav2vec2.ipynb #626818ca
 def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
     "The files of a folder."
     cut, net, q = recipe.cut, recipe.encoder, recipe.quantiser
@@ -86,6 +88,6 @@ def write(recipe: Any, weights: Tensors) -> dict[str, Any]:
         mask_time_prob=spans.prob if isinstance(spans.prob, float) else .65, mask_time_length=spans.length,
         mask_time_min_masks=spans.least, layerdrop=0., **{f'{k}_dropout': 0. for k in none})
 
-HOLDS = (('wav2vec2.masked_spec_embed', 'masked_spec_embed'),
-         ('wav2vec2.feature_extractor.conv_layers.0.conv.weight', 'feature_extractor.conv_layers.0.conv.weight'))
+_FIRST = 'feature_extractor.conv_layers.0.conv.weight'
+HOLDS = (('wav2vec2.masked_spec_embed', 'masked_spec_embed'), (f'wav2vec2.{_FIRST}', _FIRST))
 FORMATS = (Format('transformers', 'wav2vec2', HOLDS, NAMES, read, write, 'wav2vec2'),)

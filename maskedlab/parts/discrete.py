@@ -59,7 +59,8 @@ class ProductQuantiser(nn.Module):
                 which: Tensor,                  # bool `[B, *shape]`: the units that these rows are of
                 temperature: float = 1.,
                 generator: torch.Generator | None = None,       # of the draws in training
-                ) -> tuple[Tensor, Tensor, Tensor]:     # vectors `[n, width]`, ids `[n, G]`, logits `[n, G, V]`
+                # vectors `[n, width]`, ids `[n, G]`, logits `[n, G, V]`
+                ) -> tuple[Tensor, Tensor, Tensor]:
         "One word of each group for every row."
         logits = in_full(self.choose(x)).unflatten(-1, (self.groups, self.words))
         if self.training:

@@ -39,8 +39,8 @@ def check_wave(batch: Any,          # `{'wave': float [B, T], 'wave_valid': bool
     told = batch.get('rate')
     own = {rate} if told is None else set(torch.as_tensor(told).flatten().tolist())
     if min(own) < 1 or len(own) > 1:
-        raise ValueError(f"the batch says rate={', '.join(map(str, sorted(own)))[:40]}; give one number of samples "
-                         "a second for all, from 1")
+        raise ValueError(f"the batch says rate={', '.join(map(str, sorted(own)))[:40]}; give one number of "
+                         "samples a second for all, from 1")
     valid = batch.get('wave_valid')
     if valid is not None and (valid.dtype != torch.bool or valid.shape != x.shape):
         raise ValueError(f"wave_valid must be bool {list(x.shape)} like the wave, got {valid.dtype} "
@@ -63,7 +63,7 @@ def check_samples(x: Tensor) -> None:
 
 # %% ../../nbs/parts/18_frames.ipynb #2c4d60d3
 class ConvFrontEnd(nn.Module):
-    "Waves as frames, and frames as units (wav2vec 2.0, Baevski et al. 2020, section 2 and the released code)."
+    "Waves as frames, and frames as units (Baevski et al. 2020, section 2 and the released code)."
     def __init__(self, channels: int,
                  kernels: Sequence[int], strides: Sequence[int],
                  rate: int,                     # samples a second
@@ -76,7 +76,7 @@ class ConvFrontEnd(nn.Module):
             nn.Conv1d(channels if i else 1, channels, k, s, bias=False)
             for i, (k, s) in enumerate(zip(kernels, strides)))
         self.norm = nn.GroupNorm(channels, channels)
-        for conv in self.convs:
+        for conv in list(self.convs):
             nn.init.kaiming_normal_(conv.weight)
         self._looked = False
 
@@ -110,7 +110,7 @@ class ConvFrontEnd(nn.Module):
         return x if self.gradient == 1 else self.gradient * x + (1 - self.gradient) * x.detach()
 
     def units(self, batch: Any) -> Units:
-        "Frames, `[B, L, channels]`, with gradients; those that hear padding are not valid. No way back to data."
+        "Frames `[B, L, channels]`, with gradients; those that hear padding are not valid. No way back."
         wave, n = check_wave(batch, self.rate, self.least)
         if not torch.compiler.is_compiling() and (not self.training or not self._looked or wave.is_cpu):
             check_samples(wave)             # later, in training, it would make a device wait

@@ -42,7 +42,8 @@ def remember(queue: Tensor,        # `[K, D]`, changed in place
 def distractors(which: Tensor,      # bool `[B, *shape]`: the chosen units
                 k: int,             # how many for each
                 generator: torch.Generator | None = None,
-                ) -> tuple[Tensor, Tensor]:     # rows of them int64 `[n, k]`, and whether there is any, bool `[n]`
+                # rows of them int64 `[n, k]`, and whether there is any, bool `[n]`
+                ) -> tuple[Tensor, Tensor]:
     "For each chosen unit others of its own sample, drawn with replacement; never itself."
     mine = which.flatten(1)
     count = mine.sum(1)

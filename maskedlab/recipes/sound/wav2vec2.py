@@ -96,7 +96,8 @@ class Wav2Vec2(Recipe):
                  'size of frames': mean(u.x[u.valid].square().mean(-1), self.penalty)}
         first = mean((near[:, :1] > near[:, 1:]).all(1).float())
         return Out(terms, mask, pred, target, spread(e, mask), u,
-                   logs={'found first': first, 'words alike': alike.detach()}, extra=dict(ids=ids, near=near, others=others))
+                   logs={'found first': first, 'words alike': alike.detach()},
+                   extra=dict(ids=ids, near=near, others=others))
 
     def encode(self, f: Tensor, u: Units, mask: Tensor) -> Tensor:
         "Frames `[B, L, channels]` in their context `[B, L, dim]`; hidden ones are one learned vector."
@@ -110,7 +111,8 @@ class Wav2Vec2(Recipe):
         return weights.named(u)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
-        "The whole recording: mean over real frames `[B, dim]`, or `[B, L, dim]`."
+        "The whole recording: mean over real frames `[B, dim]`, or `[B, L, dim]` with zeros at padding."
         u = self.units(batch)
         x = self.project(self.norm(u.x))
-        return self.encoder.pooled(x, u.valid) if pool else self.encoder(x, u.valid)
+        if pool: return self.encoder.pooled(x, u.valid)
+        return self.encoder(x, u.valid).masked_fill(~u.valid[..., None], 0)
