@@ -18,6 +18,7 @@ from .hardness import HardnessView
 from .pictures import PictureView
 from .placements import PlacementView
 from .spectra import SpectrumView
+from .waves import WaveView
 from .words import TextView
 
 # %% auto #0
@@ -26,7 +27,7 @@ __all__ = ['VIEWS', 'FINER', 'has_view', 'view_of']
 # %% ../../../nbs/show/views/08_table.ipynb #851d7ca8
 VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` -> a view
     'image': PictureView(), 'spectrum': SpectrumView(), 'text': TextView(), 'points': CloudView(),
-    'pairs': PairView(), 'video': ClipView(),
+    'wave': WaveView(), 'pairs': PairView(), 'video': ClipView(),
 }
 
 # among those of one kind of data, for recipes that answer with something else than data
