@@ -160,7 +160,7 @@ def where_figure(state: dict[str, Any],         # from `recorded_where` or `ente
                            yanchor='bottom')
     rows_ = dict(tickvals=[*range(len(names))], ticktext=names, range=[len(names) - .4, -.6], showgrid=False,
                  zeroline=False, anchor='free', position=0)
-    return plain(fig, 'Where was hidden, and what came of it', 900, 110 + 76 * len(names)).update_layout(
+    return plain(fig, 'Where was hidden, and what came of it', 720, 110 + 62 * len(names)).update_layout(
         yaxis=rows_, xaxis=dict(domain=[.47, 1], title='digits named by a linear probe, %'), showlegend=False,
         margin=dict(l=80, t=80))
 
@@ -178,8 +178,8 @@ def draws(patterns: Mapping[str, Callable[[float], Callable[..., Tensor]]],     
         masks = s(u, generator=torch.Generator().manual_seed(0)).view(8, -1, *shape)
         strip = {f'view {v}' if masks.shape[1] > 1 else 'masks': m for v, m in enumerate(masks.unbind(1), 1)}
         picture = cividis(often).permute(2, 0, 1)[:3].float()[None] / 255
-        words, span = f'how often, in {n:,} draws', f'{often.min():.2f} to {often.max():.2f}'
-        return side_by_side({**strip, words: picture}, {words: [span]}, side=72)
+        span = f'{often.min():.2f} to {often.max():.2f}'
+        return side_by_side({**strip, 'how often': picture}, {'how often': [span]}, side=64)
     first = drawn(next(iter(patterns)), ratio)
     try:
         import ipywidgets as w
