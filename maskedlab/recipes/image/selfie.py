@@ -44,7 +44,7 @@ CARD = Card(
             'patch network are ours: no code of the authors was found')
 SIZES: dict[str, dict[str, Any]] = {
     'micro': dict(image=64, patch=16, dim=128, depth=2, heads=4, stages=(1, 1, 1), stem='small',
-                  positions='each'),
+                  positions='each', pad=0),
     'tiny':  dict(image=64, patch=16, dim=256, depth=2, heads=8, stages=(2, 2, 2), stem='small',
                   positions='each'),
     'small': dict(image=224, patch=32, dim=512, depth=3, heads=16, stages=(2, 3, 4)),
