@@ -100,7 +100,8 @@ class Span(Strategy):
         if not self.equal: return mask
         mask = mask & u.free
         k = mask.sum(1)
-        return first_k(rand(mask.shape, generator, u.device), k.min().expand_as(k), mask)
+        bare = distinct(k - k.min(), k, max(N, 1), generator)       # which of the hidden ones, in their order
+        return mask & ~bare.gather(1, (mask.cumsum(1) - 1).clamp_min(0))
 
     @property
     def rowwise(self) -> bool:
