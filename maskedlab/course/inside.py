@@ -16,8 +16,8 @@ from .exercises import Exercise, Hint, Unsolved, mistakes, number, tensor
 from .pictures import HIDDEN
 
 # %% auto #0
-__all__ = ['FIELD', 'CONV', 'NORM', 'CHANCE', 'DISPARITY', 'ERROR', 'SHARE', 'READINGS', 'NETWORKS', 'READ_VIEWS', 'EXERCISES',
-           'zeros_shown', 'slated', 'surroundings', 'standing', 'in_place', 'framed_in', 'reading', 'networks_table']
+__all__ = ['FIELD', 'CONV', 'NORM', 'CHANCE', 'DISPARITY', 'READINGS', 'READ_VIEWS', 'EXERCISES', 'zeros_shown', 'slated',
+           'surroundings', 'normed_patches', 'in_place', 'framed_in', 'reading', 'networks_table']
 
 # %% ../../nbs/course/12_inside.ipynb #b85ad891
 def zeros_shown(x: Tensor,      # `[B, C, H, W]`, a map
@@ -48,7 +48,7 @@ def surroundings(image: Tensor,         # `[B, 3, H, W]`
     x = F.normalize((x - x.mean(-1, keepdim=True)).flatten(2), dim=-1)
     return x * x.shape[-1] ** .5
 
-def standing(image: Tensor,             # `[B, 3, H, W]`
+def normed_patches(image: Tensor,             # `[B, 3, H, W]`
              patch: int = 8,
              # `[B, patches, values]`, and two `[B, patches, 1]`
              ) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +57,7 @@ def standing(image: Tensor,             # `[B, 3, H, W]`
     middle, wide = x.mean(-1, keepdim=True), x.std(-1, keepdim=True) + 1e-3
     return (x - middle) / wide, middle, wide
 
-def in_place(x: Tensor,                 # `[B, patches, values]`, as `standing` cuts them
+def in_place(x: Tensor,                 # `[B, patches, values]`, as `normed_patches` cuts them
              size: tuple[int, int], patch: int = 8) -> Tensor:   # `[B, 3, *size]`
     "Patches laid back."
     return F.fold(x.mT, size, patch, stride=patch)
@@ -188,18 +188,7 @@ def _judge_conv(f: Any) -> None:
                f"{float(off[holes].max()):.2f} in the holes. Empty what goes in and what comes out.")
 
 # %% ../../nbs/course/12_inside.ipynb #def4771f
-CONV = Exercise(
-    'inside/sparse_conv', 'A layer of 3 x 3 that sees visible places only and leaves 0 in the holes. Write '
-                          'sparse_conv(x, weight, bias, visible), [B, C, H, W] and bool [B, H, W]: a map.',
-    _judge_conv, 'sparse_conv', gives=torch.float32,
-    solution='''\
-def sparse_conv(x, weight, bias, visible):      # [B, C, H, W], [D, C, 3, 3], [D], bool [B, H, W]
-    hole = ~visible[:, None]                    # an axis for the channels
-    x = x.masked_fill(hole, 0.)                 # nothing of a hole goes in,
-    y = torch.nn.functional.conv2d(x, weight, bias, padding=1)
-    return y.masked_fill(hole, 0.)              # and nothing comes out into one
-''',
-    wrong=mistakes('''
+_WRONG_CONV = mistakes('''
 === ordinary layer
 def sparse_conv(x, weight, bias, visible): return torch.nn.functional.conv2d(x, weight, bias, padding=1)
 
@@ -235,7 +224,21 @@ def sparse_conv(x, weight, bias, visible):
 === stopped
 def sparse_conv(x, weight, bias, visible):
     return torch.nn.functional.conv2d(x * visible, weight, bias, padding=1)
-'''),
+''')
+
+# %% ../../nbs/course/12_inside.ipynb #2515b32f
+CONV = Exercise(
+    'inside/sparse_conv', 'A layer of 3 x 3 that sees visible places only and leaves 0 in the holes. Write '
+                          'sparse_conv(x, weight, bias, visible), [B, C, H, W] and bool [B, H, W]: a map.',
+    _judge_conv, 'sparse_conv', gives=torch.float32,
+    solution='''\
+def sparse_conv(x, weight, bias, visible):      # [B, C, H, W], [D, C, 3, 3], [D], bool [B, H, W]
+    hole = ~visible[:, None]                    # an axis for the channels
+    x = x.masked_fill(hole, 0.)                 # nothing of a hole goes in,
+    y = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+    return y.masked_fill(hole, 0.)              # and nothing comes out into one
+''',
+    wrong=_WRONG_CONV,
     praise='That is right: emptied before, since a place mixes its neighbours; and after, since it fills '
            'holes.')
 
@@ -283,19 +286,7 @@ def _judge_norm(f: Any) -> None:
                f"{[round(float(v), 2) for v in of]}.")
 
 # %% ../../nbs/course/12_inside.ipynb #ceab18fc
-NORM = Exercise(
-    'inside/masked_norm', 'A batch norm (in training, without weights) that counts visible places only and '
-                          'leaves 0 in the holes. Write masked_norm(x, visible), [B, C, H, W] and bool '
-                          '[B, H, W].',
-    _judge_norm, 'masked_norm', gives=torch.float32,
-    solution='''\
-def masked_norm(x, visible):                    # [B, C, H, W], bool [B, H, W] -> [B, C, H, W]
-    rows = x.movedim(1, -1)[visible]            # [n, C]: the visible places of the whole batch
-    mean, var = rows.mean(0), rows.var(0, unbiased=False)
-    y = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
-    return y.masked_fill(~visible[:, None], 0.)
-''',
-    wrong=mistakes('''
+_WRONG_NORM = mistakes('''
 === must be 0 again
 def masked_norm(x, visible):
     rows = x.movedim(1, -1)[visible]
@@ -344,7 +335,22 @@ def masked_norm(x, visible):
 
 === each channel should have
 def masked_norm(x, visible): return x * visible[:, None]
-'''),
+''')
+
+# %% ../../nbs/course/12_inside.ipynb #86a6654b
+NORM = Exercise(
+    'inside/masked_norm', 'A batch norm (in training, without weights) that counts visible places only and '
+                          'leaves 0 in the holes. Write masked_norm(x, visible), [B, C, H, W] and bool '
+                          '[B, H, W].',
+    _judge_norm, 'masked_norm', gives=torch.float32,
+    solution='''\
+def masked_norm(x, visible):                    # [B, C, H, W], bool [B, H, W] -> [B, C, H, W]
+    rows = x.movedim(1, -1)[visible]            # [n, C]: the visible places of the whole batch
+    mean, var = rows.mean(0), rows.var(0, unbiased=False)
+    y = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+    return y.masked_fill(~visible[:, None], 0.)
+''',
+    wrong=_WRONG_NORM,
     praise='That is right. With zeros counted, the mean would say how much is hidden and not what is there.')
 
 # %% ../../nbs/course/12_inside.ipynb #9462cf2e
@@ -385,19 +391,7 @@ def _judge_chance(f: Any) -> None:
                f"{got:.4f}. The middles stand at .5, 1.5, and so on.")
 
 # %% ../../nbs/course/12_inside.ipynb #8ee32036
-CHANCE = Exercise(
-    'inside/chance', 'What share of all patches has its middle within 1 (the larger of both directions) of '
-                     'the true match, on average? Write chance(places, rows, columns), [n, 2]: x, y in '
-                     'patches.',
-    _judge_chance, 'chance', gives=float,
-    solution='''\
-def chance(places, rows, columns):          # [n, 2], x and y in patches -> one number
-    y, x = torch.meshgrid(torch.arange(rows) + .5, torch.arange(columns) + .5, indexing='ij')
-    middles = torch.stack([x, y], -1).flatten(0, 1)                         # [patches, 2]
-    away = (places[:, None] - middles).abs().amax(-1)                       # [n, patches]
-    return (away <= 1).float().mean()
-''',
-    wrong=mistakes('''
+_WRONG_CHANCE = mistakes('''
 === one patch
 def chance(places, rows, columns): return 1 / (rows * columns)
 
@@ -444,7 +438,22 @@ def chance(places, rows, columns):
 
 === is right, and you say
 def chance(places, rows, columns): return .5
-'''),
+''')
+
+# %% ../../nbs/course/12_inside.ipynb #c1472dd1
+CHANCE = Exercise(
+    'inside/chance', 'What share of all patches has its middle within 1 (the larger of both directions) of '
+                     'the true match, on average? Write chance(places, rows, columns), [n, 2]: x, y in '
+                     'patches.',
+    _judge_chance, 'chance', gives=float,
+    solution='''\
+def chance(places, rows, columns):          # [n, 2], x and y in patches -> one number
+    y, x = torch.meshgrid(torch.arange(rows) + .5, torch.arange(columns) + .5, indexing='ij')
+    middles = torch.stack([x, y], -1).flatten(0, 1)                         # [patches, 2]
+    away = (places[:, None] - middles).abs().amax(-1)                       # [n, patches]
+    return (away <= 1).float().mean()
+''',
+    wrong=_WRONG_CHANCE,
     praise='That is right. A share of matches without this number beside it says nothing.')
 
 # %% ../../nbs/course/12_inside.ipynb #bc1e6630
@@ -506,24 +515,24 @@ def disparity(alike): return torch.zeros(alike.shape[:2], dtype=torch.int64)
     praise='That is right. Twice as near is twice as far left: depth is one over it.')
 
 # %% ../../nbs/course/12_inside.ipynb #3c504348
-ERROR, SHARE = .02, .05         # from here on a difference counts
+_ERROR, _SHARE = .02, .05         # from here on a difference counts
 READINGS = ('ignores it', 'takes its colours', 'looks at the same place', 'finds matches')
 # name -> errors with the right view and with one of another scene; matches found, its prior, chance
-NETWORKS = {'A': (.62, .86, .45, .07, .06), 'B': (.48, .48, .06, .06, .06), 'C': (.55, .71, .07, .06, .06),
-            'D': (.51, .66, .43, .42, .06), 'E': (.94, 1.08, .31, .08, .06), 'F': (.50, .66, .58, .41, .06)}
+_SIX = {'A': (.62, .86, .45, .07, .06), 'B': (.48, .48, .06, .06, .06), 'C': (.55, .71, .07, .06, .06),
+        'D': (.51, .66, .43, .42, .06), 'E': (.94, 1.08, .31, .08, .06), 'F': (.50, .66, .58, .41, .06)}
 
 def reading(right: float, other: float,                         # errors: the right view, one of another scene
             share: float, prior: float, chance: float) -> str:
     "What a second view is to a network: one of `READINGS`."
-    if other - right < ERROR: return 'ignores it'
-    if share - prior >= SHARE: return 'finds matches'
-    return 'looks at the same place' if share - chance >= SHARE else 'takes its colours'
+    if other - right < _ERROR: return 'ignores it'
+    if share - prior >= _SHARE: return 'finds matches'
+    return 'looks at the same place' if share - chance >= _SHARE else 'takes its colours'
 
 def networks_table() -> str:
     "The six networks, as a table of Markdown."
     head = '| | error, right view | error, view of another scene | matches found | its prior | chance |'
     said = lambda v: [*(f'{x:.2f}' for x in v[:2]), *(f'{x:.0%}' for x in v[2:])]
-    rows = [f"| {k} | {' | '.join(said(v))} |" for k, v in NETWORKS.items()]
+    rows = [f"| {k} | {' | '.join(said(v))} |" for k, v in _SIX.items()]
     return '\n'.join([head, '|---' * 6 + '|', *rows])
 
 # %% ../../nbs/course/12_inside.ipynb #96c967f2
@@ -531,15 +540,15 @@ def _judge_readings(said: Any) -> None:
     if not isinstance(said, dict):
         raise Hint("Give a dict such as {'A': 'ignores it', 'B': 'finds matches'}.")
     if any(v is None or v is ... for v in said.values()): raise Unsolved
-    if set(said) != set(NETWORKS):
+    if set(said) != set(_SIX):
         raise Hint(f"There are six networks, A to F, and you name "
                    f"{', '.join(map(str, said))[:40] or 'none'}.")
     odd = [v for v in said.values() if v not in READINGS]
     if odd: raise Hint(f"{str(odd[0])[:40]!r} is no answer: choose one of {', '.join(READINGS)}.")
-    bad = [k for k in NETWORKS if said[k] != reading(*NETWORKS[k])]
+    bad = [k for k in _SIX if said[k] != reading(*_SIX[k])]
     if not bad: return
     k = bad[0]
-    right, mine = reading(*NETWORKS[k]), said[k]
+    right, mine = reading(*_SIX[k]), said[k]
     start = f"{6 - len(bad)} of 6 are right. {k} is not: "
     if right == 'ignores it': raise Hint(start + 'another scene in the second view changes nothing for it.')
     if mine == 'ignores it': raise Hint(start + 'with the view of another scene its error is another one.')
@@ -549,9 +558,9 @@ def _judge_readings(said: Any) -> None:
         raise Hint(start + 'it is far above chance, and no less so where there is no match to be found.')
     if mine == 'takes its colours':
         raise Hint(start + ('its pictures are bad, but it looks at the match, and only if that is there.'
-                            if NETWORKS[k][0] > .9 else 'what it finds is far above its prior and chance.'))
+                            if _SIX[k][0] > .9 else 'what it finds is far above its prior and chance.'))
     raise Hint(start + ('it has a prior, and with the right view it finds more than that.'
-                        if NETWORKS[k][3] > .2 else 'its prior is about chance, so it has no such habit.'))
+                        if _SIX[k][3] > .2 else 'its prior is about chance, so it has no such habit.'))
 
 # %% ../../nbs/course/12_inside.ipynb #819639e2
 READ_VIEWS = Exercise(
