@@ -351,8 +351,7 @@ def hardest(score, noise, k, share):                            # [B, N], [B, N]
     wrong=mistakes('''
 === lowest scores
 def hardest(score, noise, k, share):
-    lot = noise.masked_fill(score.argsort(1).argsort(1) < int(share * k), -1.)
-    return lot.argsort(1).argsort(1) < k
+    return noise.masked_fill(score.argsort(1).argsort(1) < int(share * k), -1.).argsort(1).argsort(1) < k
 
 === Draw among the others
 def hardest(score, noise, k, share):
@@ -393,9 +392,9 @@ def hardest(score, noise, k, share):
 
 === Other noise
 def hardest(score, noise, k, share):
-    place = score.argsort(1, descending=True).argsort(1)
     other = torch.rand(score.shape, generator=torch.Generator().manual_seed(5))
-    return other.masked_fill(place < int(share * k), -1.).argsort(1).argsort(1) < k
+    other[score.argsort(1, descending=True).argsort(1) < int(share * k)] = -1
+    return other.argsort(1).argsort(1) < k
 '''),
     praise='That is right. A share of 0 is a random mask; with 1 nothing but hard questions are asked.')
 
