@@ -229,7 +229,7 @@ def test_training_and_test_scenes_share_nothing():
         assert torch.equal(before['train'][k], after['train'][k])
         assert not torch.equal(before['test'][k], after['test'][k])
     made = {s: set(pairs_of(table, s, real=0.)['label'].tolist()) for s in ('train', 'test')}
-    assert made['train'] == set(range(12)) and made['test'] == set(range(12, 16))
+    assert len(made['train']) > 15 and made['test'] == set(range(12, 16)) and not made['train'] & made['test']
 
 
 def test_light_is_drawn_for_each_view_and_moves_nothing_else():

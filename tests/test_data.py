@@ -82,8 +82,8 @@ def test_every_photograph_is_credited_and_free():
     text = (FILES / 'CREDITS.md').read_text(encoding='utf-8')
     for r in photo_credits():
         assert r['author'] and r['source'] and r['author'] in text and r['source'] in text
-        assert r['licence'] in ('CC0 1.0', 'CC BY 2.0', 'CC BY 4.0', 'CC BY-SA 3.0', 'CC BY-SA 4.0', 'public domain',
-                                'no known copyright restrictions')
+        assert r['licence'] in ('CC0 1.0', 'CC BY 2.0', 'CC BY 4.0', 'CC BY-SA 3.0', 'CC BY-SA 4.0',
+                                'public domain', 'no known copyright restrictions')
     assert 'CC BY-SA 3.0' in text
 
 

@@ -109,7 +109,8 @@ def entered(state: dict[str, Any],                  # from `recorded_where`
             steps: int | None = None,               # None: those of the others
             ) -> dict[str, Any]:                    # the comparison with one row more
     "Train and probe a strategy as the others were."
-    b, runs = state['budget'], {}
+    b = state['budget']
+    runs: dict[str, dict[str, Any]] = {}
     for seed in range(seeds):
         torch.manual_seed(seed)
         net: Any = arm(Examined)()

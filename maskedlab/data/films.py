@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def videos(source: Filling,          # a film, a folder or a list of films: mp4,
         if f.frames < 1 + step * (frames - 1): raise ValueError(_too_short(f, frames, step))
         return f
     name = lambda p: str(p.relative_to(root) if root else p)
-    found = read_each([(name(p), lambda p=p: look(p)) for p in files], left, on_error, 'film')
+    found = read_each([(name(p), partial(look, p)) for p in files], left, on_error, 'film')
     good = [files[i] for i in found]
     classes, labels, note = by_folder(root, good) if root else ([], [], '')
     if note:

@@ -174,7 +174,7 @@ def _moved(r: Numbers, n: int, split: str, size: tuple[int, int], frames: int,
     video = pasted(back, outlined(things[which]), path_of(motion, speed * r(.8, 1.2), frames), middle,
                    r(.4, .6))
     label = which % len(CLOTHES)
-    said = [_captions(int(k), int(m), photo) for k, m, (_, photo) in zip(label, motion, read)]
+    said = [_captions(int(k), int(m), int(photo or 0)) for k, m, (_, photo) in zip(label, motion, read)]
     return {'video': video.clamp(0, 1), 'label': label, 'motion': motion, 'caption': caption_ids(said)}
 
 # %% ../../nbs/data/11_video.ipynb #4250b712

@@ -160,8 +160,7 @@ class Span(Strategy):
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."
         t, S = torch.arange(u.count, device=u.device), self._places(L, n)[:, None]
-        # starts that would cover t
-        near = (torch.minimum(t, S - 1) - (t - self.length + 1).clamp_min(0) + 1).clamp_min(0)
+        near = (torch.minimum(t, S - 1) - (t - self.length + 1).clamp_min(0) + 1).clamp_min(0)  # cover t
         n, S, rest = n[:, None].double(), S.double(), (S - near).double()
         log_choose = lambda a: torch.lgamma(a + 1) - torch.lgamma((a - n).clamp_min(0) + 1)       # n! cancels
         return 1 - torch.where(rest >= n, torch.exp(log_choose(rest) - log_choose(S)), 0.)

@@ -21,7 +21,7 @@ class Convolution(nn.Module):
     "Gate, depthwise convolution, norm, Swish (Gulati et al. 2020, section 2.2)."
     def __init__(self, dim: int,
                  kernel: int = 31,                             # frames, an odd number
-                 norm: Literal['layer', 'batch'] = 'layer'):   # over the channels of a frame, or over the batch
+                 norm: Literal['layer', 'batch'] = 'layer'):   # over a frame's channels, or over the batch
         super().__init__()
         if kernel % 2 == 0: raise ValueError(f"kernel={kernel} has no middle; give an odd number of frames")
         self.first, self.gate = nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units, in_full
-from ..data.sound import resample
 from .text import PostNorm
 from .transformer import attention_bias
 
@@ -23,7 +22,7 @@ __all__ = ['check_wave', 'check_samples', 'ConvFrontEnd', 'FrameEncoder']
 
 # %% ../../nbs/parts/18_frames.ipynb #7d067eb2
 def check_wave(batch: Any,          # `{'wave': float [B, T], 'wave_valid': bool [B, T], 'rate': int64 [B]}`
-               rate: int,           # samples a second that the network was made for; another is resampled
+               rate: int,           # samples a second that the network was made for
                least: int,          # samples that it needs
                ) -> tuple[Tensor, Tensor | None]:       # the wave, and real samples int64 `[B]` (None: all)
     "The wave of a batch, or one sentence about what is wrong with it; the last two keys may be missing."
@@ -46,7 +45,9 @@ def check_wave(batch: Any,          # `{'wave': float [B, T], 'wave_valid': bool
         raise ValueError(f"wave_valid must be bool {list(x.shape)} like the wave, got {valid.dtype} "
                          f"{list(valid.shape)}")
     n = None if valid is None else (torch.arange(1, x.shape[1] + 1, device=x.device) * valid).amax(1)
-    x, n = resample(x, (has := int(own.pop())), rate), n if n is None else n * rate // has
+    if own != {rate}:
+        raise ValueError(f"the batch has {own.pop()} samples a second, the network was made for {rate}; give "
+                         f"rate={rate} to what loads it, or data.sound.resample the wave")
     shortest = x.shape[1] if n is None else int(n.min())
     if shortest < least:
         raise ValueError(f"a clip has {shortest} samples, and a frame takes {least}; pad it with silence, or "
@@ -76,8 +77,8 @@ class ConvFrontEnd(nn.Module):
             nn.Conv1d(channels if i else 1, channels, k, s, bias=False)
             for i, (k, s) in enumerate(zip(kernels, strides)))
         self.norm = nn.GroupNorm(channels, channels)
-        for conv in list(self.convs):
-            nn.init.kaiming_normal_(conv.weight)
+        for i in range(len(kernels)):
+            nn.init.kaiming_normal_(self.convs[i].weight)  # type: ignore[arg-type]
         self._looked = False
 
     @property

@@ -181,7 +181,7 @@ class Filler(Placed):
 class BiasedViT(Transformer):
     """ViT with one relative position bias shared by all blocks, LayerScale and no key bias (BEiT, Bao et al.
     2022; SimMIM)."""
-    def __init__(self, grid: tuple[int, int],   # the largest grid of tokens
+    def __init__(self, grid: tuple[int, ...],   # the largest grid of tokens
                  token: int,                    # side of a token in pixels
                  channels: int, dim: int, depth: int, heads: int, eps: float = 1e-6, drop_path: float = 0.,
                  layer_scale: float | None = .1,                      # start of the scale of each branch

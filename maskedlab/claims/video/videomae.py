@@ -31,10 +31,10 @@ def measure(recipe: Any, seed: int,
     draw = lambda split, n, k: sample('video', n, torch.Generator().manual_seed(2 * seed + k), split, **CLIPS)
     seen, held = draw('train', train, 0), draw('test', test, 1)
     of = lambda b, key: {'video': b['video'], 'label': b[key]}
-    found = {}
-    for key in ('motion', 'label'):
-        named = probe(recipe, of(seen, key), of(held, key), attentive=key == 'motion', layer='best')
-        found |= {'score' if key == 'motion' else 'thing': named.pop('linear')}
+    found: dict[str, float] = {}
+    for key, name in (('motion', 'score'), ('label', 'thing')):
+        named = probe(recipe, of(seen, key), of(held, key), attentive=name == 'score', layer='best')
+        found |= {name: named.pop('linear')}
         found |= {f'{key}, {k}': v for k, v in named.items()}
     if isinstance(recipe, str): return found
     some = {'video': held['video'][:100]}

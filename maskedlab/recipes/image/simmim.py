@@ -51,7 +51,8 @@ def grids(image: int | tuple[int, int], token: int, cell: int,     # pixels
         raise ValueError(f"cells of {cell} pixels do not divide into tokens of {token}; choose cell= a "
                          "multiple of "
                          "the encoder's stride")
-    return sides(image, token)
+    rows, columns = sides(image, token)
+    return rows, columns
 
 # %% ../../../nbs/recipes/image/simmim.ipynb #47f98804
 class SimMIM(Recipe):
