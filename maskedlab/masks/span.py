@@ -154,8 +154,7 @@ class Span(Strategy):
         L = u.free_counts()
         e = quota(self._expected, self.prob, L, u.count)
         few, many = (self._covered(u, L, self._spans(e, x)) for x in (0, ONE))
-        p = torch.lerp(few, many, (e % ONE)[:, None].double() / ONE)
-        return u.free * _lay(p, u, L)
+        return u.free * _lay(torch.lerp(few, many, (e % ONE)[:, None].double() / ONE), u, L)
 
     def _covered(self, u: Units, L: Tensor, n: Tensor) -> Tensor:
         "The chance that n starts cover each of the units, in the order of the free ones, float64 `[B, N]`."
