@@ -11,8 +11,9 @@ def g(seed=0):
 
 
 def plain(recipe, n=3, **more):
-    """`n` embedded samples of what a recipe takes."""
-    return ml.sample(recipe.card.modality.split()[0], n=n, **more)
+    """`n` embedded samples of what a recipe takes, at the rate that it was made for."""
+    reading = getattr(getattr(recipe, 'cut', None), 'reading', {})
+    return ml.sample(recipe.card.modality.split()[0], n=n, **{**reading, **more})
 
 
 def stir(net, by=.05):
