@@ -118,7 +118,7 @@ class _Lines(Strategy):
         lined = self.lines(torch.arange(u.count, device=u.device).view(1, *u.shape))[0]     # [lines, units]
         line = torch.empty(u.count, dtype=torch.long, device=u.device)
         line[lined.flatten()] = torch.arange(len(lined), device=u.device).repeat_interleave(lined.shape[1])
-        return some[:, line].view(u.free.shape)
+        return some.index_select(1, line).view(u.free.shape)
 
     @property
     def exact(self) -> bool:
