@@ -117,7 +117,7 @@ class _Lines(Strategy):
         "One value for each line, laid over its units, `[B, *shape]`."
         lined = self.lines(torch.arange(u.count, device=u.device).view(1, *u.shape))[0]     # [lines, units]
         line = torch.empty(u.count, dtype=torch.long, device=u.device)
-        line[lined.flatten()] = torch.arange(len(lined), device=u.device).repeat_interleave(lined.shape[1])
+        line[lined] = torch.arange(len(lined), device=u.device)[:, None]
         return some.index_select(1, line).view(u.free.shape)
 
     @property
