@@ -212,7 +212,8 @@ def clips(n: Count | None = 8,                         # how many; None: 96 of t
 
     A quarter is of the film Big Buck Bunny (Blender Foundation, CC BY 3.0); in the others clothes of
     Fashion-MNIST (MIT) move over photographs (CC0, public domain, CC BY, CC BY-SA): their pixels are real,
-    their motion is made. `real` of the batch says which is which; all are made where the film's file is missing."""
+    their motion is made. `real` of the batch says which is which; all are made where the film's file is
+    missing."""
     many = {'train': 96, 'test': 32}[split] if n is None else n
     if generator is None:
         table = uniform((many, CLIP_NUMBERS), torch.Generator().manual_seed(1))
