@@ -38,8 +38,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from committed import write
 
-FILES = Path(__file__).resolve().parents[1] / 'maskedlab' / 'data' / 'files'
 SHORT = 256         # short side of a photograph in pixels, after reduction; nothing is ever enlarged
 
 CC0, PD = 'CC0 1.0', 'public domain'
@@ -285,17 +285,7 @@ def main() -> int:
     files['fashion.npz'] = held.getvalue()
     files['photos.json'] = (json.dumps(rows, indent=1, ensure_ascii=False) + '\n').encode()
     files['CREDITS.md'] = credits(rows).encode()
-
-    different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]
-    if args.check:
-        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them",
-              *different, sep='\n  different: ')
-        return 1 if different else 0
-    FILES.mkdir(parents=True, exist_ok=True)
-    for n, b in files.items():
-        (FILES / n).write_bytes(b)
-    print(f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB, {len(different)} changed")
-    return 0
+    return write(files, args.check)
 
 
 if __name__ == '__main__':

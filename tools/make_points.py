@@ -24,8 +24,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from committed import write
 
-FILES = Path(__file__).resolve().parents[1] / 'maskedlab' / 'data' / 'files'
 POINTS, STEP = 1024, 1 / 2000
 
 CATALOGUES = {      # file: SHA-256, licence
@@ -177,15 +177,7 @@ def main() -> int:
              'points.json': (json.dumps(about, ensure_ascii=False) + '\n').encode(),
              'CREDITS-points.md': credits(models).encode()}
     print(collections.Counter((names[r['label']], r['split']) for r in rows))
-    different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]
-    if args.check:
-        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them",
-              *different, sep='\n  different: ')
-        return 1 if different else 0
-    for n, b in files.items():
-        (FILES / n).write_bytes(b)
-    print({n: f'{len(b) / 1e6:.2f} MB' for n, b in files.items()}, len(different), 'changed')
-    return 0
+    return write(files, args.check)
 
 
 if __name__ == '__main__':

@@ -14,8 +14,8 @@ import wave
 from pathlib import Path
 
 import numpy as np
+from committed import write
 
-FILES = Path(__file__).parents[1] / 'maskedlab' / 'data' / 'files'
 SPEAKERS = {'george': 'Greek', 'jackson': 'US, neutral', 'lucas': 'German',
             'nicolas': 'Belgian, French', 'theo': 'US, neutral', 'yweweler': 'German'}
 NUMBERS = {'train': range(5, 13), 'test': range(2)}
@@ -73,15 +73,7 @@ def main() -> int:
     files = {'sound.xz': lzma.compress(np.concatenate(held).tobytes(), preset=9 | lzma.PRESET_EXTREME),
              'sound.json': (json.dumps(about, separators=(',', ':')) + '\n').encode(),
              'CREDITS-sound.md': credits(len(rows)).encode()}
-    different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]
-    if args.check:
-        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them",
-              *different, sep='\n  different: ')
-        return 1 if different else 0
-    for n, b in files.items():
-        (FILES / n).write_bytes(b)
-    print({n: f'{len(b) / 1e6:.2f} MB' for n, b in files.items()}, len(different), 'changed')
-    return 0
+    return write(files, args.check)
 
 
 if __name__ == '__main__':

