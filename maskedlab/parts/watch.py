@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.units import Units
+from ..contract.units import Units, rest
 from ..corruptions.drop import keep
 
 # %% auto #0
-__all__ = ['units_of', 'Weights', 'watched', 'one_of']
+__all__ = ['units_of', 'Weights', 'watched', 'one_of', 'watch_filled']
 
 # %% ../../nbs/parts/12_watch.ipynb #95e07f01
 def units_of(u: Units,
@@ -93,3 +93,13 @@ def one_of(name: str, value: Any, *known: str) -> Any:
     if value not in known:
         raise ValueError(f"{name}={str(value)[:40]!r}: choose one of {', '.join(map(repr, known))}")
     return value
+
+def watch_filled(recipe: Any,           # its `encoder` sees what is visible, its `decoder` is a `Filler`
+                 batch: dict, mask: Any,               # as `attention` of a recipe takes them
+                 part: str,                            # 'encoder' or 'decoder', which sees every unit
+                 ) -> tuple[Tensor, Tensor, Tensor]:   # as `Weights.named`
+    "Who looks at whom in an encoder that sees the visible units, or in the decoder that fills the rest."
+    u, mask = recipe.looked_at(batch, mask)
+    with watched(getattr(recipe, one_of('part', part, 'encoder', 'decoder'))) as weights:
+        recipe.decoder(recipe.encoder.see(recipe.cut.normal(u.x), rest(mask)), rest(mask))
+    return weights.named(u, rest(mask) if part == 'encoder' else None, recipe.encoder.prefix)

@@ -21,7 +21,7 @@ from ...parts.patches import Patches
 from ...parts.timm_vit import image_encoder
 from ...parts.transformer import init_xavier
 from ...parts.vit import Filler
-from ...parts.watch import one_of, watched
+from ...parts.watch import watch_filled
 from ...targets.pixels import patch_norm, un_norm
 
 # %% auto #0
@@ -99,10 +99,7 @@ class MAE(Recipe):
                   part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every patch
                   ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: no patch)."
-        u, mask = self.looked_at(batch, mask)
-        with watched(getattr(self, one_of('part', part, 'encoder', 'decoder'))) as weights:
-            self.decoder(self.encoder.see(self.cut.normal(u.x), rest(mask)), rest(mask))
-        return weights.named(u, rest(mask) if part == 'encoder' else None, self.encoder.prefix)
+        return watch_filled(self, batch, mask, part)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole picture through the encoder: mean over patches `[B, dim]`, or `[B, N, dim]`."

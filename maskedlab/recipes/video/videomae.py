@@ -21,7 +21,7 @@ from ...masks.patterns import Tube
 from ...parts.patches import Patches, sides
 from ...parts.transformer import init_xavier
 from ...parts.vit import Filler, ViT
-from ...parts.watch import one_of, watched
+from ...parts.watch import watch_filled
 from ...targets.pixels import colour_norm, colour_stats, un_norm
 
 # %% auto #0
@@ -103,10 +103,7 @@ class VideoMAE(Recipe):
                   part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every cube
                   ) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom, over all times: weights `[layers, B, heads, Q, K]`, query and key cubes."
-        u, mask = self.looked_at(batch, mask)
-        with watched(getattr(self, one_of('part', part, 'encoder', 'decoder'))) as weights:
-            self.decoder(self.encoder.see(self.cut.normal(u.x), rest(mask)), rest(mask))
-        return weights.named(u, rest(mask) if part == 'encoder' else None)
+        return watch_filled(self, batch, mask, part)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole clip through the encoder: mean over cubes `[B, dim]`, or `[B, N, dim]`."
