@@ -1,6 +1,7 @@
 """The weights that ship: small enough, and as good on held-out data as the file beside them says."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,27 @@ def test_all_weights_are_trained_anew_by_one_command_those_first_that_others_sta
     assert all(order.index(b) < order.index(name) for name in order for b in below[name])
     with pytest.raises(SystemExit):
         tool['main'](['no-such', '--dry-run'])
+
+
+def test_what_is_trained_anew_keeps_its_key_and_its_place_and_is_judged_anew(tmp_path, monkeypatch):
+    import runpy
+    tool = runpy.run_path(str(ROOT / 'tools' / 'make_weights.py'))
+    run, shelf = tool['run'].__globals__, tmp_path / 'weights'
+    shutil.copytree(SHIPPED / 'mae-micro', shelf / 'mae-micro')
+
+    def train(words, **_):
+        "In place of hours."
+        folder, told = Path(words[words.index('--out') + 1]), provenance(SHIPPED / 'mae-micro')
+        shutil.copytree(SHIPPED / 'mae-micro', folder)
+        told = {k: v for k, v in told.items() if k not in ('key', 'standing')} | {'command': 'maskedlab train'}
+        (folder / 'provenance.json').write_text(json.dumps(told))
+        (folder / 'run.json').write_text('{}')
+    monkeypatch.setitem(run, 'ROOT', tmp_path)
+    monkeypatch.setitem(run, 'WEIGHTS', shelf)
+    monkeypatch.setitem(run, 'stand', lambda folder: {'anew': folder.name})
+    monkeypatch.setattr(run['subprocess'], 'run', train)
+    tool['run']('mae-micro')
+    told = provenance(shelf / 'mae-micro')
+    assert told['key'] == 'mae/micro/image/0' and told['standing'] == {'anew': 'mae-micro'}
+    assert '--out maskedlab/weights/mae-micro' in told['command'] and '--resume' not in told['command']
+    assert not (shelf / 'mae-micro' / 'run.json').exists()

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / 'maskedlab' / 'weights'
@@ -71,8 +72,17 @@ def run(name: str) -> None:
                    env=_alone())
     told = json.loads((folder / 'provenance.json').read_text(encoding='utf-8'))
     told['command'] = shlex.join([*words[:words.index('--out') + 1], out, *words[words.index('--out') + 2:]])
+    stage = {k: v for k, v in json.loads(record(name).read_text(encoding='utf-8')).items() if k == 'key'}
+    told = {**stage, **told, 'standing': stand(folder)}      # others find weights that serve as a stage by its key
     (folder / 'provenance.json').write_text(json.dumps(told, indent=1), encoding='utf-8')
     shutil.copytree(folder, WEIGHTS / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*PASSING))
+
+
+def stand(folder: Path) -> dict[str, Any]:
+    """Beside the baselines of their page, on held-out samples."""
+    from maskedlab.formats.pretrained import load_pretrained
+    from maskedlab.show.standing import standing
+    return standing(load_pretrained(folder))
 
 
 def _alone() -> dict[str, str]:
