@@ -75,8 +75,10 @@ class Conformers(nn.Module):
                                               drop_path * i / max(depth - 1, 1)) for i in range(depth))
 
     def forward(self, x: Tensor, pad: Tensor | None = None,
-                generator: torch.Generator | None = None) -> Tensor:
+                generator: torch.Generator | None = None,
+                part: slice = slice(None),          # which of the blocks
+                ) -> Tensor:
         "Encode frames, `[B, N, D]`."
-        for block in self.blocks:
+        for block in self.blocks[part]:
             x = block(x, pad, generator)
         return x

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contract.units import Units, in_full
+from .mel import LogMel
 from .text import PostNorm
 from .transformer import attention_bias
 
 # %% auto #0
-__all__ = ['check_wave', 'check_samples', 'ConvFrontEnd', 'FrameEncoder']
+__all__ = ['LEVEL', 'SPREAD', 'check_wave', 'check_samples', 'FrontEnd', 'ConvFrontEnd', 'MelFrontEnd', 'FrameEncoder', 'of_real']
 
 # %% ../../nbs/parts/18_frames.ipynb #7d067eb2
 def check_wave(batch: Any,          # `{'wave': float [B, T], 'wave_valid': bool [B, T], 'rate': int64 [B]}`
@@ -63,8 +64,38 @@ def check_samples(x: Tensor) -> None:
         raise ValueError(f"wave has values {low:.3g} to {high:.3g}, give -1..1; for 16 bits divide by 32768")
 
 # %% ../../nbs/parts/18_frames.ipynb #2c4d60d3
-class ConvFrontEnd(nn.Module):
-    "Waves as frames, and frames as units (Baevski et al. 2020, section 2 and the released code)."
+class FrontEnd(nn.Module):
+    "Waves as frames, and frames as units. A subclass writes `forward`, `frames`, `least` and `step`."
+    rate: int           # samples a second
+    least: int          # samples that one frame takes
+    step: int           # samples from a frame to the next
+    _looked = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        "How files are to be read for it."
+        return dict(rate=self.rate)
+
+    def frames(self, samples: Any) -> Any:          # a number, or int64 `[B]`
+        "How many frames so many samples have."
+        raise NotImplementedError(f"{type(self).__name__} does not say how many frames it makes; write "
+                                  "its method frames(samples)")
+
+    def units(self, batch: Any) -> Units:
+        "Frames `[B, L, width]`, with gradients; those that hear padding are not valid. No way back."
+        wave, n = check_wave(batch, self.rate, self.least)
+        if not torch.compiler.is_compiling() and (not self.training or not self._looked or wave.is_cpu):
+            check_samples(wave)             # later, in training, it would make a device wait
+            self._looked = True
+        if n is None:
+            x = self(wave)
+            return Units('sequence', x.shape[1:2], x=x)
+        at = torch.arange(wave.shape[1], device=wave.device)
+        x = self(wave.masked_fill(at >= n[:, None], 0))             # whatever padding is, it is silence
+        return Units('sequence', x.shape[1:2], x=x, valid=at[:x.shape[1]] < self.frames(n)[:, None])
+
+class ConvFrontEnd(FrontEnd):
+    "Convolutions over the wave itself (Baevski et al. 2020, section 2 and the released code)."
     def __init__(self, channels: int,
                  kernels: Sequence[int], strides: Sequence[int],
                  rate: int,                     # samples a second
@@ -79,25 +110,10 @@ class ConvFrontEnd(nn.Module):
         self.norm = nn.GroupNorm(channels, channels)
         for i in range(len(kernels)):
             nn.init.kaiming_normal_(self.convs[i].weight)  # type: ignore[arg-type]
-        self._looked = False
+        self.step = math.prod(strides)
+        self.least = 1 + sum((k - 1) * math.prod(strides[:i]) for i, k in enumerate(kernels))
 
-    @property
-    def least(self) -> int:
-        "Samples that one frame hears."
-        return 1 + sum((k - 1) * math.prod(self.strides[:i]) for i, k in enumerate(self.kernels))
-
-    @property
-    def step(self) -> int:
-        "Samples from a frame to the next."
-        return math.prod(self.strides)
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        "How files are to be read for it."
-        return dict(rate=self.rate)
-
-    def frames(self, samples: Any) -> Any:          # a number, or int64 `[B]`
-        "How many frames so many samples have."
+    def frames(self, samples: Any) -> Any:
         for k, s in zip(self.kernels, self.strides):
             samples = (samples - k) // s + 1
         return samples
@@ -110,16 +126,34 @@ class ConvFrontEnd(nn.Module):
         x = x.mT
         return x if self.gradient == 1 else self.gradient * x + (1 - self.gradient) * x.detach()
 
-    def units(self, batch: Any) -> Units:
-        "Frames `[B, L, channels]`, with gradients; those that hear padding are not valid. No way back."
-        wave, n = check_wave(batch, self.rate, self.least)
-        if not torch.compiler.is_compiling() and (not self.training or not self._looked or wave.is_cpu):
-            check_samples(wave)             # later, in training, it would make a device wait
-            self._looked = True
-        x = self(wave)
-        if n is None: return Units('sequence', x.shape[1:2], x=x)
-        return Units('sequence', x.shape[1:2], x=x,
-                     valid=torch.arange(x.shape[1], device=x.device) < self.frames(n)[:, None])
+# %% ../../nbs/parts/18_frames.ipynb #0fce04db
+LEVEL, SPREAD = -7., 5.         # mean and deviation of log-mel power, about those of recorded speech
+
+class MelFrontEnd(FrontEnd):
+    "Log-mel spectra, and two convolutions with strides of 2 by 2 (Chung et al. 2021, section 3)."
+    def __init__(self, channels: int,
+                 mels: int,                     # bands of the spectra
+                 rate: int):                    # samples a second
+        super().__init__()
+        self.rate, self.hop = rate, rate // 100
+        with torch.device('cpu'):       # it keeps its bands, wherever a network is made
+            self.mel = LogMel(rate, rate * 32 // 1000, self.hop, mels)
+        self.convs = nn.ModuleList(nn.Conv2d(i, channels, 3, 2) for i in (1, channels))
+        self.width = channels * _halved(_halved(mels))
+        self.step, self.least = 4 * self.hop, 6 * self.hop
+
+    def frames(self, samples: Any) -> Any:
+        return _halved(_halved(samples // self.hop + 1))
+
+    def forward(self, wave: Tensor) -> Tensor:      # `[B, T]` to `[B, L, width]`
+        "What is heard in each frame."
+        x = ((self.mel(wave) - LEVEL) / SPREAD).to(wave.dtype)[:, None]
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return x.transpose(1, 2).flatten(2)
+
+def _halved(n: Any) -> Any:         # what a kernel of three leaves that moves by two
+    return (n - 3) // 2 + 1
 
 # %% ../../nbs/parts/18_frames.ipynb #5b815f25
 class FrameEncoder(nn.Module):
@@ -154,7 +188,10 @@ class FrameEncoder(nn.Module):
             x = block(x, None if bias is None else bias[0])
         return x
 
-    def pooled(self, x: Tensor, valid: Tensor) -> Tensor:       # `[B, L, dim]` to `[B, dim]`
-        "The mean over real frames."
-        h = in_full(self(x, valid)).masked_fill(~valid[..., None], 0)
-        return h.sum(1) / valid.sum(1, keepdim=True)
+def of_real(h: Tensor,              # `[B, L, D]`, what a network says of frames
+            valid: Tensor,          # bool `[B, L]`
+            pool: bool = True,
+            ) -> Tensor:            # `[B, D]`, the mean over real frames; or `[B, L, D]` with zeros at padding
+    "Frames as features."
+    h = h.masked_fill(~valid[..., None], 0)
+    return in_full(h).sum(1) / valid.sum(1, keepdim=True) if pool else h

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contract.chance import by_row
 from ..contract.units import in_full, mean
 
 # %% auto #0
-__all__ = ['contrast', 'remember', 'distractors', 'info_nce']
+__all__ = ['contrast', 'remember', 'distractors', 'info_nce', 'among_own', 'PairContrast']
 
 # %% ../../nbs/targets/05_contrast.ipynb #e2911307
 def contrast(query: Tensor,        # `[B, D]`, norm 1
@@ -68,3 +68,36 @@ def info_nce(query: Tensor,         # `[n, D]`
     wrong = (q @ k.T).gather(1, others).masked_fill(out, -torch.inf)       # less than all rows k times over
     logits = torch.cat([right, wrong], 1) / temperature
     return logits.logsumexp(1) - logits[:, 0], logits
+
+# %% ../../nbs/targets/05_contrast.ipynb #5987e704
+def among_own(query: Tensor,        # `[n, D]`, a guess for each chosen unit
+              keys: Tensor,         # `[n, D]`, what stood there, ...
+              ids: Tensor,          # int64 `[n, G]`: ... in words of G dictionaries
+              which: Tensor,        # bool `[B, *shape]`: the chosen units
+              k: int,               # distractors for each
+              temperature: float = .1,
+              generator: torch.Generator | None = None,
+              # errors `[n]`, logits `[n, 1 + k]`, the right key first, and whose they are, int64 `[n, k]`
+              ) -> tuple[Tensor, Tensor, Tensor]:
+    "Which of k + 1 words of the same sample? The right word is no distractor (wav2vec 2.0, section 3.2)."
+    others, some = distractors(which, k, generator)
+    same = (ids[others] == ids[:, None]).all(-1) | ~some[:, None]
+    e, logits = info_nce(query, keys, others, same, temperature)
+    return e, logits, others
+
+# %% ../../nbs/targets/05_contrast.ipynb #87fb8da8
+class PairContrast(nn.Module):
+    "InfoNCE over pairs, the mean of both directions, with a learned temperature (Radford et al. 2021)."
+    def __init__(self, temperature: float = .07):       # at the start
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(temperature).log().neg())
+
+    def forward(self, likeness: Tensor,                 # `[n, n]`, as cosines; the i-th belongs to the i-th
+                same: Tensor | None = None,             # bool `[n, n]`: which others are no wrong answers
+                ) -> Tensor:                            # errors `[n]`
+        "Each must be most like its own partner."
+        own = torch.arange(len(likeness), device=likeness.device)
+        logits = in_full(likeness) * self.log_scale.exp().clamp_max(100.)
+        if same is not None:
+            logits = logits.masked_fill(same & (own[:, None] != own), -torch.inf)
+        return sum(F.cross_entropy(x, own, reduction='none') for x in (logits, logits.T)) / 2

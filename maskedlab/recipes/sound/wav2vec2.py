@@ -19,9 +19,9 @@ from ...contract.units import Units, mean, mean_over, rows, spread
 from ...corruptions.replace import replace
 from ...masks.span import Span
 from ...parts.discrete import ProductQuantiser, even_use, falling
-from ...parts.frames import ConvFrontEnd, FrameEncoder
+from ...parts.frames import ConvFrontEnd, FrameEncoder, of_real
 from ...parts.watch import watched
-from ...targets.contrast import distractors, info_nce
+from ...targets.contrast import among_own
 
 # %% auto #0
 __all__ = ['CARD', 'SIZES', 'PLAN', 'Wav2Vec2']
@@ -88,9 +88,7 @@ class Wav2Vec2(Recipe):
         pred = self.guess(rows(self.encode(f, u, mask), mask))                  # how, and predict
         v, ids, logits = self.quantiser(rows(f, mask), mask, falling(*self.temperature, progress), luck)
         target = self.told(v)                                                   # what: words of clean frames
-        others, some = distractors(mask, self.k, luck)
-        same = (ids[others] == ids[:, None]).all(-1) | ~some[:, None]
-        e, near = info_nce(pred, target, others, same, self.sharpness)
+        e, near, others = among_own(pred, target, ids, mask, self.k, self.sharpness, luck)
         uneven, alike = even_use(logits)
         terms = {'contrast': mean(e), 'diversity': mean_over(self.diversity * uneven, len(e)),
                  'size of frames': mean(u.x[u.valid].square().mean(-1), self.penalty)}
@@ -113,6 +111,4 @@ class Wav2Vec2(Recipe):
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "The whole recording: mean over real frames `[B, dim]`, or `[B, L, dim]` with zeros at padding."
         u = self.units(batch)
-        x = self.project(self.norm(u.x))
-        if pool: return self.encoder.pooled(x, u.valid)
-        return self.encoder(x, u.valid).masked_fill(~u.valid[..., None], 0)
+        return of_real(self.encoder(self.project(self.norm(u.x)), u.valid), u.valid, pool)
