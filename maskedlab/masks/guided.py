@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .strategies import Law, Rate, _Counted, first_k, rand, rates
 from ..contract.strategy import Range
-from ..contract.units import Units
+from ..contract.units import Units, split_views
 
 # %% auto #0
-__all__ = ['Guided']
+__all__ = ['Guided', 'GuidedSteps']
 
 # %% ../../nbs/masks/11_guided.ipynb #668970fd
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Guided(_Counted):
         "The score, or one sentence about what is wrong with it."
         want = f"{self.by[:40]}=[{len(u)}, {', '.join(map(str, u.shape))}]"
         if given is None:
-            raise ValueError(f"Guided({self.by[:40]!r}) draws by a score that only a network knows: call it "
-                             f"through its recipe, or give {want}")
+            raise ValueError(f"{type(self).__name__}({self.by[:40]!r}) draws by a score that only a network "
+                             f"knows: call it through its recipe, or give {want}")
         if not torch.is_tensor(given) or given.numel() != u.valid.numel() or len(given) != len(u):
             raise ValueError(f"the score of Guided({self.by[:40]!r}) must be {want}, got "
                              f"{list(getattr(given, 'shape', []))}")
@@ -82,3 +82,44 @@ class Guided(_Counted):
             raise ValueError(f"the score {self.by[:40]} has the value {float(worst):.4g}; chances need "
                              "numbers from 0, and no NaN")
         return score
+
+# %% ../../nbs/masks/11_guided.ipynb #f2318b7b
+@dataclass(frozen=True)
+class GuidedSteps(Guided):
+    """`Guided` in each step of the first axis, which is time (TGM, Fan et al. 2024): scores are compared
+    within a step.
+
+    Exact: `k = count(law, ratio, n)` of the n free units of each step. The score is a signal of the recipe,
+    `[B, *shape]`, passed by its name."""
+
+    def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
+        each, given = self.steps(u), self.by_step(u, signals.get(self.by))
+        return split_views(super().where(each, generator, progress, **{self.by: given}), u)
+
+    def steps(self, u: Units) -> Units:
+        "Each step as a sample: of all samples the first, of all the second, ..."
+        if len(u.shape) < 2:
+            raise ValueError(f"GuidedSteps takes a first axis, time, and others; these units have shape "
+                             f"{u.shape}: take Guided")
+        valid, free = (x.transpose(0, 1).flatten(0, 1) for x in (u.valid, u.free))
+        return Units(u.kind, u.shape[1:], valid=valid, free=free, whole=u.whole)
+
+    def by_step(self, u: Units, given: Any) -> Any:
+        "The score of each step, once it is asked for."
+        def look() -> Tensor:
+            score = self.score(u, given() if callable(given) else given)
+            return score.view(len(u), u.shape[0], -1).transpose(0, 1).flatten(0, 1)
+        return look
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        low, high = super().counts(self.steps(u))
+        return split_views(low, u).sum(1), split_views(high, u).sum(1)
+
+    def odds(self, u: Units, progress: float = 1.) -> Any:
+        if callable(self.ratio): return None            # steps may, or may not, share a rate
+        k = self.counts(u)[0].cpu()[:, None]
+        return (torch.arange(u.count + 1) == k).double()
+
+    def certain(self, u: Units, progress: float = 1., **signals) -> Tensor:
+        given = self.by_step(u, signals.get(self.by))
+        return split_views(super().certain(self.steps(u), progress, **{self.by: given}), u)

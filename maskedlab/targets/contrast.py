@@ -100,4 +100,5 @@ class PairContrast(nn.Module):
         logits = in_full(likeness) * self.log_scale.exp().clamp_max(100.)
         if same is not None:
             logits = logits.masked_fill(same & (own[:, None] != own), -torch.inf)
-        return sum(F.cross_entropy(x, own, reduction='none') for x in (logits, logits.T)) / 2
+        there, back = (F.cross_entropy(x, own, reduction='none') for x in (logits, logits.T))
+        return (there + back) / 2
