@@ -18,7 +18,7 @@ from ..contract.units import Units, widen
 from ..contract.recipe import Recipe, evaluating
 
 # %% auto #0
-__all__ = ['BASELINES', 'psnr', 'hidden_pixels', 'visible_mean', 'inpaint', 'temporal_copy', 'beside_baselines']
+__all__ = ['BASELINES', 'psnr', 'hidden_pixels', 'visible_mean', 'inpaint', 'temporal_copy', 'straight_line', 'beside_baselines']
 
 # %% ../../nbs/instruments/03_baselines.ipynb #b945f4f8
 @door
@@ -111,6 +111,19 @@ def temporal_copy(video: Tensor,      # `[B, C, T, H, W]`
     copied = video.gather(2, frame[:, None].expand_as(video))
     never = near.values.isinf().repeat_interleave(depth, 1)[:, None]
     return torch.where(hidden[:, None], torch.where(never, visible_mean(video, hidden), copied), video)
+
+def straight_line(x: Tensor,        # `[B, L, D]`, such as spectra in time
+                  hidden: Tensor,   # bool `[B, L]`
+                  ) -> Tensor:      # like `x`
+    "Every run of holes is a line from the last visible row to the next one; at the ends, a copy of the nearest."
+    L = x.shape[1]
+    at = torch.arange(L, device=x.device).expand(hidden.shape)
+    left = at.masked_fill(hidden, -1).cummax(1).values
+    right = at.masked_fill(hidden, L).flip(1).cummin(1).values.flip(1)
+    left, right = torch.where(left < 0, right, left), torch.where(right == L, left, right)
+    if (left == L).any() or (right < 0).any(): raise ValueError("a sample has no visible row to begin a line at")
+    take = lambda i: x.gather(1, i[..., None].expand_as(x))
+    return torch.lerp(take(left), take(right), ((at - left) / (right - left).clamp_min(1))[..., None].to(x))
 
 # %% ../../nbs/instruments/03_baselines.ipynb #ce99ea91
 # key of a batch -> name of a baseline -> what makes it of the truth, hidden pixels and units
