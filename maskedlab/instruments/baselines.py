@@ -115,13 +115,13 @@ def temporal_copy(video: Tensor,      # `[B, C, T, H, W]`
 def straight_line(x: Tensor,        # `[B, L, D]`, such as spectra in time
                   hidden: Tensor,   # bool `[B, L]`
                   ) -> Tensor:      # like `x`
-    "Every run of holes is a line from the last visible row to the next one; at the ends, a copy of the nearest."
+    "Holes are a line from the last visible row to the next one; at the ends, copies of the nearest."
     L = x.shape[1]
     at = torch.arange(L, device=x.device).expand(hidden.shape)
     left = at.masked_fill(hidden, -1).cummax(1).values
     right = at.masked_fill(hidden, L).flip(1).cummin(1).values.flip(1)
     left, right = torch.where(left < 0, right, left), torch.where(right == L, left, right)
-    if (left == L).any() or (right < 0).any(): raise ValueError("a sample has no visible row to begin a line at")
+    if (left == L).any(): raise ValueError("a sample has no visible row to begin a line at")
     take = lambda i: x.gather(1, i[..., None].expand_as(x))
     return torch.lerp(take(left), take(right), ((at - left) / (right - left).clamp_min(1))[..., None].to(x))
 
