@@ -18,8 +18,8 @@ from ..contract.chance import by_row, by_sample
 from ..contract.units import in_full
 
 # %% auto #0
-__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'falling', 'ProductQuantiser', 'even_use', 'in_use', 'perplexity',
-           'dictionary', 'check_tokenizer', 'read_words']
+__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'falling', 'ProductQuantiser', 'even_use', 'Prototypes', 'nearest_used',
+           'in_use', 'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
 
 # %% ../../nbs/parts/09_discrete.ipynb #71da2bb0
 def half_cosine(start: float, stop: float, progress: float) -> float:
@@ -82,6 +82,33 @@ def even_use(logits: Tensor,        # `[n, G, V]`
     p = logits.softmax(-1).sum(0) / max(len(logits), 1)
     alike = (-(p * (p + 1e-7).log()).sum(-1)).exp().sum()
     return (p.numel() - alike) / p.numel() * bool(len(logits)), alike
+
+# %% ../../nbs/parts/09_discrete.ipynb #296f0545
+class Prototypes(nn.Module):
+    "Learned directions that rows are likened to (SwAV, Caron et al. 2020, section 3.1)."
+    def __init__(self, number: int, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.randn(number, dim), dim=1))
+
+    def forward(self, x: Tensor,               # `[n, dim]`
+                fixed: bool = False,           # no gradient to the prototypes
+                ) -> Tensor:                   # cosines `[n, number]`
+        "How far each row points along each prototype."
+        w = in_full(self.weight)
+        w = w + (F.normalize(w, dim=1) - w).detach()
+        return F.normalize(in_full(x), dim=1) @ (w.detach() if fixed else w).T
+
+    @torch.no_grad()
+    def shorten(self) -> None:
+        "Write them down with length 1; after a step."
+        self.weight.copy_(F.normalize(in_full(self.weight), dim=1))
+
+@torch.no_grad()
+def nearest_used(scores: Tensor,        # `[n, number]`
+                 ) -> Tensor:           # a scalar
+    "The share of the prototypes that are the nearest of any row: a dead dictionary has few, whatever its size."
+    found = scores.new_zeros(scores.shape[1])
+    return found.scatter(0, scores.argmax(1), 1.).mean()
 
 # %% ../../nbs/parts/09_discrete.ipynb #78ab5591
 def in_use(ids: Tensor,      # int64, any shape

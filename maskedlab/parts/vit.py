@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..corruptions.drop import keep, restore
+from .patches import sides
 from .positions import RelativeBias, fit_positions, sincos, sinusoid
 from .transformer import Transformer, closed_at, init_xavier
 
 # %% auto #0
-__all__ = ['Sees', 'Placed', 'ViT', 'add_positions', 'Filler', 'BiasedViT']
+__all__ = ['Sees', 'Placed', 'ViT', 'add_positions', 'Filler', 'clip_nets', 'BiasedViT']
 
 # %% ../../nbs/parts/04_vit.ipynb #6408a53a
 class Sees:
@@ -176,6 +177,19 @@ class Filler(Placed):
     def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:        # `[B, N, dim]`
         "The blocks, on what was laid."
         return super().forward(z, generator=generator)[:, self.prefix:]
+
+# %% ../../nbs/parts/04_vit.ipynb #ddd64c23
+def clip_nets(cut: Any,                 # `Patches` of cubes: has `size` and `values`
+              image: int | tuple[int, int], frames: int,        # of the clips that they are made for
+              encoder: tuple[int, int, int],                    # width, depth, heads
+              decoder: tuple[int, int, int],
+              eps: float = 1e-6) -> tuple[ViT, Filler]:
+    """An encoder of visible cubes and a decoder of all: no class token, no bias on keys, places counted through
+    time, rows and columns (VideoMAE, Tong et al. 2022, its code)."""
+    size = (image, image) if isinstance(image, int) else tuple(image)
+    both: dict[str, Any] = dict(eps=eps, key_bias=False, joint=True)
+    net = ViT(sides((frames, *size), cut.size, 'cube'), cut.values, *encoder, class_token=False, **both)
+    return net, Filler(net, *decoder, embed_bias=False, **both)
 
 # %% ../../nbs/parts/04_vit.ipynb #c6ce645b
 class BiasedViT(Transformer):

@@ -18,9 +18,9 @@ from ...contract.recipe import Card, Out, Recipe, draw, pooled
 from ...contract.strategy import Where
 from ...contract.units import Units, mean, place, rest, rows, spread
 from ...masks.patterns import Tube
-from ...parts.patches import Patches, sides
+from ...parts.patches import Patches
 from ...parts.transformer import init_xavier
-from ...parts.vit import Filler, ViT
+from ...parts.vit import clip_nets
 from ...parts.watch import watch_filled
 from ...targets.pixels import colour_norm, colour_stats, un_norm
 
@@ -67,12 +67,8 @@ class VideoMAE(Recipe):
                  strategy: Where = Tube(.9)):
         super().__init__()
         self.cut = Patches((cube, patch, patch), channels, 'row column colour', mean, std, 'cube', 'video')
-        size = (image, image) if isinstance(image, int) else tuple(image)
-        grid = sides((frames, *size), self.cut.size, 'cube')
-        both: dict[str, Any] = dict(eps=eps, key_bias=False, joint=True)
-        self.encoder = ViT(grid, self.cut.values, dim, depth, heads, class_token=False, **both)
-        self.decoder = Filler(self.encoder, decoder_dim, decoder_depth, decoder_heads, embed_bias=False,
-                              **both)
+        self.encoder, self.decoder = clip_nets(self.cut, image, frames, (dim, depth, heads),
+                                               (decoder_dim, decoder_depth, decoder_heads), eps)
         self.head = nn.Linear(decoder_dim, self.cut.values).apply(init_xavier)
         self.norm_pix, self.strategy = norm_pix, strategy
 
