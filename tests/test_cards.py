@@ -48,6 +48,9 @@ PLANS = {
                      clip=None),
     'wav2vec2': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
                      warmup=32_000 / 400_000),
+    # nobody tells: that of wav2vec 2.0
+    'w2v_bert': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
+                     warmup=32_000 / 400_000),
     'bert_mlm': dict(lr=1e-4, weight_decay=.01, schedule='linear', warmup=.01),
     'electra': dict(lr=5e-4, weight_decay=.01, schedule='linear', warmup=10_000 / 1_000_000),
     'point_mae': dict(lr=1e-3, weight_decay=.05, warmup=10 / 300, floor=1e-6 / 1e-3),
@@ -83,6 +86,8 @@ BASES = {
                      dim=768, depth=12, heads=12, reach=128, groups=2, words=320, width=256, distractors=100,
                      temperature=(2., .5, .135), sharpness=.1, diversity=.1, penalty=10., gradient=.1,
                      eps=1e-5),
+    'w2v_bert': dict(rate=16000, mels=80, dim=1024, depth=24, below=12, heads=16, groups=1, words=1024,
+                     width=1024, distractors=100, beta=1., gamma=1., diversity=.1),
     'bert_mlm': dict(dim=768, depth=12, heads=12, vocab=30522, position='learned', shares=(.8, .1, .1),
                      fate='token', boundary=False),
     'electra': dict(dim=768, depth=12, heads=12, width=768, generator_dim=256, generator_heads=4, weight=50.,
@@ -106,6 +111,7 @@ MASKS = {
     'point_bert': "Ball(ratio=Uniform(low=0.25, high=0.45), law='floor hidden')",
     'videomae': "Tube(ratio=0.9, law='floor hidden')",
     'wav2vec2': 'Span(prob=0.65, length=10, least=2, equal=True)',
+    'w2v_bert': 'Span(prob=0.65, length=5, least=2, equal=True)',
     'bert_mlm': 'Tokens(ratio=0.15, most=512)', 'electra': 'Slots(ratio=0.15, replacement=False)',
 }
 

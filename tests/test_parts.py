@@ -32,6 +32,7 @@ ARGUMENTS = dict(
     bert_mlm=dict(boundary=True),
     electra=dict(mask_share=0.85),
     wav2vec2=dict(diversity=0.0),
+    w2v_bert=dict(diversity=0.0),
 )
 
 

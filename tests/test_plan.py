@@ -122,8 +122,8 @@ def test_plans_say_what_the_cards_say():
     assert says('beit', lr=1.5e-3, per=2048, betas=(.9, .98), clip=3.)
     assert says('cae', betas=(.9, .999), clip=3.)
     for name in plans():
-        others = dict(bert_mlm='linear', electra='linear', wav2vec2='linear', simmim='multistep',
-                      mto='multistep')
+        others = dict(bert_mlm='linear', electra='linear', wav2vec2='linear', w2v_bert='linear',
+                      simmim='multistep', mto='multistep')
         assert plans()[name].schedule == others.get(name, 'cosine'), name
 
 

@@ -42,6 +42,7 @@ RECIPES: dict[str, Row] = {
     'dmjd': Row('maskedlab.recipes.image.dmjd:DMJD', 'image'),
     'videomae': Row('maskedlab.recipes.video.videomae:VideoMAE', 'video', 'maskedlab.formats.videomae'),
     'wav2vec2': Row('maskedlab.recipes.sound.wav2vec2:Wav2Vec2', 'wave', 'maskedlab.formats.wav2vec2'),
+    'w2v_bert': Row('maskedlab.recipes.sound.w2v_bert:W2VBert', 'wave'),
 }
 
 # %% ../../nbs/contract/03_catalogue.ipynb #8ea2b77a

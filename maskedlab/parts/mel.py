@@ -15,7 +15,7 @@ from ..contract.chance import by_sample
 from ..contract.units import in_full
 
 # %% auto #0
-__all__ = ['STEP', 'BEND', 'RATIO', 'to_mel', 'to_hertz', 'mel_bands', 'LogMel']
+__all__ = ['STEP', 'BEND', 'RATIO', 'to_mel', 'to_hertz', 'mel_bands', 'LogMel', 'Ear']
 
 # %% ../../nbs/parts/17_mel.ipynb #634c3fa4
 STEP, BEND = 200 / 3, 1000.                     # Hz a mel below the bend, and where it lies
@@ -110,3 +110,17 @@ class LogMel(nn.Module):
             again, before = again - momentum / (1 + momentum) * before, again
             phase = again / again.abs().clamp_min(1e-16)
         return back(size * phase).reshape(*logmel.shape[:-2], -1)
+
+# %% ../../nbs/parts/17_mel.ipynb #8074018c
+class Ear(nn.Module):
+    "Log-mel spectra as features of a recording: what networks of sound have to beat."
+    def __init__(self):
+        super().__init__()
+        self.mel = LogMel()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)         # says where it lives
+
+    def features(self, batch: dict) -> Tensor:      # `[B, 80]`
+        "Mean and deviation of each band over the real frames."
+        x = self.mel(batch['wave']) * self.scale
+        n = (batch['wave_valid'].sum(1) // self.mel.hop).clamp_min(2)
+        return torch.stack([torch.cat([v[:k].mean(0), v[:k].std(0)]) for v, k in zip(x, n.tolist())])

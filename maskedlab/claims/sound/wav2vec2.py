@@ -8,33 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ...contract.recipe import evaluating
 from ...data.samples import sample
 from ...instruments.claim import Arms, Claim
 from ...instruments.probes import labelled, probe
 from ...masks.strategies import Random
-from ...parts.mel import LogMel
+from ...parts.mel import Ear
 from ...recipes.sound.wav2vec2 import Wav2Vec2
 
 # %% auto #0
-__all__ = ['arm', 'CLAIM', 'Ear', 'measure']
+__all__ = ['arm', 'CLAIM', 'measure']
 
 # %% ../../../nbs/claims/sound/wav2vec2.ipynb #ae072c07
-class Ear(nn.Module):
-    "Log-mel spectra as features: mean and deviation over the real frames."
-    def __init__(self):
-        super().__init__()
-        self.mel = LogMel()
-        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
-
-    def features(self, batch: dict) -> Tensor:      # `[B, 80]`
-        "What the ear takes of a word."
-        x = self.mel(batch['wave']) * self.scale
-        n = (batch['wave_valid'].sum(1) // self.mel.hop).clamp_min(2)
-        return torch.stack([torch.cat([v[:k].mean(0), v[:k].std(0)]) for v, k in zip(x, n.tolist())])
-
 def measure(recipe: Any, seed: int) -> Any:
     "What features say of the word; what is found, and how many words are in use."
     train, test = labelled('wave', None, seed)
