@@ -28,6 +28,7 @@ CASES = {
     'equal counts': lambda: SimMIM(image=16, token=4, cell=4, dim=16, depth=1, heads=2, drop_path=0.),
     'key biases': lambda: MAE(**TINY),
     'ragged counts': lambda: MAE(**TINY, strategy=Random(Uniform(.1, .9)))}
+BALANCED = lambda: ('balanced codes', made('sigma', rounds=10))
 SCORES, PARTED = torch.linspace(-1, 1, 40 * 5).mul(99).sin().view(40, 5), [13, 27]
 
 
@@ -59,9 +60,9 @@ def train(folder: Path, case: str) -> ml.Trainer:
     return t
 
 
-def step(folder: Path, name: str, **words) -> ml.Trainer:
+def step(folder: Path, name: str, recipe=None, **words) -> ml.Trainer:
     "One step of a recipe; keeps its gradients, its buffers (queues among them) and its losses."
-    losses, gradients, t = first_step(made(name), **words)
+    losses, gradients, t = first_step(made(name) if recipe is None else recipe, **words)
     if t.rank == 0:
         save_file(gradients, folder / f'{name} step')
         save_file({k: v.clone() for k, v in t.recipe.named_buffers() if v.is_floating_point()},
@@ -77,6 +78,7 @@ if __name__ == '__main__':      # under torchrun
         last = train(Path(sys.argv[1]), c)
     for name, words in RECIPES:
         step(Path(sys.argv[1]), name, accumulate=2, **words)
+    step(Path(sys.argv[1]), *BALANCED())
     save_file({'codes': sinkhorn(SCORES.split(PARTED)[last.rank])}, Path(sys.argv[1]) / f'codes {last.rank}')
     last.processes.accelerator.end_training()
 
@@ -99,6 +101,7 @@ def runs(tmp_path_factory):
         warnings.simplefilter('ignore')
         for name, words in RECIPES:
             step(one, name, **words)
+        step(one, *BALANCED())
     torch.set_num_threads(threads)
     return one, two
 
@@ -165,7 +168,7 @@ def test_ragged_counts(runs):
     assert max(abs(x - y) for x, y in zip(a['loss'], b['loss'], strict=True)) < 1e-5
 
 
-@pytest.mark.parametrize('name', [name for name, _ in RECIPES])
+@pytest.mark.parametrize('name', [*(name for name, _ in RECIPES), BALANCED()[0]])
 def test_two_processes_of_two_rounds_have_the_gradient_of_one_batch(runs, name):
     one, two = runs
     size = max(v.abs().max() for v in load_file(one / f'{name} step').values())

@@ -26,12 +26,15 @@ RAGGED = 'Random(Uniform(.3, .7))'
 # masks of unequal counts; those of texts are, and of some recipes
 OWN = (*TEXT, 'seitpp', 'mfm')
 CASES = [(name, {} if name in OWN else dict(mask=RAGGED)) for name in ml.list_recipes()]
-# clouds that are mixed are mixed with others of their part, and diversity counts words of a part
+# clouds that are mixed are mixed with others of their part, diversity counts words of a part, and codes are
+# balanced over one
 ARGUMENTS = dict(
     point_bert=dict(mixing=False),
     bert_mlm=dict(boundary=True),
     electra=dict(mask_share=0.85),
     wav2vec2=dict(diversity=0.0),
+    sigma=dict(rounds=0),
+    text_guided_video_mae=dict(weight=0.0),
     w2v_bert=dict(diversity=0.0),
 )
 

@@ -41,6 +41,8 @@ RECIPES: dict[str, Row] = {
     'mto': Row('maskedlab.recipes.image.mto:MTO', 'image'),
     'dmjd': Row('maskedlab.recipes.image.dmjd:DMJD', 'image'),
     'videomae': Row('maskedlab.recipes.video.videomae:VideoMAE', 'video', 'maskedlab.formats.videomae'),
+    'text_guided_video_mae': Row('maskedlab.recipes.video.text_guided_video_mae:TextGuidedVideoMAE', 'video'),
+    'sigma': Row('maskedlab.recipes.video.sigma:SIGMA', 'video'),
     'wav2vec2': Row('maskedlab.recipes.sound.wav2vec2:Wav2Vec2', 'wave', 'maskedlab.formats.wav2vec2'),
     'w2v_bert': Row('maskedlab.recipes.sound.w2v_bert:W2VBert', 'wave'),
 }
@@ -51,9 +53,11 @@ STAGES: dict[str, Row] = {
     'image_dvae': Row('maskedlab.stages.image_dvae:ImageDVAE', 'image'),
     'token_adapt': Row('maskedlab.stages.token_adapt:TokenAdapt', 'image'),
     'vit_teacher': Row('maskedlab.stages.vit_teacher:ViTTeacher', 'image'),
+    'frame_text': Row('maskedlab.stages.frame_text:FrameText', 'video'),
     **{name: RECIPES[name] for name in ('mae',)},       # recipes that serve as a stage too
 }
-ALIASES: dict[str, str] = {'hpm': 'hard_patches_mining'}     # short names that the field has
+# short names that the field has
+ALIASES: dict[str, str] = {'hpm': 'hard_patches_mining', 'tgm': 'text_guided_video_mae'}
 
 # %% ../../nbs/contract/03_catalogue.ipynb #ab4ce563
 def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert*'

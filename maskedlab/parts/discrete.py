@@ -18,8 +18,8 @@ from ..contract.chance import by_row, by_sample
 from ..contract.units import in_full
 
 # %% auto #0
-__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'falling', 'ProductQuantiser', 'even_use', 'Prototypes', 'nearest_used',
-           'in_use', 'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
+__all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'falling', 'ProductQuantiser', 'even_use', 'Prototypes', 'in_use',
+           'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
 
 # %% ../../nbs/parts/09_discrete.ipynb #71da2bb0
 def half_cosine(start: float, stop: float, progress: float) -> float:
@@ -102,13 +102,6 @@ class Prototypes(nn.Module):
     def shorten(self) -> None:
         "Write them down with length 1; after a step."
         self.weight.copy_(F.normalize(in_full(self.weight), dim=1))
-
-@torch.no_grad()
-def nearest_used(scores: Tensor,        # `[n, number]`
-                 ) -> Tensor:           # a scalar
-    "The share of the prototypes that are the nearest of any row: a dead dictionary has few, whatever its size."
-    found = scores.new_zeros(scores.shape[1])
-    return found.scatter(0, scores.argmax(1), 1.).mean()
 
 # %% ../../nbs/parts/09_discrete.ipynb #78ab5591
 def in_use(ids: Tensor,      # int64, any shape

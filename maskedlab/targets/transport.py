@@ -42,8 +42,9 @@ def sinkhorn(scores: Tensor,                 # `[n, K]`: likeness of each row to
 def swapped(a: Tensor, b: Tensor,          # scores `[n, K]` of two views of the same n things
             temperature: float = .1,       # of the two softmaxes
             rounds: int = 10, sharpness: float = .05,      # of `sinkhorn`
-            ) -> tuple[Tensor, Tensor]:    # `[n]`, how badly a tells the hard code of b, and b that of a
+            # errors, how badly a tells the hard code of b, and b that of a; codes, of a and of b; all `[n]`
+            ) -> tuple[list[Tensor], list[Tensor]]:
     "Each side is asked for the balanced code of the other (SIGMA, section 3.3, and its released code)."
     codes = [sinkhorn(s, rounds, sharpness).argmax(1) for s in (a, b)]
     ce = lambda s, code: F.cross_entropy(s.float() / temperature, code, reduction='none')
-    return ce(a, codes[1]), ce(b, codes[0])
+    return [ce(a, codes[1]), ce(b, codes[0])], codes
