@@ -27,7 +27,7 @@ from ..targets.cycles import Frozen
 
 # %% auto #0
 __all__ = ['stage_class', 'stage_key', 'find_stage', 'made_from', 'configuration', 'cache_folder', 'split_key', 'stage',
-           'check_stages', 'find_tokenizer', 'find_teacher']
+           'check_stages', 'find_tokenizer', 'find_frozen', 'find_teacher']
 
 # %% ../../nbs/stages/00_shelf.ipynb #b1fb63bb
 def stage_class(name: str) -> type:
@@ -120,6 +120,17 @@ def find_tokenizer(which: Any,     # a stage, a module with `ids` and `words`, o
     "A frozen tokenizer; None stays None."
     if isinstance(which, str): return stage(which)
     return Frozen(which) if isinstance(which, nn.Module) and not isinstance(which, Frozen) else which
+
+def find_frozen(which: Any,      # a stage, or a module
+                *needs: str,     # what it must have
+                ) -> Frozen:
+    "A frozen network of any kind that can do something."
+    found = find_tokenizer(which)
+    lacks = [name for name in needs if not hasattr(found, name)]
+    if lacks:
+        raise TypeError(f"{type(getattr(found, 'net', found)).__name__} has no {lacks[0]}: give a stage by "
+                        f"its name, or a module with {', '.join(needs)}")
+    return found
 
 def find_teacher(which: Any,     # a stage, a network in a package, or a module: see `as_teacher`
                  ) -> Frozen:    # with `look`
