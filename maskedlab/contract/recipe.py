@@ -45,6 +45,9 @@ class Out:
     order: Tensor | None = None
     # the batch as the network got it, where data or ids were changed; default: holes
     seen: dict[str, Any] | None = None
+    # errors `[n]` of the scored units, in the order of `pred` and with gradients, of terms that are means of
+    # them: what a wrapper may weigh anew
+    each: dict[str, Tensor] = field(default_factory=dict)
     # for `after_step`: tensors with a row for each sample, which a split step joins
     after: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=dict)   # numbers to watch

@@ -76,9 +76,10 @@ class Wrapped(Recipe):
 
 # %% ../../nbs/contract/11_wrapped.ipynb #b57993f5
 class Drawn:
-    "In place of a mask or strategy: hands it on, and remembers what came of it."
-    def __init__(self, of: Any):        # a mask, a strategy, or a function of units
-        self.of = of
+    "In place of a mask or strategy: hands it on, with signals of its own, and remembers what came of it."
+    def __init__(self, of: Any,         # a mask, a strategy, or a function of units
+                 **signals: Any):       # what the inner recipe does not know, such as a score
+        self.of, self.signals = of, signals
         self.mask: Any = None if callable(of) else of      # bool `[B, *shape]`; None: nothing was drawn yet
 
     @property
@@ -96,5 +97,5 @@ class Drawn:
         return getattr(self.of, name)
 
     def __call__(self, u: Units, generator: torch.Generator | None = None, **signals: Any) -> Tensor:
-        self.mask = hide(self.of, u, generator, **signals)
+        self.mask = hide(self.of, u, generator, **signals, **self.signals)
         return self.mask

@@ -6,7 +6,7 @@ from ..contract.units import Units, layout, mean, place, repeat_to, rows, spread
 from .ball import Ball
 from .block import Block
 from .disc import Disc, paired
-from .guided import Guided, GuidedSteps
+from .guided import Guided, GuidedSpan, GuidedSteps
 from .patterns import Checkerboard, Frames, Grid, Painted, Tube
 from .schedules import Coin, Cosine, HalfCosine, Linear, Normal, Stepwise, Uniform
 from .span import Span
@@ -16,8 +16,8 @@ from .views import Disjoint, Independent
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
 __all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Disjoint', 'Frames',
-           'Grid', 'Guided', 'GuidedSteps', 'HalfCosine', 'Independent', 'Inverse', 'Linear', 'Normal',
-           'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Stepwise', 'Strategy',
+           'Grid', 'Guided', 'GuidedSpan', 'GuidedSteps', 'HalfCosine', 'Independent', 'Inverse',
+           'Linear', 'Normal', 'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Stepwise', 'Strategy',
            'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
            'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse',
            'place', 'repeat_to', 'rows', 'spread']

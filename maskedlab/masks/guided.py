@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .strategies import Law, Rate, _Counted, first_k, rand, rates
-from ..contract.strategy import Range
+from .span import Span
+from .strategies import Law, Rate, _Counted, _in_order, first_k, rand, rates
+from ..contract.strategy import Range, Strategy, Where, hide
 from ..contract.units import Units, split_views
 
 # %% auto #0
-__all__ = ['Guided', 'GuidedSteps']
+__all__ = ['Guided', 'GuidedSteps', 'GuidedSpan']
 
 # %% ../../nbs/masks/11_guided.ipynb #668970fd
 @dataclass(frozen=True)
@@ -123,3 +125,62 @@ class GuidedSteps(Guided):
     def certain(self, u: Units, progress: float = 1., **signals) -> Tensor:
         given = self.by_step(u, signals.get(self.by))
         return split_views(super().certain(self.steps(u), progress, **{self.by: given}), u)
+
+# %% ../../nbs/masks/11_guided.ipynb #cec71ff1
+@dataclass(frozen=True)
+class GuidedSpan(Strategy):
+    """Runs of `length` units along one axis in the order of their mean score, until as many are hidden as
+    another strategy hides (after ATM, Baskar et al. 2022).
+
+    Runs lie in the free units in order, may overlap, and none reaches beyond the last. The score, `[B, N]`,
+    is a signal of the recipe, passed by its name."""
+    by: str                                                 # name of the score
+    of: Where = Span(.65, 10, equal=True)                   # who says how many units of each sample go
+    length: Annotated[int, Range(1, 100, 1)] = 10           # units of a run
+    draws: Literal['kept', 'hidden'] = 'hidden'             # which have high scores
+    # the part of them that goes by the score, rounded down; the others go in runs at random
+    share: Annotated[Rate, Range(0, 1)] = 1.
+
+    def where(self, u: Units, generator: torch.Generator | None, progress: float = 1., **signals) -> Tensor:
+        if len(u.shape) != 1:
+            raise ValueError(f"GuidedSpan hides runs along one axis, and these units have shape {u.shape}: "
+                             "take Guided")
+        k = hide(self.of, u, generator, progress=progress, **signals).sum(1)
+        share, mask = rates(self.share, len(u), generator, progress).to(k.device), u.none()
+        if bool(share.any()):
+            given = signals.get(self.by)
+            score = Guided(self.by, lottery=False).score(u, given() if callable(given) else given)
+            mask = self.runs(u, score if self.draws == 'hidden' else -score, (k * share).long(), mask)
+        if bool((share == 1).all()): return mask
+        return self.runs(u, rand(mask.shape, generator, u.device), k, mask)
+
+    def runs(self, u: Units, score: Tensor,         # `[B, N]`
+             k: Tensor,                             # int64 `[B]`
+             mask: Tensor,                          # bool `[B, N]`, units that are hidden already
+             ) -> Tensor:                           # bool `[B, N]`, k units in each row
+        "More of them, by the best run that each is in."
+        lay = (~u.free).byte().argsort(dim=1, stable=True)          # the free ones in their order, then others
+        place, L = torch.arange(u.count, device=u.device), u.free_counts()[:, None]
+        last = (L - self.length).clamp_min(0)                       # where a run may begin
+        each = F.pad(score.gather(1, lay), (0, self.length - 1)).unfold(1, self.length, 1).mean(-1)
+        order = each.masked_fill(place > last, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        rank = torch.empty_like(order).scatter_(1, order, place.expand_as(order))
+        best = F.pad(rank, (self.length - 1, 0), value=u.count).unfold(1, self.length, 1).amin(-1)
+        key = (best * u.count + place).masked_fill(mask.gather(1, lay), -1)
+        chosen = _in_order(key.masked_fill(place >= L, (u.count + 1) ** 2), k)
+        return torch.zeros_like(mask).scatter_(1, lay, chosen)
+
+    @property
+    def exact(self) -> bool:
+        return getattr(self.of, 'exact', False)
+
+    @property
+    def shared(self) -> bool:
+        return getattr(self.of, 'shared', False)
+
+    @property
+    def rowwise(self) -> bool:
+        return getattr(self.of, 'rowwise', True)
+
+    def counts(self, u: Units) -> tuple[Tensor, Tensor]:
+        return self.of.counts(u) if isinstance(self.of, Strategy) else super().counts(u)

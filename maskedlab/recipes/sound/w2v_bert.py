@@ -96,11 +96,12 @@ class W2VBert(Recipe):
         pred = self.say(top).unflatten(-1, logits.shape[1:])                    # predict, and what
         missed = self.missed(in_full(pred), ids, logits)
         uneven, alike = even_use(logits)
-        terms = {'contrast': mean(e, self.beta), 'words': mean(missed, self.gamma),
-                 'diversity': mean_over(self.beta * self.diversity * uneven, len(e))}
+        each = {'contrast': self.beta * e, 'words': self.gamma * missed}
+        terms = {'diversity': mean_over(self.beta * self.diversity * uneven, len(e)),
+                 **{k: mean(v) for k, v in each.items()}}
         logs = {'found first': mean((near[:, :1] > near[:, 1:]).all(1).float()),
                 'named': mean((pred.argmax(-1) == ids).float()), 'words alike': alike.detach()}
-        return Out(terms, mask, pred, ids, spread(missed, mask), u, logs=logs,
+        return Out(terms, mask, pred, ids, spread(missed, mask), u, each=each, logs=logs,
                    extra=dict(middle=middle, near=near, others=others))
 
     def encode(self, f: Tensor, u: Units, mask: Tensor, luck: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ class Wav2Vec2(Recipe):
                  'size of frames': mean(u.x[u.valid].square().mean(-1), self.penalty)}
         first = mean((near[:, :1] > near[:, 1:]).all(1).float())
         return Out(terms, mask, pred, target, spread(e, mask), u,
-                   logs={'found first': first, 'words alike': alike.detach()},
+                   each={'contrast': e}, logs={'found first': first, 'words alike': alike.detach()},
                    extra=dict(ids=ids, near=near, others=others))
 
     def encode(self, f: Tensor, u: Units, mask: Tensor) -> Tensor:
