@@ -253,13 +253,18 @@ def linear_probe(recipe: Probed,            # a recipe, or 'raw'
 
 def readings(recipe: Any,               # or 'raw'
              seed: int,                 # which samples are labelled
-             data: str = 'digits', labels: int | None = 400, **options: Any) -> dict[str, float]:
+             data: str = 'digits', labels: int | None = 400,
+             draws: Count = 4,          # of labelled samples, over which the score is a mean
+             **options: Any) -> dict[str, float]:
     """All that frozen features tell a classifier, as a measure of claims.
 
     The 'score' is the linear probe at the best layer; beside it stand nearest neighbours, the class token and
-    the attentive probe."""
+    the attentive probe of the first draw, which chooses the layer too."""
     found = probe(recipe, *labelled(data, labels, seed, **options), attentive=True, layer='best')
-    return {'score': found.pop('linear'), **found}
+    more = [probe(recipe, *labelled(data, labels, seed + 1000 * i, **options), layer=found['layer'])['linear']
+            for i in range(1, 1 if labels is None else draws)]
+    scores = [found.pop('linear'), *more]
+    return {'score': sum(scores) / len(scores), **found}
 
 def tuned(recipe: Any, train: dict, test: dict,      # as in `probe`
           **how: Any) -> float:                      # as `finetune` takes it

@@ -17,7 +17,7 @@ from ...contract.units import Units, mean, rows, spread
 from ...contract.recipe import Out, draw, evaluating
 from ...recipes.image.beit import BEiT
 from ...recipes.image.cae import distance
-from ...instruments.probes import linear_probe
+from ...instruments.probes import readings
 
 # %% auto #0
 __all__ = ['BLOCKS', 'DIGITS', 'arm', 'pixels', 'CLAIM', 'scattered', 'Everywhere', 'Pixels', 'measure', 'closer']
@@ -57,8 +57,8 @@ arm, pixels = Arms(DIGITS), dict(tokenizer=None, words=16)
 
 # %% ../../../nbs/claims/image/beit.ipynb #7616e8c0
 def measure(recipe: Any, seed: int) -> dict[str, float]:
-    "Accuracy of the linear probe; of what names words also how far it is from the floor."
-    found = {'score': linear_probe(recipe, seed)}
+    "What a probe reads; of what names words also how far it is from the floor."
+    found = readings(recipe, seed)
     return found | (closer(recipe, seed) if getattr(recipe, 'tokenizer', None) is not None else {})
 
 def closer(recipe: BEiT, seed: int = 0) -> dict[str, float]:
@@ -73,9 +73,9 @@ def closer(recipe: BEiT, seed: int = 0) -> dict[str, float]:
 
 CLAIM = Claim(
     sentence='words are a better target than pixels (Bao et al. 2022, ablation)',
-    metric='linear probe, 400 labelled digits', effect=.01, measure=measure,
+    metric='linear probe at the best layer, 400 labelled digits', effect=.01, measure=measure,
     arms={'words, blocks': arm(BEiT), 'pixels, blocks': arm(Pixels, **pixels),
           'words, random': arm(BEiT, strategy=scattered),
           'pixels, random': arm(Pixels, **pixels, strategy=scattered),
           'words at all places': arm(Everywhere)},
-    data='digits', steps=600, batch=64, lr=2e-3, seeds=3)
+    data='digits', steps=800, batch=64, lr=2e-3, seeds=5)
