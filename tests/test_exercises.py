@@ -54,13 +54,14 @@ MUTATIONS = {
 POSITIVE = ('see_it/visible', 'see_it/error', 'see_it/mean', 'true/count', 'build_it/join', 'build_it/loss',
             'five/seams', 'words/hide', 'words/draw', 'points/farthest', 'points/chamfer', 'points/on_view',
             'targets/floor', 'targets/relations', 'teachers/pull', 'teachers/nearest', 'teachers/perplexity',
-            'learned/from_when', 'where/alone', 'inside/field', 'inside/chance')
+            'learned/from_when', 'where/alone', 'inside/field', 'inside/chance', 'time/balanced')
 HARMLESS = {(name, 'abs') for name in POSITIVE} | {
     ('true/sampler', 'rolled along axis 0'), ('build_it/mask', 'rolled along axis 0'),
     ('build_it/mask', 'rolled along axis 1'), ('words/draw', 'rolled along axis 0'),
     ('points/neighbours', 'rolled along axis 1'),        # the points of a group have no order
     *(('where/two', f'rolled along axis {axis}') for axis in range(3)),          # any two that share little
     *(('where/mine', f'rolled along axis {axis}') for axis in range(3)),         # any strategy
+    *((f'time/{name}', f'rolled along axis {axis}') for name in ('tube', 'mine') for axis in range(3)),
 }
 
 FORMS = {

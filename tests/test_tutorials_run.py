@@ -70,6 +70,9 @@ OneLook.forward = lambda self, here, *there: whole(self, here, *(x.roll(1, 0) fo
     'where': ('times_asked = ', """
 difficulty = -difficulty                                   # the map upside down
 """),
+    'time': ("'backwards': by_two.flip", """
+beside_copy['backwards'] = beside_copy['as it was']        # the film was not turned round
+"""),
 }
 
 

@@ -61,6 +61,9 @@ PICTURES: dict[str, dict[str, tuple[str, int]]] = {
     '11_masks_inside_the_network': {
         'inside.jpg': ("'inside Sparse'] = through", 0), 'hole.png': ('reveal(gone,', 0),
         'disparity.jpg': ("'your disparity'", 0), 'looks.jpg': ("'where it looks'", 0)},
+    '12_time': {
+        'film.jpg': ("rows[f'{name}, copied']", 0), 'habits.png': ('reveal(habits,', 0),
+        'motion.jpg': ('reveal(turned,', 0), 'names.jpg': ('members = {', 0)},
 }
 def _unanswered(strip: Any) -> Any:
     """The rows that were seen, without what came of them."""

@@ -231,6 +231,7 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'learned': 'maskedlab.course.learned',
     'where': 'maskedlab.course.where',
     'inside': 'maskedlab.course.inside',
+    'time': 'maskedlab.course.films',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'
