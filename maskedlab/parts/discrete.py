@@ -88,6 +88,7 @@ class Prototypes(nn.Module):
     "Learned directions that rows are likened to (SwAV, Caron et al. 2020, section 3.1)."
     def __init__(self, number: int, dim: int):
         super().__init__()
+        self.number = number
         self.weight = nn.Parameter(F.normalize(torch.randn(number, dim), dim=1))
 
     def forward(self, x: Tensor,               # `[n, dim]`

@@ -184,8 +184,8 @@ def clip_nets(cut: Any,                 # `Patches` of cubes: has `size` and `va
               encoder: tuple[int, int, int],                    # width, depth, heads
               decoder: tuple[int, int, int],
               eps: float = 1e-6) -> tuple[ViT, Filler]:
-    """An encoder of visible cubes and a decoder of all: no class token, no bias on keys, places counted through
-    time, rows and columns (VideoMAE, Tong et al. 2022, its code)."""
+    """An encoder of visible cubes and a decoder of all: no class token, no bias on keys, places counted
+    through time, rows and columns (VideoMAE, Tong et al. 2022, its code)."""
     size = (image, image) if isinstance(image, int) else tuple(image)
     both: dict[str, Any] = dict(eps=eps, key_bias=False, joint=True)
     net = ViT(sides((frames, *size), cut.size, 'cube'), cut.values, *encoder, class_token=False, **both)

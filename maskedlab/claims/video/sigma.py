@@ -43,7 +43,8 @@ def measure(recipe: Any, seed: int,
 arm = Arms(SIGMA.sizes['micro'])
 SAME = dict(strategy=Tube(.5))
 CLAIM = Claim(
-    sentence='balanced codes of a network that learns along teach more than pixels (Salehi et al. 2024, abstract)',
+    sentence='balanced codes of a network that learns along teach more than pixels (Salehi et al. 2024, '
+             'abstract)',
     metric='linear probe of nine motions, 400 labelled clips', effect=.02, measure=measure,
     arms={'balanced': arm(SIGMA, **SAME), 'pixels': Arms(VideoMAE.sizes['micro'])(VideoMAE, **SAME),
           'features': arm(SIGMA, asked='features', **SAME), 'nearest': arm(SIGMA, rounds=0, **SAME)},
