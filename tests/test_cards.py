@@ -46,7 +46,8 @@ PLANS = {
                                 floor=0., clip=None),
     'videomae': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0.,
                      clip=None),
-    'sigma': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0., clip=None),
+    'sigma': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0.,
+                  clip=None),
     'wav2vec2': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
                      warmup=32_000 / 400_000),
     # nobody tells: that of wav2vec 2.0
