@@ -223,7 +223,7 @@ def test_a_caption_carries_no_hidden_pixel_and_hidden_pixels_change_no_predictio
         "Its caption is a number that was read off the hidden pixels."
         def forward(self, batch, mask=None, *, units=None, generator=None, progress=1.):
             out = super().forward(batch, mask, units=units, generator=generator, progress=progress)
-            words = self.text(((out.units.x.mean((1, 2, 3, 4)) * 2000).long()[:, None] + 10))
+            words = self.text((out.units.x.mean((1, 2, 3, 4)) * 2000).long()[:, None] + 10)
             out.pred = out.pred + words.mean()
             return out
     assert not ml.leak_check(stir(Told(**NET, scorer=scorer())), batch, rounds=1).ok
