@@ -54,7 +54,8 @@ MUTATIONS = {
 POSITIVE = ('see_it/visible', 'see_it/error', 'see_it/mean', 'true/count', 'build_it/join', 'build_it/loss',
             'five/seams', 'words/hide', 'words/draw', 'points/farthest', 'points/chamfer', 'points/on_view',
             'targets/floor', 'targets/relations', 'teachers/pull', 'teachers/nearest', 'teachers/perplexity',
-            'learned/from_when', 'where/alone', 'inside/field', 'inside/chance', 'time/balanced')
+            'learned/from_when', 'where/alone', 'inside/field', 'inside/chance', 'time/balanced',
+            'sounds/contrast', 'sounds/alike')
 HARMLESS = {(name, 'abs') for name in POSITIVE} | {
     ('true/sampler', 'rolled along axis 0'), ('build_it/mask', 'rolled along axis 0'),
     ('build_it/mask', 'rolled along axis 1'), ('words/draw', 'rolled along axis 0'),

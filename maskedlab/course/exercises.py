@@ -232,6 +232,7 @@ TUTORIALS = {   # first part of an exercise's name -> module with its EXERCISES
     'where': 'maskedlab.course.where',
     'inside': 'maskedlab.course.inside',
     'time': 'maskedlab.course.films',
+    'sounds': 'maskedlab.course.sounds',
 }
 
 def exercises(tutorial: str,             # such as 'see_it'

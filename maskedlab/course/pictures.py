@@ -43,7 +43,7 @@ class Strip:
                  rows: Mapping[str, Tensor | Sequence[Tensor]],
                  # name -> a word under each picture, such as its PSNR
                  notes: Mapping[str, Sequence[Any]] | None = None,
-                 side: int = 112):                                      # pixels on the page
+                 side: int = 112):                   # pixels on the page: the longer side
         self.rows = {k: [pixels(x) for x in v] for k, v in rows.items()}
         self.notes, self.side = {k: [str(n) for n in v] for k, v in (notes or {}).items()}, side
 
@@ -54,6 +54,10 @@ class Strip:
         cells = ''.join(self._row(name, images) for name, images in self.rows.items())
         table = f'<table style="border-collapse:collapse;border:0">{cells}</table>'
         return f'<div style="overflow-x:auto">{table}</div>'
+
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        wide, high = (max(round(self.side * n / max(image.size)), 1) for n in image.size)
+        return wide, high
 
     def _row(self, name: str, images: list[Image.Image]) -> str:
         plain = 'border:0;background:none;padding:3px;text-align:center;vertical-align:top'
@@ -66,25 +70,27 @@ class Strip:
             data, below = base64.b64encode(file.getvalue()).decode(), html.escape(note)
             out += (f'<td style="{plain}"><img alt="{name}, picture {i}{", " + below if below else ""}" '
                     f'src="data:image/png;base64,{data}" '
-                    f'style="width:{self.side}px;height:{self.side}px;max-width:none;'
+                    f'style="width:{self._size(image)[0]}px;height:{self._size(image)[1]}px;max-width:none;'
                     'image-rendering:pixelated">'
                     + (f'<div style="font-size:85%">{below}</div>' if below else '') + '</td>')
         return out + '</tr>'
 
     def sheet(self, gap: int = 4) -> Image.Image:
         "All pictures on one, without the names."
-        s, columns = self.side, max(len(v) for v in self.rows.values())
-        sheet = Image.new('RGB', (columns * (s + gap) - gap, len(self.rows) * (s + gap) - gap), 'white')
-        for y, images in enumerate(self.rows.values()):
-            for x, image in enumerate(images):
-                sheet.paste(image.resize((s, s), Image.Resampling.NEAREST), (x * (s + gap), y * (s + gap)))
+        sizes = [[self._size(image) for image in images] for images in self.rows.values()]
+        wide = max(w for row in sizes for w, _ in row) + gap
+        high = [max(h for _, h in row) + gap for row in sizes]
+        sheet = Image.new('RGB', (wide * max(map(len, sizes)) - gap, sum(high) - gap), 'white')
+        for y, (images, row) in enumerate(zip(self.rows.values(), sizes)):
+            for x, (image, size) in enumerate(zip(images, row)):
+                sheet.paste(image.resize(size, Image.Resampling.NEAREST), (x * wide, sum(high[:y])))
         return sheet
 
 def side_by_side(# name -> `[B, C, H, W]` in 0..1, or bool `[B, h, w]`
                  rows: Mapping[str, Tensor | Sequence[Tensor]],
                  # name -> a word under each picture
                  notes: Mapping[str, Sequence[Any]] | None = None,
-                 side: int = 112,      # pixels on the page
+                 side: int = 112,      # pixels on the page: the longer side
                  ) -> Strip:
     "Rows of pictures with names, side by side."
     return Strip(rows, notes, side)

@@ -261,7 +261,8 @@ def readings(recipe: Any,               # or 'raw'
     The 'score' is the linear probe at the best layer; beside it stand nearest neighbours, the class token and
     the attentive probe of the first draw, which chooses the layer too."""
     found = probe(recipe, *labelled(data, labels, seed, **options), attentive=True, layer='best')
-    more = [probe(recipe, *labelled(data, labels, seed + 1000 * i, **options), layer=found['layer'])['linear']
+    at = int(found['layer'])
+    more = [probe(recipe, *labelled(data, labels, seed + 1000 * i, **options), layer=at)['linear']
             for i in range(1, 1 if labels is None else draws)]
     scores = [found.pop('linear'), *more]
     return {'score': sum(scores) / len(scores), **found}
