@@ -53,6 +53,9 @@ PLANS = {
     # nobody tells: that of wav2vec 2.0
     'w2v_bert': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
                      warmup=32_000 / 400_000),
+    # of the recipe that it is put around
+    'ask2mask': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
+                     warmup=32_000 / 400_000),
     'text_guided_video_mae': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800,
                                   floor=0., clip=None),
     'bert_mlm': dict(lr=1e-4, weight_decay=.01, schedule='linear', warmup=.01),
@@ -95,6 +98,8 @@ BASES = {
                      eps=1e-5),
     'w2v_bert': dict(rate=16000, mels=80, dim=1024, depth=24, below=12, heads=16, groups=1, words=1024,
                      width=1024, distractors=100, beta=1., gamma=1., diversity=.1),
+    'ask2mask': dict(inner='w2v_bert/base', scorer='recogniser/base/wave/0', spoken=True, weigh='even',
+                     strategy=None, below=12),
     'text_guided_video_mae': dict(image=224, frames=16, patch=16, cube=2, dim=768, depth=12, heads=12,
                                   decoder_dim=384, decoder_depth=4, decoder_heads=6, norm_pix=True, weight=1.,
                                   eps=1e-6),

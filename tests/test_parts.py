@@ -36,6 +36,7 @@ ARGUMENTS = dict(
     sigma=dict(rounds=0),
     text_guided_video_mae=dict(weight=0.0),
     w2v_bert=dict(diversity=0.0),
+    ask2mask=dict(diversity=0.0, weigh='none'),
 )
 
 

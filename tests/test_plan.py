@@ -123,7 +123,7 @@ def test_plans_say_what_the_cards_say():
     assert says('cae', betas=(.9, .999), clip=3.)
     for name in plans():
         others = dict(bert_mlm='linear', electra='linear', wav2vec2='linear', w2v_bert='linear',
-                      simmim='multistep', mto='multistep')
+                      ask2mask='linear', simmim='multistep', mto='multistep')
         assert plans()[name].schedule == others.get(name, 'cosine'), name
 
 

@@ -45,6 +45,7 @@ RECIPES: dict[str, Row] = {
     'sigma': Row('maskedlab.recipes.video.sigma:SIGMA', 'video'),
     'wav2vec2': Row('maskedlab.recipes.sound.wav2vec2:Wav2Vec2', 'wave', 'maskedlab.formats.wav2vec2'),
     'w2v_bert': Row('maskedlab.recipes.sound.w2v_bert:W2VBert', 'wave'),
+    'ask2mask': Row('maskedlab.recipes.sound.ask2mask:Ask2Mask', 'wave'),
 }
 
 # %% ../../nbs/contract/03_catalogue.ipynb #8ea2b77a
@@ -53,11 +54,13 @@ STAGES: dict[str, Row] = {
     'image_dvae': Row('maskedlab.stages.image_dvae:ImageDVAE', 'image'),
     'token_adapt': Row('maskedlab.stages.token_adapt:TokenAdapt', 'image'),
     'vit_teacher': Row('maskedlab.stages.vit_teacher:ViTTeacher', 'image'),
+    'recogniser': Row('maskedlab.stages.recogniser:Recogniser', 'wave'),
     'frame_text': Row('maskedlab.stages.frame_text:FrameText', 'video'),
     **{name: RECIPES[name] for name in ('mae',)},       # recipes that serve as a stage too
 }
 # short names that the field has
-ALIASES: dict[str, str] = {'hpm': 'hard_patches_mining', 'tgm': 'text_guided_video_mae'}
+ALIASES: dict[str, str] = {       # short names that the field has
+    'hpm': 'hard_patches_mining', 'tgm': 'text_guided_video_mae', 'atm': 'ask2mask'}
 
 # %% ../../nbs/contract/03_catalogue.ipynb #ab4ce563
 def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert*'

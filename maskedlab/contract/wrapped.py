@@ -51,7 +51,9 @@ class Wrapped(Recipe):
         super().__init__()
         self.inner = inner_recipe(inner, more)
         name, theirs = name_of(type(self.inner)), arguments(self.inner)
-        both = theirs.keys() & {'inner', *inspect.signature(type(self).__init__).parameters}
+        # a wrapper may have a strategy of its own
+        own = {'inner', *inspect.signature(type(self).__init__).parameters} - {'strategy'}
+        both = theirs.keys() & own
         if both:
             raise ValueError(f"{type(self).__name__} and {type(self.inner).__name__} both have "
                              f"{', '.join(sorted(both))[:60]}: it cannot be put around that recipe; choose "

@@ -19,7 +19,8 @@ from .text import PostNorm
 from .transformer import attention_bias
 
 # %% auto #0
-__all__ = ['LEVEL', 'SPREAD', 'check_wave', 'check_samples', 'FrontEnd', 'ConvFrontEnd', 'MelFrontEnd', 'FrameEncoder', 'of_real']
+__all__ = ['LEVEL', 'SPREAD', 'check_wave', 'check_samples', 'FrontEnd', 'ConvFrontEnd', 'MelFrontEnd', 'same_time',
+           'FrameEncoder', 'of_real']
 
 # %% ../../nbs/parts/18_frames.ipynb #7d067eb2
 def check_wave(batch: Any,          # `{'wave': float [B, T], 'wave_valid': bool [B, T], 'rate': int64 [B]}`
@@ -155,6 +156,14 @@ class MelFrontEnd(FrontEnd):
 def _halved(n: Any) -> Any:         # what a kernel of three leaves that moves by two
     return (n - 3) // 2 + 1
 
+# %% ../../nbs/parts/18_frames.ipynb #397690e2
+def same_time(have: FrontEnd, want: FrontEnd,
+              n: int,                       # frames of `want`
+              ) -> Tensor:                  # int64 `[n]`, frames of `have`; at an end there may be none so late
+    "For each frame of one front end that of another whose middle is nearest."
+    middle = (torch.arange(n) * want.step + want.least / 2) / want.rate
+    return ((middle * have.rate - have.least / 2) / have.step).round().long().clamp_min(0)
+
 # %% ../../nbs/parts/18_frames.ipynb #5b815f25
 class FrameEncoder(nn.Module):
     "A convolution as position, a norm, post-norm blocks (wav2vec 2.0)."
@@ -194,4 +203,4 @@ def of_real(h: Tensor,              # `[B, L, D]`, what a network says of frames
             ) -> Tensor:            # `[B, D]`, the mean over real frames; or `[B, L, D]` with zeros at padding
     "Frames as features."
     h = h.masked_fill(~valid[..., None], 0)
-    return in_full(h).sum(1) / valid.sum(1, keepdim=True) if pool else h
+    return in_full(h).sum(1) / valid.sum(1, keepdim=True).clamp_min(1) if pool else h
