@@ -177,6 +177,7 @@ GIVEN = {
     '09_did_it_learn': [],
     '11_masks_inside_the_network': ['six tenths', 'Six tenths'],
     '10_where_should_one_mask': ['three quarters', 'Three quarters', 'six tenths'],
+    '13_guess_what_was_said': ['a tenth of a second', 'half a second'],
     '12_time': ['three quarters', 'Three quarters', 'nine tenths', 'at most a quarter'],
 }
 MEASURED = re.compile(r'"?\d[\d.,]* ?(?:dB|%|per cent|decibels)"?(?: \w+)?|'

@@ -73,6 +73,9 @@ difficulty = -difficulty                                   # the map upside down
     'time': ("'backwards': by_two.flip", """
 beside_copy['backwards'] = beside_copy['as it was']        # the film was not turned round
 """),
+    'sounds': ("arms = {'without'", """
+arms = {'without': arms['with'], 'with': arms['without']}  # exchanged
+"""),
 }
 
 

@@ -65,7 +65,7 @@ PICTURES: dict[str, dict[str, tuple[str, int]]] = {
         'film.jpg': ("rows[f'{name}, copied']", 0), 'habits.png': ('reveal(habits,', 0),
         'motion.jpg': ('reveal(turned,', 0), 'names.jpg': ('members = {', 0)},
     '13_guess_what_was_said': {
-        'heard.png': ("side_by_side({'heard': drawn(first.mel), 'one by one'", 0),
+        'heard.png': ("side_by_side({'heard': as_pictures(first.mel), 'one by one'", 0),
         'line.png': ('reveal(worse,', 0), 'dies.png': ('reveal(better,', 0),
         'words_of_sound.png': ('reveal(meant,', 0), 'surest.png': ('in by_name.items()}},', 0)},
 }

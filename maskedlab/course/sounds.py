@@ -24,21 +24,22 @@ from ..show.views.base import cividis
 from ..targets.contrast import distractors
 
 # %% auto #0
-__all__ = ['PAUSE', 'BANDS', 'HEAR', 'SPANS', 'CONTRAST', 'ALIKE', 'SUREST', 'EXERCISES', 'Speech', 'speech', 'drawn', 'Guesser',
-           'recogniser', 'chances']
+__all__ = ['PAUSE', 'MELS', 'HEAR', 'SPANS', 'CONTRAST', 'USED', 'SUREST', 'EXERCISES', 'Speech', 'speech', 'as_pictures',
+           'Guesser', 'recogniser', 'chances']
 
 # %% ../../nbs/course/14_sounds.ipynb #871fa72c
 PAUSE = 10              # behind the ten digits
-BANDS = 40              # of the spectra
+MELS = 40              # of the spectra
 
 class Speech(NamedTuple):
     "Clips of two spoken digits and pauses."
     wave: Tensor        # float32 `[B, T]`, 8,000 samples a second
-    mel: Tensor         # log-mel `[B, L, BANDS]`, a frame each 10 ms
+    mel: Tensor         # log-mel `[B, L, MELS]`, a frame each 10 ms
     said: Tensor        # int64 `[B, L]`: the digit, or `PAUSE`
     who: Tensor         # int64 `[B]`: the speaker
 
-    def __len__(self) -> int: return len(self.wave)
+    def __len__(self) -> int:
+        return len(self.wave)
 
     def some(self, which: Any) -> Speech:
         "These clips."
@@ -58,17 +59,17 @@ def speech(n: int = 64,                 # clips
     said = b['words'].masked_fill(b['words'] < 0, PAUSE)
     return Speech(wave, HEAR(wave)[:, :frames], said, b['speaker'])
 
-HEAR = LogMel(mels=BANDS, floor=1e-6)
+HEAR = LogMel(mels=MELS, floor=1e-6)
 
 # %% ../../nbs/course/14_sounds.ipynb #92d003ee
-def drawn(mel: Tensor,                      # `[B, L, BANDS]`
+def as_pictures(mel: Tensor,                      # `[B, L, MELS]`
           hidden: Tensor | None = None,     # bool `[B, L]`
-          ) -> Tensor:                      # `[B, 3, 2 * BANDS, 2 * L]` in 0..1
+          ) -> Tensor:                      # `[B, 3, 2 * MELS, 2 * L]` in 0..1
     "Spectra as pictures."
     x = ((mel + 14) / 18).clamp(0, 1)
     if hidden is not None:
         x = x.masked_fill(hidden[..., None], torch.nan)
-    rgba = cividis(x.mT.flip(1))                                            # [B, BANDS, L, 4]
+    rgba = cividis(x.mT.flip(1))                                            # [B, MELS, L, 4]
     rgb = torch.where(rgba[..., 3:] > 0, rgba[..., :3], 160).permute(0, 3, 1, 2).float() / 255
     return F.interpolate(rgb, scale_factor=2, mode='nearest')
 
@@ -78,17 +79,17 @@ class Guesser(nn.Module):
     middle: Tensor
     spread: Tensor
 
-    def __init__(self, mel: Tensor,         # `[B, L, BANDS]`, whose mean and deviation are taken out
+    def __init__(self, mel: Tensor,         # `[B, L, MELS]`, whose mean and deviation are taken out
                  words: int = 32, dim: int = 64, width: int = 32):
         super().__init__()
         self.register_buffer('middle', mel.mean((0, 1)))
         self.register_buffer('spread', mel.std((0, 1)))
-        self.hole = nn.Parameter(.1 * torch.randn(BANDS))
-        self.around = nn.Sequential(nn.Conv1d(BANDS, dim, 9, padding=4), nn.GELU(),
+        self.hole = nn.Parameter(.1 * torch.randn(MELS))
+        self.around = nn.Sequential(nn.Conv1d(MELS, dim, 9, padding=4), nn.GELU(),
                                     nn.Conv1d(dim, dim, 9, padding=4), nn.GELU(), nn.Conv1d(dim, width, 1))
-        self.dictionary = ProductQuantiser(BANDS, 1, words, width)
+        self.dictionary = ProductQuantiser(MELS, 1, words, width)
 
-    def forward(self, mel: Tensor,              # `[B, L, BANDS]`
+    def forward(self, mel: Tensor,              # `[B, L, MELS]`
                 mask: Tensor,                   # bool `[B, L]`
                 k: int = 10,                    # distractors of the same recording for each guess
                 progress: float = 1.,
@@ -110,10 +111,10 @@ class Guesser(nn.Module):
 # %% ../../nbs/course/14_sounds.ipynb #74d557eb
 def recogniser(heard: Speech,
                steps: int = 120,
-               seed: int = 0) -> nn.Module:         # `[B, BANDS, L]` to logits `[B, PAUSE + 1, L]`
+               seed: int = 0) -> nn.Module:         # `[B, MELS, L]` to logits `[B, PAUSE + 1, L]`
     "Train a small classifier of frames."
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.BatchNorm1d(BANDS, affine=False), nn.Conv1d(BANDS, 48, 11, padding=5), nn.GELU(),
+    net = nn.Sequential(nn.BatchNorm1d(MELS, affine=False), nn.Conv1d(MELS, 48, 11, padding=5), nn.GELU(),
                         nn.Conv1d(48, 48, 11, padding=5), nn.GELU(), nn.Conv1d(48, PAUSE + 1, 1))
     optimiser, g = torch.optim.AdamW(net.parameters(), 3e-3), torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -204,7 +205,7 @@ def spans(starts, length):
         mask[:, i:] ^= starts[:, :-i]
     return mask
 '''),
-    praise='That is right. More is hidden than starts were drawn, and less than length times as much.')
+    praise='That is right. More is hidden than starts were as_pictures, and less than length times as much.')
 
 # %% ../../nbs/course/14_sounds.ipynb #bcd59eea
 def _contrast(guess: Tensor, keys: Tensor, others: Tensor, out: Tensor, temperature: float = .1,
@@ -214,6 +215,7 @@ def _contrast(guess: Tensor, keys: Tensor, others: Tensor, out: Tensor, temperat
     x = torch.cat([(q * k).sum(1, keepdim=True), wrong], 1) / temperature
     return x.logsumexp(1) - x[:, 0]
 
+# %% ../../nbs/course/14_sounds.ipynb #a774aed7
 def _judge_contrast(f: Any) -> None:
     g = torch.Generator().manual_seed(0)
     n, D, k = 60, 8, 6
@@ -251,9 +253,8 @@ def _judge_contrast(f: Any) -> None:
 
 # %% ../../nbs/course/14_sounds.ipynb #07923bbf
 CONTRAST = Exercise(
-    'sounds/contrast', 'The error of each guess: minus the logarithm of its softmax share, over cosines / .1 '
-                       'with its own key and those of its distractors, without distractors of the same word. '
-                       'Write contrast(guess, keys, others, ids): [n].',
+    'sounds/contrast', 'The error of each guess: cross-entropy of its own key among distractors of other '
+                       'words, over cosines / .1. Write contrast(guess, keys, others, ids): [n].',
     _judge_contrast, 'contrast', gives=torch.float32,
     solution='''\
 def contrast(guess, keys, others, ids):         # [n, D] twice, int64 [n, k] rows of keys, int64 [n] -> [n]
@@ -340,7 +341,7 @@ def _judge_alike(f: Any) -> None:
                    "of the entropy of the mean softmax.")
 
 # %% ../../nbs/course/14_sounds.ipynb #acc0805e
-ALIKE = Exercise(
+USED = Exercise(
     'sounds/alike', 'How many words does a dictionary use, alike? The mean of the softmax over all frames, '
                     'its entropy (natural logarithm), and exp of that. Write alike(logits), [n, words]: '
                     'one number.',
@@ -456,4 +457,4 @@ def surest(p, valid, k, pause):
     praise='That is right: padding and pauses are left alone, and the count is that of any other strategy.')
 
 # %% ../../nbs/course/14_sounds.ipynb #73cb40f8
-EXERCISES = (SPANS, CONTRAST, ALIKE, SUREST)
+EXERCISES = (SPANS, CONTRAST, USED, SUREST)
