@@ -171,8 +171,8 @@ def test_a_learner_trains_with_what_they_wrote(tutorial):
         for name, answer in CALL.findall(cell.source) if cell.cell_type == 'code' else []:
             later = '\n'.join(c.source for c in nb.cells[i + 1:] if c.cell_type == 'code')
             used_later.append((name, bool(re.search(rf'\b{answer}\b', later))))
-    if tutorial in ('build_it', 'words', 'points', 'targets', 'teachers', 'learned', 'inside', 'where', 'time',
-                    'sounds'):
+    if tutorial in ('build_it', 'words', 'points', 'targets', 'teachers', 'learned', 'inside', 'where',
+                    'time', 'sounds'):
         assert all(used for _, used in used_later), used_later
 
 

@@ -16,7 +16,8 @@ from .exercises import Exercise, Hint, mistakes, tensor
 from .inside import slated
 
 # %% auto #0
-__all__ = ['TUBE', 'COPIED', 'BALANCED', 'IN_TIME', 'BESIDE', 'IN_MOTION', 'EXERCISES', 'in_a_row', 'one_step_before', 'beside']
+__all__ = ['TUBE', 'COPIED', 'BALANCED', 'IN_TIME', 'MOST_BESIDE', 'IN_MOTION', 'EXERCISES', 'in_a_row', 'one_step_before',
+           'beside']
 
 # %% ../../nbs/course/13_time.ipynb #09c60bdf
 def in_a_row(clip: Tensor,                  # `[C, T, H, W]` in 0..1
@@ -79,18 +80,7 @@ def _judge_tube(f: Any) -> None:
                    f"is in {float(rate[i, j]):.0%}.")
 
 # %% ../../nbs/course/13_time.ipynb #5cf736ac
-TUBE = Exercise(
-    'time/tube', 'Hide the same k places in every step of a clip, others in each clip. Write tube(u, k, '
-                 'generator), u.shape is (T, H, W): bool [len(u), T, H, W].',
-    _judge_tube, 'tube', gives=torch.bool,
-    solution='''\
-def tube(u, k, generator):                  # k of H * W places -> bool [len(u), T, H, W]
-    T, H, W = u.shape
-    noise = torch.rand(len(u), H * W, generator=generator)      # one number for each place, not for each cube
-    hidden = noise.argsort(1).argsort(1) < k
-    return hidden.view(-1, 1, H, W).expand(-1, T, H, W)
-''',
-    wrong=mistakes('''
+_WRONG_TUBE = mistakes('''
 === places of its own
 def tube(u, k, generator):
     T, H, W = u.shape
@@ -138,19 +128,27 @@ def tube(u, k, generator):
     noise = torch.rand(len(u), H * W)
     return (noise.argsort(1).argsort(1) < k).view(-1, 1, H, W).expand(-1, T, H, W)
 
-=== is it used at all
-def tube(u, k, generator):
-    T, H, W = u.shape
-    noise = torch.rand(len(u), H * W, generator=torch.Generator().manual_seed(0))
-    return (noise.argsort(1).argsort(1) < k).view(-1, 1, H, W).expand(-1, T, H, W)
-
 === of the draws
 def tube(u, k, generator):
     T, H, W = u.shape
     noise = torch.rand(len(u), H * W, generator=generator)
     noise[:, 0] += .5
     return (noise.argsort(1).argsort(1) < k).view(-1, 1, H, W).expand(-1, T, H, W)
-'''),
+''')
+
+# %% ../../nbs/course/13_time.ipynb #62157d66
+TUBE = Exercise(
+    'time/tube', 'Hide the same k places in every step of a clip, others in each clip. Write tube(u, k, '
+                 'generator), u.shape is (T, H, W): bool [len(u), T, H, W].',
+    _judge_tube, 'tube', gives=torch.bool,
+    solution='''\
+def tube(u, k, generator):                  # k of H * W places -> bool [len(u), T, H, W]
+    T, H, W = u.shape
+    noise = torch.rand(len(u), H * W, generator=generator)      # one number for each place, not for each cube
+    hidden = noise.argsort(1).argsort(1) < k
+    return hidden.view(-1, 1, H, W).expand(-1, T, H, W)
+''',
+    wrong=_WRONG_TUBE,
     praise='That is right: drawn once for each clip, and the same at all times.')
 
 # %% ../../nbs/course/13_time.ipynb #3fc9e5aa
@@ -336,20 +334,7 @@ def _judge_balanced(f: Any) -> None:
                    'then rows.')
 
 # %% ../../nbs/course/13_time.ipynb #ce777641
-BALANCED = Exercise(
-    'time/balanced', 'Shares of each row among the columns, so that every column gets as much: in each round '
-                     'divide by what a column has got, then by what a row has given. Write balanced(scores, '
-                     'rounds), [n, K]: [n, K], rows sum to 1.',
-    _judge_balanced, 'balanced', gives=torch.float32,
-    solution='''\
-def balanced(scores, rounds):               # [n, K], a number -> [n, K]; rows sum to 1
-    x = scores
-    for _ in range(rounds):
-        x = x - x.logsumexp(0, keepdim=True)        # divided by what each column has got,
-        x = x - x.logsumexp(1, keepdim=True)        # then by what each row has given
-    return x.softmax(1)
-''',
-    wrong=mistakes('''
+_WRONG_BALANCE = mistakes('''
 === softmax of each row
 def balanced(scores, rounds): return scores.softmax(1)
 
@@ -396,11 +381,28 @@ def balanced(scores, rounds):
 
 === gives away all
 def balanced(scores, rounds): return scores.softmax(1) * 2
-'''),
+''')
+
+# %% ../../nbs/course/13_time.ipynb #0920eb69
+BALANCED = Exercise(
+    'time/balanced', 'Shares of each row among the columns, so that every column gets as much: in each round '
+                     'divide by what a column has got, then by what a row has given. Write balanced(scores, '
+                     'rounds), [n, K]: [n, K], rows sum to 1.',
+    _judge_balanced, 'balanced', gives=torch.float32,
+    solution='''\
+def balanced(scores, rounds):               # [n, K], a number -> [n, K]; rows sum to 1
+    x = scores
+    for _ in range(rounds):
+        x = x - x.logsumexp(0, keepdim=True)        # divided by what each column has got,
+        x = x - x.logsumexp(1, keepdim=True)        # then by what each row has given
+    return x.softmax(1)
+''',
+    wrong=_WRONG_BALANCE,
     praise='That is right. Whoever is liked by everybody gets no more than the others.')
 
 # %% ../../nbs/course/13_time.ipynb #5aab19aa
-IN_TIME, BESIDE = 96, .25       # of 8 x 4 x 4 cubes: three quarters; how many of them may be seen a step away
+IN_TIME = 96            # of 8 x 4 x 4 cubes: three quarters
+MOST_BESIDE = .25       # how many of them may be visible one step before or after
 
 def beside(mask: Tensor,        # bool `[B, T, H, W]`, True = hidden
            ) -> Tensor:         # `[B]`
@@ -442,27 +444,12 @@ def _judge_in_time(f: Any) -> None:
     if (m.flatten(2) == m.flatten(2)[..., :1]).all():
         raise Hint(f"Whole steps are hidden, and of {share:.0%} of the hidden cubes the place is visible a "
                    'step before or after. Hide places for longer.')
-    if share > BESIDE:
+    if share > MOST_BESIDE:
         raise Hint(f"For {share:.0%} of the hidden cubes a copy finds the place visible one step before or "
-                   f"after. At most {BESIDE:.0%} are allowed: let it change less often.")
+                   f"after. At most {MOST_BESIDE:.0%} are allowed: let it change less often.")
 
 # %% ../../nbs/course/13_time.ipynb #ac5bc167
-IN_MOTION = Exercise(
-    'time/mine', 'A mask in time of your own: exactly 96 of 8 x 4 x 4 cubes, not the same in all steps, and '
-                 'at most 25 % of the hidden ones visible one step before or after. Write mine(u, '
-                 'generator): bool [len(u), 8, 4, 4].',
-    _judge_in_time, 'mine', gives=torch.bool,
-    solution='''\
-def mine(u, generator):                                 # a window of 2 x 2 places that wanders, over the edge
-    T, H, W = u.shape
-    y, x, way = (torch.rand(3, len(u), 1, 1, 1, generator=generator) * torch.tensor([H, W, 2]).view(
-        3, 1, 1, 1, 1)).long()                          # where it begins, and whether right or left
-    moved = torch.arange(T).view(T, 1, 1) // 2 * (2 * way - 1)          # a column every second step
-    rows = (torch.arange(H).view(H, 1) - y) % H < 2
-    columns = (torch.arange(W) - x - moved) % W < 2
-    return ~(rows & columns)
-''',
-    wrong=mistakes('''
+_WRONG_IN_TIME = mistakes('''
 === This is a tube
 def mine(u, generator): return ml.masks.Tube(.75)(u, generator=generator)
 
@@ -498,7 +485,25 @@ def mine(u, generator):
     noise = torch.rand(len(u), 2, 16, generator=generator) + torch.arange(16).lt(1)
     places = noise.argsort(2).argsort(2) > 3
     return places.view(-1, 2, 1, 4, 4).expand(-1, -1, 4, -1, -1).flatten(1, 2)
-'''),
+''')
+
+# %% ../../nbs/course/13_time.ipynb #cbb606df
+IN_MOTION = Exercise(
+    'time/mine', 'A mask in time of your own: exactly 96 of 8 x 4 x 4 cubes, not the same in all steps, and '
+                 'at most 25 % of the hidden ones visible one step before or after. Write mine(u, '
+                 'generator): bool [len(u), 8, 4, 4].',
+    _judge_in_time, 'mine', gives=torch.bool,
+    solution='''\
+def mine(u, generator):                                 # a window of 2 x 2 places that wanders, over the edge
+    T, H, W = u.shape
+    y, x, way = (torch.rand(3, len(u), 1, 1, 1, generator=generator) * torch.tensor([H, W, 2]).view(
+        3, 1, 1, 1, 1)).long()                          # where it begins, and whether right or left
+    moved = torch.arange(T).view(T, 1, 1) // 2 * (2 * way - 1)          # a column every second step
+    rows = (torch.arange(H).view(H, 1) - y) % H < 2
+    columns = (torch.arange(W) - x - moved) % W < 2
+    return ~(rows & columns)
+''',
+    wrong=_WRONG_IN_TIME,
     praise='It counts, it reaches every cube, it moves, and whoever copies finds little.')
 
 # %% ../../nbs/course/13_time.ipynb #44a15fcb
