@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import Layers, Positive, Width
+from ..checks import Layers, Width
 from ..contract.chance import by_sample
 from ..contract.plan import Plan
 from ..contract.recipe import Card, Out, Recipe, child
