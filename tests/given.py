@@ -38,6 +38,11 @@ def same(a, b):
     return torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
+def all_of(x):
+    """Predictions or content, of several streams as one line of numbers."""
+    return torch.cat([v.flatten() for v in x.values()]) if isinstance(x, dict) else x
+
+
 class Listed(Dataset):
     """A list as a data set."""
 

@@ -48,6 +48,8 @@ PLANS = {
                      clip=None),
     'sigma': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 800, floor=0.,
                   clip=None),
+    'hicmae': dict(lr=3e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=5 / 100, floor=0.,
+                   clip=None),
     'wav2vec2': dict(lr=5e-4, betas=(.9, .98), eps=1e-6, weight_decay=.01, schedule='linear', floor=0.,
                      warmup=32_000 / 400_000),
     # nobody tells: that of wav2vec 2.0
@@ -92,6 +94,9 @@ BASES = {
     'sigma': dict(image=224, frames=16, patch=16, cube=2, dim=768, depth=12, heads=12, decoder_dim=384,
                   decoder_depth=4, decoder_heads=6, hidden=(1024, 1024, 512), width=256, prototypes=3000,
                   rounds=10, sharpness=.05, temperature=.1, asked='codes', teacher=None),
+    'hicmae': dict(image=160, frames=16, patch=16, cube=2, mels=128, steps=256, spot=16, dim=512, depth=10,
+                   heads=8, taps=(3, 6, 9), fusion=2, decoder_dim=384, decoder_depth=4, difference=True,
+                   weight=.0025, temperature=.07),
     'wav2vec2': dict(rate=16000, channels=512, kernels=(10, 3, 3, 3, 3, 2, 2), strides=(5, 2, 2, 2, 2, 2, 2),
                      dim=768, depth=12, heads=12, reach=128, groups=2, words=320, width=256, distractors=100,
                      temperature=(2., .5, .135), sharpness=.1, diversity=.1, penalty=10., gradient=.1,
@@ -126,6 +131,7 @@ MASKS = {
     'point_bert': "Ball(ratio=Uniform(low=0.25, high=0.45), law='floor hidden')",
     'videomae': "Tube(ratio=0.9, law='floor hidden')",
     'sigma': "Tube(ratio=0.9, law='floor hidden')",
+    'hicmae': "Streams(a=Tube(ratio=0.9, law='floor hidden'), b=Random(ratio=0.8, law='floor hidden'))",
     'wav2vec2': 'Span(prob=0.65, length=10, least=2, equal=True)',
     'w2v_bert': 'Span(prob=0.65, length=5, least=2, equal=True)',
     'text_guided_video_mae': "GuidedSteps(by='likeness', ratio=0.6, law='floor hidden', draws='hidden', "

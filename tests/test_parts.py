@@ -34,6 +34,7 @@ ARGUMENTS = dict(
     electra=dict(mask_share=0.85),
     wav2vec2=dict(diversity=0.0),
     sigma=dict(rounds=0),
+    hicmae=dict(weight=0.0),
     text_guided_video_mae=dict(weight=0.0),
     w2v_bert=dict(diversity=0.0),
     ask2mask=dict(diversity=0.0, weigh='none'),

@@ -43,6 +43,7 @@ RECIPES: dict[str, Row] = {
     'videomae': Row('maskedlab.recipes.video.videomae:VideoMAE', 'video', 'maskedlab.formats.videomae'),
     'text_guided_video_mae': Row('maskedlab.recipes.video.text_guided_video_mae:TextGuidedVideoMAE', 'video'),
     'sigma': Row('maskedlab.recipes.video.sigma:SIGMA', 'video'),
+    'hicmae': Row('maskedlab.recipes.video.hicmae:HiCMAE', 'voiced'),
     'wav2vec2': Row('maskedlab.recipes.sound.wav2vec2:Wav2Vec2', 'wave', 'maskedlab.formats.wav2vec2'),
     'w2v_bert': Row('maskedlab.recipes.sound.w2v_bert:W2VBert', 'wave'),
     'ask2mask': Row('maskedlab.recipes.sound.ask2mask:Ask2Mask', 'wave'),

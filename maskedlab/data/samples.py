@@ -28,6 +28,7 @@ from .points import clouds
 from .sound import waves
 from .text import prose
 from .video import clips
+from .voiced import voiced
 
 # %% auto #0
 __all__ = ['SAMPLES', 'KEPT', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler', 'options_of',
@@ -131,6 +132,7 @@ SAMPLES: dict[str, Callable[..., dict[str, Tensor]]] = {
     'pairs': pairs,
     'wave': waves,
     'video': clips,
+    'voiced': voiced,
 }
 
 def list_samples() -> list[str]:
@@ -158,6 +160,9 @@ KEPT: dict[str, Kept] = {
     'video': Kept(('fashion.npz', 'photo_*.png', 'video.npz'),
                   "a part of Big Buck Bunny; clothes that move over photographs, their motion made",
                   'CC BY 3.0, MIT, CC0, public domain, CC BY'),
+    'voiced': Kept(('fashion.npz', 'photo_*.png', 'sound.xz', 'sound.json'),
+                   'moving clothes with a digit spoken over each, motion and pairing made',
+                   'MIT, CC0, public domain, CC BY, CC BY-SA, CC BY-SA 4.0'),
 }
 
 @cache

@@ -24,7 +24,7 @@ from .pictures import turns, uniform
 
 # %% auto #0
 __all__ = ['RATE', 'FRAME', 'SOUNDS', 'PHONES', 'SPELT', 'SPOKEN', 'MOST_WORDS', 'Spoken', 'resample', 'Utterance',
-           'sound_credits', 'wave_source', 'from_mu_law', 'tracks', 'formants', 'waves_of', 'waves']
+           'sound_credits', 'wave_source', 'from_mu_law', 'tracks', 'formants', 'spoken_by', 'waves_of', 'waves']
 
 # %% ../../nbs/data/10_sound.ipynb #ae683058
 @door
@@ -159,7 +159,7 @@ SPOKEN = 28             # uniform numbers that one clip is made of
 MOST_WORDS = 8          # in a clip
 Spoken = Literal['spoken', 'formants']
 
-def _utter(source: str, split: str, digit: int, speaker: int, luck: Sequence[float]) -> Utterance:
+def spoken_by(source: str, split: str, digit: int, speaker: int, luck: Sequence[float]) -> Utterance:
     "A word by a speaker: a recording, or a made one."
     if source == 'spoken':
         have = [u for u in _recorded(split) if (u.digit, u.speaker) == (digit, speaker)]
@@ -203,7 +203,7 @@ def waves_of(table: Tensor,             # `[B, SPOKEN]`, uniform numbers in 0..1
         speaker, said, gaps = int(row[0] * 6), [], []
         for k in range(words or MOST_WORDS):
             a, b, c = row[3 + 3 * k:6 + 3 * k]
-            said.append(_utter(source, split, int(a * 10), speaker, (b, c)))
+            said.append(spoken_by(source, split, int(a * 10), speaker, (b, c)))
             gaps.append(int(c * 12))                    # up to 110 ms
         full = sum(len(u.phones) + g for u, g in zip(said, gaps))
         # a clip that is full may begin inside of a word
@@ -244,5 +244,5 @@ def waves(n: Count | None = 8,                         # how many; None: 480 for
         said = [_recorded(split)[i] for i in which]
     else:
         luck = uniform((count, 2), torch.Generator().manual_seed(int(split == 'test'))).tolist()
-        said = [_utter(voice, split, i % 10, i // 10 % 6, luck[i]) for i in which]
+        said = [spoken_by(voice, split, i % 10, i // 10 % 6, luck[i]) for i in which]
     return _joined([_strung([u], [0], 0, frames) for u in said], voice, rate)

@@ -408,9 +408,13 @@ def _change(p: Tensor, q: Tensor) -> float:
 
 def _mark(report: Leak, a: Out, b: Out, judged: Tensor) -> None:
     "The map of what moved."
-    if isinstance(a.pred, dict) or not torch.equal(a.scored, b.scored): return
-    moved = spread((a.pred - b.pred).abs().flatten(1).amax(1) if a.pred.ndim > 1
-                   else (a.pred - b.pred).abs(), a.scored)
+    if not torch.equal(a.scored, b.scored): return
+    far = lambda p, q: (p - q).abs().flatten(1).amax(1) if p.ndim > 1 else (p - q).abs()
+    if isinstance(a.pred, dict):
+        where = a.units.split(a.scored)
+        moved = a.units.join({k: spread(far(p, b.pred[k]), where[k]) for k, p in a.pred.items()})
+    else:
+        moved = spread(far(a.pred, b.pred), a.scored)
     moved = moved.masked_fill(~judged, torch.nan).reshape(len(a.units), -1, *a.units.shape)
     most = moved.nan_to_num(nan=-1, posinf=torch.inf).amax(1)       # of the views
     moved = most.masked_fill(most < 0, torch.nan)

@@ -12,13 +12,14 @@ from .schedules import Coin, Cosine, HalfCosine, Linear, Normal, Stepwise, Unifo
 from .span import Span
 from .static import Static
 from .strategies import Random, create_strategy, list_strategies
+from .streams import Streams
 from .views import Disjoint, Independent
 from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
 __all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Disjoint', 'Frames',
            'Grid', 'Guided', 'GuidedSpan', 'GuidedSteps', 'HalfCosine', 'Independent', 'Inverse',
            'Linear', 'Normal', 'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Stepwise', 'Strategy',
-           'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
+           'Streams', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
            'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse',
            'place', 'repeat_to', 'rows', 'spread']
 __getattr__ = _modules_of(__name__)

@@ -33,6 +33,7 @@ from ..data.samples import SAMPLES, list_samples, options_of, photographs, sampl
 from ..data.sound import SPOKEN, waves_of
 from ..data.text import load_text
 from ..data.video import CLIP_NUMBERS, clips_of
+from ..data.voiced import VOICED_NUMBERS, voiced_of
 from ..data.vary import recolour, turn
 from .seeds import drawing, seeded, start_at
 
@@ -278,7 +279,8 @@ def hold(source: Source,
 SETS: dict[str, Callable[[], Pictures]] = {'image': photographs}
 # embedded data without end: what makes them of numbers, and of how many
 MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {
-    'pairs': (pairs_of, NUMBERS), 'video': (clips_of, CLIP_NUMBERS), 'wave': (waves_of, SPOKEN)}
+    'pairs': (pairs_of, NUMBERS), 'video': (clips_of, CLIP_NUMBERS), 'wave': (waves_of, SPOKEN),
+    'voiced': (voiced_of, VOICED_NUMBERS)}
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files as a set that is read while the run goes on
