@@ -188,7 +188,7 @@ def test_diversity_stays_below_one_and_distractors_are_others(batch):
     r.quantiser.choose.bias.data[3] = 50
     out = r(batch, generator=g())
     assert float(out.terms['diversity'].detach()) == pytest.approx(7 / 8, abs=1e-4)
-    assert float(out.terms['contrast'].detach()) == pytest.approx(0, abs=1e-4)  # all words alike: none is asked
+    assert float(out.terms['contrast'].detach()) == pytest.approx(0, abs=1e-4)  # nothing is asked
     out = make()(batch, generator=g())
     others, near = out.extra['others'], out.extra['near']
     rec = out.mask.nonzero()[:, 0]

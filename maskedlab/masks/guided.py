@@ -159,7 +159,7 @@ class GuidedSpan(Strategy):
              mask: Tensor,                          # bool `[B, N]`, units that are hidden already
              ) -> Tensor:                           # bool `[B, N]`, k units in each row
         "More of them, by the best run that each is in."
-        lay = (~u.free).byte().argsort(dim=1, stable=True)          # the free ones in their order, then others
+        lay = (~u.free).byte().argsort(dim=1, stable=True)      # the free ones in their order, then others
         place, L = torch.arange(u.count, device=u.device), u.free_counts()[:, None]
         last = (L - self.length).clamp_min(0)                       # where a run may begin
         each = F.pad(score.gather(1, lay), (0, self.length - 1)).unfold(1, self.length, 1).mean(-1)

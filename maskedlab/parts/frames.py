@@ -159,7 +159,7 @@ def _halved(n: Any) -> Any:         # what a kernel of three leaves that moves b
 # %% ../../nbs/parts/18_frames.ipynb #397690e2
 def same_time(have: FrontEnd, want: FrontEnd,
               n: int,                       # frames of `want`
-              ) -> Tensor:                  # int64 `[n]`, frames of `have`; at an end there may be none so late
+              ) -> Tensor:                  # int64 `[n]`, frames of `have`; it may have none so late
     "For each frame of one front end that of another whose middle is nearest."
     middle = (torch.arange(n) * want.step + want.least / 2) / want.rate
     return ((middle * have.rate - have.least / 2) / have.step).round().long().clamp_min(0)
@@ -200,7 +200,7 @@ class FrameEncoder(nn.Module):
 def of_real(h: Tensor,              # `[B, L, D]`, what a network says of frames
             valid: Tensor,          # bool `[B, L]`
             pool: bool = True,
-            ) -> Tensor:            # `[B, D]`, the mean over real frames; or `[B, L, D]` with zeros at padding
+            ) -> Tensor:            # `[B, D]`, the mean over real frames; or `[B, L, D]`, zeros at padding
     "Frames as features."
     h = h.masked_fill(~valid[..., None], 0)
     return in_full(h).sum(1) / valid.sum(1, keepdim=True).clamp_min(1) if pool else h

@@ -85,8 +85,8 @@ class Recogniser(Recipe):
         "Name the word of each frame, in training of some clips under noise."
         said = batch.get('words')
         if said is None:
-            raise ValueError("a recogniser learns from labels: give a batch with 'words' [B, frames of 10 ms], "
-                             "as ml.sample('wave') has")
+            raise ValueError("a recogniser learns from labels: give a batch with 'words' [B, frames of 10 "
+                             "ms], as ml.sample('wave') has")
         if self.training:
             batch = {**batch, 'wave': under_noise(batch['wave'], generator=child(generator))}
         u: Any = self.units(batch) if units is None else units

@@ -68,7 +68,8 @@ CLAIM = Claim(
     sentence='on recordings of which half are spoilt, hiding what a recogniser is sure of and weighing '
              'recordings by it teaches more than random spans (Baskar et al. 2022, abstract)',
     metric='linear probe of ten spoken digits, 480 clean labelled recordings', effect=.02, measure=measure,
-    arms={'surest frames, weighed': arm(Ask2Mask), 'random spans': arm(Ask2Mask, strategy=SPANS, weigh='none'),
+    arms={'surest frames, weighed': arm(Ask2Mask),
+          'random spans': arm(Ask2Mask, strategy=SPANS, weigh='none'),
           'surest frames': arm(Ask2Mask, weigh='none'),
           'least sure frames': arm(Ask2Mask, strategy=LEAST, weigh='none'),
           'sure of anything': arm(Ask2Mask, spoken=False)},

@@ -28,12 +28,13 @@ CARD = Card(
     where='runs of frames of which a recogniser is sure, as many as the recipe inside hides',
     how='as the recipe that it is put around',
     what='as that one; a recording weighs as much as the recogniser is sure of it', use='as that one',
-    headline='up to 11.6 % fewer word errors than published, and 4.46 % fewer than w2v-BERT, where recordings '
-             'are of another kind than the test; little where they are not (relative; abstract)',
+    headline='up to 11.6 % fewer word errors than published, and 4.46 % fewer than w2v-BERT, where '
+             'recordings are of another kind than the test; little where they are not (relative; abstract)',
     link='https://arxiv.org/abs/2202.12719',
-    reading='the section on the method was not at hand: whether the surest frames are hidden by themselves or '
-            'begin spans (runs, here, by their mean), whether there is chance in it (none), how the weights of '
-            'a batch are scaled (their mean is 1); a small recogniser of digits stands in for theirs')
+    reading='the section on the method was not at hand: whether the surest frames are hidden by themselves '
+            'or begin spans (runs, here, by their mean), whether there is chance in it (none), how the '
+            'weights of a batch are scaled (their mean is 1); a small recogniser of digits stands in for '
+            'theirs')
 SIZES: dict[str, dict[str, Any]] = {
     'micro': dict(inner='w2v_bert/micro', scorer='recogniser/micro/wave/0'),
     'tiny': dict(inner='w2v_bert/tiny', scorer='recogniser/micro/wave/0'),
