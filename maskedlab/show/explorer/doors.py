@@ -103,7 +103,8 @@ def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
     elsewhere = out.error is not None and bool((out.scored[0].cpu() & ~d.mask).any())
     pictures, data = _wire(v, d.pictures)
     reply = dict(kind='drawn', pictures=pictures, shape=list(u.shape), paintable=v.paintable(u),
-                 hidden=d.hidden, total=d.total, elsewhere=elsewhere, scores=_plain(d.scores), under=under,
+                 hidden=d.hidden, total=d.total, elsewhere=elsewhere, staged=v.staged(d.scene),
+                 scores=_plain(d.scores), under=under,
                  spoken=spoken(v, f'{d.hidden} of {d.total} {v.many} hidden', under, d.scale),
                  notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
                  verdict='' if v.slow else closest(d.scores, v.measure), code=page.code(s),

@@ -1,5 +1,5 @@
 // The explorer's page: controls built from a spec, drawings on stages, painting, and one request at a time.
-// What a drawing looks like is its stage's affair (Picture, Spectrum, Chips, Cloud); the page knows units by their numbers alone.
+// What a drawing looks like is its stage's affair (Picture, Film, Spectrum, Chips, Cloud); the page knows units by their numbers alone.
 
 // One request in flight and one waiting, the newest. What may not be lost (a file, a saved picture) queues before it.
 // Every request has a number; an answer older than what is shown is not painted.
@@ -217,6 +217,105 @@ class Picture extends Stage {
         pen.strokeRect(x(c) + w / 2, y(r) + w / 2, x(c + 1) - x(c) - w, y(r + 1) - y(r) - w);
       }
     }
+  }
+}
+
+// Moving pictures. A drawing holds all frames of a clip, row by row, and one of them is on view; every stage shows the same one,
+// as the clock of the page says. Units have three axes: time steps of one frame or more, rows, columns.
+class Film extends Picture {
+  show(meta, [buffer]) {
+    const columns = Math.ceil(Math.sqrt(meta.frames)), rows = Math.ceil(meta.frames / columns);
+    Object.assign(this, { frames: meta.frames, columns, high: meta.height / rows, wide: meta.width / columns });
+    this.sheet ??= document.createElement("canvas");
+    this.sheet.width = meta.width; this.sheet.height = meta.height;
+    this.sheet.getContext("2d").putImageData(new ImageData(bytes(buffer), meta.width, meta.height), 0, 0);
+    if (this.base.width !== this.wide || this.base.height !== this.high) {
+      this.base.width = this.wide; this.base.height = this.high;
+      this.stage.style.aspectRatio = `${this.wide} / ${this.high}`;
+    }
+    Stage.prototype.show.call(this);
+  }
+  clear(words) { this.sheet = undefined; super.clear(words); }
+  corner(frame) { return [(frame % this.columns) * this.wide, Math.floor(frame / this.columns) * this.high]; }
+  get first() { return this.step * this.shape[0] * this.shape[1]; }         // the first unit of the step on view
+  paint(look) {
+    const [steps, rows, columns] = look.shape, n = rows * columns, { clock } = look;
+    Object.assign(this, { clock, steps, step: Math.floor(clock.frame * steps / clock.frames) });
+    const pen = this.base.getContext("2d"), first = this.step * n;
+    if (this.sheet) {
+      pen.clearRect(0, 0, this.wide, this.high);
+      pen.drawImage(this.sheet, ...this.corner(clock.frame), this.wide, this.high, 0, 0, this.wide, this.high);
+    }
+    const here = ([unit]) => unit >= first && unit < first + n;
+    super.paint({ ...look, shape: [rows, columns], mask: look.mask.slice(first, first + n), marks: look.marks.filter(here).map(([unit, colour]) => [unit - first, colour]) });
+  }
+  hear(ears) {
+    const begin = ears.begin && ((unit) => { if (!this.clock.tube) this.clock.play(false); ears.begin(unit); });
+    super.hear({ ...ears, begin });
+  }
+  hit(e) { return this.first + super.hit(e); }
+  between(a, b) { const n = this.shape[0] * this.shape[1]; return super.between(a % n, b % n).map((unit) => this.first + unit); }
+  brush(unit, size) {
+    const n = this.shape[0] * this.shape[1], cells = super.brush(unit % n, size), at = this.clock.tube ? Array.from({ length: this.steps }, (_, i) => i) : [Math.floor(unit / n)];
+    return at.flatMap((step) => cells.map((cell) => step * n + cell));
+  }
+  move(unit, key) { return this.first + super.move(unit % (this.shape[0] * this.shape[1]), key); }
+  // Comma and full stop go a frame back and on; p plays and pauses.
+  steer(e) {
+    const by = { ",": -1, ".": 1 }[e.key];
+    if (by) this.clock.go(this.clock.frame + by);
+    else if (e.key === "p") this.clock.play();
+    else return false;
+    return true;
+  }
+  says(unit) { const n = this.shape[0] * this.shape[1]; return `Step ${Math.floor(unit / n) + 1}, ${super.says(unit % n).toLowerCase()}`; }
+  cut(mask, was, whole) {
+    if (!this.sheet) return;
+    const pen = this.sheet.getContext("2d"), [rows, columns] = this.shape, h_ = this.high / rows, w = this.wide / columns, long = this.frames / this.steps;
+    for (let i = 0; i < mask.length; i++) if (mask[i] !== was[i]) {
+      const cell = i % (rows * columns), step = Math.floor(i / (rows * columns));
+      for (let frame = step * long; frame < (step + 1) * long; frame++) {
+        const [left, top] = this.corner(frame), x = left + (cell % columns) * w, y = top + Math.floor(cell / columns) * h_;
+        if (mask[i]) pen.clearRect(x, y, w, h_); else if (whole.sheet) pen.drawImage(whole.sheet, x, y, w, h_, x, y, w, h_);
+      }
+    }
+  }
+  close() { this.clock?.play(false); }
+}
+
+// What moves all films of a page in step: which frame is on view, whether it goes on by itself, and how fast.
+class Clock {
+  constructor(turned) { Object.assign(this, { turned, frame: 0, frames: 1, speed: 1, tube: true, timer: 0 }); }
+  get playing() { return Boolean(this.timer); }
+  go(frame) { this.frame = (frame + this.frames) % this.frames; this.told(); }
+  play(on = !this.playing) {
+    clearInterval(this.timer);
+    this.timer = on ? setInterval(() => this.go(this.frame + 1), 1000 / (12 * this.speed)) : 0;     // the embedded film has 12.5 frames a second
+    this.told();
+  }
+  told() {
+    if (this.bar) {
+      this.bar.button.textContent = this.playing ? "Pause" : "Play";
+      this.bar.slider.max = String(this.frames - 1); this.bar.slider.value = String(this.frame);
+      this.bar.words.textContent = `frame ${this.frame + 1} of ${this.frames}`;
+    }
+    this.turned();
+  }
+  // Play, a frame back and on, a slider, the speed.
+  controls() {
+    const button = (text, onclick, name) => h("button", { type: "button", onclick, class: name }, text);
+    const slider = h("input", { type: "range", min: "0", max: "0", step: "1", value: "0", class: "mlx-frame", "aria-label": "Frame", oninput: () => { const to = Number(slider.value); this.play(false); this.go(to); } });
+    const speed = h("select", { "aria-label": "Speed", class: "mlx-speed", onchange: () => { this.speed = Number(speed.value); if (this.playing) this.play(true); } },
+      ...[[.25, "a quarter"], [.5, "half speed"], [1, "full speed"], [2, "twice as fast"]].map(([value, text]) => h("option", { value: String(value), selected: value === 1 }, text)));
+    this.bar = { slider, button: button("Play", () => this.play(), "mlx-play"), words: h("span", { class: "mlx-small" }) };
+    const step = (text, by, name) => { const b = button(text, () => { this.play(false); this.go(this.frame + by); }, name); b.setAttribute("aria-label", by < 0 ? "A frame back" : "A frame on"); return b; };
+    return h("div", { class: "mlx-clock", role: "group", "aria-label": "Time" }, this.bar.button, step("‹", -1, "mlx-back"), step("›", 1, "mlx-on"), slider, speed, this.bar.words);
+  }
+  // How far a stroke reaches through time.
+  reach() {
+    const pick = (tube, text) => h("button", { type: "button", "data-tube": String(tube), "aria-pressed": String(tube === this.tube), onclick: () => { this.tube = tube; press(); } }, text);
+    const buttons = [pick(false, "this moment"), pick(true, "tube")], press = () => buttons.forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.tube === String(this.tube))));
+    return h("div", { class: "mlx-row mlx-reach" }, h("span", { class: "mlx-segment", role: "group", "aria-label": "How far a stroke reaches through time" }, h("span", {}, "Time"), ...buttons));
   }
 }
 
@@ -487,7 +586,7 @@ class Cloud extends Stage {
   close() { cancelAnimationFrame(this.pending); }
 }
 
-const STAGES = { picture: Picture, spectrum: Spectrum, chips: Chips, cloud: Cloud };
+const STAGES = { picture: Picture, film: Film, spectrum: Spectrum, chips: Chips, cloud: Cloud };
 
 class Page {
   constructor(model, el) {
@@ -500,6 +599,7 @@ class Page {
     });
     this.state = null; this.spec = null; this.shape = [1, 1]; this.mask = new Uint8Array(1); this.free = new Uint8Array(1);
     this.brush = 1; this.cursor = { look: 0, paint: 0 }; this.scores = {}; this.stages = {}; this.camera = { yaw: .9, pitch: .3, zoom: 1 };
+    this.clock = new Clock(() => this.ticked());
     this.build(el);
     this.onMessage = (message, buffers) => this.receive(message, buffers);
     model.on("msg:custom", this.onMessage);
@@ -575,10 +675,12 @@ class Page {
     this.brush = 1;
     this.brushes = spec.brushes.map((b) => button(String(b), () => { this.brush = b; this.marks(); }, { "aria-label": `Brush of ${b} by ${b}` }));
     for (const s of Object.values(this.stages)) s.caption.append(s.hint = h("p", {}));
-    seen.caption.append(
+    const moves = this.Stage === Film;
+    seen.caption.append(...[
       h("div", { class: "mlx-row", hidden: this.brushes.length < 2 }, h("span", { class: "mlx-segment", role: "group", "aria-label": "Brush size" }, h("span", {}, "Brush"), ...this.brushes)),
+      moves ? this.clock.reach() : null,
       h("div", { class: "mlx-row" }, button("Hide all", () => this.paintAll(1)), button("Show all", () => this.paintAll(0)),
-        button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" })));
+        button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" }))].filter(Boolean));
     const radio = (name, options, onpick) => {
       const node = h("span", { class: "mlx-segment mlx-tight", role: "group", "aria-label": name });
       for (const [value, text] of options) node.append(button(text, () => onpick(value), { "data-value": String(value) }));
@@ -600,7 +702,7 @@ class Page {
     const nodes = (some) => some.map((k) => this.stages[k].node), wide = this.Stage.wide;
     const legend = Object.entries(spec.legend).map(([name, words]) => h("span", {}, h("i", { class: `mlx-key mlx-key-${name}`, "aria-hidden": "true" }), words));
     this.legend.replaceChildren(...legend);
-    this.main.replaceChildren(h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
+    this.main.replaceChildren(...(moves ? [this.clock.controls()] : []), h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
     if (wide) this.side.append(this.close_);
     this.menu.textContent = spec.menu;
     this.thumbs.setAttribute("aria-label", spec.menu.endsWith("s") ? spec.menu : `${spec.menu}s`);
@@ -648,6 +750,12 @@ class Page {
     for (const p of [seen, original]) for (const name of ["focus", "blur"]) p.stage.addEventListener(name, () => this.layers());
   }
   turned() { for (const s of Object.values(this.stages)) s.redraw?.(); }
+  // Another frame: the cursors go with it.
+  ticked() {
+    const [steps, ...rest] = this.shape, n = rest.reduce((a, b) => a * b, 1), step = Math.floor(this.clock.frame * steps / this.clock.frames);
+    for (const k of ["look", "paint"]) this.cursor[k] = step * n + this.cursor[k] % n;
+    this.layers();
+  }
 
   watchTheme() {
     this.theme = () => this.layers();
@@ -660,6 +768,7 @@ class Page {
 
   close() {
     this.model.off("msg:custom", this.onMessage);
+    this.clock.play(false);
     for (const s of Object.values(this.stages)) s.close();
     this.resize.disconnect(); this.observer.disconnect(); this.dark.removeEventListener("change", this.theme);
     clearTimeout(this.resting); clearTimeout(this.telling); this.line.close();
@@ -730,7 +839,9 @@ class Page {
     this.broken = false;
     this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable; this.elsewhere = m.elsewhere;
     this.free = new Uint8Array(bytes(free));
-    for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show(d, data);
+    this.staged = m.staged;
+    for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show({ ...d, ...this.staged }, data);
+    if (m.staged.frames && m.staged.frames !== this.clock.frames) { this.clock.frames = m.staged.frames; this.clock.go(0); }
     const answered = new Uint8Array(bytes(mask)), mine = this.mask;
     this.mask = answered;
     // What was painted since this was asked stays on the page: its own answer is under way.
@@ -765,7 +876,7 @@ class Page {
     this.root.classList.remove("mlx-stale");
     for (const [d, data] of this.unpack(m.pictures, buffers)) {
       const s = this.stages[d.name];
-      s.show(d, data);
+      s.show({ ...d, ...this.staged }, data);
       s.words.textContent = m.under[d.name] ?? "";
       s.stage.setAttribute("aria-label", `${this.spec.titles[d.name]}. ${s.words.textContent}`);
     }
@@ -927,7 +1038,7 @@ class Page {
     for (const [k, s] of Object.entries(this.stages)) {
       const marks = k === "original" || (k === "attention" && !s.empty.textContent) ? [...look] : [];
       if (cursors[k] && document.activeElement === s.stage) marks.push([this.cursor[cursors[k]], get("--mlx-cursor")]);
-      s.paint({ shape: this.shape, mask: this.mask, paintable: this.paintable, marks, colours, alone: !this.state.paste, elsewhere: this.elsewhere, camera: this.camera });
+      s.paint({ shape: this.shape, mask: this.mask, paintable: this.paintable, marks, colours, alone: !this.state.paste, elsewhere: this.elsewhere, camera: this.camera, clock: this.clock });
     }
   }
 

@@ -145,7 +145,8 @@ class Measure:
 class View:
     "What all views share: names that the page asks for, and defaults."
     key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
-    stage = 'picture'       # who shows its drawings in explorer.js: 'picture', 'spectrum', 'chips' or 'cloud'
+    # who shows its drawings in explorer.js: 'picture', 'film', 'spectrum', 'chips' or 'cloud'
+    stage = 'picture'
     menu = 'Picture'                     # heading of the menu of samples
     measure: Measure
     leave_out: tuple[str, ...] = ('painted',)        # strategies without a place in the menu
@@ -210,6 +211,10 @@ class View:
 
     def beneath(self, s: Scene) -> dict[str, str]:
         "More numbers under drawings: name of a drawing -> words."
+        return {}
+
+    def staged(self, s: Scene) -> dict[str, Any]:
+        "More that the stages of the page have to know of this sample, in plain values."
         return {}
 
     def remark(self, s: Scene) -> str:

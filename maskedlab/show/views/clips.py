@@ -39,14 +39,17 @@ _TEST = dict(n=12, split='test')
 class ClipView(PictureView):
     "Draws, opens and scores clips: batches with the key 'video', `[B, C, T, H, W]` in 0..1."
     key, one, many, thing, menu = 'video', 'cube', 'cubes', 'clip', 'Clip'
-    leave_out = ('painted',)
+    stage, leave_out, brushes = 'film', ('painted',), (1, 2)
     sets: dict[str, Any] = {'Held-out clips': ('video', _TEST),
                             'Held-out film': ('video', _TEST | dict(real=1.)),
                             'Nothing moves': ('video', _TEST | dict(real=0., speed=0.)),
                             'Training clips': ('video', dict(n=12, split='train'))}
-    titles = dict(original='All frames', seen='What the network sees', returned='What it returns',
+    titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   error='Error', mean='Mean of the visible', copy='Temporal copy', attention='Attention')
-    hints = dict(original='Row by row. Click to see where a cube of the first step looks.')
+    hints = dict(original='Click a cube to see where it looks, at all times.',
+                 seen='Drag here to hide or show cubes: at this moment, or as a tube.')
+    keys = ('Tab into a picture; arrows move, comma and full stop go a frame back and on, p plays; in the '
+            'second picture Space hides or shows, r resets; in the first Space looks.')
     open_with = dict(accept='video/*,image/gif', label='Open your own film …', most=64)
     measure = Measure('PSNR on hidden pixels in decibels; longer is closer to the original.', 'PSNR', ' dB',
                       25)
@@ -80,6 +83,17 @@ class ClipView(PictureView):
 
     def _wants(self, recipe: Any) -> tuple[tuple[int, int], int, int]:
         return self.size(recipe), self.channels(recipe), arguments(recipe).get('frames', 16)
+
+    def paintable(self, u: Units) -> bool:
+        return u.kind == 'grid' and len(u.shape) == 3
+
+    def staged(self, s: Scene) -> dict[str, Any]:
+        return dict(frames=s.batch[self.key].shape[2])
+
+    def thumb(self, batch: dict, i: int) -> Tensor:
+        "The frame in the middle."
+        x = batch[self.key]
+        return super().thumb({self.key: x[:, :, x.shape[2] // 2, None]}, i)
 
     def place(self, u: Units, unit: int, batch: dict) -> str:
         at = [int(i) + 1 for i in torch.unravel_index(torch.tensor(unit), u.shape)]
