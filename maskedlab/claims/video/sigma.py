@@ -46,6 +46,7 @@ CLAIM = Claim(
     sentence='balanced codes of a network that learns along teach more than pixels (Salehi et al. 2024, '
              'abstract)',
     metric='linear probe of nine motions, 400 labelled clips', effect=.02, measure=measure,
-    arms={'balanced': arm(SIGMA, **SAME), 'pixels': Arms(VideoMAE.sizes['micro'])(VideoMAE, **SAME),
+    arms={'balanced': arm(SIGMA, **SAME),
+          'pixels': Arms(VideoMAE.sizes['micro'])(VideoMAE, norm_pix=True, **SAME),
           'features': arm(SIGMA, asked='features', **SAME), 'nearest': arm(SIGMA, rounds=0, **SAME)},
     data='video', options=CLIPS, steps=3000, batch=32, lr=2e-3, seeds=3)

@@ -50,7 +50,7 @@ class StandsStill(VideoMAE):
         x = batch['video']
         return super().forward({**batch, 'video': x[:, :, :1].expand_as(x)}, *args, **more)
 
-arm = Arms(VideoMAE.sizes['micro'])
+arm = Arms(VideoMAE.sizes['micro'] | dict(norm_pix=True))
 CLAIM = Claim(
     sentence='tubes teach more about motion than cubes hidden at random (Tong et al. 2022, section 3.3)',
     metric='linear probe of nine motions, 400 labelled clips', effect=.02, measure=measure,

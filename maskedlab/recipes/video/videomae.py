@@ -38,7 +38,7 @@ CARD = Card(
     link='https://arxiv.org/abs/2203.12602')
 SIZES: dict[str, dict[str, Any]] = {
     'micro': dict(image=32, patch=8, dim=96, depth=4, heads=4, decoder_dim=64, decoder_depth=2,
-                  decoder_heads=4, strategy=Tube(.75)),
+                  decoder_heads=4, norm_pix=False, strategy=Tube(.75)),
     'tiny': dict(image=64, patch=8, dim=192, depth=6, heads=6, decoder_dim=96, decoder_depth=2,
                  decoder_heads=6),
     'small': dict(image=224, patch=16, dim=384, depth=12, heads=6, decoder_dim=192, decoder_depth=4,
