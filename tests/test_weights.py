@@ -106,7 +106,8 @@ def test_what_is_trained_anew_keeps_its_key_and_its_place_and_is_judged_anew(tmp
         "In place of hours."
         folder, told = Path(words[words.index('--out') + 1]), provenance(SHIPPED / 'mae-micro')
         shutil.copytree(SHIPPED / 'mae-micro', folder)
-        told = {k: v for k, v in told.items() if k not in ('key', 'standing')} | {'command': 'maskedlab train'}
+        told = {k: v for k, v in told.items() if k not in ('key', 'standing')}
+        told['command'] = 'maskedlab train'
         (folder / 'provenance.json').write_text(json.dumps(told))
         (folder / 'run.json').write_text('{}')
     monkeypatch.setitem(run, 'ROOT', tmp_path)
