@@ -50,7 +50,8 @@ def told(batch, text):
 # ---------------------------------------------------------------- the mask
 
 @pytest.mark.parametrize('grid, ratio, hidden', [((8, 14, 14), .6, 117), ((4, 4, 4), .6, 9),
-                                                 ((3, 2, 5), .75, 7), ((2, 4, 4), 0., 0), ((2, 4, 4), 1., 16)])
+                                                 ((3, 2, 5), .75, 7), ((2, 4, 4), 0., 0),
+                                                 ((2, 4, 4), 1., 16)])
 @pytest.mark.parametrize('draws', ['hidden', 'kept'])
 def test_every_step_of_every_sample_hides_the_same_number(grid, ratio, hidden, draws):
     u, score = ml.layout(grid, 5), torch.randn(5, *grid, generator=g(2))
@@ -232,7 +233,8 @@ def test_a_caption_carries_no_hidden_pixel_and_hidden_pixels_change_no_predictio
 @pytest.mark.parametrize('caption, error, words', [
     (None, ValueError, "'caption' [B, captions, pieces]"),
     (torch.zeros(3, 2, 5).long(), ValueError, 'has no words'),
-    (torch.tensor([[[2, 600, 3]], [[2, 3, 0]], [[2, 3, 3]]]), ValueError, 'the caption of clip 1 has no words'),
+    (torch.tensor([[[2, 600, 3]], [[2, 3, 0]], [[2, 3, 3]]]), ValueError,
+     'the caption of clip 1 has no words'),
     (torch.full((3, 1, 4), 5000), ValueError, 'piece 5000 does not exist'),
     (torch.ones(3, 1, 4), TypeError, 'int64'), (torch.ones(3, 4).long(), ValueError, '[B, captions, pieces]'),
     (torch.full((2, 1, 4), 600), ValueError, '2 clips have captions')])
@@ -282,5 +284,6 @@ def test_the_shipped_scorer_finds_the_thing_that_a_caption_names():
     with torch.no_grad():
         score = s.likeness(a['video'], a['caption'][:, 0])
     right = torch.stack([(x[t][:, None] > x[~t]).float().mean()
-                         for x, t in zip(score.flatten(0, 1), thing.flatten(0, 1)) if t.any() and not t.all()])
+                         for x, t in zip(score.flatten(0, 1), thing.flatten(0, 1))
+                         if t.any() and not t.all()])
     assert right.mean() > .6, right.mean()

@@ -73,7 +73,8 @@ def run(name: str) -> None:
     told = json.loads((folder / 'provenance.json').read_text(encoding='utf-8'))
     told['command'] = shlex.join([*words[:words.index('--out') + 1], out, *words[words.index('--out') + 2:]])
     stage = {k: v for k, v in json.loads(record(name).read_text(encoding='utf-8')).items() if k == 'key'}
-    told = {**stage, **told, 'standing': stand(folder)}      # others find weights that serve as a stage by its key
+    # others find weights that serve as a stage by its key
+    told = {**stage, **told, 'standing': stand(folder)}
     (folder / 'provenance.json').write_text(json.dumps(told, indent=1), encoding='utf-8')
     shutil.copytree(folder, WEIGHTS / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*PASSING))
 

@@ -18,8 +18,8 @@ from .words import Bernoulli, Slots, Tokens, WholeWords, WordSpans
 
 __all__ = ['Ball', 'Bernoulli', 'Block', 'Checkerboard', 'Coin', 'Cosine', 'Disc', 'Disjoint', 'Frames',
            'Grid', 'Guided', 'GuidedSpan', 'GuidedSteps', 'HalfCosine', 'Independent', 'Inverse',
-           'Linear', 'Normal', 'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Stepwise', 'Strategy',
-           'Streams', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans', 'controls',
-           'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse',
+           'Linear', 'Normal', 'Painted', 'Random', 'Range', 'Slots', 'Span', 'Static', 'Stepwise',
+           'Strategy', 'Streams', 'Tokens', 'Tube', 'Uniform', 'Union', 'Units', 'WholeWords', 'WordSpans',
+           'controls', 'create_strategy', 'hide', 'layout', 'list_strategies', 'mean', 'paired', 'parse',
            'place', 'repeat_to', 'rows', 'spread']
 __getattr__ = _modules_of(__name__)

@@ -23,7 +23,7 @@ from .image_dvae import reader
 from ..targets.contrast import PairContrast
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'one_caption', 'words_of', 'FrameText']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'one_caption', 'real_words', 'FrameText']
 
 # %% ../../nbs/stages/frame_text.ipynb #29ca1c0f
 def one_caption(batch: dict,                                # with 'caption', int64 `[B, captions, pieces]`
@@ -40,7 +40,7 @@ def one_caption(batch: dict,                                # with 'caption', in
     which = whole(rand((len(ids),), generator, ids.device), torch.tensor(ids.shape[1], device=ids.device))
     return ids[torch.arange(len(ids), device=ids.device), which]
 
-def words_of(ids: Tensor,        # int64 `[B, pieces]`
+def real_words(ids: Tensor,        # int64 `[B, pieces]`
              vocab: int,         # pieces that there are
              ) -> Tensor:        # bool `[B, pieces]`, which are no special pieces
     "The words of captions, or one sentence that says what is wrong with them."
@@ -96,7 +96,7 @@ class FrameText(Recipe):
 
     def text(self, ids: Tensor) -> Tensor:              # int64 `[B, pieces]` to `[B, dim]`
         "A vector of norm 1 for each caption."
-        real = words_of(ids, self.words.num_embeddings)[..., None]
+        real = real_words(ids, self.words.num_embeddings)[..., None]
         return F.normalize((self.words(ids) * real).sum(1), dim=-1)
 
     def likeness(self, video: Tensor,                   # `[B, C, T, H, W]` in 0..1

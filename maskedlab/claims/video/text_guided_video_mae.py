@@ -66,8 +66,8 @@ def measure(recipe: Any, seed: int,
     "What features say of the thing and of its motion, and where the arm's own mask lies."
     found = readings(recipe, seed, 'video', labels, draws, **CLIPS)
     of = lambda split, n, k: sample('video', n, torch.Generator().manual_seed(2 * seed + k), split, **CLIPS)
-    seen, held = ({'video': b['video'], 'label': b['motion']} for b in (of('train', labels, 0),
-                                                                       of('test', 300, 1)))
+    seen, held = ({'video': b['video'], 'label': b['motion']}
+                  for b in (of('train', labels, 0), of('test', 300, 1)))
     found |= {'motion': probe(recipe, seen, held, layer='best')['linear']}
     if isinstance(recipe, str): return found
     clips, thing = things(60, seed)

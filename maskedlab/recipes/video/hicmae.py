@@ -79,12 +79,11 @@ class HiCMAE(Recipe):
                  mels: Width = 128, steps: Width = 256,         # bands, and spectra of a clip, one each 10 ms
                  spot: Width = 16,                              # side of a patch of the spectrum
                  dim: Width = 512, depth: Layers = 10, heads: Width = 8,            # of each encoder
-                 taps: Sequence[Whole] = (3, 6, 9),     # levels that are handed on, counted from 0
-                 fusion: Layers = 2,
+                 taps: Sequence[Whole] = (3, 6, 9), fusion: Layers = 2,     # levels handed on, from 0
                  decoder_dim: Width = 384, decoder_depth: Layers = 4, decoder_heads: Width = 6,
-                 difference: bool = True,               # of frames of a cube, as `frame_difference`
+                 eps: Positive = 1e-6, difference: bool = True,         # of frames: `frame_difference`
                  weight: FromZero = .0025, temperature: Positive = .07,      # of the contrast
-                 eps: Positive = 1e-6, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+                 mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Where = Streams(Tube(.9), Random(.8, law='floor hidden'))):
         super().__init__()
         if len(taps) != decoder_depth - 1 or max(taps, default=0) >= depth:
@@ -115,21 +114,22 @@ class HiCMAE(Recipe):
         levels, real = self.encoders(self.cut.normal(u.x), hidden)                      # how
         met = self.fusion({k: h[-1] for k, h in levels.items()}, real)
         found = torch.stack([self.contrast(s) for s in likeness_at(levels, real, self.taps)]).sum(0)
-        pred, target, errors = {}, {}, {}
+        target = self.target({k: rows(u.x[k], m) for k, m in hidden.items()})           # what
+        pred, errors = {}, {}
         for k, m in hidden.items():
             y = self.decoders[k](met[k], rest(m), [levels[k][i] for i in self.taps[::-1]])      # predict
-            pred[k], target[k] = self.heads[k](rows(y, m)), self.target(k, rows(u.x[k], m))     # what
+            pred[k] = self.heads[k](rows(y, m))
             errors[k] = F.mse_loss(pred[k], target[k], reduction='none').mean(-1)
         terms = {k: mean(e) for k, e in errors.items()} | {
             'contrast': mean(found[mask.any(1)], self.weight)}
         error = u.join({k: spread(e, hidden[k]) for k, e in errors.items()})
         return Out(terms, mask, pred, target, error, u)
 
-    def target(self, k: str, x: Tensor) -> Tensor:         # a stream, and units of it `[..., values]`
+    def target(self, x: dict[str, Tensor]) -> dict[str, Tensor]:       # units of each stream `[..., values]`
         "What is to be predicted."
-        if k == 'audio': return patch_norm(x)
-        t = colour_norm(x, self.cut.video.channels)
-        return frame_difference(t, self.cut.video.size[0]) if self.difference else t
+        t = colour_norm(x['video'], self.cut.video.channels)
+        t = frame_difference(t, self.cut.video.size[0]) if self.difference else t
+        return {'video': t, 'audio': patch_norm(x['audio'])}
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "Both whole: means of each, before and after they met, `[B, 4 dim]`; or `[B, N, dim]`, before."

@@ -35,15 +35,17 @@ def frame_sheet(x: Tensor,          # `[..., T, H, W]`
 
 # %% ../../../nbs/show/views/13_clips.ipynb #e81a952c
 _TEST = dict(n=12, split='test')
+_SETS: dict[str, Any] = {'Held-out clips': ('video', _TEST),
+                         'Held-out film': ('video', _TEST | dict(real=1.)),
+                         'Nothing moves': ('video', _TEST | dict(real=0., speed=0.)),
+                         'Training clips': ('video', dict(n=12, split='train'))}
 
+# %% ../../../nbs/show/views/13_clips.ipynb #ea2dd22f
 class ClipView(PictureView):
     "Draws, opens and scores clips: batches with the key 'video', `[B, C, T, H, W]` in 0..1."
     key, one, many, thing, menu = 'video', 'cube', 'cubes', 'clip', 'Clip'
     stage, leave_out, brushes = 'film', ('painted',), (1, 2)
-    sets: dict[str, Any] = {'Held-out clips': ('video', _TEST),
-                            'Held-out film': ('video', _TEST | dict(real=1.)),
-                            'Nothing moves': ('video', _TEST | dict(real=0., speed=0.)),
-                            'Training clips': ('video', dict(n=12, split='train'))}
+    sets = _SETS
     titles = dict(original='Original', seen='What the network sees', returned='What it returns',
                   error='Error', mean='Mean of the visible', copy='Temporal copy', attention='Attention')
     hints = dict(original='Click a cube to see where it looks, at all times.',
