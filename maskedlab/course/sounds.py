@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from ..checks import Split
 from ..contract.recipe import child
-from ..contract.units import layout
 from ..corruptions.replace import replace
 from .exercises import Exercise, Hint, mistakes, number, tensor
 from ..data.sound import waves
-from ..masks.span import Span
 from ..parts.discrete import ProductQuantiser, falling
 from ..parts.mel import LogMel
 from ..show.views.base import cividis

@@ -120,8 +120,7 @@ class HiCMAE(Recipe):
             y = self.decoders[k](met[k], rest(m), [levels[k][i] for i in self.taps[::-1]])      # predict
             pred[k] = self.heads[k](rows(y, m))
             errors[k] = F.mse_loss(pred[k], target[k], reduction='none').mean(-1)
-        terms = {k: mean(e) for k, e in errors.items()} | {
-            'contrast': mean(found[mask.any(1)], self.weight)}
+        terms = {k: mean(e) for k, e in errors.items()} | {'contrast': mean(found[mask.any(1)], self.weight)}
         error = u.join({k: spread(e, hidden[k]) for k, e in errors.items()})
         return Out(terms, mask, pred, target, error, u)
 
