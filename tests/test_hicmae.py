@@ -156,13 +156,14 @@ def test_6_the_contrast_looks_at_visible_tokens_of_each_encoder_alone(batch):
 
 
 def test_7_the_first_frame_of_a_cube_is_kept_and_a_clip_that_stands_still_asks_for_no_second(r, batch):
-    x = r.units(batch).x['video']
-    plain, asked = make(difference=False).target('video', x), r.target('video', x)
+    u = r.units(batch)
+    x = u.x['video']
+    plain, asked = (net.target(u.x)['video'] for net in (make(difference=False), r))
     assert torch.equal(plain, colour_norm(x, 3))
     assert torch.equal(asked[..., :192], plain[..., :192])
     assert_close(asked[..., 192:], plain[..., 192:] - plain[..., :192])
     still = batch['video'][:, :, :1].expand_as(batch['video'])
-    t = r.target('video', r.units({**batch, 'video': still}).x['video'])
+    t = r.target(r.units({**batch, 'video': still}).x)['video']
     assert (t[..., 192:] == 0).all() and t[..., :192].abs().max() > .5
     assert_close(frame_difference(torch.arange(6.)[None], 3), torch.tensor([[0., 1., 2., 2., 4., 4.]]))
 
