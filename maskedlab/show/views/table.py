@@ -18,7 +18,7 @@ from .hardness import HardnessView
 from .pictures import PictureView
 from .placements import PlacementView
 from .spectra import SpectrumView
-from .waves import WaveView
+from .waves import WaveView, WordOfFrameView
 from .words import TextView
 
 # %% auto #0
@@ -32,7 +32,8 @@ VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` ->
 
 # among those of one kind of data, for recipes that answer with something else than data
 FINER: dict[str, tuple[Any, ...]] = {
-    'image': (FeatureView(), CodeView(), PlacementView(), HardnessView(), GlyphView(), BlockwiseView())}
+    'image': (FeatureView(), CodeView(), PlacementView(), HardnessView(), GlyphView(), BlockwiseView()),
+    'wave': (WordOfFrameView(),)}
 
 def _kind(recipe: Any) -> str:
     return getattr(recipe, 'view', '') or recipe.card.modality.split()[0]

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...contract.saved import arguments
-from ...contract.units import Units
+from ...contract.units import Units, spread
 from ...data.recordings import load_wave
 from ...parts.mel import LogMel
-from .base import cividis, from_file
+from .base import Measure, Scene, cividis, from_file
 from .pictures import PictureView
 
 # %% auto #0
-__all__ = ['WIDE', 'HIGH', 'SECONDS', 'WaveView']
+__all__ = ['WIDE', 'HIGH', 'SECONDS', 'WaveView', 'WordOfFrameView']
 
 # %% ../../../nbs/show/views/14_waves.ipynb #1e028683
 WIDE, HIGH = 192, 80        # pixels of a drawing
@@ -84,3 +85,38 @@ class WaveView(PictureView):
     def close(self, filled: Any, s: Any) -> float:
         "Nothing comes back as sound, so nothing is measured."
         return float('nan')
+
+# %% ../../../nbs/show/views/14_waves.ipynb #a58bc617
+class WordOfFrameView(WaveView):
+    "Draws, opens and scores sound whose recipe finds the word of a hidden frame among others."
+    titles = WaveView.titles | dict(words='Its words')
+    hints = WaveView.hints | dict(words='Of hidden frames, a row for each dictionary; one shade is one word.')
+    measure = Measure('Hidden frames whose word is found at once among others of the recording, in per cent; '
+                      'longer is better.', 'Found', ' %', 100, digits=0, more='better', less='worse',
+                      apart=' points')
+
+    def suits(self, recipe: Any) -> bool:
+        return hasattr(recipe, 'quantiser')
+
+    def drawings(self, s: Scene) -> dict[str, Tensor]:
+        "Original, seen and error; the words of hidden frames."
+        ids = s.out.extra['ids'].float() / max(s.recipe.quantiser.words - 1, 1)
+        each = [self.pixels(s.units, spread(x, s.mask)) for x in ids.unbind(1)]
+        rows = [x[:HIGH // len(each)] for x in each]
+        return super().drawings(s) | {'words': cividis(torch.cat(rows))}
+
+    def predicted(self, s: Scene) -> Tensor:
+        "Likenesses of each guess, `[n, 1 + k]`, the right word first."
+        return s.out.extra['near']
+
+    def close(self, filled: Any, s: Scene) -> float:
+        return 100 * float((filled[:, :1] > filled[:, 1:]).all(1).float().mean())
+
+    def chance(self, s: Scene) -> float:
+        return 100 * float((1 / s.out.extra['near'].isfinite().sum(1)).mean())
+
+    def remark(self, s: Scene) -> str:
+        near = self.predicted(s)
+        found = int((near[:, :1] > near[:, 1:]).all(1).sum())
+        return (f'{found} of {len(near)} hidden frames are found; by chance '
+                f'{len(near) * self.chance(s) / 100:.0f} would be.')
