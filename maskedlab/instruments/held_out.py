@@ -20,14 +20,16 @@ __all__ = ['held_out']
 def held_out(recipe: Recipe,
              n: int = 64,                   # samples of the test split
              seed: int = 0,                 # which ones, and which masks
-             # options of the sample, such as size=64; those that it does not have are left out
+             # options of the sample, such as size=64 (default: that of the recipe); those that it does not
+             # have are left out
              **wishes: Any,
              # 'loss' of the network and of an untrained one; 'psnr' where pictures are returned
              ) -> dict[str, dict[str, float]]:
     "Loss and, of pictures, decibels on embedded data that were not trained on."
-    name = recipe.card.modality.split()[0]
+    name, image = recipe.card.modality.split()[0], recipe.config.get('image')
+    wishes = {'size': image if isinstance(image, int) else None, **wishes}
     batch = sample(name, n=n, split='test', generator=torch.Generator().manual_seed(seed),
-                   **{k: v for k, v in wishes.items() if k in options_of(name)})
+                   **{k: v for k, v in wishes.items() if v is not None and k in options_of(name)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         untrained = type(recipe)(**recipe.config)

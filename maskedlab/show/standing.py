@@ -32,7 +32,7 @@ def standing(recipe: Recipe,
     """The network and the guesses that the explorer draws beside it, on the same holes of held-out samples.
 
     `ahead` is the mean of the paired differences and the ends of their 95 % interval, above 0 where the
-    network is better."""
+    network is better. Nothing where nothing is measured."""
     view, name = view_of(recipe), recipe.card.modality.split()[0]
     size = {'size': image} if isinstance(image := recipe.config.get('image'), int) else {}
     batch = sample(name, n=n, split='test', generator=torch.Generator().manual_seed(seed),
@@ -41,6 +41,7 @@ def standing(recipe: Recipe,
         each = [_scores(recipe, view, {k: v[i:i + 1] for k, v in batch.items()}, seed + i, slow)
                 for i in range(n)]
     each = [s for s in each if all(x == x for x in s.values())]      # nothing was hidden, nothing to score
+    if not each or 'network' not in each[0]: return {}
     measure, sign = view.measure, -1 if view.measure.low else 1
     mean = lambda k: round(sum(s[k] for s in each) / len(each), 3)
     beside = {k: dict(score=mean(k), ahead=[round(x, 3) for x in
