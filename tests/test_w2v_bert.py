@@ -190,7 +190,7 @@ def test_diversity_stays_below_one_and_distractors_are_others(batch):
     assert float(out.terms['diversity'].detach()) == pytest.approx(7 / 8, abs=1e-4)
     assert float(out.terms['contrast'].detach()) == pytest.approx(0, abs=1e-4)  # nothing is asked
     out = make()(batch, generator=g())
-    others, near = out.extra['others'], out.extra['near']
+    others, near = out.extra['others'], out.choices
     rec = out.mask.nonzero()[:, 0]
     assert (rec[others] == rec[:, None]).all() and (others != torch.arange(len(others))[:, None]).all()
     same = (out.target[others] == out.target[:, None]).all(-1)

@@ -198,7 +198,7 @@ def test_words_are_whole_and_evaluation_has_no_chance(batch):
     assert torch.equal(q(x, which, 2.0, g())[1], q(x, which, 0.1, g(1))[1])
     r = make()
     a, b = (r(batch, mask=r(batch, generator=g()).mask, generator=g(s)) for s in (1, 2))
-    assert torch.equal(a.extra['ids'], b.extra['ids']) and torch.equal(a.target, b.target)
+    assert torch.equal(a.words, b.words) and torch.equal(a.target, b.target)
 
 
 def test_draws_cool_down():

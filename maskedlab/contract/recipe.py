@@ -48,6 +48,10 @@ class Out:
     # errors `[n]` of the scored units, in the order of `pred` and with gradients, of terms that are means of
     # them: what a wrapper may weigh anew
     each: dict[str, Tensor] = field(default_factory=dict)
+    # of recipes that ask which of several it was: likenesses `[n, 1 + k]` of scored units, the right one
+    # first, -inf where there is none; and the words that they got, int64 `[n, dictionaries]`
+    choices: Tensor | None = None
+    words: Tensor | None = None
     # for `after_step`: tensors with a row for each sample, which a split step joins
     after: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=dict)   # numbers to watch

@@ -110,7 +110,8 @@ def single(s: Scene, i: int) -> Scene:
     batch = mine(s.batch)
     u = s.recipe.units(batch)
     u = u.but(**{f.name: here(getattr(u, f.name)) for f in fields(u)})
-    out = replace(s.out, pred=rows(s.out.pred), target=rows(s.out.target), units=u,
+    out = replace(s.out, units=u,
+                  **{k: rows(getattr(s.out, k)) for k in ('pred', 'target', 'choices', 'words')},
                   **{k: here(mine(getattr(s.out, k))) for k in ('mask', 'error', 'kept', 'order', 'seen')})
     return replace(s, batch=here(batch), out=out, units=u,
                    **{k: here(mine(getattr(s, k))) for k in ('mask', 'error', 'filled')})

@@ -102,7 +102,7 @@ class W2VBert(Recipe):
         logs = {'found first': mean((near[:, :1] > near[:, 1:]).all(1).float()),
                 'named': mean((pred.argmax(-1) == ids).float()), 'words alike': alike.detach()}
         return Out(terms, mask, pred, ids, spread(missed, mask), u, each=each, logs=logs,
-                   extra=dict(middle=middle, ids=ids, near=near, others=others))
+                   choices=near, words=ids, extra=dict(middle=middle, others=others))
 
     def encode(self, f: Tensor, u: Units, mask: Tensor, luck: torch.Generator) -> tuple[Tensor, Tensor]:
         "Frames `[B, L, F]` in their context, half-way up and at the top `[B, L, dim]`; holes are noise."

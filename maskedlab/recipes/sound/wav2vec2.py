@@ -95,7 +95,7 @@ class Wav2Vec2(Recipe):
         first = mean((near[:, :1] > near[:, 1:]).all(1).float())
         return Out(terms, mask, pred, target, spread(e, mask), u,
                    each={'contrast': e}, logs={'found first': first, 'words alike': alike.detach()},
-                   extra=dict(ids=ids, near=near, others=others))
+                   choices=near, words=ids, extra=dict(others=others))
 
     def encode(self, f: Tensor, u: Units, mask: Tensor) -> Tensor:
         "Frames `[B, L, channels]` in their context `[B, L, dim]`; hidden ones are one learned vector."

@@ -100,20 +100,20 @@ class WordOfFrameView(WaveView):
 
     def drawings(self, s: Scene) -> dict[str, Tensor]:
         "Original, seen and error; the words of hidden frames."
-        ids = s.out.extra['ids'].float() / max(s.recipe.quantiser.words - 1, 1)
+        ids = s.out.words.float() / max(s.recipe.quantiser.words - 1, 1)
         each = [self.pixels(s.units, spread(x, s.mask)) for x in ids.unbind(1)]
         rows = [x[:HIGH // len(each)] for x in each]
         return super().drawings(s) | {'words': cividis(torch.cat(rows))}
 
     def predicted(self, s: Scene) -> Tensor:
         "Likenesses of each guess, `[n, 1 + k]`, the right word first."
-        return s.out.extra['near']
+        return s.out.choices
 
     def close(self, filled: Any, s: Scene) -> float:
         return 100 * float((filled[:, :1] > filled[:, 1:]).all(1).float().mean())
 
     def chance(self, s: Scene) -> float:
-        return 100 * float((1 / s.out.extra['near'].isfinite().sum(1)).mean())
+        return 100 * float((1 / s.out.choices.isfinite().sum(1)).mean())
 
     def remark(self, s: Scene) -> str:
         near = self.predicted(s)
