@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import inspect
 import pkgutil
@@ -72,8 +73,9 @@ def _found(node: ast.expr, known: dict[str, Any], trust: bool) -> Any:
     "What a name, or a place in somebody's file, stands for."
     if isinstance(node, ast.Name):
         if node.id in known: return known[node.id]
+        near = difflib.get_close_matches(node.id, known, 3)         # first: the list may be cut
         raise ValueError(f"there is no strategy {node.id[:40]!r}; the kit has "
-                         f"{', '.join(sorted(known))}"[:200])
+                         f"{', '.join(dict.fromkeys([*near, *sorted(known)]))}"[:200])
     if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and ':' in node.value):
         raise _NoStrategy
     if not trust:
