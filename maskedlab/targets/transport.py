@@ -10,6 +10,8 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract.units import in_full
+
 # %% auto #0
 __all__ = ['everywhere', 'sinkhorn', 'swapped']
 
@@ -33,7 +35,7 @@ def sinkhorn(scores: Tensor,                 # `[n, K]`: likeness of each row to
              ) -> Tensor:                    # float32 `[n, K]`, rows sum to 1, columns to about n / K
     """How much of each row goes to each prototype, where all prototypes get equally much (Cuturi 2013; SIGMA,
     Salehi et al. 2024, section 3.3). No gradient passes."""
-    x = scores.float() / temperature
+    x = in_full(scores) / temperature
     for _ in range(rounds):
         x = x - everywhere(x)
         x = x - x.logsumexp(1, keepdim=True)
@@ -46,5 +48,5 @@ def swapped(a: Tensor, b: Tensor,          # scores `[n, K]` of two views of the
             ) -> tuple[list[Tensor], list[Tensor]]:
     "Each side is asked for the balanced code of the other (SIGMA, section 3.3, and its released code)."
     codes = [sinkhorn(s, rounds, sharpness).argmax(1) for s in (a, b)]
-    ce = lambda s, code: F.cross_entropy(s.float() / temperature, code, reduction='none')
+    ce = lambda s, code: F.cross_entropy(in_full(s) / temperature, code, reduction='none')
     return [ce(a, codes[1]), ce(b, codes[0])], codes

@@ -17,7 +17,7 @@ from ...checks import FromZero, Layers, Positive, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
 from ...contract.strategy import Where
-from ...contract.units import Units, mean, place, rest, rows, spread
+from ...contract.units import Units, in_full, mean, place, rest, rows, spread
 from ...corruptions.drop import restore
 from ...masks.guided import GuidedSteps
 from ...parts.patches import Patches
@@ -81,7 +81,7 @@ class Described(nn.Module):
         count = seen.flatten(1).sum(1)
         v = restore(h, seen, h.new_zeros(())).sum(1) / count.clamp_min(1)[:, None]     # of no mask token
         some = (count > 0) & (count < seen[0].numel())
-        a, b = (F.normalize(x, dim=-1) for x in (self.video(v[some]), self.text(text[some].to(v))))
+        a, b = (F.normalize(in_full(x), dim=-1) for x in (self.video(v[some]), self.text(text[some].to(v))))
         return self.pairs(a @ b.T, (ids[some][:, None] == ids[some]).all(-1))
 
 # %% ../../../nbs/recipes/video/text_guided_video_mae.ipynb #26512b2d

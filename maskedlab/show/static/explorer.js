@@ -689,7 +689,7 @@ class Page {
     this.paste = radio("What it returns", spec.paste.length ? [["true", spec.paste[0]], ["false", spec.paste[1]]] : [], (v) => this.choose({ paste: v === "true" }));
     this.statistics = radio("Brightness of normalised patches", [["true", "true"], ["visible", "visible"]], (v) => this.choose({ statistics: v }));
     this.statisticsRow = h("div", { class: "mlx-row", hidden: true }, h("span", { class: "mlx-small" }, "Brightness from:"), this.statistics);
-    returned.caption.append(h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
+    returned?.caption.append(h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
     this.scaleWords = h("span", {});
     error.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), this.scaleWords), h("p", {}, `The loss of each ${spec.one}.`));
     const pick = (name) => h("select", { "aria-label": name, onchange: () => this.lookMore() });
