@@ -60,7 +60,7 @@ STAGES: dict[str, Row] = {
     **{name: RECIPES[name] for name in ('mae',)},       # recipes that serve as a stage too
 }
 # short names that the field has
-ALIASES: dict[str, str] = {       # short names that the field has
+ALIASES: dict[str, str] = {
     'hpm': 'hard_patches_mining', 'tgm': 'text_guided_video_mae', 'atm': 'ask2mask'}
 
 # %% ../../nbs/contract/03_catalogue.ipynb #ab4ce563
