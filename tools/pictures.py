@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import maskedlab as ml
-from maskedlab.data.samples import options_of
+from maskedlab.instruments.held_out import own_sample
 
 NBS = Path(__file__).resolve().parents[1] / 'nbs'
 FOLDER = NBS / 'recipes' / 'pictures'
@@ -17,9 +17,7 @@ FOLDER = NBS / 'recipes' / 'pictures'
 def draw(name: str) -> Path:
     """One sample as the explorer shows it."""
     recipe = ml.create_recipe(name, pretrained=True)
-    kind, image = recipe.card.modality.split()[0], recipe.config.get('image')
-    size = {'size': image} if isinstance(image, int) and 'size' in options_of(kind) else {}
-    batch = ml.sample(kind, n=4, split='test', **size)
+    batch = own_sample(recipe, 4)
     picture = ml.show.strip(recipe, {k: v[1:2] for k, v in batch.items()}, n=1)
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f'{name}.png'

@@ -14,22 +14,29 @@ from .baselines import beside_baselines
 from ..contract.recipe import Recipe, evaluating
 
 # %% auto #0
-__all__ = ['held_out']
+__all__ = ['own_sample', 'held_out']
 
 # %% ../../nbs/instruments/05_held_out.ipynb #b3c93607
+def own_sample(recipe: Recipe,
+               n: int = 64,
+               generator: torch.Generator | None = None,    # None: a fixed choice
+               # options of the sample, such as size=64 (default: that of the recipe); those that it does not
+               # have are left out
+               **wishes: Any) -> dict:
+    "Samples of the test split of the data that a recipe is for."
+    name, image = recipe.card.modality.split()[0], recipe.config.get('image')
+    wishes = {'size': image if isinstance(image, int) else None, **wishes}
+    return sample(name, n=n, split='test', generator=generator,
+                  **{k: v for k, v in wishes.items() if v is not None and k in options_of(name)})
+
 def held_out(recipe: Recipe,
              n: int = 64,                   # samples of the test split
              seed: int = 0,                 # which ones, and which masks
-             # options of the sample, such as size=64 (default: that of the recipe); those that it does not
-             # have are left out
-             **wishes: Any,
+             **wishes: Any,                 # as `own_sample` takes them
              # 'loss' of the network and of an untrained one; 'psnr' where pictures are returned
              ) -> dict[str, dict[str, float]]:
     "Loss and, of pictures, decibels on embedded data that were not trained on."
-    name, image = recipe.card.modality.split()[0], recipe.config.get('image')
-    wishes = {'size': image if isinstance(image, int) else None, **wishes}
-    batch = sample(name, n=n, split='test', generator=torch.Generator().manual_seed(seed),
-                   **{k: v for k, v in wishes.items() if v is not None and k in options_of(name)})
+    batch = own_sample(recipe, n, torch.Generator().manual_seed(seed), **wishes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         untrained = type(recipe)(**recipe.config)

@@ -21,7 +21,7 @@ from ..uses.finetune import blocks_run, finetune, has_labels
 
 # %% auto #0
 __all__ = ['Probed', 'labelled', 'features', 'classifier', 'Layer', 'layers_of', 'best_layer', 'probe', 'AttentiveHead',
-           'attentive_probe', 'linear_probe', 'readings', 'tuned']
+           'attentive_probe', 'linear_probe', 'probe_each', 'readings', 'tuned']
 
 # %% ../../nbs/instruments/06_probes.ipynb #283e8129
 Probed = Annotated[Any, "a recipe, or 'raw'", nn.Module | Literal['raw']]
@@ -250,6 +250,18 @@ def linear_probe(recipe: Probed,            # a recipe, or 'raw'
                  data: str = 'digits', labels: Count | None = 400, **options: Any) -> float:
     "Accuracy of the linear probe."
     return probe(recipe, *labelled(data, labels, seed, **options))['linear']
+
+# %% ../../nbs/instruments/06_probes.ipynb #ce6fb80e
+def probe_each(recipe: Any, seen: dict, held: dict,     # labelled samples, and others to test on
+               names: dict[str, str],                   # key of a label -> what its linear probe is called
+               ) -> dict[str, float]:                   # those, and what else was read as 'key, probe'
+    "All probes of several labels, each at its best layer; of that called 'score' the attentive one too."
+    found: dict[str, float] = {}
+    for key, name in names.items():
+        train, test = ({**b, 'label': b[key]} for b in (seen, held))
+        read = probe(recipe, train, test, attentive=name == 'score', layer='best')
+        found |= {name: read.pop('linear'), **{f'{key}, {k}': v for k, v in read.items()}}
+    return found
 
 def readings(recipe: Any,               # or 'raw'
              seed: int,                 # which samples are labelled

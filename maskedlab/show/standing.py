@@ -14,8 +14,8 @@ from ..checks import Tries, door
 from ..contract.create import SHIPPED
 from ..contract.disk import read_json
 from ..contract.recipe import Recipe
-from ..data.samples import options_of, sample
 from ..instruments.decide import interval
+from ..instruments.held_out import own_sample
 from .scenes import leaving_no_trace, scene_of
 from .views.table import view_of
 
@@ -33,10 +33,7 @@ def standing(recipe: Recipe,
 
     `ahead` is the mean of the paired differences and the ends of their 95 % interval, above 0 where the
     network is better. Nothing where nothing is measured."""
-    view, name = view_of(recipe), recipe.card.modality.split()[0]
-    size = {'size': image} if isinstance(image := recipe.config.get('image'), int) else {}
-    batch = sample(name, n=n, split='test', generator=torch.Generator().manual_seed(seed),
-                   **{k: v for k, v in size.items() if k in options_of(name)})
+    view, batch = view_of(recipe), own_sample(recipe, n, torch.Generator().manual_seed(seed))
     with leaving_no_trace(recipe):
         each = [_scores(recipe, view, {k: v[i:i + 1] for k, v in batch.items()}, seed + i, slow)
                 for i in range(n)]

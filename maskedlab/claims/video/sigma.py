@@ -12,7 +12,7 @@ import torch
 from ...contract.recipe import evaluating
 from ...data.samples import sample
 from ...instruments.claim import Arms, Claim
-from ...instruments.probes import probe
+from ...instruments.probes import probe_each
 from ...masks.patterns import Tube
 from ...recipes.video.sigma import SIGMA
 from ...recipes.video.videomae import VideoMAE
@@ -29,12 +29,7 @@ def measure(recipe: Any, seed: int,
     "What features say of motion and of the thing, and the meters of a collapse."
     draw = lambda split, n, k: sample('video', n, torch.Generator().manual_seed(2 * seed + k), split, **CLIPS)
     seen, held = draw('train', train, 0), draw('test', test, 1)
-    of = lambda b, key: {'video': b['video'], 'label': b[key]}
-    found: dict[str, float] = {}
-    for key, name in (('motion', 'score'), ('label', 'thing')):
-        named = probe(recipe, of(seen, key), of(held, key), attentive=name == 'score', layer='best')
-        found |= {name: named.pop('linear')}
-        found |= {f'{key}, {k}': v for k, v in named.items()}
+    found = probe_each(recipe, seen, held, {'motion': 'score', 'label': 'thing'})
     if isinstance(recipe, str): return found
     with evaluating(recipe), torch.no_grad():
         out = recipe({'video': held['video'][:100]}, generator=torch.Generator().manual_seed(seed))

@@ -13,7 +13,7 @@ from ...contract.recipe import Out, evaluating
 from ...data.samples import sample
 from ...instruments.baselines import beside_baselines
 from ...instruments.claim import Arms, Claim
-from ...instruments.probes import probe
+from ...instruments.probes import probe_each
 from ...masks.patterns import Frames, Tube
 from ...masks.strategies import Random
 from ...recipes.video.videomae import VideoMAE
@@ -30,12 +30,7 @@ def measure(recipe: Any, seed: int,
     "What features say of motion and of the thing; how hard the arm's own task is, for it and for a copy."
     draw = lambda split, n, k: sample('video', n, torch.Generator().manual_seed(2 * seed + k), split, **CLIPS)
     seen, held = draw('train', train, 0), draw('test', test, 1)
-    of = lambda b, key: {'video': b['video'], 'label': b[key]}
-    found: dict[str, float] = {}
-    for key, name in (('motion', 'score'), ('label', 'thing')):
-        named = probe(recipe, of(seen, key), of(held, key), attentive=name == 'score', layer='best')
-        found |= {name: named.pop('linear')}
-        found |= {f'{key}, {k}': v for k, v in named.items()}
+    found = probe_each(recipe, seen, held, {'motion': 'score', 'label': 'thing'})
     if isinstance(recipe, str): return found
     some = {'video': held['video'][:100]}
     with evaluating(recipe), torch.no_grad():
