@@ -52,16 +52,21 @@ def fit_positions(table: Tensor,            # `[1, prefix + N, dim]`, made for t
     if grid == native: return table
     n, dim = math.prod(native), table.shape[2]
     prefix = table.shape[1] - n
-    if torch.allclose(table[:, prefix:].float().cpu(), sinusoid(n, dim), atol=1e-4):
+    if _holds(table[:, prefix:], sinusoid(n, dim)):
         return torch.cat([table[:, :prefix], sinusoid(math.prod(grid), dim).to(table)], 1)
     for row_first in (False, True) if dim % 4 == 0 and len(grid) == 2 else ():
-        if torch.allclose(table.float().cpu(), sincos(native, dim, prefix, row_first), atol=1e-4):
+        if _holds(table, sincos(native, dim, prefix, row_first)):
             return sincos(grid, dim, prefix, row_first).to(table)
     places = table[:, prefix:].mT.reshape(1, dim, *native)
     how = 'bicubic' if len(grid) == 2 else 'trilinear'
     places = torch.nn.functional.interpolate(places.float(), grid, mode=how,
                                              align_corners=False).to(table.dtype)
     return torch.cat([table[:, :prefix], places.flatten(2).mT], 1)
+
+def _holds(table: Tensor, waves: Tensor) -> bool:
+    "Are these those waves? Weights may have been kept in halves."
+    have, halves = table.float().cpu(), (torch.float32, torch.float16, torch.bfloat16)
+    return any(torch.allclose(have, waves.to(kind).float(), atol=1e-4) for kind in halves)
 
 # %% ../../nbs/parts/02_positions.ipynb #9796af5c
 def spline(nodes: Tensor,     # float64 `[n]`, growing, 4 or more
