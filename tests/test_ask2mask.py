@@ -156,6 +156,16 @@ def test_equal_scores_are_a_valid_mask_and_weights_of_one(name, batch):
     assert_close(half.terms['diversity'], plain.terms['diversity'])
 
 
+@pytest.mark.parametrize('weigh', ['none', 'plain', 'even'])
+def test_sure_of_nothing_at_all(name, batch, weigh):
+    """Silence, to a scorer that knows no doubt: as many frames as ever, all alike, and no NaN."""
+    r = make(name, Scripted(torch.zeros(6, 22)), weigh=weigh)
+    out = r(batch, generator=g())
+    assert out.loss.isfinite() and torch.equal(out.mask.sum(1), r.inner(batch, generator=g()).mask.sum(1))
+    w = r.weights(r.confidence(batch, out.units.shape[0]), out.units)
+    assert (w > 0).all() and torch.equal(w, w[:1].expand(6))
+
+
 def test_each_recording_weighs_what_it_is_worth(name, batch):
     sure = torch.linspace(0.3, 0.9, 6)[:, None].expand(6, 22).contiguous()
     r = make(name, Scripted(sure))
@@ -246,6 +256,21 @@ def test_a_recogniser_wants_labels(batch):
 
 def test_no_answer_knows_what_it_answers(name, batch):
     assert ml.leak_check(make(name), batch, rounds=1).ok
+
+
+@pytest.mark.parametrize(
+    'bad, why',
+    [
+        (lambda b: {**b, 'wave': b['wave'] * torch.nan}, 'NaN'),
+        (lambda b: {**b, 'rate': b['rate'] * 0}, 'rate=0'),
+        (lambda b: {**b, 'wave': b['wave'][:, :150]}, 'wave_valid'),
+        (lambda b: {'wave': b['wave'][:, :150]}, '150 samples'),
+    ],
+)
+def test_bad_sound_is_said_in_a_sentence(name, batch, bad, why):
+    with pytest.raises(ValueError, match=why) as told:
+        make(name)(bad(batch), generator=g())
+    assert len(str(told.value)) <= 200
 
 
 def test_saved_and_loaded(batch, tmp_path, monkeypatch):

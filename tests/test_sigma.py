@@ -217,6 +217,8 @@ def test_bad_input(batch):
         SIGMA(**SMALL, temperature=0.)
     with pytest.raises(ValueError, match='smaller than the cube'):
         make()({'video': batch['video'][:, :, :1]})
+    with pytest.raises(ValueError, match='NaN'):
+        make()({'video': batch['video'] * torch.nan})
     with pytest.raises(ValueError, match='teacher looks at 4 x 4 patches'):
         teacher = Looks()
         teacher.grid = (4, 4)

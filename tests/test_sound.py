@@ -206,6 +206,11 @@ def test_stereo_rates_and_short_clips(tmp_path):
     assert item['wave'].shape == (24000,) and item['wave_valid'].sum() == b['wave'].shape[1]
     with pytest.raises(ValueError, match='rate=0'):
         load_wave(tmp_path / 'two.wav', rate=0)
+    # a file, too, is resampled by a filter: dropping samples would make 3 kHz of 5
+    tone = 0.5 * np.sin(2 * np.pi * 5000 * np.arange(44100) / 44100)
+    soundfile.write(tmp_path / 'tone.wav', tone, 44100, subtype='FLOAT')
+    for x in (load_wave(tmp_path / 'tone.wav')['wave'][0], recordings(tmp_path / 'tone.wav')[0]['wave']):
+        assert len(x) == 8000 and x[300:-300].abs().max() < 1e-3
     with pytest.raises(ValueError, match='120 minutes'):
         read_piece(Heard('talk', 8000, 7200 * 8000, lambda *_: x[None]), 8000)
 
@@ -260,6 +265,12 @@ def test_log_mel_is_that_of_an_installed_librosa(rate, n_fft, hop, mels):
     power = librosa.feature.melspectrogram(y=y, sr=rate, n_fft=n_fft, hop_length=hop, n_mels=mels)
     theirs = librosa.power_to_db(power, top_db=None) * math.log(10) / 10
     assert np.abs(LogMel(rate, n_fft, hop, mels)(torch.from_numpy(y)).numpy().T - theirs).max() < 1e-4
+
+
+def test_a_rate_of_nothing_is_said():
+    for rate in (0, -8000):
+        with pytest.raises(ValueError, match=f'rate={rate}.* such as 16000'):
+            LogMel(rate)
 
 
 def test_the_way_back_can_be_heard():

@@ -245,6 +245,16 @@ def test_captions_that_cannot_be_meant(r, batch, caption, error, words):
     assert words in str(e.value) and len(str(e.value)) <= 200
 
 
+@pytest.mark.parametrize('x, words', [
+    (torch.rand(3, 3, 1, 32, 32), 'smaller than the cube, 2 x 8 x 8'),
+    (torch.rand(3, 3, 7, 32, 32), '6 x 32'),
+    (torch.full((3, 3, 8, 32, 32), torch.nan), 'NaN')])
+def test_clips_that_cannot_be_meant(r, batch, x, words):
+    with pytest.raises(ValueError, match=words) as e:
+        r({**batch, 'video': x})
+    assert len(str(e.value)) <= 200
+
+
 def test_without_captions_it_is_still_an_encoder(batch):
     silent = {'video': batch['video']}
     r = make(weight=0.)

@@ -2,6 +2,7 @@
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -121,6 +122,7 @@ def folder(tmp_path_factory):
         (root / kind).mkdir()
     write(root / 'a' / 'one.mp4', frames[:60])
     write(root / 'b' / 'two.gif', frames[60:90], 'gif', 20, 'rgb8')
+    write(root / 'b' / 'wide.webm', frames[90:120], 'libvpx-vp9', 30)
     write(root / 'b' / 'short.mp4', frames[:4])
     (root / 'b' / 'broken.mp4').write_bytes((root / 'a' / 'one.mp4').read_bytes()[:3000])
     (root / 'b' / 'empty.webm').write_bytes(b'')
@@ -137,15 +139,19 @@ def opened(folder, **more):
 
 def test_a_folder_of_films(folder):
     found, said = opened(folder, frames=8)
-    assert [n.replace('\\', '/') for n in found.names] == ['a/one.mp4', 'b/two.gif']
-    assert found.classes == ['a', 'b'] and found.labels == [0, 1]
+    assert [n.replace('\\', '/') for n in found.names] == ['a/one.mp4', 'b/two.gif', 'b/wide.webm']
+    assert found.classes == ['a', 'b'] and found.labels == [0, 1, 1]
     left = {k.replace('\\', '/').rpartition('/')[2]: v for k, v in found.skipped.items()}
     assert 'has 4 frames, and a clip of 8 needs 8' in left['short.mp4']
     assert left['empty.webm'] == 'is an empty file'
     assert all('truncated or damaged' in left[n] for n in ('broken.mp4', 'list.mp4'))
-    assert len(said) == 1 and '4 of 6' in said[0] and len(said[0]) <= 200
+    assert len(said) == 1 and '4 of 7' in said[0] and len(said[0]) <= 200
     x = found[1]
     assert x['video'].shape == (3, 8, 72, 128) and int(x['label']) == 1 and 0 <= x['video'].min() <= 1
+    for i, start in enumerate((26, 71, 101)):       # the middle of each, as the film has it
+        x, like = found[i]['video'], film().float() / 255
+        off = [float((x - like[:, s:s + 8]).abs().mean()) for s in range(124)]
+        assert off.index(min(off)) == start and min(off) < .1, found.names[i]
     with pytest.raises(ValueError):
         ml.videos(folder, frames=8, on_error='raise')
 
@@ -159,24 +165,40 @@ def test_winding_gives_the_frames_that_reading_gives(folder, start, step):
 
 def test_no_film_is_decoded_whole(folder, monkeypatch):
     "Of a film of 60 frames, a clip at the end is read from the last whole picture, at most 10 frames before."
-    f, seen = look_at_film(folder / 'a' / 'one.mp4'), []
-    pixels = films._pixels
+    f, seen, decoded = look_at_film(folder / 'a' / 'one.mp4'), [], []
+    pixels, open_film = films._pixels, films._opened_film
+
+    @contextmanager
+    def counting(path):
+        with open_film(path) as (container, stream):
+            class Counted:
+                __getattr__ = staticmethod(lambda name: getattr(container, name))
+
+                def decode(self, *args):
+                    for frame in container.decode(*args):
+                        decoded.append(path.name)
+                        yield frame
+            yield Counted(), stream
     monkeypatch.setattr(films, '_pixels', lambda frame, *a: seen.append(frame.pts) or pixels(frame, *a))
+    monkeypatch.setattr(films, '_opened_film', counting)
     assert len(read_frames(f, 56, 4)) == 4 and len(seen) == 4       # what is not kept is not even unpacked
+    assert 4 <= len(decoded) <= 14
+    decoded.clear()
     found, _ = opened(folder, frames=4)
     held = [v for v in vars(found).values() if torch.is_tensor(v)]
-    assert not held and len(found) == 3
+    assert not held and len(found) == 4
+    assert all(decoded.count(n.replace('\\', '/').rpartition('/')[2]) == 1 for n in found.names)
 
 
 def test_training_on_films(folder):
     found, _ = opened(folder, frames=8)
     source = source_of(found, 0, 16)
-    assert isinstance(source, Cuts) and len(source) == 2
-    whole = source.batch(range(4))
-    assert whole['video'].shape == (4, 3, 8, 16, 16) and sorted(whole['label'].tolist()) == [0, 0, 1, 1]
+    assert isinstance(source, Cuts) and len(source) == 3
+    whole = source.batch(range(6))
+    assert whole['video'].shape == (6, 3, 8, 16, 16) and sorted(whole['label'].tolist()) == [0, 0, 1, 1, 1, 1]
     assert torch.equal(source.batch(range(2, 3))['video'][0], whole['video'][2])
-    plain = source_of(found, 0, 16, augment=False).batch(range(2))['video']
-    assert not torch.equal(plain, whole['video'][:2])
+    plain = source_of(found, 0, 16, augment=False).batch(range(3))['video']
+    assert not torch.equal(plain, whole['video'][:3])
 
 
 def test_a_film_that_breaks_off_is_replaced_by_the_next_and_said(folder, tmp_path):

@@ -97,6 +97,12 @@ def test_order_of_visible_cubes_does_not_matter(r, batch):
     tokens, _ = r.encoder.tokens(r.cut.normal(u.x), rest(mask))
     perm = torch.randperm(tokens.shape[1], generator=g())
     assert_close(r.encoder(tokens[:, perm]), r.encoder(tokens)[:, perm], atol=1e-5, rtol=1e-5)
+    # nor does that in which the decoder is handed visible and hidden ones: each cell gets its own prediction
+    z = r.decoder.lay(r.decoder.embed(r.encoder(tokens)), rest(mask), r.decoder.mask_token)
+    perm = torch.randperm(z.shape[1], generator=g(2))
+    assert_close(r.decoder.decode(z[:, perm]), r.decoder.decode(z)[:, perm], atol=1e-5, rtol=1e-5)
+    pred = r.head(rows(r.decoder.decode(z).unflatten(1, mask.shape[1:]), mask))
+    assert_close(pred, r(batch, mask=mask).pred, atol=1e-5, rtol=1e-5)
     # but places do: the same cubes at other times are another clip
     other = r.encoder.see(r.cut.normal(u.x.flip(1)), rest(mask.flip(1)))
     assert (other.mean(1) - r.encoder(tokens).mean(1)).abs().max() > 1e-3
@@ -134,6 +140,13 @@ def test_what_hidden_cubes_hold_does_not_leak(r, batch):
             out.pred = out.pred + h.mean() * 1e-2
             return out
     assert not ml.leak_check(stir(Tells(**SMALL)), batch).ok
+
+
+def test_the_loss_is_the_mean_over_hidden_cubes_and_their_values(r, batch):
+    mask = torch.rand(4, 4, 4, 4, generator=g(3)) < torch.tensor([.1, .4, .6, .9]).view(4, 1, 1, 1)
+    out = r(batch, mask=mask)
+    assert_close(out.loss, (out.pred - rows(r.target(out.units), mask)).square().mean())
+    assert torch.equal(out.scored, mask)
 
 
 def test_the_papers_size():

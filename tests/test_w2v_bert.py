@@ -255,6 +255,27 @@ def test_a_mask_of_nothing_and_silence(batch):
     assert r({'wave': batch['wave'] * 0}, generator=g()).loss.isfinite()
 
 
+@pytest.mark.parametrize('rate', [1, 50, 99])
+def test_a_rate_without_ten_milliseconds(rate):
+    with pytest.raises(ValueError, match=f'rate={rate}.* give 8000') as told:
+        make(rate=rate)
+    assert len(str(told.value)) <= 200
+
+
+def test_more_distractors_than_frames_are_said(batch):
+    with pytest.warns(UserWarning, match='distractors=400, and a sample has'):
+        assert make(distractors=400)(batch, generator=g()).loss.isfinite()
+
+
+def test_the_temperature_of_the_draw_reaches_the_words(batch):
+    found = []
+    for progress in (0.0, 1.0):
+        r = make().train()
+        r(batch, generator=g(), progress=progress).terms['contrast'].backward()
+        found.append(r.quantiser.choose.weight.grad)
+    assert (found[0] - found[1]).abs().max() > 0.1 * found[0].abs().max()
+
+
 @pytest.mark.parametrize(
     'bad, why',
     [

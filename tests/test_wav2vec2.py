@@ -1,6 +1,7 @@
 """wav2vec 2.0 by the invariants of its card, on networks small enough for seconds."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -149,6 +150,27 @@ def test_diversity_of_even_and_of_single_words():
     assert float(even_use(taken[:7])[0]) == pytest.approx(0, abs=1e-5)
 
 
+def test_diversity_knows_neither_the_draw_nor_its_temperature(batch):
+    """It is of the plain softmax: other noise and another temperature choose other words, no more."""
+    r = make().train()
+    mask = r(batch, generator=g()).mask
+    a, b = (r(batch, mask=mask, generator=g(s), progress=p) for s, p in ((1, 0.0), (2, 1.0)))
+    assert not torch.equal(a.words, b.words) and torch.equal(a.terms['diversity'], b.terms['diversity'])
+    p = r.quantiser.choose(rows(r.norm(a.units.x), mask)).unflatten(-1, (2, 8)).softmax(-1).mean(0)
+    by_hand = (16 - torch.exp(-(p * p.log()).sum(-1)).sum()) / 16
+    assert_close(a.terms['diversity'], 0.1 * by_hand, atol=1e-5, rtol=1e-4)
+
+
+def test_the_size_of_frames_counts_real_frames_before_the_norm(batch):
+    r = make(penalty=10.0)
+    out = r(batch, generator=g())
+    x = r.cut(batch['wave'].masked_fill(~batch['wave_valid'], 0))
+    assert_close(out.terms['size of frames'], 10 * x[out.units.valid].square().mean())
+    assert_close(out.loss, sum(out.terms.values()))
+    quiet = make(penalty=0.0)(batch, mask=out.mask, generator=g())
+    assert float(quiet.terms['size of frames'].detach()) == 0
+
+
 # ---- 6: the loss at the start, and its gradient
 
 
@@ -172,6 +194,26 @@ def test_the_gradient_reaches_choice_words_and_convolutions(batch):
     v, _, _ = q(rows(f, out.mask), out.mask, 0.7, g())
     v.square().sum().backward()
     assert q.choose.weight.grad.abs().sum() > 0
+
+
+def test_a_colder_draw_has_a_steeper_gradient(batch):
+    """The temperature falls over the run, and reaches the quantiser."""
+    found = []
+    for progress in (0.0, 1.0):
+        r = make().train()
+        r(batch, generator=g(), progress=progress).terms['contrast'].backward()
+        found.append(r.quantiser.choose.weight.grad)
+    assert (found[0] - found[1]).abs().max() > 0.1 * found[0].abs().max()
+
+
+def test_everything_starts_as_released():
+    r = make(dim=512, width=256, words=64, channels=64)
+    token, book = r.mask_token.detach(), r.quantiser.codebook.detach()
+    for x in (token, book):  # uniform in 0..1
+        assert 0 <= x.min() < 0.05 and 0.95 < x.max() <= 1 and abs(float(x.mean()) - 0.5) < 0.05
+    choose = r.quantiser.choose
+    assert abs(float(choose.weight.detach().std()) - 1) < 0.05 and not choose.bias.any()
+    assert all(c.bias is None for c in r.cut.convs) and r.cut.norm.num_groups == 64
 
 
 def test_a_tenth_of_the_gradient_reaches_the_convolutions(batch):
@@ -236,8 +278,17 @@ def test_ragged_masks_and_none(batch):
     assert (out.scored == mask).all()
     nothing = r(batch, mask=u.none(), generator=g())
     assert float(nothing.terms['contrast'].detach()) == float(nothing.terms['diversity'].detach()) == 0
-    many = make(distractors=500)  # more than there are hidden frames: drawn with replacement
-    assert many(batch, generator=g()).loss.isfinite()
+
+
+def test_more_distractors_than_frames_come_twice_and_that_is_said(batch):
+    """Drawn with replacement, as released; what no recording can give is said in a sentence."""
+    with pytest.warns(UserWarning, match='distractors=500, and a sample has 34 units.*=17') as told:
+        assert make(distractors=500)(batch, generator=g()).loss.isfinite()
+    assert len(told) == 1 and len(str(told[0].message)) <= 200
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        out = make(distractors=30)(batch, generator=g())
+    assert out.mask.sum(1).max() < 30 and out.loss.isfinite()
 
 
 @pytest.mark.parametrize(

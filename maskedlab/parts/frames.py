@@ -137,6 +137,8 @@ class MelFrontEnd(FrontEnd):
                  rate: int):                    # samples a second
         super().__init__()
         self.rate, self.hop = rate, rate // 100
+        if not self.hop:
+            raise ValueError(f"rate={rate}: spectra are 10 ms apart, less than a sample; give 8000 or more")
         with torch.device('cpu'):       # it keeps its bands, wherever a network is made
             self.mel = LogMel(rate, rate * 32 // 1000, self.hop, mels)
         self.convs = nn.ModuleList(nn.Conv2d(i, channels, 3, 2) for i in (1, channels))

@@ -53,6 +53,7 @@ class LogMel(nn.Module):
                  low: FromZero = 0., high: Positive | None = None,      # Hz; None: half of the rate
                  floor: Positive = 1e-10):      # smallest power
         super().__init__()
+        if rate < 1: raise ValueError(f"rate={rate}; give samples a second, such as 16000")
         high = rate / 2 if high is None else high
         if not low < high <= rate / 2:
             raise ValueError(f"bands from {low:g} to {high:g} Hz: at {rate} samples a second they end below "

@@ -91,5 +91,5 @@ class Ask2Mask(Wrapped):
 
     def weights(self, sure: Tensor, u: Units) -> Tensor:            # `[B, L]` to `[B]`
         "What each recording counts: its mean confidence, alone or over that of the batch."
-        worth = (sure * u.valid).sum(1) / u.valid.sum(1)
+        worth = ((sure * u.valid).sum(1) / u.valid.sum(1)).clamp_min(1e-6)      # never sure of anything: alike
         return worth / worth.mean() if self.weigh == 'even' else worth
