@@ -9,8 +9,8 @@ import maskedlab as ml
 from maskedlab.contract.units import rest, rows
 from maskedlab.data.voiced import PACES
 from maskedlab.masks import Random, Streams, Tube
-from maskedlab.recipes.video.hicmae import HiCMAE, frame_difference, likeness_at
-from maskedlab.targets.pixels import colour_norm
+from maskedlab.recipes.video.hicmae import HiCMAE, likeness_at
+from maskedlab.targets.pixels import colour_norm, colour_stats, frame_difference, patch_stats
 
 SMALL = dict(image=32, frames=8, patch=8, rate=8000, window=256, mels=32, spot=8, steps=64, dim=32, depth=3,
              heads=2, taps=(1, 2), fusion=1, decoder_dim=16, decoder_depth=3, decoder_heads=2, weight=.1,
@@ -158,14 +158,61 @@ def test_6_the_contrast_looks_at_visible_tokens_of_each_encoder_alone(batch):
 def test_7_the_first_frame_of_a_cube_is_kept_and_a_clip_that_stands_still_asks_for_no_second(r, batch):
     u = r.units(batch)
     x = u.x['video']
-    plain, asked = (net.target(u.x)['video'] for net in (make(difference=False), r))
+    plain, asked = (net.cut.wanted(u.x)['video'] for net in (make(difference=False), r))
     assert torch.equal(plain, colour_norm(x, 3))
     assert torch.equal(asked[..., :192], plain[..., :192])
     assert_close(asked[..., 192:], plain[..., 192:] - plain[..., :192])
     still = batch['video'][:, :, :1].expand_as(batch['video'])
-    t = r.target(r.units({**batch, 'video': still}).x)['video']
+    t = r.cut.wanted(r.units({**batch, 'video': still}).x)['video']
     assert (t[..., 192:] == 0).all() and t[..., :192].abs().max() > .5
     assert_close(frame_difference(torch.arange(6.)[None], 3), torch.tensor([[0., 1., 2., 2., 4., 4.]]))
+
+
+# ---------------------------------------------------------------- back to clip and spectrum
+
+@pytest.mark.parametrize('more', [{}, dict(norm_pix=False), dict(difference=False),
+                                  dict(norm_pix=False, difference=False)])
+def test_fill_leaves_what_is_visible_and_the_truth_paints_clip_and_spectrum(batch, more):
+    r = make(**more)
+    out = r(batch, generator=g())
+    u, hidden = out.units, out.units.split(out.mask)
+    whole, filled = u.put(batch, u.x), r.fill(batch, out)
+    assert_close(whole['video'], batch['video'], atol=0, rtol=0)
+    assert_close(whole['mel'], r.cut.mel(batch['wave'])[:, :64], atol=1e-4, rtol=0)
+    again = r.units(filled)
+    for k, m in hidden.items():
+        assert_close(again.x[k][~m], u.x[k][~m], atol=1e-5, rtol=0)
+        assert (again.x[k][m] - u.x[k][m]).abs().max() > .1
+    assert 0 <= filled['video'].min() and filled['video'].max() <= 1
+    out.pred = out.target
+    for k, v in r.fill(batch, out).items():
+        assert_close(v, whole[k], atol=2e-4, rtol=0)
+
+
+def test_statistics_are_those_of_hidden_units_or_of_visible_ones(r, batch):
+    out = r(batch, generator=g())
+    u, hidden = out.units, out.units.split(out.mask)
+    out.pred = {k: torch.zeros_like(v) for k, v in out.pred.items()}            # nothing but the mean
+    own, lent = (r.units(r.fill(batch, out, statistics=s)).x for s in ('true', 'visible'))
+    means = {'video': colour_stats(u.x['video'], 3)[0], 'audio': patch_stats(u.x['audio'])[0]}
+    for k, m in hidden.items():
+        mean = means[k].expand_as(u.x[k])
+        assert_close(own[k][m], mean[m], atol=1e-4, rtol=0)
+        for i in range(len(batch['video'])):
+            want = mean[i][~m[i]].mean(0).expand_as(lent[k][i][m[i]])
+            assert_close(lent[k][i][m[i]], want, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match='statistics'):
+        r.fill(batch, out, statistics='mine')
+
+
+def test_a_spectrum_in_the_batch_is_heard_instead_of_its_wave(r, batch):
+    u = r.units(batch)
+    other = u.but(x={**u.x, 'audio': u.x['audio'].roll(1, 0)})
+    back = r.units(other.put(batch, other.x))
+    assert_close(back.x['audio'], other.x['audio'], atol=1e-5, rtol=0)
+    alone = u.alone('audio')
+    assert alone.shape == (8, 4) and list(alone.put({}, alone.x)) == ['mel']
+    assert 'data' in ml.leak_check(r, batch, rounds=1).changes
 
 
 # ---------------------------------------------------------------- masks and sizes
@@ -206,6 +253,8 @@ def test_a_voice_is_of_its_clip():
     (lambda b: {**b, 'wave': b['wave'] * torch.nan}, ['NaN']),
     (lambda b: {**b, 'wave': b['wave'][:, :300], 'wave_valid': b['wave_valid'][:, :300]}, ['300 samples']),
     (lambda b: {**b, 'video': b['video'][:, :, :1]}, ['smaller than the cube']),
+    (lambda b: {**b, 'mel': torch.zeros(4, 64, 31)}, ['mel must be [B, steps, 32]', '31']),
+    (lambda b: {**b, 'mel': torch.zeros(3, 64, 32)}, ['4 clips and 3 waves']),
     (lambda b: {k: v for k, v in b.items() if k != 'wave'}, ["'wave'"])])
 def test_bad_input(r, batch, change, words):
     with pytest.raises((ValueError, TypeError)) as e:

@@ -259,6 +259,15 @@ class Units:
         if self.streams is None: raise ValueError("these units have one stream: there is nothing to split")
         return {k: t[:, s].reshape(len(t), *shape, *t.shape[2:]) for k, (s, shape) in self.streams.items()}
 
+    def alone(self, name: str) -> Units:
+        "One stream as units of its own, which `put` it back into a batch alone."
+        if self.streams is None or name not in self.streams:
+            raise ValueError(f"there is no stream {brief_value(name)} in these units; they have "
+                             f"{', '.join(self.streams or {}) or 'one stream'}")
+        shape, (valid, free) = self.streams[name][1], (self.split(t)[name] for t in (self.valid, self.free))
+        return Units('grid' if len(shape) > 1 else 'sequence', shape, self.x and self.x[name], valid, free,
+                     put=self.put and (lambda batch, x: self.put(batch, {name: x})))
+
     def join(self, parts: dict[str, Tensor],   # `{stream: [B, *shape of the stream, ...]}`
              ) -> Tensor:                      # `[B, N, ...]`
         "Lay the streams back on the one flat axis: the inverse of `split`."

@@ -152,8 +152,11 @@ def beside_baselines(recipe: Recipe,       # one that can fill, over pictures or
         every = torch.ones_like(truth[:, 0], dtype=torch.bool)
         whole = {'network': recipe.fill(batch, out), 'as it was seen': out.seen or batch}
         return {k: round(float(psnr(v[key].clamp(0, 1), truth, every).mean()), 2) for k, v in whole.items()}
-    hidden = hidden_pixels(out.units, out.mask)
-    made = {name: make(truth, hidden, out.units) for name, make in BASELINES[key].items()}
+    u, mask = out.units, out.mask
+    if u.streams is not None:           # what is drawn is one of them
+        u, mask = u.alone(key), u.split(mask)[key]
+    hidden = hidden_pixels(u, mask)
+    made = {name: make(truth, hidden, u) for name, make in BASELINES[key].items()}
     pictures = {'network': recipe.fill(batch, out)[key], **made}
     if 'inpainting (harmonic)' in made and find_spec('skimage'):
         pictures['inpainting (biharmonic)'] = inpaint(truth, hidden, 'biharmonic')

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..contract.strategy import Strategy, hide
-from ..contract.units import Units, layout
+from ..contract.units import Units
 
 # %% auto #0
 __all__ = ['Streams']
@@ -30,9 +30,8 @@ class Streams(Strategy):
         if u.streams is None or len(u.streams) != 2:
             raise ValueError(f"Streams is for units of two streams, these have {len(u.streams or 'x')}; give "
                              "a strategy such as Random(.75)")
-        valid, free = u.split(u.valid), u.split(u.free)
         for name, s in zip(u.streams, (self.a, self.b)):
-            yield name, s, layout(valid[name].shape[1:], valid=valid[name], free=free[name])
+            yield name, s, u.alone(name)
 
     def where(self, u: Units, generator: torch.Generator | None, **signals) -> Tensor:
         return u.join({name: hide(s, own, generator, **signals) for name, s, own in self.each(u)})

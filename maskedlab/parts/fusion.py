@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..contract.units import Units, rest
+from ..contract.units import Units, place, rest
 from ..corruptions.drop import keep
 from .frames import LEVEL, SPREAD, check_samples, check_wave
 from .mel import LogMel
-from .patches import Patches, patchify, sides
+from .patches import Patches, patchify, sides, unpatchify
 from .positions import fit_positions
 from .transformer import closed_at, init_xavier
 from .two_views import CrossBlock
 from .vit import Filler
+from ..targets.pixels import (colour_norm, colour_stats, frame_difference, frame_sum, patch_norm,
+                                      un_norm)
 
 # %% auto #0
 __all__ = ['CrossFirst', 'Fusion', 'StreamEncoders', 'SkipFiller', 'HeardCubes']
@@ -96,13 +99,15 @@ class HeardCubes(nn.Module):
     "Clips as cubes, and their sound as patches of its log-mel spectrum: two streams on one axis."
     def __init__(self, video: Patches,
                  ear: tuple[int, int, int],     # samples a second, and of a spectrum, one each 10 ms; bands
-                 patch: int):                   # side of a patch of the spectrum
+                 patch: int,                    # side of a patch of the spectrum
+                 norm: bool = True,             # are both asked for by their own mean and deviation?
+                 difference: bool = True):      # and of cubes for `frame_difference`?
         super().__init__()
         rate, window, mels = ear
         if mels % patch: raise ValueError(f"mels={mels} do not divide into patches of {patch}")
         with torch.device('cpu'):       # it keeps its bands, wherever a network is made
             self.mel = LogMel(rate, window, rate // 100, mels)
-        self.video, self.patch = video, patch
+        self.video, self.patch, self.norm, self.difference = video, patch, norm, difference
         self.values = {'video': video.values, 'audio': patch * patch}
         self.reading = dict(rate=rate)          # how files are to be read for it
 
@@ -120,18 +125,57 @@ class HeardCubes(nn.Module):
     def units(self, batch: dict) -> Units:
         "Cubes `[B, t, h, w, values]` in 0..1, and patches `[B, steps, bands, patch * patch]`."
         cubes = self.video.units(batch)
-        wave, n = check_wave(batch, self.mel.rate, self.patch * self.mel.hop)
-        if len(wave) != len(cubes):
-            raise ValueError(f"the batch has {len(cubes)} clips and {len(wave)} waves: give each clip its "
+        x = (self.spectra(batch) - LEVEL) / (2 * SPREAD)
+        if len(x) != len(cubes):
+            raise ValueError(f"the batch has {len(cubes)} clips and {len(x)} waves: give each clip its "
                              "own, as ml.sample('voiced') does")
-        check_samples(wave)
-        if n is not None:
-            wave = wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= n[:, None], 0)
-        x = ((self.mel(wave) - LEVEL) / (2 * SPREAD)).to(wave.dtype)
-        x = x[:, :x.shape[1] - x.shape[1] % self.patch]
+        x = x[:, :x.shape[1] - x.shape[1] % self.patch].to(cubes.x)
         heard = patchify(x[:, None], self.patch, 'row column colour')
         k, total = cubes.count, cubes.count + heard.shape[1] * heard.shape[2]
-        return Units('sequence', (total,), x={'video': cubes.x, 'audio': heard},
-                     valid=torch.ones(len(wave), total, dtype=torch.bool, device=wave.device),
+        return Units('sequence', (total,), x={'video': cubes.x, 'audio': heard}, put=self.put,
+                     valid=torch.ones(len(x), total, dtype=torch.bool, device=x.device),
                      streams={'video': (slice(0, k), cubes.shape),
                               'audio': (slice(k, total), tuple(heard.shape[1:3]))})
+
+    def spectra(self, batch: dict) -> Tensor:       # `[B, steps, mels]`, natural logarithms of power
+        "The batch's 'mel', or what is heard of its wave; padding is silence."
+        mel, mels = batch.get('mel'), self.mel.mels
+        if mel is None:
+            wave, n = check_wave(batch, self.mel.rate, self.patch * self.mel.hop)
+            check_samples(wave)
+            silent = torch.arange(wave.shape[1], device=wave.device) >= (
+                wave.shape[1] if n is None else n[:, None])
+            return self.mel(wave.masked_fill(silent, 0))
+        if not torch.is_tensor(mel) or mel.ndim != 3 or mel.shape[2] != mels or mel.shape[1] < self.patch:
+            raise ValueError(f"mel must be [B, steps, {mels}] with {self.patch} steps or more, got "
+                             f"{list(mel.shape) if torch.is_tensor(mel) else type(mel).__name__}")
+        return mel
+
+    def put(self, batch: dict, x: dict[str, Tensor]) -> dict:
+        "The batch with these units, as 'video' in 0..1 and as 'mel', `[B, steps, mels]`."
+        back = {'video': ('video', self.video.image),
+                'audio': ('mel', lambda v: self.log_power(unpatchify(v, self.patch, 'row column colour')))}
+        return {**batch, **{back[k][0]: back[k][1](v) for k, v in x.items()}}
+
+    def log_power(self, x: Tensor) -> Tensor:       # `[B, 1, steps, mels]`
+        "Spectra as units hold them, as they are heard."
+        return x[:, 0] * (2 * SPREAD) + LEVEL
+
+    def wanted(self, x: dict[str, Tensor]) -> dict[str, Tensor]:       # of each stream `[..., values]`
+        "What is asked of units."
+        t = {'video': colour_norm(x['video'], self.video.channels),
+             'audio': patch_norm(x['audio'])} if self.norm else x
+        first = partial(frame_difference, frames=self.video.size[0]) if self.difference else lambda v: v
+        return {**t, 'video': first(t['video'])}
+
+    def paste(self, batch: dict, out: Any, statistics: str = 'true') -> dict:
+        "The batch with predictions in its hidden units, its visible ones as they are; see `un_norm`."
+        u, hidden, x = out.units, out.units.split(out.mask), {k: v.detach() for k, v in out.pred.items()}
+        if self.difference:
+            x['video'] = frame_sum(x['video'], self.video.size[0])
+        if self.norm:
+            stats = partial(colour_stats, colours=self.video.channels)
+            x['video'] = un_norm(x['video'], u.x['video'], hidden['video'], statistics, stats)
+            x['audio'] = un_norm(x['audio'], u.x['audio'], hidden['audio'], statistics)
+        x['video'] = x['video'].clamp(0, 1)
+        return u.put(batch, {k: place(u.x[k], hidden[k], v) for k, v in x.items()})

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..contract.units import rows, widen
 
 # %% auto #0
-__all__ = ['patch_stats', 'patch_norm', 'colour_stats', 'colour_norm', 'un_norm']
+__all__ = ['patch_stats', 'patch_norm', 'colour_stats', 'colour_norm', 'frame_difference', 'frame_sum', 'un_norm']
 
 # %% ../../nbs/targets/00_pixels.ipynb #4b63cc29
 def patch_stats(x: Tensor,           # `[..., P]`, each last axis the pixels of one patch, colours together
@@ -54,6 +54,19 @@ def colour_norm(x: Tensor,             # `[..., P]`, the colours of each pixel s
     "Each colour of a patch with mean 0 and unbiased standard deviation 1; a constant one becomes 0."
     mean, std = colour_stats(x, colours, eps)
     return (x - mean) / std
+
+# %% ../../nbs/targets/00_pixels.ipynb #0773cb94
+def frame_difference(x: Tensor,         # `[..., P]`, cubes, frames before rows
+                     frames: int,       # of a cube
+                     ) -> Tensor:       # like `x`
+    "The first frame of each cube, and how far the others are from it (Sun et al. 2024, its code)."
+    each = x.unflatten(-1, (frames, -1))
+    return torch.cat([each[..., :1, :], each[..., 1:, :] - each[..., :1, :]], -2).flatten(-2)
+
+def frame_sum(x: Tensor, frames: int) -> Tensor:
+    "The inverse of `frame_difference`."
+    each = x.unflatten(-1, (frames, -1))
+    return torch.cat([each[..., :1, :], each[..., 1:, :] + each[..., :1, :]], -2).flatten(-2)
 
 # %% ../../nbs/targets/00_pixels.ipynb #44f239a6
 def un_norm(pred: Tensor,          # `[n, P]`, rows of normalised patches

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,9 @@ from ...parts.patches import Patches
 from ...parts.transformer import init_xavier
 from ...parts.vit import ViT
 from ...targets.contrast import PairContrast
-from ...targets.pixels import colour_norm, patch_norm
 
 # %% auto #0
-__all__ = ['CARD', 'SIZES', 'PLAN', 'frame_difference', 'likeness_at', 'HiCMAE']
+__all__ = ['CARD', 'SIZES', 'PLAN', 'likeness_at', 'HiCMAE']
 
 # %% ../../../nbs/recipes/video/hicmae.ipynb #06618e6f
 CARD = Card(
@@ -52,14 +51,6 @@ SIZES: dict[str, dict[str, Any]] = {
     'base': dict(dim=512, heads=8, decoder_dim=384, decoder_heads=6)}
 PLAN = Plan(lr=3e-4, per=256, warmup=.05)
 
-# %% ../../../nbs/recipes/video/hicmae.ipynb #73a2b8fa
-def frame_difference(x: Tensor,         # `[..., P]`, normalised cubes, frames before rows
-                     frames: int,       # of a cube
-                     ) -> Tensor:       # like `x`
-    "The first frame of each cube, and how far the others are from it."
-    each = x.unflatten(-1, (frames, -1))
-    return torch.cat([each[..., :1, :], each[..., 1:, :] - each[..., :1, :]], -2).flatten(-2)
-
 # %% ../../../nbs/recipes/video/hicmae.ipynb #21584f4d
 def likeness_at(levels: dict[str, list[Tensor]],       # of both streams, `[B, visible, dim]` each
                 real: dict[str, Tensor],               # bool `[B, visible]`, no padding
@@ -81,6 +72,7 @@ class HiCMAE(Recipe):
                  dim: Width = 512, depth: Layers = 10, heads: Width = 8,            # of each encoder
                  taps: Sequence[Whole] = (3, 6, 9), fusion: Layers = 2,     # levels handed on, from 0
                  decoder_dim: Width = 384, decoder_depth: Layers = 4, decoder_heads: Width = 6,
+                 norm_pix: bool = True,         # predict cubes and patches normalised; else as they are
                  eps: Positive = 1e-6, difference: bool = True,         # of frames: `frame_difference`
                  weight: FromZero = .0025, temperature: Positive = .07,      # of the contrast
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
@@ -90,7 +82,7 @@ class HiCMAE(Recipe):
             raise ValueError(f"taps={tuple(taps)}: a decoder of {decoder_depth} blocks asks "
                              f"{decoder_depth - 1} levels, of 0 to {depth - 1}")
         self.cut: Any = HeardCubes(Patches((cube, patch, patch), channels, 'row column colour', mean, std,
-                                           'cube', 'video'), (rate, window, mels), spot)
+                                           'cube', 'video'), (rate, window, mels), spot, norm_pix, difference)
         more: dict[str, Any] = dict(eps=eps, key_bias=False, joint=True)
         self.encoders = StreamEncoders({
             k: ViT(grid, self.cut.values[k], dim, depth, heads, class_token=False, **more)
@@ -102,7 +94,7 @@ class HiCMAE(Recipe):
         self.heads = nn.ModuleDict({k: nn.Linear(decoder_dim, n) for k, n in self.cut.values.items()})
         self.heads.apply(init_xavier)
         self.contrast = PairContrast(temperature).requires_grad_(False)
-        self.taps, self.weight, self.difference, self.strategy = tuple(taps), weight, difference, strategy
+        self.taps, self.weight, self.strategy = tuple(taps), weight, strategy
         self.joint = 'clips are told from those of their part' if weight else ''
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
@@ -114,7 +106,7 @@ class HiCMAE(Recipe):
         levels, real = self.encoders(self.cut.normal(u.x), hidden)                      # how
         met = self.fusion({k: h[-1] for k, h in levels.items()}, real)
         found = torch.stack([self.contrast(s) for s in likeness_at(levels, real, self.taps)]).sum(0)
-        target = self.target({k: rows(u.x[k], m) for k, m in hidden.items()})           # what
+        target = self.cut.wanted({k: rows(u.x[k], m) for k, m in hidden.items()})           # what
         pred, errors = {}, {}
         for k, m in hidden.items():
             y = self.decoders[k](met[k], rest(m), [levels[k][i] for i in self.taps[::-1]])      # predict
@@ -124,11 +116,10 @@ class HiCMAE(Recipe):
         error = u.join({k: spread(e, hidden[k]) for k, e in errors.items()})
         return Out(terms, mask, pred, target, error, u)
 
-    def target(self, x: dict[str, Tensor]) -> dict[str, Tensor]:       # units of each stream `[..., values]`
-        "What is to be predicted."
-        t = colour_norm(x['video'], self.cut.video.channels)
-        t = frame_difference(t, self.cut.video.size[0]) if self.difference else t
-        return {'video': t, 'audio': patch_norm(x['audio'])}
+    def fill(self, batch: dict, out: Out, statistics: Literal['true', 'visible'] = 'true') -> dict:
+        """The batch with predictions pasted over what is hidden: of 'video' in 0..1, and of the spectrum of
+        its wave as 'mel', `[B, steps, mels]`. `statistics`: see `un_norm`."""
+        return self.cut.paste(batch, out, statistics)
 
     def features(self, batch: dict, pool: bool = True) -> Tensor:
         "Both whole: means of each, before and after they met, `[B, 4 dim]`; or `[B, N, dim]`, before."
