@@ -161,6 +161,32 @@ def test_a_copy_from_the_nearest_time_stands_beside_the_network(bare):
     assert page.errors == []
 
 
+def test_codes_of_a_clip_beside_each_other_and_a_count_that_stands_still(bare):
+    core = Page('sigma')
+    page = bare(core)
+    d, titles = core.show(core.state), core.menus.view().titles
+    for i in (0, 9):
+        page.locator('.mlx-frame').fill(str(i))
+        for name in ('told', 'named'):
+            same = np.array_equal(pixels(page, titles[name]), of_frame(d.pictures[name].numpy(), i))
+            assert same, (name, i)
+        same = np.array_equal(pixels(page, titles['use'])[..., 3], d.pictures['use'][0].numpy()[..., 3])
+        assert same, i
+    assert 'of 48 prototypes' in page.locator('.mlx-is-told').inner_text()
+    status = page.locator('.mlx-status').inner_text()
+    assert 'Prototypes in use: ' in status and 'Deviation: ' in status and 'by chance 2.0' in status
+    hidden = int(d.mask.flatten().nonzero()[0])
+    page.locator('.mlx-frame').fill('0')
+    box = stage(page, 'Original').bounding_box()
+    r, c = divmod(hidden, CELLS)
+    at = dict(x=(c + .5) * box['width'] / CELLS, y=(r + .5) * box['height'] / CELLS)
+    settled(page, partial(stage(page, 'Original').click, position=at))
+    assert 'Asked for prototype' in page.locator('.mlx-is-attention').inner_text()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.locator('.mlx').screenshot(path=str(PICTURES / 'codes_of_a_clip.png'))
+    assert page.errors == []
+
+
 def test_other_kinds_have_no_clock_and_it_stops_when_one_leaves(bare):
     page = bare(Page('videomae'))
     page.locator('.mlx-play').click()

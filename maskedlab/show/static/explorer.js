@@ -221,7 +221,7 @@ class Picture extends Stage {
 }
 
 // Moving pictures. A drawing holds all frames of a clip, row by row, and one of them is on view; every stage shows the same one,
-// as the clock of the page says. Units have three axes: time steps of one frame or more, rows, columns.
+// as the clock of the page says; a drawing of one frame stands still. Units have three axes: time steps of one frame or more, rows, columns.
 class Film extends Picture {
   show(meta, [buffer]) {
     const columns = Math.ceil(Math.sqrt(meta.frames)), rows = Math.ceil(meta.frames / columns);
@@ -244,7 +244,7 @@ class Film extends Picture {
     const pen = this.base.getContext("2d"), first = this.step * n;
     if (this.sheet) {
       pen.clearRect(0, 0, this.wide, this.high);
-      pen.drawImage(this.sheet, ...this.corner(clock.frame), this.wide, this.high, 0, 0, this.wide, this.high);
+      pen.drawImage(this.sheet, ...this.corner(Math.min(clock.frame, this.frames - 1)), this.wide, this.high, 0, 0, this.wide, this.high);
     }
     const here = ([unit]) => unit >= first && unit < first + n;
     super.paint({ ...look, shape: [rows, columns], mask: look.mask.slice(first, first + n), marks: look.marks.filter(here).map(([unit, colour]) => [unit - first, colour]) });
@@ -840,7 +840,7 @@ class Page {
     this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable; this.elsewhere = m.elsewhere;
     this.free = new Uint8Array(bytes(free));
     this.staged = m.staged;
-    for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show({ ...d, ...this.staged }, data);
+    for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show({ ...this.staged, ...d }, data);
     if (m.staged.frames && m.staged.frames !== this.clock.frames) { this.clock.frames = m.staged.frames; this.clock.go(0); }
     const answered = new Uint8Array(bytes(mask)), mine = this.mask;
     this.mask = answered;
@@ -876,7 +876,7 @@ class Page {
     this.root.classList.remove("mlx-stale");
     for (const [d, data] of this.unpack(m.pictures, buffers)) {
       const s = this.stages[d.name];
-      s.show({ ...d, ...this.staged }, data);
+      s.show({ ...this.staged, ...d }, data);
       s.words.textContent = m.under[d.name] ?? "";
       s.stage.setAttribute("aria-label", `${this.spec.titles[d.name]}. ${s.words.textContent}`);
     }
