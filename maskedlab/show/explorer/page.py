@@ -17,7 +17,7 @@ from ...contract.recipe import Recipe, draw
 from ...contract.strategy import hide
 from ...contract.units import Units
 from .menus import Menus, State
-from .sentences import closest, code_of
+from .sentences import code_of, each_closest
 from .shown import Shown, guesses, shown_of
 from ..figures import sheet
 from ..scenes import leaving_no_trace
@@ -38,7 +38,7 @@ def on_one_sheet(d: Shown, view: Any,
                  head: str) -> Any:
     "An answer as one labelled Pillow image."
     drawn, scores = {**d.pictures, **drawn}, {**d.scores, **scores}
-    names = {'returned': 'network', **view.baselines, **view.slow}
+    names = {**view.answers, **view.baselines, **view.slow}
     say = lambda k: view.measure.say(scores[names[k]]) if names.get(k) in scores else ''
     return sheet([(title, drawn[k], say(k)) for k, title in view.titles.items() if k in drawn],
                  [head, d.status, words], view.columns, view.side, view.still)
@@ -91,13 +91,24 @@ class Page:
         self.last = s, shown
         return shown
 
+    def shown(self, s: State) -> Shown:
+        "The same, not computed twice."
+        return self.last[1] if self.last and self.last[0] == s else self.show(s)
+
+    def heard(self, s: State, name: str) -> tuple[Tensor, int]:
+        "One of the view's `sounds`, `[T]`, and its samples a second; ValueError says why there is none."
+        v = self.menus.view(s.recipe)
+        if name not in v.sounds:
+            raise ValueError(f"{str(name)[:20]!r} cannot be heard here; what can: {', '.join(v.sounds) or '-'}")
+        return v.hear(name, self.shown(s).scene)
+
     def slower(self, s: State) -> tuple[dict[str, Any], dict[str, float], str]:
         """Drawings and scores of baselines that take longer than a small network, so they are asked for
         apart; and who is closest, in words."""
-        d, v = self.last[1] if self.last and self.last[0] == s else self.show(s), self.menus.view(s.recipe)
+        d, v = self.shown(s), self.menus.view(s.recipe)
         with leaving_no_trace(self.menus.recipe(s.recipe)):
             drawn, scores, _ = guesses(d.scene, v, v.slow)
-        return drawn, scores, closest({**d.scores, **scores}, v.measure)
+        return drawn, scores, each_closest({**d.scores, **scores}, v)
 
     def code(self, s: State) -> str:
         "One line that recreates what is shown."

@@ -1,5 +1,5 @@
 // The explorer's page: controls built from a spec, drawings on stages, painting, and one request at a time.
-// What a drawing looks like is its stage's affair (Picture, Film, Spectrum, Chips, Cloud); the page knows units by their numbers alone.
+// What a drawing looks like is its stage's affair (Picture, Film, Wave, Spectrum, Chips, Cloud); the page knows units by their numbers alone.
 
 // One request in flight and one waiting, the newest. What may not be lost (a file, a saved picture) queues before it.
 // Every request has a number; an answer older than what is shown is not painted.
@@ -319,6 +319,42 @@ class Clock {
   }
 }
 
+// Sound: time goes from left to right in all drawings, and a line in them goes with what is heard.
+class Wave extends Picture {
+  says(unit) { return `Frame ${unit + 1}`; }
+}
+
+// Plays what Python made when it was asked for, after a click or a key and never before; one sound at a time.
+class Speaker {
+  constructor(root) { Object.assign(this, { root, name: "" }); }
+  // The browser lets only a click or a key open it.
+  open() { this.context ??= new AudioContext(); this.context.resume(); }
+  play(name, rate, samples) {
+    this.stop();
+    const buffer = this.context.createBuffer(1, samples.length, rate), source = this.context.createBufferSource();
+    buffer.copyToChannel(Float32Array.from(samples, (x) => x / 32768), 0);
+    source.buffer = buffer;
+    source.connect(this.context.destination);
+    source.onended = () => { if (source === this.source) this.stop(); };
+    source.start();
+    Object.assign(this, { name, source });
+    this.root.dataset.plays = name;
+    const begin = this.context.currentTime, turn = () => {
+      this.root.style.setProperty("--mlx-at", String(Math.min(1, (this.context.currentTime - begin) / buffer.duration)));
+      this.pending = requestAnimationFrame(turn);
+    };
+    turn();
+    this.root.dispatchEvent(new CustomEvent("maskedlab:playing", { detail: { name, buffer } }));
+  }
+  stop() {
+    cancelAnimationFrame(this.pending);
+    if (this.source) { const { source } = this; this.source = null; source.stop(); }
+    this.name = "";
+    delete this.root.dataset.plays;
+  }
+  close() { this.stop(); this.context?.close(); this.context = undefined; }
+}
+
 // Frequencies. The bytes hold what is hidden, too, under an opacity of 0, so that a stroke can show it before any answer;
 // and a bin has a twin on the other side of the middle, which goes wherever it goes.
 class Spectrum extends Picture {
@@ -586,7 +622,7 @@ class Cloud extends Stage {
   close() { cancelAnimationFrame(this.pending); }
 }
 
-const STAGES = { picture: Picture, film: Film, spectrum: Spectrum, chips: Chips, cloud: Cloud };
+const STAGES = { picture: Picture, film: Film, wave: Wave, spectrum: Spectrum, chips: Chips, cloud: Cloud };
 
 class Page {
   constructor(model, el) {
@@ -603,6 +639,7 @@ class Page {
     this.build(el);
     this.onMessage = (message, buffers) => this.receive(message, buffers);
     model.on("msg:custom", this.onMessage);
+    this.speaker = new Speaker(this.root);
     this.watchTheme();
     this.line.queue({ kind: "open" });
   }
@@ -641,7 +678,7 @@ class Page {
     this.status = h("p", { class: "mlx-status" });
     this.legend = h("p", { class: "mlx-legend mlx-small" });
 
-    this.root = h("div", { class: "mlx", "data-lm-suppress-shortcuts": "true", "data-painted": "0" },
+    this.root = h("div", { class: "mlx", tabindex: "-1", "data-lm-suppress-shortcuts": "true", "data-painted": "0" },
       h("header", { class: "mlx-head" }, h("h2", {}, "Hide a part, bring it back"), this.legend, this.status),
       this.alert,
       h("div", { class: "mlx-body" },
@@ -657,6 +694,7 @@ class Page {
       this.live);
     el.append(this.root);
     this.resize = new ResizeObserver(() => this.layers());
+    this.root.addEventListener("keydown", (e) => this.listen(e));
     this.root.addEventListener("dragover", (e) => e.preventDefault());
     this.root.addEventListener("drop", (e) => { e.preventDefault(); if (e.dataTransfer.files.length) this.upload(e.dataTransfer.files[0]); });
   }
@@ -664,6 +702,7 @@ class Page {
   // The stages, and what belongs to the kind of data. Done again when another kind is chosen.
   furnish(spec) {
     this.kind = spec.kind;
+    this.speaker.stop();
     for (const s of Object.values(this.stages)) { this.resize.unobserve(s.stage); s.close(); }
     this.Stage = STAGES[spec.stage];
     this.root.className = `mlx mlx-at-${spec.stage}`;
@@ -702,7 +741,7 @@ class Page {
     const nodes = (some) => some.map((k) => this.stages[k].node), wide = this.Stage.wide;
     const legend = Object.entries(spec.legend).map(([name, words]) => h("span", {}, h("i", { class: `mlx-key mlx-key-${name}`, "aria-hidden": "true" }), words));
     this.legend.replaceChildren(...legend);
-    this.main.replaceChildren(...(moves ? [this.clock.controls()] : []), h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
+    this.main.replaceChildren(...(moves ? [this.clock.controls()] : []), this.listening(spec.sounds), h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
     if (wide) this.side.append(this.close_);
     this.menu.textContent = spec.menu;
     this.thumbs.setAttribute("aria-label", spec.menu.endsWith("s") ? spec.menu : `${spec.menu}s`);
@@ -712,6 +751,26 @@ class Page {
     for (const s of Object.values(this.stages)) this.resize.observe(s.stage);
     this.hear();
   }
+
+  // What can be heard, a button and a key for each: 1, 2, ...
+  listening(sounds) {
+    const names = Object.entries(sounds);
+    const buttons = names.map(([name, words], i) => h("button", { type: "button", "data-sound": name, onclick: () => this.sound(name) }, h("kbd", {}, String(i + 1)), ` ${words}`));
+    return h("div", { class: "mlx-row mlx-sounds", role: "group", "aria-label": "Listen", hidden: !names.length }, h("span", {}, "Listen"), ...buttons);
+  }
+  // The one that plays is asked for once more: it ends.
+  sound(name) {
+    if (this.speaker.name === name) { this.speaker.stop(); return; }
+    this.speaker.open();
+    this.line.queue({ kind: "hear", state: this.state, name });
+  }
+  listen(e) {
+    const name = Object.keys(this.spec?.sounds ?? {})[Number(e.key) - 1];
+    if (!name || e.repeat || e.ctrlKey || e.metaKey || e.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(e.target.tagName)) return;
+    e.preventDefault();
+    this.sound(name);
+  }
+  onHeard(m, [buffer]) { this.quiet(); this.speaker.play(m.name, m.rate, new Int16Array(bytes(buffer).slice().buffer)); }
 
   // One's own sample: a file, or a field to write in.
   ownInput({ accept, label, write, button, placeholder }) {
@@ -768,7 +827,7 @@ class Page {
 
   close() {
     this.model.off("msg:custom", this.onMessage);
-    this.clock.play(false);
+    this.clock.play(false); this.speaker.close();
     for (const s of Object.values(this.stages)) s.close();
     this.resize.disconnect(); this.observer.disconnect(); this.dark.removeEventListener("change", this.theme);
     clearTimeout(this.resting); clearTimeout(this.telling); this.line.close();
@@ -778,6 +837,7 @@ class Page {
 
   choose(changes, thumbs = false) {
     // Units of another sample are other units, unless all samples have the same layout.
+    if (thumbs || ("index" in changes)) this.speaker.stop();
     if (thumbs || ("index" in changes)) this.state = { ...this.state, look: null, ...(this.spec.fixed ? {} : { painted: null }) };
     this.state = { ...this.state, ...changes };
     this.marks();
@@ -794,7 +854,7 @@ class Page {
 
   receive(message, buffers) {
     if (message.view !== this.id) return;
-    const doors = { spec: "onSpec", drawn: "onDrawn", slowed: "onSlowed", thumbs: "onThumbs", filed: "onFiled", saved: "onSaved", trouble: "onTrouble" };
+    const doors = { spec: "onSpec", drawn: "onDrawn", slowed: "onSlowed", thumbs: "onThumbs", filed: "onFiled", heard: "onHeard", saved: "onSaved", trouble: "onTrouble" };
     const fresh = message.seq > this.line.shown;
     if (doors[message.kind] && (fresh || !["drawn", "slowed"].includes(message.kind))) this[doors[message.kind]](message, buffers);
     this.line.answered(message.seq);

@@ -145,7 +145,7 @@ class Measure:
 class View:
     "What all views share: names that the page asks for, and defaults."
     key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
-    # who shows its drawings in explorer.js: 'picture', 'film', 'spectrum', 'chips' or 'cloud'
+    # who shows its drawings in explorer.js: 'picture', 'film', 'wave', 'spectrum', 'chips' or 'cloud'
     stage = 'picture'
     menu = 'Picture'                     # heading of the menu of samples
     measure: Measure
@@ -155,6 +155,12 @@ class View:
     baselines: dict[str, str] = {}       # name of a drawing -> the baseline in words; quick ones
     slow: dict[str, str] = {}            # the same, for one that is asked for when the page has come to rest
     paste: tuple[str, ...] = ()  # names of 'among what is visible' and 'alone', where that makes a difference
+    # drawing of an answer -> whose it is; a drawing on which one hides -> that of the same units uncovered
+    answers: dict[str, str] = {'returned': 'network'}
+    paints: dict[str, str] = {'seen': 'original'}
+    # of single drawings: who shows them, where it is not `stage`; the stream whose units lie in them
+    stages: dict[str, str] = {}
+    parts: dict[str, str] = {}
     brushes: tuple[int, ...] = (1,)
     # one's own sample: `accept` and `label` of a file, the `most` megabytes; or `write`, a field of text
     open_with: dict[str, Any] = {}
@@ -163,6 +169,7 @@ class View:
     keys = ''                            # what the keyboard does
     side, columns = 192, 4               # of a sheet of still pictures: pixels of a panel, panels of a row
     fixed = True                         # have all samples the same layout of units?
+    sounds: dict[str, str] = {}          # what can be heard: a name for `hear` -> words on its button
 
     def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
         "The call of `sample` behind an entry of `sets`: its name and its options."
@@ -201,6 +208,22 @@ class View:
         "Is this the view of such a recipe, among those of its kind of data?"
         return False
 
+    def label(self, field: str) -> str:
+        "A field of a strategy in words; one of a strategy inside it comes as 'outer.inner'."
+        return field.replace('_', ' ').replace('.', ' ')
+
+    def rivals(self) -> dict[str, list[str]]:
+        "Whose answer is measured -> the guesses beside it, in words."
+        return {'network': [*self.slow.values(), *self.baselines.values()]}
+
+    def scales(self, s: Scene) -> dict[str, float]:
+        "What is brightest in drawings of errors."
+        return {'error': s.top}
+
+    def answered(self, name: str, s: Scene) -> Any:
+        "As `predicted`, of one of several `answers`."
+        return self.predicted(s)
+
     def predicted(self, s: Scene) -> Any:
         "What the network answers, as `close` takes it; None where it has nothing to show."
         return s.filled
@@ -220,6 +243,10 @@ class View:
     def remark(self, s: Scene) -> str:
         "A further sentence about what came out, if there is one."
         return ''
+
+    def hear(self, name: str, s: Scene) -> tuple[Tensor, int]:
+        "A wave in -1..1, `[T]`, and its samples a second; ValueError says why there is nothing to hear."
+        raise ValueError(f"nothing can be heard of a {self.thing}")
 
     def chance(self, s: Scene) -> float | None:
         "What `close` gives an answer by lot, where that is known; None: it is not."

@@ -19,7 +19,26 @@ from .base import Measure, Scene, cividis, from_file
 from .pictures import PictureView
 
 # %% auto #0
-__all__ = ['WIDE', 'HIGH', 'SECONDS', 'WaveView', 'WordOfFrameView']
+__all__ = ['EASE', 'WIDE', 'HIGH', 'SECONDS', 'at_samples', 'mixed', 'WaveView', 'WordOfFrameView']
+
+# %% ../../../nbs/show/views/14_waves.ipynb #1408e006
+EASE = 16                   # samples in which sound fades beside a hole, twice
+
+def at_samples(hidden: Tensor,      # bool `[L]`, frames
+               length: int) -> Tensor:      # bool `[length]`
+    "Which samples are hidden: frames lie beside each other as columns of a drawing do."
+    return hidden[torch.arange(length) * len(hidden) // length]
+
+def mixed(wave: Tensor,             # `[T]`
+          hidden: Tensor,           # bool `[T]`
+          fill: Tensor | float,     # what is heard in holes, `[T]`
+          ) -> Tensor:              # `[T]`, nowhere louder than the wave
+    "A wave with something else in its holes; nothing of what is hidden there is in it."
+    pool = dict(kernel_size=2 * EASE + 1, stride=1, padding=EASE)
+    wide = F.max_pool1d(hidden.to(wave)[None], **pool)
+    share = F.avg_pool1d(wide, count_include_pad=False, **pool)[0]
+    whole = torch.where(hidden, 0, (1 - share) * wave) + share * fill
+    return whole * min(1., float(wave.abs().max() / whole.abs().max().clamp_min(1e-9)))
 
 # %% ../../../nbs/show/views/14_waves.ipynb #1e028683
 WIDE, HIGH = 192, 80        # pixels of a drawing
@@ -28,12 +47,14 @@ SECONDS = 2.                # of the reader's own recording
 class WaveView(PictureView):
     "Draws and opens sound: batches with the key 'wave', `[B, T]` in -1..1."
     key, one, many, thing, menu = 'wave', 'frame', 'frames', 'recording', 'Recording'
+    stage = 'wave'
     open_with = dict(accept='audio/*', label='Open your own recording …', most=64)
     sets: dict[str, Any] = {
         'Held-out digits': ('wave', dict(n=12, split='test', words=3), 'three digits'),
         'Training digits': ('wave', dict(n=12, split='train', words=3), 'three digits'),
         'A computed voice': ('wave', dict(n=12, split='test', words=3, source='formants'), 'computed')}
     titles = dict(original='Original', seen='What the network sees', error='Error', attention='Attention')
+    sounds = dict(original='Original', seen='With holes')
     hints = dict(original='Click a frame to see where it looks.', seen='Drag here to hide or show frames.')
     baselines: dict[str, str] = {}
     slow: dict[str, str] = {}
@@ -60,10 +81,19 @@ class WaveView(PictureView):
     def open_code(self, name: str, data: bytes, recipe: Any, made: str) -> str:
         return f"ml.load_wave({name!r}, rate={self.rate(recipe)}, seconds={SECONDS:g})"
 
+    def first(self, batch: dict) -> tuple[Tensor, int]:
+        "The first clip, `[T]`, and its samples a second."
+        rate = batch.get('rate')
+        x = batch[self.key][0].detach().cpu().float()
+        return x, 8000 if rate is None else int(torch.as_tensor(rate).flatten()[0])
+
+    def hear(self, name: str, s: Scene) -> tuple[Tensor, int]:
+        x, rate = self.first(s.batch)
+        return (x if name == 'original' else mixed(x, at_samples(s.mask[0].cpu(), len(x)), 0.)), rate
+
     def paint(self, batch: dict) -> Tensor:
         "The log-mel spectrum of the first clip, low tones below."
-        x, rate = batch[self.key][0].detach().cpu().float(), batch.get('rate')
-        rate = 8000 if rate is None else int(rate.flatten()[0])
+        x, rate = self.first(batch)
         mel = LogMel(rate, round(.032 * rate), round(.01 * rate), HIGH // 2)(x).T.flip(0)
         drawn = F.interpolate(mel[None, None], (HIGH, WIDE), mode='nearest')[0, 0]
         return cividis((drawn + 14) / 18)
