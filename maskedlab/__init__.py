@@ -26,7 +26,7 @@ _NAMES = {   # public name -> module
     'images': 'data.own', 'load_image': 'data.own', 'encode': 'data.text', 'decode': 'data.text',
           'load_points': 'data.points', 'load_text': 'data.text',
     'recordings': 'data.recordings', 'load_wave': 'data.recordings',
-    'videos': 'data.films', 'load_video': 'data.films',
+    'videos': 'data.films', 'load_video': 'data.films', 'view_pairs': 'data.own_pairs',
     'load_pretrained': 'formats.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage',
           'count_law': 'instruments.count_law',
@@ -50,6 +50,7 @@ if TYPE_CHECKING:         # the same once more, for whoever reads without runnin
     from .data.points import load_points as load_points
     from .data.recordings import recordings as recordings, load_wave as load_wave
     from .data.films import videos as videos, load_video as load_video
+    from .data.own_pairs import view_pairs as view_pairs
     from .formats.pretrained import load_pretrained as load_pretrained
     from .instruments.leak import leak_check as leak_check
     from .instruments.coverage import coverage_map as coverage_map

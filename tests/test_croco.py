@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from given import g, ragged, stir
+from PIL import Image
 from torch.testing import assert_close
 
 import maskedlab as ml
@@ -12,6 +13,7 @@ from maskedlab.data.pairs import NUMBERS, pairs_of
 from maskedlab.instruments.matches import matched, matches
 from maskedlab.parts.two_views import true_places
 from maskedlab.recipes.image.croco import CroCo
+from maskedlab.train.feed import source_of
 
 SMALL = dict(image=32, patch=8, dim=32, depth=2, heads=4, decoder_dim=16, decoder_depth=2, decoder_heads=2)
 
@@ -252,6 +254,43 @@ def test_without_the_stereo_file_all_pairs_are_made(monkeypatch):
     monkeypatch.setattr('maskedlab.data.pairs.stereo_photograph', lambda: None)
     b = ml.sample('pairs', 8, real=1.)
     assert not b['real'].any() and set(b['label'].tolist()) <= set(range(len(photographs('train'))))
+
+
+@pytest.fixture
+def folder(tmp_path, batch):
+    "Two views of four scenes, in two folders."
+    for side, key in (('left', 'image'), ('right', 'other')):
+        (tmp_path / side).mkdir()
+        for i, x in enumerate(batch[key]):
+            Image.fromarray((x.permute(1, 2, 0) * 255).round().byte().numpy()).save(tmp_path / side / f'{i}.png')
+    return tmp_path
+
+
+def test_training_on_own_pairs(folder, batch):
+    source = source_of(str(folder), 0, 16, modality='pairs')
+    whole = source.batch(range(8))
+    assert whole['image'].shape == whole['other'].shape == (8, 3, 16, 16)
+    assert torch.equal(source.batch(range(5, 6))['other'][0], whole['other'][5])
+    plain = source_of(ml.view_pairs(folder), 0, 32, augment=False).batch(range(4))
+    order = [int((plain['image'] - x).abs().flatten(1).sum(1).argmin()) for x in batch['image']]
+    assert sorted(order) == [0, 1, 2, 3]
+    for key in ('image', 'other'):
+        assert_close(plain[key][order], batch[key], atol=1 / 254, rtol=0)
+    run = ml.Trainer(CroCo(**SMALL), data=str(folder), steps=2, batch=4, out=folder / 'run', show=False)
+    run.fit()
+    assert len(run.history) == 2 and all(row['loss'] > 0 for row in run.history)
+
+
+def test_pairs_that_are_none_are_said(folder):
+    Image.new('RGB', (20, 30)).save(folder / 'right' / '3.png')
+    (folder / 'left' / '9.png').write_bytes(b'no picture')
+    with pytest.warns(UserWarning, match='2 of 5 left out.*3.png has 32 x 32 pixels'):
+        found = ml.view_pairs(folder)
+    assert len(found) == 3 and len(found.skipped) == 2
+    for wrong, words in ((folder / 'left', 'holds no pairs'), (folder / 'left' / '0.png', 'is no folder'),
+                         (['a.png'], 'two files each')):
+        with pytest.raises((ValueError, TypeError), match=words):
+            ml.view_pairs(wrong)
 
 
 # ---------------------------------------------------------------- matches

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ..checks import Count, Filling, OnError, Width, ZeroToOne, door, short
 from .found import FOLDER, below, by_folder, read_each, reason, refused, say_left
-from .pictures import centre_boxes, check_size, cut
+from .pictures import centre_boxes, check_size, cut, random_boxes, uniform
 from .video import ClipLength
 
 # %% auto #0
@@ -167,6 +167,18 @@ class Films(Dataset):
     def read(self, i: int) -> tuple[Tensor, int | None]:
         "The middle clip, `[T, C, H, W]`."
         return self.clip(i)
+
+    def crop(self, i: int, size: int | tuple[int, int],
+             generator: torch.Generator | None = None,    # of time and place; None: the middle
+             scale: tuple[float, float] = (.44, 1.),      # smallest and largest part of a frame's area
+             ) -> dict[str, Tensor]:                      # video `[C, T, *size]`, label where it is known
+        "A clip, all its frames cropped alike. Nothing is mirrored: left and right are kinds of motion."
+        height, width = check_size(size)
+        x, label = self.clip(i, .5 if generator is None else float(uniform((1,), generator)))
+        box = None if generator is None else random_boxes(torch.tensor([x.shape[2:]]), generator, scale,
+                                                          width / height)
+        item = {'video': in_clip(x, box, (height, width))}
+        return item if label is None else {**item, 'label': torch.tensor(label)}
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         if not -len(self) <= i < len(self):

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..checks import outside
-from ..data.films import Films, in_clip, videos
+from ..data.films import Films, videos
+from ..data.own_pairs import ViewPairs, view_pairs
 from ..data.found import refused
 from ..data.own import images
 from ..data.pairs import NUMBERS, pairs_of
@@ -178,29 +179,20 @@ class Made:
 # %% ../../nbs/train/02_feed.ipynb #79d0a95b
 @dataclass
 class Cuts:
-    "Random clips of films; without `augment` the middle one of each, and the middle of its frames."
-    films: Films
+    "Random clips of films, or crops of pairs; without `augment` the middle of each."
+    items: Films | ViewPairs
     seed: int
     size: int | tuple[int, int] = 64
     augment: bool = True
-    scale: tuple[float, float] = (.44, 1.)      # smallest and largest part of a frame's area
 
     def __len__(self) -> int:
-        return len(self.films)
+        return len(self.items)
 
     def batch(self, positions: range) -> dict[str, Tensor]:
         w = which(positions, len(self), self.seed)
-        return Items([self.one(int(i), drawing(self.seed, 'cut', p)) for p, i in zip(positions, w)],
+        by = lambda p: drawing(self.seed, 'cut', p) if self.augment else None
+        return Items([self.items.crop(int(i), self.size, by(p)) for p, i in zip(positions, w)],
                      self.seed).joined(range(len(w)), positions.start)
-
-    def one(self, i: int, generator: torch.Generator) -> dict[str, Tensor]:
-        where = float(uniform((1,), generator)) if self.augment else .5
-        x, label = self.films.clip(i, where)
-        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
-        shape = torch.tensor([x.shape[2:]])
-        box = random_boxes(shape, generator, self.scale, width / height) if self.augment else None
-        item = {'video': in_clip(x, box, (height, width))}
-        return item if label is None else {**item, 'label': torch.tensor(label)}
 
 # %% ../../nbs/train/02_feed.ipynb #33348d50
 def resize_matrix(start: Tensor,    # `[B]`, first pixel of each crop
@@ -284,7 +276,7 @@ MADE: dict[str, tuple[Callable[..., dict[str, Tensor]], int]] = {
 # modality -> how its samples are varied in training
 CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files as a set that is read while the run goes on
-STREAMED: dict[str, Callable[..., Any]] = {'video': videos}
+STREAMED: dict[str, Callable[..., Any]] = {'video': videos, 'pairs': view_pairs}
 # the reader's files, lists and data sets as one batch, or as a set of items
 READERS: dict[str, Callable[..., Any]] = {'points': load_points, 'text': load_text, 'wave': recordings}
 
@@ -311,7 +303,7 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
         return Rows(sample(data, n=None, split='train', **options), seed, changes)
     if isinstance(data, dict): return Rows(data, seed)
     if isinstance(data, Pictures): return Crops(data, seed, size, augment, vary)
-    if isinstance(data, Films): return Cuts(data, seed, size, augment)
+    if isinstance(data, Films | ViewPairs): return Cuts(data, seed, size, augment)
     if isinstance(data, str | Path) and refused(Path(data).expanduser()) == 'was not found':
         names = ', '.join(list_samples())
         raise FileNotFoundError(f"there is no file or folder {str(data)[-80:]!r}, nor a sample of that "
