@@ -297,3 +297,37 @@ def test_the_shipped_scorer_finds_the_thing_that_a_caption_names():
                          for x, t in zip(score.flatten(0, 1), thing.flatten(0, 1))
                          if t.any() and not t.all()])
     assert right.mean() > .6, right.mean()
+
+
+# ---------------------------------------------------------------- the page
+
+def test_the_page_takes_a_caption_and_its_line_of_code_gives_it_back():
+    from maskedlab.show.explorer.page import Page
+    page = Page('tgm', index=3, said=SAID[1])
+    shown = page.show(page.state)
+    whole = page.menus.whole(page.state)
+    with torch.no_grad():
+        mine = {**whole, 'caption': caption_ids([[SAID[1]]])}
+        assert torch.equal(shown.mask, page.recipe.eval()(mine, generator=g()).mask[0])
+    scope = {}
+    exec(page.code(page.state).replace('; ', '; shown = '), scope)
+    again = scope['shown'].page
+    assert again.state.said == SAID[1] and torch.equal(again.show(again.state).mask, shown.mask)
+    first = Page('tgm', index=3)
+    assert not torch.equal(first.show(first.state).mask, shown.mask)        # the clip's own first caption
+    with pytest.raises(ValueError, match='videomae reads no captions') as e:
+        Page('videomae', said='a shirt')
+    assert len(str(e.value)) <= 200
+
+
+@pytest.mark.parametrize('said, words', [(' ... ', 'no words'), ('a shoe ' * 60, 'pieces'), (7, 'caption')])
+def test_captions_that_the_page_cannot_use_are_sentences(said, words):
+    from dataclasses import asdict, replace
+
+    from maskedlab.show.explorer.doors import answer
+    from maskedlab.show.explorer.page import Page
+    page = Page('tgm')
+    reply, _ = answer(page, dict(kind='draw', state=asdict(replace(page.state, said=said))))
+    assert reply['kind'] == 'trouble' and words in reply['words'] and len(reply['words']) <= 200
+    reply, _ = answer(page, dict(kind='draw', state=asdict(page.state)))
+    assert reply['kind'] == 'drawn' and len(reply['sayings']) == 3

@@ -42,6 +42,7 @@ def spec(menus: Menus, key: str) -> dict[str, Any]:
         scored=[name for net, beside in v.rivals().items() for name in (net, *beside)],
         measure=asdict(v.measure), answers=v.answers, paints=v.paints, stages=v.stages, streams=v.parts,
         paste=list(v.paste), brushes=list(v.brushes), open=v.open_with, keys=v.keys, fixed=v.fixed,
+        caption=v.caption,
         legend=v.legend, sounds=v.sounds,
         slow=list(v.slow), hints={k: words for k, words in v.hints.items() if k != 'original' or r.attention},
         # which doors the recipe has
@@ -113,7 +114,8 @@ def _draw(page: Page, message: dict, buffers: Sequence) -> Reply:
                  notes=d.notes, scale=d.scale, loss=d.loss, status=d.status,
                  verdict='' if v.slow else each_closest(d.scores, v), code=page.code(s),
                  takes=page.takes(s),
-                 layers=d.depth[0], heads=d.depth[1], part=d.part, state=dict(vars(s)))
+                 layers=d.depth[0], heads=d.depth[1], part=d.part, state=dict(vars(s)),
+                 sayings=v.sayings(page.menus.whole(s)))
     return reply, [raw(d.mask), raw(u.free[0]), *data]
 
 def _slower(page: Page, message: dict, buffers: Sequence) -> Reply:

@@ -38,6 +38,7 @@ class State:
     fields: dict[str, Any] = field(default_factory=dict)   # its sliders
     painted: list[int] | None = None      # flat indices of the units hidden by hand; None: the strategy draws
     seed: int = 0
+    said: str | None = None                     # of methods that read a caption: which; None: the first
     paste: bool = True                          # pasted together, or predicted only
     statistics: str = 'true'                    # where a recipe's fill asks for it: 'true' or 'visible'
     look: int | None = None                     # the unit whose attention is shown
@@ -127,7 +128,11 @@ class Samples(Recipes):
         return v.fit(batch, r), names
 
     def batch(self, s: State) -> dict:
-        "The one sample that is shown, as a batch."
+        "The one sample that is shown, as a batch, with the words that were chosen."
+        return self.view(s.recipe).told(self.whole(s), s.said)
+
+    def whole(self, s: State) -> dict:
+        "The same with all words that there are about it."
         at = ('sample', s.recipe, s.set, s.index)
         if at not in self.cache:
             batch, names = self.samples(s.recipe, s.set)

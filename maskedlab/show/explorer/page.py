@@ -56,6 +56,7 @@ class Page:
                  index: int | None = None,              # which sample is shown first
                  set: str | None = None,                # an entry of the menu of samples
                  paste: bool = True, statistics: str = 'true',
+                 said: str | None = None,               # a caption, for methods that read one
                  trust: bool = False,                   # run code that the folder `recipe` names
                  around: dict[str, Any] | None = None):         # names of the notebook that asks
         if (callable(mask) or isinstance(mask, str)) and not torch.is_tensor(mask):
@@ -70,7 +71,9 @@ class Page:
             start = replace(start, set=set, index=0, seed=0)
         self.state = replace(start, seed=start.seed if seed is None else seed,
                              index=start.index if index is None else index, paste=paste,
-                             statistics=statistics)
+                             statistics=statistics, said=said)
+        if said is not None and not m.view().caption:
+            raise ValueError(f"said={said[:40]!r}: {m.key[:40]} reads no captions; leave it out")
         u = m.units(self.state)
         if mask is not None:
             self.state = replace(self.state, painted=painted(mask, u))

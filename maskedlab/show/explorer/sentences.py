@@ -145,7 +145,7 @@ def code_of(menus: Menus, s: State) -> tuple[str, str]:     # and what it takes 
         words.append(f'batch={v.code(s.set, r, made)}')
     words += [f'index={s.index}'] * (s.index > 0)
     words.append(f'strategy={line.strategy(menus.strategy(s))}')
-    words += [f'seed={s.seed}'] * (s.seed > 0)
+    words += [f'seed={s.seed}'] * (s.seed > 0) + [f'said={s.said!r}'] * (s.said is not None)
     words += ['paste=False'] * (not s.paste)
     words += [f'statistics={s.statistics!r}'] * (s.statistics != 'true')
     file = s.set if s.set in menus.files and repr(s.set) in words[1] else ''

@@ -84,9 +84,10 @@ class Explorer:
                  paste: bool = True,                    # predictions pasted into the picture, or alone
                  # of normalised targets: 'true' or 'visible'
                  statistics: Literal['true', 'visible'] = 'true',
+                 said: str | None = None,       # a caption, for methods that read one; None: the first
                  trust: bool = False):          # run code from outside the kit that a folder names
         self.page = Page(recipe, batch, strategy, mask, seed, index, paste=paste, statistics=statistics,
-                         trust=trust, around=sys._getframe(outside() - 1).f_globals)
+                         said=said, trust=trust, around=sys._getframe(outside() - 1).f_globals)
         self._shown: Any = None
 
     @property

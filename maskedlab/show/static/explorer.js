@@ -683,7 +683,7 @@ class Page {
       this.alert,
       h("div", { class: "mlx-body" },
         // the mask stands first, and in a narrow page above the results: what is moved and what it does are seen at once
-        group("Mask", "mask", this.strategy, this.fields,
+        group("Mask", "mask", this.saying = h("div", { class: "mlx-own mlx-said", hidden: true }), this.strategy, this.fields,
           h("div", { class: "mlx-row" }, label("Seed", this.seed), this.seed, button("Another", () => this.another(), { class: "mlx-another" }))),
         this.main,
         this.side = h("div", { class: "mlx-side" },
@@ -772,16 +772,30 @@ class Page {
   }
   onHeard(m, [buffer]) { this.quiet(); this.speaker.play(m.name, m.rate, new Int16Array(bytes(buffer).slice().buffer)); }
 
+  // A field to write in, and a button that uses what is written.
+  field({ write, button, placeholder }, use) {
+    const area = h("textarea", { class: "mlx-write", rows: 3, "aria-label": write, placeholder: placeholder ?? "", spellcheck: "false" });
+    area.addEventListener("keydown", (e) => { e.stopPropagation(); if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) use(area.value); });
+    return [area, h("button", { type: "button", class: "mlx-use", onclick: () => use(area.value) }, button ?? "Use it")];
+  }
+  // Where a method reads words about a sample: those that there are, and one's own. Other words hide other units.
+  sayInput(caption) {
+    const id = unique("saying"), say = (said) => this.choose({ said, painted: null });
+    this.sayings = h("select", { id, class: "mlx-sayings", onchange: () => say(this.sayings.value) });
+    this.saying.hidden = !caption.label;
+    this.saying.replaceChildren(...(caption.label ? [h("label", { class: "mlx-label", for: id }, caption.label), this.sayings, ...this.field(caption, say)] : []));
+  }
+  fillSayings(known, said) {
+    const all = said === null || known.includes(said) ? known : [...known, said];
+    this.sayings.replaceChildren(...all.map((words) => h("option", { value: words }, words)));
+    this.sayings.value = said ?? known[0] ?? "";
+  }
+
   // One's own sample: a file, or a field to write in.
   ownInput({ accept, label, write, button, placeholder }) {
     this.file = null;
     const parts = [];
-    if (write) {
-      const area = h("textarea", { class: "mlx-write", rows: 3, "aria-label": write, placeholder: placeholder ?? "", spellcheck: "false" });
-      const send = () => this.send(area.value, new TextEncoder().encode(area.value));
-      area.addEventListener("keydown", (e) => { e.stopPropagation(); if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) send(); });
-      parts.push(area, h("button", { type: "button", class: "mlx-use", onclick: send }, button ?? "Use it"));
-    }
+    if (write) parts.push(...this.field({ write, button, placeholder }, (text) => this.send(text, new TextEncoder().encode(text))));
     if (accept) {
       this.file = h("input", { type: "file", accept, class: "mlx-file", "aria-label": label.replace(" …", ""), onchange: () => this.upload() });
       parts.push(h("label", { class: "mlx-button mlx-open" }, label, this.file));
@@ -838,7 +852,7 @@ class Page {
   choose(changes, thumbs = false) {
     // Units of another sample are other units, unless all samples have the same layout.
     if (thumbs || ("index" in changes)) this.speaker.stop();
-    if (thumbs || ("index" in changes)) this.state = { ...this.state, look: null, ...(this.spec.fixed ? {} : { painted: null }) };
+    if (thumbs || ("index" in changes)) this.state = { ...this.state, look: null, said: null, ...(this.spec.fixed ? {} : { painted: null }) };
     this.state = { ...this.state, ...changes };
     this.marks();
     if (thumbs) this.line.queue({ kind: "thumbs", recipe: this.state.recipe, set: this.state.set });
@@ -874,6 +888,7 @@ class Page {
     fill(this.strategy, [...spec.strategies.map((s) => [s.key, s.label]), ["painted", "Painted by hand"]]);
     fill(this.part, spec.parts.map((p) => [p, p])); this.part.hidden = !spec.parts.length;
     this.statisticsRow.hidden = !spec.statistics.length;
+    this.sayInput(spec.caption);
     for (const [k, s] of Object.entries(this.stages)) s.hint.textContent = spec.hints[k] ?? "";
     this.buildFields();
     this.fillSets(spec.sets);
@@ -917,6 +932,7 @@ class Page {
     this.drawBars();
     this.status.textContent = m.notes[""] ? `${m.status} ${m.notes[""]}` : m.status;
     this.scaleWords.textContent = m.scale.toPrecision(2);
+    this.fillSayings(m.sayings, m.state.said);
     this.code.value = m.code; this.takes.textContent = m.takes; this.takes.hidden = !m.takes;
     for (const [k, s] of Object.entries(this.stages)) {
       if (!this.spec.slow.includes(k)) s.words.textContent = m.under[k] ?? "";

@@ -164,6 +164,8 @@ class View:
     brushes: tuple[int, ...] = (1,)
     # one's own sample: `accept` and `label` of a file, the `most` megabytes; or `write`, a field of text
     open_with: dict[str, Any] = {}
+    # where a method reads words about a sample: what that is called, and as `open_with` a field to write in
+    caption: dict[str, str] = {}
     hints: dict[str, str] = {}           # a line under a drawing
     legend: dict[str, str] = {}          # name of a colour of `PALETTE` -> what it marks here
     keys = ''                            # what the keyboard does
@@ -193,6 +195,14 @@ class View:
 
     def fit(self, batch: dict, recipe: Any) -> dict:
         "The batch as the recipe takes it."
+        return batch
+
+    def sayings(self, batch: dict) -> list[str]:
+        "The words about the first sample of a batch, among which one may choose."
+        return []
+
+    def told(self, batch: dict, said: str | None) -> dict:      # None: nothing was chosen
+        "A batch with these words about its samples."
         return batch
 
     def place(self, u: Units, unit: int, batch: dict) -> str:

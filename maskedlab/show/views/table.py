@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .blockwise import BlockwiseView
+from .captioned import CaptionedView
 from .clips import ClipView
 from .clouds import CloudView
 from .codes import CodeView
@@ -34,7 +35,7 @@ VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` ->
 # among those of one kind of data, for recipes that answer with something else than data
 FINER: dict[str, tuple[Any, ...]] = {
     'image': (FeatureView(), CodeView(), PlacementView(), HardnessView(), GlyphView(), BlockwiseView()),
-    'wave': (WordOfFrameView(),), 'video': (PrototypeView(),)}
+    'wave': (WordOfFrameView(),), 'video': (PrototypeView(), CaptionedView())}
 
 def _kind(recipe: Any) -> str:
     return getattr(recipe, 'view', '') or recipe.card.modality.split()[0]
