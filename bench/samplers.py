@@ -80,6 +80,16 @@ def by_slice(block):
     return added
 
 
+def equal_spans(draw):
+    "The public masks, and as many uncovered in each row as its longest has more than the shortest (fairseq)."
+    mask = draw()
+    hidden = [row.nonzero()[0] for row in mask]
+    least = min(map(len, hidden))
+    for row, places in zip(mask, hidden):
+        row[np.random.choice(places, len(places) - least, replace=False)] = False
+    return mask
+
+
 def cases():
     "Name, the kit's sampler, its counterpart and the factor asked for (None: no counterpart)."
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
@@ -111,7 +121,9 @@ def cases():
          lambda: ragged_block_loop(heights, 14, 14, by_cells), 12),
         ('Span, 32 x 1500', draw(Span(), frames), spans(), 2.5),
         ('Span, 32 x 1500, ragged', draw(Span(), speech), spans(attend), 2.5),
-        ('Span, 32 x 1500, ragged, equal counts', draw(Span(equal=True), speech), None, None),
+        ('Span, 32 x 1500, equal counts', draw(Span(equal=True), frames), lambda: equal_spans(spans()), 2),
+        ('Span, 32 x 1500, ragged, equal counts', draw(Span(equal=True), speech),
+         lambda: equal_spans(spans(attend)), None),
         ('Tube, 32 x 8 x 14 x 14', draw(Tube(), layout((8, 14, 14), batch=32)), None, None),
     ]
 

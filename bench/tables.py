@@ -129,7 +129,7 @@ disturb less than the clock's. The farthest points of point clouds have a bench 
 `python -m bench.points`, with `results/points.json`.
 """
 ORDER = [
-    'step', 'sweep', 'samplers', 'text', 'drop', 'explorer', 'gpu', 'targets', 'tests', 'price',
+    'step', 'sweep', 'samplers', 'text', 'time', 'drop', 'explorer', 'gpu', 'targets', 'tests', 'price',
     'instruments', 'kills',
 ]
 

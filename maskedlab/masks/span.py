@@ -28,10 +28,12 @@ def distinct(n: Tensor,         # `[B]` int64, how many
              ) -> Tensor:       # bool `[B, width]`, n True in each row
     "A random set of n of the first `places`."
     # on a GPU each look at how many are missing would make the host wait
-    if not n.is_cpu or (2 * n.numpy() > places.numpy()).any():
+    if not n.is_cpu:
         noise = rand((len(n), width), generator, n.device)
         return first_k(noise, n, torch.arange(width, device=n.device) < places[:, None])
-    need, ends, row = n.numpy(), places.numpy(), np.arange(len(n))
+    ends, row = places.numpy(), np.arange(len(n))
+    rest = 2 * n.numpy() > ends         # of more than half, those that are left out are drawn
+    need = np.where(rest, ends - n.numpy(), n.numpy())
     most = int(need.max(initial=0))
     luck = rand((len(n), most), generator, 'cpu').numpy()[np.arange(most) < need[:, None]]
     chosen, missing = np.zeros((len(n), width), bool), need
@@ -39,7 +41,10 @@ def distinct(n: Tensor,         # `[B]` int64, how many
         which = row.repeat(missing)         # a sample for each start that is missing
         chosen.ravel()[which * width + (luck * ends[which]).astype(np.intp)] = True
         missing = need - np.add.reduce(chosen.view(np.uint8), 1, np.int32)
-        if not missing.any(): return torch.from_numpy(chosen)
+        if not missing.any():
+            if rest.any():
+                chosen[rest] ^= np.arange(width) < ends[rest, None]
+            return torch.from_numpy(chosen)
         luck = rand((int(missing.sum()),), generator, 'cpu').numpy()
 
 def lengthened(start: Tensor,   # bool `[B, N]`
