@@ -41,9 +41,10 @@ def standing(recipe: Recipe,
     if not each or 'network' not in each[0]: return {}
     measure, sign = view.measure, -1 if view.measure.low else 1
     mean = lambda k: round(sum(s[k] for s in each) / len(each), 3)
-    beside = {k: dict(score=mean(k), ahead=[round(x, 3) for x in
-                                            interval([sign * (s['network'] - s[k]) for s in each])])
-              for k in each[0] if k != 'network'}
+    asked = {k: net for net, others in view.rivals().items() for k in others}
+    beside = {k: dict(score=mean(k), ahead=[round(x, 3) for x in interval(
+        [sign * (s[asked.get(k, 'network')] - s[k]) for s in each])])
+        for k in each[0] if k not in view.answers.values()}
     return dict(measure=measure.name, unit=measure.unit.strip(), samples=len(each), network=mean('network'),
                 beside=beside)
 
@@ -52,8 +53,8 @@ def _scores(recipe: Recipe, view: Any, one: dict, seed: int, slow: bool) -> dict
     "The network's score on one sample, and that of each guess that has an answer."
     one = view.fit(one, recipe)
     scene = scene_of(recipe, one, recipe(one, generator=torch.Generator().manual_seed(seed)))
-    made, chance = view.predicted(scene), view.chance(scene)
-    found = {} if made is None else {'network': view.close(made, scene)}
+    made, chance = {w: view.answered(k, scene) for k, w in view.answers.items()}, view.chance(scene)
+    found = {w: view.close(x, scene) for w, x in made.items() if x is not None}
     for key, words in {**view.baselines, **(view.slow if slow else {})}.items():
         guess = view.guess(key, scene)
         if guess is not None:

@@ -40,7 +40,7 @@ def spec(menus: Menus, key: str) -> dict[str, Any]:
         # what the view says of its kind of data
         kind=type(v).__name__, one=v.one, many=v.many, menu=v.menu, stage=v.stage, titles=v.titles,
         scored=[name for net, beside in v.rivals().items() for name in (net, *beside)],
-        measure=asdict(v.measure), answers=v.answers, paints=v.paints, stages=v.stages, streams=v.parts,
+        measure=asdict(v.measure), paints=v.paints, stages=v.stages, streams=v.parts,
         paste=list(v.paste), brushes=list(v.brushes), open=v.open_with, keys=v.keys, fixed=v.fixed,
         caption=v.caption,
         legend=v.legend, sounds=v.sounds,

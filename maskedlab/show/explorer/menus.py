@@ -17,7 +17,7 @@ import torch
 
 from ...contract.catalogue import RECIPES
 from ...contract.recipe import Recipe
-from ...contract.strategy import controls, hide
+from ...contract.strategy import Strategy, controls, hide
 from ...contract.units import Units
 from ...masks.patterns import Painted
 from ...masks.strategies import list_strategies
@@ -25,7 +25,8 @@ from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'newest', 'Samples', 'first_examples', 'within', 'settled', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'newest', 'Samples', 'first_examples', 'sliders', 'moved', 'within',
+           'settled', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -143,9 +144,9 @@ class Samples(Recipes):
 
     def units(self, s: State) -> Units:
         "What can be hidden in the sample that is shown."
-        at = ('units', s.recipe, s.set, s.index)
+        at, batch = ('units', s.recipe, s.set, s.index), self.batch(s)
         if at not in self.cache:
-            self.cache[at] = self.recipe(s.recipe).units(self.batch(s))
+            self.cache[at] = self.recipe(s.recipe).units(batch)
         return self.cache[at]
 
     def add(self, key: str, name: str, data: bytes) -> None:
@@ -168,17 +169,33 @@ def first_examples() -> dict[str, dict[str, Any]]:
     return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #08908fbc
+def sliders(strategy: Any) -> list[dict[str, Any]]:
+    "As `controls`; of a strategy inside another one, under the name 'field.name'."
+    if not isinstance(strategy, Strategy): return controls(strategy)
+    inside = [(f.name, getattr(strategy, f.name)) for f in fields(strategy)]
+    return controls(strategy) + [c | dict(name=f"{k}.{c['name']}") for k, s in inside
+                                 if isinstance(s, Strategy) for c in sliders(s)]
+
+def moved(strategy: Any, values: dict[str, Any]) -> Any:        # names as `sliders` has them
+    "A strategy with these fields; ValueError or TypeError for a value out of its range."
+    if not values: return strategy
+    own = {k: x for k, x in values.items() if '.' not in k}
+    for part in {k.partition('.')[0] for k in values.keys() - own.keys()}:
+        inner = {k.partition('.')[2]: x for k, x in values.items() if k.startswith(f'{part}.')}
+        own[part] = moved(getattr(strategy, part), inner)
+    return replace(strategy, **own)
+
 def within(control: dict[str, Any],            # a slider of a strategy, as `controls` has it
            strategy: Any, u: Units) -> dict[str, Any]:
     "The same slider, ended where these units end: a length that lies beyond them would be refused."
     # a share fits all units, and a count of them is cut to what there is
-    if control['kind'] not in ('int', 'float') or control['high'] <= 1 or control['name'] in ('n', 'most'):
-        return control
+    own = control['name'].rpartition('.')[2]
+    if control['kind'] not in ('int', 'float') or control['high'] <= 1 or own in ('n', 'most'): return control
     high, step = control['high'], control['step'] or 1
 
     def legal(x: float) -> bool:
         try:
-            hide(replace(strategy, **{control['name']: type(control['value'])(x)}), u, torch.Generator())
+            hide(moved(strategy, {control['name']: type(control['value'])(x)}), u, torch.Generator())
         except (ValueError, TypeError, RuntimeError):
             return False
         return True
@@ -220,7 +237,7 @@ class Menus(Samples):
         own = self.own_strategy(key)
         u, leave_out = self.units(State(key, self.sets(key)[0])), self.view(key).leave_out
         # a rate that is drawn has no slider: a plain strategy beside it has
-        fixed = any(callable(c['value']) for c in controls(own))
+        fixed = any(callable(c['value']) for c in sliders(own))
         found: dict[str, Any] = {}
         for name, cls in list_strategies().items():
             if name in leave_out: continue
@@ -243,7 +260,7 @@ class Menus(Samples):
         if ('panels', key) not in self.cache:
             u = self.units(State(key, self.sets(key)[0]))
             self.cache['panels', key] = {
-                k: [within(c, s, u) for c in controls(s) if not callable(c['value'])]
+                k: [within(c, s, u) for c in sliders(s) if not callable(c['value'])]
                 for k, s in self.strategies(key).items()}
         return self.cache['panels', key]
 
@@ -252,7 +269,7 @@ class Menus(Samples):
         known, own = self.strategies(key), self.own_strategy(key)
         mine = next((k for k, s in known.items() if s is own), next(iter(known), ''))
         chosen = 'given' if 'given' in known else mine
-        values = {c['name']: c['value'] for c in controls(known.get(chosen)) if not callable(c['value'])}
+        values = {c['name']: c['value'] for c in sliders(known.get(chosen)) if not callable(c['value'])}
         first = self.sets(key)[0]
         at = first_examples().get(key, {})
         where = {k: at[k] for k in ('index', 'seed')} if at.get('set') == first else {}
@@ -269,4 +286,4 @@ class Menus(Samples):
         if s.strategy not in known:
             raise ValueError(f"there is no strategy {s.strategy[:40]!r}; choose one of {', '.join(known)}")
         base = known[s.strategy]
-        return replace(base, **s.fields) if s.fields else base
+        return moved(base, s.fields)

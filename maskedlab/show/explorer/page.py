@@ -55,8 +55,8 @@ class Page:
                  seed: int | None = None,               # None: that of the first example, mostly 0
                  index: int | None = None,              # which sample is shown first
                  set: str | None = None,                # an entry of the menu of samples
-                 paste: bool = True, statistics: str = 'true',
-                 said: str | None = None,               # a caption, for methods that read one
+                 # `said`: a caption, for methods that read one
+                 paste: bool = True, statistics: str = 'true', said: str | None = None,
                  trust: bool = False,                   # run code that the folder `recipe` names
                  around: dict[str, Any] | None = None):         # names of the notebook that asks
         if (callable(mask) or isinstance(mask, str)) and not torch.is_tensor(mask):
@@ -72,8 +72,6 @@ class Page:
         self.state = replace(start, seed=start.seed if seed is None else seed,
                              index=start.index if index is None else index, paste=paste,
                              statistics=statistics, said=said)
-        if said is not None and not m.view().caption:
-            raise ValueError(f"said={said[:40]!r}: {m.key[:40]} reads no captions; leave it out")
         u = m.units(self.state)
         if mask is not None:
             self.state = replace(self.state, painted=painted(mask, u))
@@ -102,7 +100,8 @@ class Page:
         "One of the view's `sounds`, `[T]`, and its samples a second; ValueError says why there is none."
         v = self.menus.view(s.recipe)
         if name not in v.sounds:
-            raise ValueError(f"{str(name)[:20]!r} cannot be heard here; what can: {', '.join(v.sounds) or '-'}")
+            raise ValueError(f"{str(name)[:20]!r} cannot be heard here; these can: "
+                             f"{', '.join(v.sounds) or 'none'}")
         return v.hear(name, self.shown(s).scene)
 
     def slower(self, s: State) -> tuple[dict[str, Any], dict[str, float], str]:

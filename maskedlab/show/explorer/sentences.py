@@ -19,8 +19,8 @@ from .menus import Menus, State
 from ..views.base import Measure, Scene
 
 # %% auto #0
-__all__ = ['counted', 'status', 'closest', 'beneath', 'spoken', 'label_of', 'about', 'sentence', 'Line', 'called', 'spelled',
-           'code_of']
+__all__ = ['counted', 'status', 'closest', 'each_closest', 'beneath', 'spoken', 'label_of', 'about', 'sentence', 'Line', 'called',
+           'spelled', 'code_of']
 
 # %% ../../../nbs/show/explorer/01_sentences.ipynb #8fdfc4cf
 def counted(s: Scene, view: Any) -> str:
@@ -40,9 +40,12 @@ def status(hidden: int, total: int, scores: dict[str, float], view: Any) -> str:
     words = f'{hidden} of {total} {view.many} hidden ({hidden / max(total, 1):.0%}).'
     known = {name: x for name, x in scores.items() if x == x}
     told = ', '.join(f'{name} {view.measure.say(x)}' for name, x in known.items())
-    return f'{words} {view.measure.name}: {told}.' if hidden and 'network' in known else words
+    answered = hidden and any(k in known for k in view.answers.values())
+    return f'{words} {view.measure.name}: {told}.' if answered else words
 
-def closest(scores: dict[str, float], measure: Measure) -> str:
+def closest(scores: dict[str, float], measure: Measure,
+            of: str = '',           # a stream of the sample
+            ) -> str:
     "Who is closest, in words; honest where a small network loses."
     net, m = scores.get('network', float('nan')), measure
     words = []
@@ -50,7 +53,15 @@ def closest(scores: dict[str, float], measure: Measure) -> str:
         if other == 'network' or x != x or net != net: continue
         far = m.words((x - net) if m.low else (net - x))
         words.append(f'{far} than {other}' if far else f'as close as {other}')
-    return f"Here the network is {' and '.join(words)}." if words else ''
+    begin = f'Of the {of} it is' if of else 'Here the network is'
+    return f"{begin} {' and '.join(words)}." if words else ''
+
+def each_closest(scores: dict[str, float], view: Any) -> str:
+    "The same of each answer of a view, beside the guesses of its own."
+    words = lambda name: name.rpartition(': ')[2]
+    said = [closest({words(k): scores[k] for k in (net, *others) if k in scores}, view.measure,
+                    net.rpartition(': ')[0]) for net, others in view.rivals().items()]
+    return ' '.join(filter(None, said))
 
 def beneath(measure: Measure, names: dict[str, str], scores: dict[str, float]) -> dict[str, str]:
     "Drawings and their scores in words, where they have one."
@@ -64,8 +75,8 @@ def spoken(view: Any, counts: str, under: dict[str, str],       # name of a draw
     t = view.titles
     return {k: f'{title}. {under.get(k, "")}' for k, title in t.items()} | dict(
         original=f"{t['original']}. Arrows move, Space shows where a {view.one} looks.",
-        seen=f"{t['seen']}: {counts}. Arrows move, Space hides or shows, r resets.",
-        error=f"{t['error']} of each {view.one} that is asked for, from 0 to {scale:.2g}.")
+        error=f"{t['error']} of each {view.one} that is asked for, from 0 to {scale:.2g}.") | {
+        k: f"{t[k]}: {counts}. Arrows move, Space hides or shows, r resets." for k in view.paints}
 
 # %% ../../../nbs/show/explorer/01_sentences.ipynb #d93ad848
 def label_of(key: str, strategy: Any) -> str:

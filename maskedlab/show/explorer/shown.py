@@ -103,11 +103,12 @@ def shown_of(recipe: Recipe, view: Any, batch: dict,     # of one sample
         out = recipe(batch, mask=strategy, generator=torch.Generator().manual_seed(s.seed))
         scene = replace(scene_of(recipe, batch, out, s.paste, s.statistics), strategy=strategy)
         pictures = v.drawings(scene)
-        made = v.predicted(scene)
-        if made is None:
-            notes['returned'] = f'This method does not predict {v.thing}s: it has nothing to show here.'
-        else:
-            scores['network'] = v.close(made, scene)
+        for name, words in v.answers.items():
+            made = v.answered(name, scene)
+            if made is None:
+                notes[name] = f'This method does not predict {v.thing}s: it has nothing to show here.'
+            else:
+                scores[words] = v.close(made, scene)
         for mine, more in zip((pictures, scores, notes), guesses(scene, v, v.baselines), strict=True):
             mine.update(more)
         # where the tokens are no units, there is nothing to click

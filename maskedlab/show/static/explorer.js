@@ -71,6 +71,7 @@ const unique = (name) => `mlx-${name}-${++count}`;
 class Stage {
   constructor(name, title, { focusable = false } = {}) {
     this.name = name;
+    this.role = name.split("-").at(-1);       // of several streams, each has an original, what is seen of it, ...
     this.empty = h("p", { class: "mlx-empty" });
     this.stage = h("div", { class: "mlx-stage", role: focusable ? "application" : "img", "aria-label": title }, ...this.inside(), this.empty);
     if (focusable) this.stage.tabIndex = 0;
@@ -174,8 +175,8 @@ class Picture extends Stage {
   paint({ shape, mask, paintable, marks, colours, alone, elsewhere }) {
     this.shape = square(shape);
     const covered = !paintable || this.empty.textContent ? false
-      : (this.name === "error" && !elsewhere) || (this.name === "returned" && alone);
-    const hatched = paintable && this.name === "seen" ? mask : null, plain = covered ? mask.map((m) => 1 - m) : null;
+      : (this.role === "error" && !elsewhere) || (this.role === "returned" && alone);
+    const hatched = paintable && this.role === "seen" ? mask : null, plain = covered ? mask.map((m) => 1 - m) : null;
     const box = this.stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     const W = Math.max(1, Math.round(box.width * ratio)), H = Math.max(1, Math.round(box.height * ratio));
     if (this.over.width !== W || this.over.height !== H) { this.over.width = W; this.over.height = H; }
@@ -319,16 +320,26 @@ class Clock {
   }
 }
 
+// A spectrum whose patches are units, [steps, bands]: time goes from left to right, low tones are below.
+class Tones extends Picture {
+  cell(unit) { const [bands, steps] = this.shape; return (bands - 1 - unit % bands) * steps + Math.floor(unit / bands); }
+  unit(cell) { const [bands, steps] = this.shape; return (cell % steps) * bands + bands - 1 - Math.floor(cell / steps); }
+  turned(mask) { return mask.map((_, cell) => mask[this.unit(cell)]); }
+  paint(look) {
+    const [steps, bands] = look.shape;
+    this.shape = [bands, steps];
+    super.paint({ ...look, shape: this.shape, mask: this.turned(look.mask), marks: look.marks.map(([unit, colour]) => [this.cell(unit), colour]) });
+  }
+  hit(e) { return this.unit(super.hit(e)); }
+  between(a, b) { return super.between(this.cell(a), this.cell(b)).map((cell) => this.unit(cell)); }
+  brush(unit, size) { return super.brush(this.cell(unit), size).map((cell) => this.unit(cell)); }
+  move(unit, key) { return this.unit(super.move(this.cell(unit), key)); }
+  cut(mask, was, whole) { super.cut(this.turned(mask), this.turned(was), whole); }
+  says(unit) { const [bands] = this.shape; return `Step ${Math.floor(unit / bands) + 1}, band ${unit % bands + 1} of ${bands}`; }
+}
+
 // Sound: time goes from left to right in all drawings, and a line in them goes with what is heard.
 class Wave extends Picture {
-  // What is said stands under the first two: rows of [begin, end, text], in shares of the clip.
-  show(meta, buffers) {
-    super.show(meta, buffers);
-    if (this.stage.tabIndex < 0) return;
-    const rows = meta.labels.map((row) => h("div", {}, ...row.map(([from, to, text]) => h("span", { style: `left:${100 * from}%;width:${100 * (to - from)}%` }, text))));
-    if (!this.labels) this.caption.prepend(this.labels = h("div", { class: "mlx-labels" }));
-    this.labels.replaceChildren(...rows);
-  }
   says(unit) { return `Frame ${unit + 1}`; }
 }
 
@@ -361,32 +372,6 @@ class Speaker {
     delete this.root.dataset.plays;
   }
   close() { this.stop(); this.context?.close(); this.context = undefined; }
-}
-
-// Some seconds of the microphone, decoded.
-async function recorded(seconds, begun) {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-  try {
-    const recorder = new MediaRecorder(stream), parts = [], done = new Promise((r) => { recorder.onstop = r; });
-    recorder.ondataavailable = (e) => parts.push(e.data);
-    recorder.start();
-    begun();
-    setTimeout(() => recorder.stop(), 1000 * seconds);
-    await done;
-    const context = new AudioContext(), data = await new Blob(parts).arrayBuffer();
-    try { return await context.decodeAudioData(data); } finally { context.close(); }
-  } finally { for (const track of stream.getTracks()) track.stop(); }
-}
-
-// The first channel as the bytes of a wav file of 16 bits.
-function wav(audio) {
-  const x = audio.getChannelData(0), file = new DataView(new ArrayBuffer(44 + 2 * x.length)), rate = audio.sampleRate;
-  const word = (at, text) => [...text].forEach((c, i) => file.setUint8(at + i, c.charCodeAt(0)));
-  word(0, "RIFF"); word(8, "WAVEfmt "); word(36, "data");
-  for (const [at, n] of [[4, 36 + 2 * x.length], [16, 16], [24, rate], [28, 2 * rate], [40, 2 * x.length]]) file.setUint32(at, n, true);
-  for (const [at, n] of [[20, 1], [22, 1], [32, 2], [34, 16]]) file.setUint16(at, n, true);
-  x.forEach((v, i) => file.setInt16(44 + 2 * i, Math.round(32767 * Math.max(-1, Math.min(1, v))), true));
-  return new Uint8Array(file.buffer);
 }
 
 // Frequencies. The bytes hold what is hidden, too, under an opacity of 0, so that a stroke can show it before any answer;
@@ -656,7 +641,7 @@ class Cloud extends Stage {
   close() { cancelAnimationFrame(this.pending); }
 }
 
-const STAGES = { picture: Picture, film: Film, wave: Wave, spectrum: Spectrum, chips: Chips, cloud: Cloud };
+const STAGES = { picture: Picture, film: Film, wave: Wave, tones: Tones, spectrum: Spectrum, chips: Chips, cloud: Cloud };
 
 class Page {
   constructor(model, el) {
@@ -668,7 +653,7 @@ class Page {
       idle: () => this.rest(),
     });
     this.state = null; this.spec = null; this.shape = [1, 1]; this.mask = new Uint8Array(1); this.free = new Uint8Array(1);
-    this.brush = 1; this.cursor = { look: 0, paint: 0 }; this.scores = {}; this.stages = {}; this.camera = { yaw: .9, pitch: .3, zoom: 1 };
+    this.brush = 1; this.cursor = {}; this.where = {}; this.scores = {}; this.stages = {}; this.camera = { yaw: .9, pitch: .3, zoom: 1 };
     this.clock = new Clock(() => this.ticked());
     this.build(el);
     this.onMessage = (message, buffers) => this.receive(message, buffers);
@@ -740,20 +725,28 @@ class Page {
     for (const s of Object.values(this.stages)) { this.resize.unobserve(s.stage); s.close(); }
     this.Stage = STAGES[spec.stage];
     this.root.className = `mlx mlx-at-${spec.stage}`;
-    this.stages = Object.fromEntries(Object.entries(spec.titles).map(([k, title]) => [k, new this.Stage(k, title, { focusable: k === "original" || k === "seen" })]));
-    const { original, seen, returned, error, attention } = this.stages;
+    // What is painted on, and what shows the same units uncovered; of several streams, each has its own.
+    this.pairs = Object.entries(spec.paints);
+    const whole = new Set(this.pairs.map(([, k]) => k));
+    this.stages = Object.fromEntries(Object.entries(spec.titles).map(([k, title]) => [k, new (STAGES[spec.stages[k] ?? spec.stage])(k, title, { focusable: whole.has(k) || k in spec.paints })]));
+    this.cursor = Object.fromEntries(this.pairs.flat().map((k) => [k, 0]));
+    const { returned, attention } = this.stages, all = Object.values(this.stages);
     const button = (text, onclick, extra = {}) => h("button", { type: "button", onclick, ...extra }, text);
-    seen.node.classList.add("mlx-paint");
-    original.node.classList.add("mlx-look");
     this.brush = 1;
-    this.brushes = spec.brushes.map((b) => button(String(b), () => { this.brush = b; this.marks(); }, { "aria-label": `Brush of ${b} by ${b}` }));
-    for (const s of Object.values(this.stages)) s.caption.append(s.hint = h("p", {}));
-    const moves = this.Stage === Film;
-    seen.caption.append(...[
-      h("div", { class: "mlx-row", hidden: this.brushes.length < 2 }, h("span", { class: "mlx-segment", role: "group", "aria-label": "Brush size" }, h("span", {}, "Brush"), ...this.brushes)),
-      moves ? this.clock.reach() : null,
-      h("div", { class: "mlx-row" }, button("Hide all", () => this.paintAll(1)), button("Show all", () => this.paintAll(0)),
-        button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" }))].filter(Boolean));
+    this.brushes = [];
+    for (const s of all) s.caption.append(s.hint = h("p", {}));
+    const moves = all.some((s) => s instanceof Film);
+    for (const [k, by] of this.pairs) {
+      const seen = this.stages[k], sizes = spec.brushes.map((b) => button(String(b), () => { this.brush = b; this.marks(); }, { "aria-label": `Brush of ${b} by ${b}` }));
+      this.brushes.push(...sizes);
+      seen.node.classList.add("mlx-paint");
+      this.stages[by].node.classList.add("mlx-look");
+      seen.caption.append(...[
+        h("div", { class: "mlx-row", hidden: sizes.length < 2 }, h("span", { class: "mlx-segment", role: "group", "aria-label": "Brush size" }, h("span", {}, "Brush"), ...sizes)),
+        seen instanceof Film ? this.clock.reach() : null,
+        h("div", { class: "mlx-row" }, button("Hide all", () => this.paintAll(1, k)), button("Show all", () => this.paintAll(0, k)),
+          button("Reset", () => this.reset(), { class: "mlx-reset", title: "Back to the mask of the strategy (key r)" }))].filter(Boolean));
+    }
     const radio = (name, options, onpick) => {
       const node = h("span", { class: "mlx-segment mlx-tight", role: "group", "aria-label": name });
       for (const [value, text] of options) node.append(button(text, () => onpick(value), { "data-value": String(value) }));
@@ -763,16 +756,16 @@ class Page {
     this.statistics = radio("Brightness of normalised patches", [["true", "true"], ["visible", "visible"]], (v) => this.choose({ statistics: v }));
     this.statisticsRow = h("div", { class: "mlx-row", hidden: true }, h("span", { class: "mlx-small" }, "Brightness from:"), this.statistics);
     returned?.caption.append(h("div", { class: "mlx-row", hidden: !spec.paste.length }, this.paste), this.statisticsRow);
-    this.scaleWords = h("span", {});
-    error.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), this.scaleWords), h("p", {}, `The loss of each ${spec.one}.`));
+    for (const s of all) if (s.role === "error")
+      s.caption.append(h("div", { class: "mlx-scale" }, h("span", {}, "0"), h("i", { "aria-hidden": "true" }), s.scale = h("span", {})), h("p", {}, `The loss of each ${spec.one}.`));
     const pick = (name) => h("select", { "aria-label": name, onchange: () => this.lookMore() });
     this.part = pick("Part of the network"); this.layer = pick("Layer"); this.head = pick("Head");
     this.attentionWords = h("p", { "aria-live": "polite" });
     this.attentionRow = h("div", { class: "mlx-row" }, this.part, this.layer, this.head);
     attention?.caption.append(this.attentionRow, this.attentionWords);
     for (const [k, s] of Object.entries(this.stages)) { s.caption.append(s.words); s.node.classList.toggle("mlx-slow", spec.slow.includes(k)); }
-    const names = Object.keys(spec.titles), first = names.slice(0, 4), rest = names.slice(4);
-    const nodes = (some) => some.map((k) => this.stages[k].node), wide = this.Stage.wide;
+    const names = Object.keys(spec.titles), above = 4 * this.pairs.length, first = names.slice(0, above), rest = names.slice(above);
+    const nodes = (some) => some.map((k) => this.stages[k].node), wide = this.Stage.wide || this.pairs.length > 1;
     const legend = Object.entries(spec.legend).map(([name, words]) => h("span", {}, h("i", { class: `mlx-key mlx-key-${name}`, "aria-hidden": "true" }), words));
     this.legend.replaceChildren(...legend);
     this.main.replaceChildren(...(moves ? [this.clock.controls()] : []), this.listening(spec.sounds), h("div", { class: "mlx-grid" }, ...nodes(first)), h("div", { class: "mlx-grid mlx-second" }, ...(wide ? [] : [this.close_]), ...nodes(rest)));
@@ -826,7 +819,7 @@ class Page {
   }
 
   // One's own sample: a file, or a field to write in.
-  ownInput({ accept, label, write, button, placeholder, voice, seconds }) {
+  ownInput({ accept, label, write, button, placeholder }) {
     this.file = null;
     const parts = [];
     if (write) parts.push(...this.field({ write, button, placeholder }, (text) => this.send(text, new TextEncoder().encode(text))));
@@ -834,53 +827,47 @@ class Page {
       this.file = h("input", { type: "file", accept, class: "mlx-file", "aria-label": label.replace(" …", ""), onchange: () => this.upload() });
       parts.push(h("label", { class: "mlx-button mlx-open" }, label, this.file));
     }
-    if (voice) parts.push(...this.voiceInput(voice, seconds));
     this.own.replaceChildren(...parts);
   }
 
-  // One's own voice, where the browser has a microphone for this page.
-  voiceInput(words, seconds) {
-    const told = h("p", { class: "mlx-small" }, "Recorded in this page and given to its Python, and to nobody else.");
-    if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) { told.textContent = "This browser has no microphone for this page: open a recording instead."; return [told]; }
-    const why = { NotAllowedError: "The browser did not allow this page to use the microphone.", NotFoundError: "No microphone was found." };
-    const button = h("button", { type: "button", class: "mlx-voice", onclick: async () => {
-      button.disabled = true;
-      try {
-        const data = wav(await recorded(seconds, () => { button.textContent = `Speak now, for ${seconds} seconds …`; }));
-        told.replaceChildren(h("a", { href: URL.createObjectURL(new Blob([data], { type: "audio/wav" })), download: "my voice.wav" }, "Save it"), " for the line of code below. ", "Given to this page's Python, and to nobody else.");
-        this.send("my voice.wav", data);
-      } catch (e) { this.trouble(why[e.name] ?? `The microphone gave nothing that can be read: ${e.message}`); }
-      button.textContent = words; button.disabled = false;
-    } }, words);
-    return [button, told];
-  }
-
   hear() {
-    const { seen, original } = this.stages, turned = () => this.turned();
+    const turned = () => this.turned(), heard = new Set(this.pairs.flat());
     const end = () => {
       const waited = this.waiting;
       this.ink = undefined; this.stroking = false; this.waiting = false;
       if (waited) this.ask(); else if (!this.line.busy) this.rest();
     };
-    seen.hear({ begin: (unit) => {
-      if (!this.paintable) return;
-      this.stroking = true;
-      this.ink = this.mask[unit] ? 0 : 1;          // the first unit says whether this stroke hides or shows
-      this.stroke([unit]);
-    }, extend: (units) => { if (this.ink !== undefined) this.stroke(units); }, end, turned });
-    original.hear({ look: (unit) => { if (this.spec.attention) this.look(unit); }, end, turned });
-    for (const s of Object.values(this.stages)) if (s !== seen && s !== original) s.hear({ end, turned });
-    seen.stage.addEventListener("keydown", (e) => this.key(e, "paint"));
-    original.stage.addEventListener("keydown", (e) => this.key(e, "look"));
-    for (const p of [seen, original]) for (const name of ["focus", "blur"]) p.stage.addEventListener(name, () => this.layers());
+    for (const [k, by] of this.pairs) {
+      const seen = this.stages[k], original = this.stages[by];
+      seen.hear({ begin: (unit) => {
+        if (!this.paintable) return;
+        this.stroking = true;
+        this.ink = this.within(k, this.mask)[unit] ? 0 : 1;          // the first unit says whether this stroke hides or shows
+        this.stroke(k, [unit]);
+      }, extend: (units) => { if (this.ink !== undefined) this.stroke(k, units); }, end, turned });
+      original.hear({ look: (unit) => { if (this.spec.attention) this.look(by, unit); }, end, turned });
+      seen.stage.addEventListener("keydown", (e) => this.key(e, k, true));
+      original.stage.addEventListener("keydown", (e) => this.key(e, by, false));
+      for (const p of [seen, original]) for (const name of ["focus", "blur"]) p.stage.addEventListener(name, () => this.layers());
+    }
+    for (const [k, s] of Object.entries(this.stages)) if (!heard.has(k)) s.hear({ end, turned });
   }
   turned() { for (const s of Object.values(this.stages)) s.redraw?.(); }
   // Another frame: the cursors go with it.
   ticked() {
-    const [steps, ...rest] = this.shape, n = rest.reduce((a, b) => a * b, 1), step = Math.floor(this.clock.frame * steps / this.clock.frames);
-    for (const k of ["look", "paint"]) this.cursor[k] = step * n + this.cursor[k] % n;
+    for (const k of Object.keys(this.cursor)) if (this.stages[k] instanceof Film) {
+      const [steps, ...rest] = this.span(k).shape, n = rest.reduce((a, b) => a * b, 1), step = Math.floor(this.clock.frame * steps / this.clock.frames);
+      this.cursor[k] = step * n + this.cursor[k] % n;
+    }
     this.layers();
   }
+
+  // Units of a drawing: where they begin among all, and their layout. Of one stream these are all units.
+  span(k) {
+    const [start, shape] = this.where[this.spec.streams[k]] ?? [0, this.shape];
+    return { start, shape, end: start + shape.reduce((a, b) => a * b, 1) };
+  }
+  within(k, mask) { const { start, end } = this.span(k); return mask.slice(start, end); }
 
   watchTheme() {
     this.theme = () => this.layers();
@@ -964,7 +951,7 @@ class Page {
     const [mask, free, ...rest] = buffers;
     this.quiet();
     this.broken = false;
-    this.drawn = m.seq; this.shape = m.shape; this.paintable = m.paintable; this.elsewhere = m.elsewhere;
+    this.drawn = m.seq; this.shape = m.shape; this.where = m.streams; this.paintable = m.paintable; this.elsewhere = m.elsewhere;
     this.free = new Uint8Array(bytes(free));
     this.staged = m.staged;
     for (const [d, data] of this.unpack(m.pictures, rest)) this.stages[d.name].show({ ...this.staged, ...d }, data);
@@ -983,7 +970,7 @@ class Page {
     this.root.classList.toggle("mlx-stale", this.spec.slow.length > 0);
     this.drawBars();
     this.status.textContent = m.notes[""] ? `${m.status} ${m.notes[""]}` : m.status;
-    this.scaleWords.textContent = m.scale.toPrecision(2);
+    for (const [k, top] of Object.entries(m.scales)) if (this.stages[k]) this.stages[k].scale.textContent = top.toPrecision(2);
     this.fillSayings(m.sayings, m.state.said);
     this.code.value = m.code; this.takes.textContent = m.takes; this.takes.hidden = !m.takes;
     for (const [k, s] of Object.entries(this.stages)) {
@@ -1061,7 +1048,7 @@ class Page {
     const s = this.spec.strategies.find((o) => o.key === this.state.strategy);
     const change = (name, value) => this.choose({ fields: { ...this.state.fields, [name]: value }, painted: null });
     const rows = (s?.controls ?? []).map((c) => {
-      const id = unique(c.name), value = this.state.fields[c.name] ?? c.value, name = c.name.replaceAll("_", " ");
+      const id = unique(c.name), value = this.state.fields[c.name] ?? c.value, name = c.label;
       if (c.kind === "choice") {
         const select = h("select", { id, "data-field": c.name, onchange: () => change(c.name, c.choices[select.selectedIndex]) },
           ...c.choices.map((o) => h("option", { value: String(o) }, String(o))));
@@ -1078,8 +1065,9 @@ class Page {
         oninput: () => { number.value = slider.value; change(c.name, Number(slider.value)); } });
       return h("div", { class: "mlx-field" }, h("label", { for: id }, name), number, slider);
     });
-    const [first, ...more] = rows;
-    this.fields.replaceChildren(...(s?.about ? [h("p", { class: "mlx-small" }, s.about)] : []), ...(first ? [first] : []),
+    // the first field; and where there is a strategy for each stream, that of each
+    const field = (c) => c.name.split(".").at(-1), of = (on) => rows.filter((_, i) => (field(s.controls[i]) === field(s.controls[0])) === on), more = of(false);
+    this.fields.replaceChildren(...(s?.about ? [h("p", { class: "mlx-small" }, s.about)] : []), ...of(true),
       ...(more.length ? [h("details", { class: "mlx-more", open: this.more ?? false, ontoggle: (e) => { this.more = e.target.open; } }, h("summary", {}, "More"), ...more)] : []));
   }
 
@@ -1111,17 +1099,20 @@ class Page {
     if (part) this.part.value = part;      // not always the one that was chosen: the encoder never gets what is hidden
   }
   lookMore() { this.choose({ part: this.part.value || null, layer: Number(this.layer.value || -1), head: Number(this.head.value || -1) }); }
-  look(cell) { this.cursor.look = cell; this.choose({ look: cell }); }
+  look(k, cell) { this.cursor[k] = cell; this.choose({ look: this.span(k).start + cell }); }
 
   // ---- painting
 
-  stroke(units) {
-    const mask = this.mask.slice();
-    for (const unit of units) for (const i of this.stages.seen.brush(unit, this.brush)) if (this.free[i]) mask[i] = this.ink;
-    this.cursor.paint = units.at(-1);
+  stroke(k, units) {
+    const mask = this.mask.slice(), { start } = this.span(k);
+    for (const unit of units) for (const i of this.stages[k].brush(unit, this.brush)) if (this.free[start + i]) mask[start + i] = this.ink;
+    this.cursor[k] = units.at(-1);
     this.put(mask);
   }
-  paintAll(ink) { if (this.paintable) this.put(this.mask.map((_, i) => (ink && this.free[i] ? 1 : 0))); }
+  paintAll(ink, k) {
+    const { start, end } = this.span(k);
+    if (this.paintable) this.put(this.mask.map((m, i) => (i < start || i >= end ? m : ink && this.free[i] ? 1 : 0)));
+  }
   setPainted() { this.put(this.mask); }
   // The drawing changes at once; the network's answer follows.
   put(mask) {
@@ -1134,26 +1125,29 @@ class Page {
     this.waiting = true;
     this.marks();
   }
-  cut(mask) { this.stages.seen.cut(mask, this.mask, this.stages.original); this.mask = mask; }
+  cut(mask) {
+    for (const [k, by] of this.pairs) this.stages[k].cut(this.within(k, mask), this.within(k, this.mask), this.stages[by]);
+    this.mask = mask;
+  }
   reset() { this.choose({ painted: null }); }
 
-  key(e, what) {
-    const stage = what === "look" ? this.stages.original : this.stages.seen, i = this.cursor[what];
+  key(e, k, paints) {
+    const stage = this.stages[k], i = this.cursor[k];
     if (e.ctrlKey || e.metaKey || e.altKey || !this.paintable) return;
     if (stage.steer?.(e)) this.turned();
-    else if (["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End"].includes(e.key)) { this.cursor[what] = stage.move(i, e.key); this.layers(); this.say(what); }
+    else if (["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End"].includes(e.key)) { this.cursor[k] = stage.move(i, e.key); this.layers(); this.say(k); }
     else if (e.key === " " || e.key === "Enter") {
-      if (what === "look") this.look(i);
-      else { this.ink = this.mask[i] ? 0 : 1; this.stroke([i]); this.ink = undefined; this.say(what); }
-    } else if (e.key === "r" && what === "paint") this.reset();
+      if (!paints) { if (this.spec.attention) this.look(k, i); }
+      else { this.ink = this.within(k, this.mask)[i] ? 0 : 1; this.stroke(k, [i]); this.ink = undefined; this.say(k); }
+    } else if (e.key === "r" && paints) this.reset();
     else return;
     e.preventDefault();
     e.stopPropagation();
   }
-  say(what) {
-    const i = this.cursor[what];
+  say(k) {
+    const i = this.cursor[k], at = this.span(k).start + i, by = this.spec.paints[k] ?? k;
     clearTimeout(this.telling);
-    this.live.textContent = `${this.stages.original.says(i)}, ${this.mask[i] ? "hidden" : this.free[i] ? "visible" : "never hidden"}.`;
+    this.live.textContent = `${this.stages[by].says(i)}, ${this.mask[at] ? "hidden" : this.free[at] ? "visible" : "never hidden"}.`;
   }
 
   // ---- drawing
@@ -1162,11 +1156,11 @@ class Page {
     if (!this.drawn) return;
     const css = getComputedStyle(this.root), get = (n) => css.getPropertyValue(n).trim();
     const colours = { paper: get("--mlx-paper"), hole: get("--mlx-hole"), hatch: get("--mlx-lines"), grid: get("--mlx-grid"), outline: get("--mlx-outline"), accent: get("--mlx-accent") };
-    const look = this.state.look === null ? [] : [[this.state.look, get("--mlx-mark")]], cursors = { original: "look", seen: "paint" };
+    const look = this.state.look === null ? [] : [[this.state.look, get("--mlx-mark")]];
     for (const [k, s] of Object.entries(this.stages)) {
       const marks = k === "original" || (k === "attention" && !s.empty.textContent) ? [...look] : [];
-      if (cursors[k] && document.activeElement === s.stage) marks.push([this.cursor[cursors[k]], get("--mlx-cursor")]);
-      s.paint({ shape: this.shape, mask: this.mask, paintable: this.paintable, marks, colours, alone: !this.state.paste, elsewhere: this.elsewhere, camera: this.camera, clock: this.clock });
+      if (k in this.cursor && document.activeElement === s.stage) marks.push([this.cursor[k], get("--mlx-cursor")]);
+      s.paint({ shape: this.span(k).shape, mask: this.within(k, this.mask), paintable: this.paintable, marks, colours, alone: !this.state.paste, elsewhere: this.elsewhere, camera: this.camera, clock: this.clock });
     }
   }
 
@@ -1175,7 +1169,7 @@ class Page {
     const most = Math.max(top, ...known.map((x) => Math.min(x, 1.6 * top)));
     this.bars.replaceChildren(...this.spec.scored.map((name) => {
       const x = this.scores[name], missing = x === null || x === undefined;
-      return h("div", { class: `mlx-bar${name === "network" ? " mlx-network" : ""}` }, h("span", {}, name.replace(/^the /, "")), h("b", {}, missing ? "–" : x.toFixed(digits)),
+      return h("div", { class: `mlx-bar${name.endsWith("network") ? " mlx-network" : ""}` }, h("span", {}, name.replace(/^the /, "")), h("b", {}, missing ? "–" : x.toFixed(digits)),
         h("i", { style: `--mlx-length:${missing ? 0 : Math.max(0, Math.min(1, x / most)) * 100}%` }));
     }));
   }

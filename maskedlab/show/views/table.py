@@ -20,6 +20,7 @@ from .pictures import PictureView
 from .placements import PlacementView
 from .prototypes import PrototypeView
 from .spectra import SpectrumView
+from .streams import MelView, StreamsView
 from .waves import WaveView, WordOfFrameView
 from .words import TextView
 
@@ -30,6 +31,7 @@ __all__ = ['VIEWS', 'FINER', 'has_view', 'view_of']
 VIEWS: dict[str, Any] = {    # modality, or what a recipe names as its `view` -> a view
     'image': PictureView(), 'spectrum': SpectrumView(), 'text': TextView(), 'points': CloudView(),
     'wave': WaveView(), 'pairs': PairView(), 'video': ClipView(),
+    'voiced': StreamsView('clip with its sound', video=ClipView(), audio=MelView()),
 }
 
 # among those of one kind of data, for recipes that answer with something else than data
