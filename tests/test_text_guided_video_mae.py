@@ -315,7 +315,7 @@ def test_the_page_takes_a_caption_and_its_line_of_code_gives_it_back():
     assert again.state.said == SAID[1] and torch.equal(again.show(again.state).mask, shown.mask)
     first = Page('tgm', index=3)
     assert not torch.equal(first.show(first.state).mask, shown.mask)        # the clip's own first caption
-    with pytest.raises(ValueError, match='videomae reads no captions') as e:
+    with pytest.raises(ValueError, match="said='a shirt': this method reads no captions") as e:
         Page('videomae', said='a shirt')
     assert len(str(e.value)) <= 200
 

@@ -20,7 +20,7 @@ from ...data.samples import sample
 
 # %% auto #0
 __all__ = ['CIVIDIS', 'INK', 'FAINT', 'PAPER', 'HOLE', 'LINES', 'PALETTE', 'cividis', 'tinted', 'pierced', 'font', 'hatch',
-           'panel', 'Scene', 'Measure', 'View', 'from_file', 'raw']
+           'panel', 'Scene', 'Measure', 'ViewNames', 'View', 'from_file', 'raw']
 
 # %% ../../../nbs/show/views/00_base.ipynb #c689a3e1
 CIVIDIS = ((0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
@@ -142,8 +142,8 @@ class Measure:
         return f'{x + 1e-9:.{self.digits}f}'
 
 # %% ../../../nbs/show/views/00_base.ipynb #5a14b0c2
-class View:
-    "What all views share: names that the page asks for, and defaults."
+class ViewNames:
+    "What a page asks of a view by name."
     key = one = many = thing = ''        # of the data in a batch; a unit, units, and a sample, in words
     # who shows its drawings in explorer.js: 'picture', 'film', 'wave', 'spectrum', 'chips' or 'cloud'
     stage = 'picture'
@@ -172,6 +172,10 @@ class View:
     side, columns = 192, 4               # of a sheet of still pictures: pixels of a panel, panels of a row
     fixed = True                         # have all samples the same layout of units?
     sounds: dict[str, str] = {}          # what can be heard: a name for `hear` -> words on its button
+
+# %% ../../../nbs/show/views/00_base.ipynb #5502f265
+class View(ViewNames):
+    "What all views share: names, and answers where a kind of data has none of its own."
 
     def options(self, label: str, recipe: Any) -> tuple[str, dict[str, Any]]:
         "The call of `sample` behind an entry of `sets`: its name and its options."
@@ -202,7 +206,9 @@ class View:
         return []
 
     def told(self, batch: dict, said: str | None) -> dict:      # None: nothing was chosen
-        "A batch with these words about its samples."
+        "A batch with these words about its samples; ValueError where the method reads none."
+        if said is not None:
+            raise ValueError(f"said={str(said)[:40]!r}: this method reads no captions; leave it out")
         return batch
 
     def place(self, u: Units, unit: int, batch: dict) -> str:
