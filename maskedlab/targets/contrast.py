@@ -85,8 +85,8 @@ def among_own(query: Tensor,        # `[n, D]`, a guess for each chosen unit
     """Which of k + 1 words of the same sample? The right word is no distractor (wav2vec 2.0, section 3.2). A
     warning where a sample has not so many units that k of them could differ."""
     if k >= (n := which[0].numel()) and not torch.compiler.is_compiling():
-        warnings.warn(f"distractors={k}, and a sample has {n} units: the same ones come again and again; give "
-                      f"longer samples, or distractors={max(n // 2, 1)}", stacklevel=outside())
+        warnings.warn(f"distractors={k}, and a sample has {n} units: the same ones come again and again; "
+                      f"give longer samples, or distractors={max(n // 2, 1)}", stacklevel=outside())
     others, some = distractors(which, k, generator)
     same = (ids[others] == ids[:, None]).all(-1) | ~some[:, None]
     e, logits = info_nce(query, keys, others, same, temperature)

@@ -91,5 +91,6 @@ class Ask2Mask(Wrapped):
 
     def weights(self, sure: Tensor, u: Units) -> Tensor:            # `[B, L]` to `[B]`
         "What each recording counts: its mean confidence, alone or over that of the batch."
-        worth = ((sure * u.valid).sum(1) / u.valid.sum(1)).clamp_min(1e-6)      # never sure of anything: alike
+        # where it is never sure of anything, all alike
+        worth = ((sure * u.valid).sum(1) / u.valid.sum(1)).clamp_min(1e-6)
         return worth / worth.mean() if self.weigh == 'even' else worth
