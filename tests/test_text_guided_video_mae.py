@@ -320,6 +320,22 @@ def test_the_page_takes_a_caption_and_its_line_of_code_gives_it_back():
     assert len(str(e.value)) <= 200
 
 
+def test_a_clip_of_ones_own_waits_for_a_caption():
+    from dataclasses import asdict, replace
+
+    from maskedlab.show.explorer.doors import answer
+    from maskedlab.show.explorer.page import Page
+    own = {'video': ml.sample('video', 2, g(), 'test', size=32)['video']}
+    page = Page('tgm', batch=own, mask=torch.ones(8, 4, 4).bool(), said=SAID[0])
+    assert page.show(page.state).scores
+    silent = dict(kind='draw', state=asdict(replace(page.state, said=None, painted=None)))
+    reply, _ = answer(page, silent)
+    assert reply['kind'] == 'trouble' and 'words need words' in reply['words'].lower()
+    silent['state']['said'] = SAID[0]
+    reply, _ = answer(page, silent)
+    assert reply['kind'] == 'drawn' and reply['sayings'] == [] and reply['state']['said'] == SAID[0]
+
+
 @pytest.mark.parametrize('said, words', [(' ... ', 'no words'), ('a shoe ' * 60, 'pieces'), (7, 'caption')])
 def test_captions_that_the_page_cannot_use_are_sentences(said, words):
     from dataclasses import asdict, replace

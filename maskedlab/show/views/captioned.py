@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...data.video import caption_ids, read_captions
@@ -33,13 +34,13 @@ class CaptionedView(ClipView):
         return read_captions(batch)[0] if 'caption' in batch else []
 
     def told(self, batch: dict, said: str | None) -> dict:
-        "With one caption; ValueError for one without words, and where there is none."
+        "With one caption, the first where none was chosen; ValueError for one without words."
         if said is not None: return {**batch, 'caption': caption_ids([[said]] * len(batch[self.key]))}
-        if 'caption' not in batch:
-            raise ValueError("nothing is said of this clip: write a caption, what is to be seen in it")
-        return {**batch, 'caption': batch['caption'][:, :1]}
+        return {**batch, 'caption': batch['caption'][:, :1]} if 'caption' in batch else batch
 
     def likeness(self, s: Scene) -> Tensor:         # `[1, t, h, w]`
+        "How like the caption each cube is; all alike where nothing is said of the clip."
+        if 'caption' not in s.batch: return torch.zeros_like(s.mask, dtype=torch.float32)
         return s.recipe.likeness(s.units, s.batch['caption'][:1, 0]).cpu()
 
     def drawings(self, s: Scene) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ class CaptionedView(ClipView):
         return super().drawings(s) | {'like': tinted(self.paint(s.batch), bright)}
 
     def beneath(self, s: Scene) -> dict[str, str]:
-        return {'like': f'“{read_captions(s.batch)[0][0]}”'}
+        return {'like': f'“{words}”' for words in self.sayings(s.batch)[:1]}
 
     def says(self, s: Scene, unit: int) -> str:
         "How like the caption a cube is, and which place that is within its step."
