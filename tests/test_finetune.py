@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 
 import maskedlab as ml
 from maskedlab.parts.transformer import PreNorm, Skips
+from maskedlab.data.labels import labelled_images
+from maskedlab.instruments.probes import probe
 from maskedlab.uses.finetune import Classifier, blocks_run, depth_groups, finetune, ramp
 
 
@@ -73,3 +76,42 @@ def test_a_block_alone_skips_nothing_and_a_rate_is_the_share_that_does():
         block.attn.proj.weight.zero_(), block.attn.proj.bias.zero_()
         moved = (block.train()(x) != x).any(-1).float().mean()
     assert abs(float(moved) - .6) < .04
+
+
+# ---------------------------------------------------------------- a classifier of one's own pictures
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Two classes that a glance tells apart, twelve pictures each."
+    root, g = tmp_path_factory.mktemp('own'), torch.Generator().manual_seed(0)
+    for name, at in (('dark', .2), ('light', .8)):
+        (root / name).mkdir()
+        for i in range(12):
+            x = (at + .1 * torch.randn(40, 50, 3, generator=g)).clamp(0, 1) * 255
+            Image.fromarray(x.byte().numpy()).save(root / name / f'{i}.png')
+    return root
+
+
+@pytest.mark.parametrize('name', ['mae', 'selfie', 'maskalign'])
+def test_a_classifier_is_made_kept_and_asked(name, folder, tmp_path):
+    torch.manual_seed(0)
+    r = ml.create_recipe(name, size='micro')
+    train, test, classes = labelled_images(folder, size=64)
+    model = finetune(r, train, test, steps=12, batch=8, lr=5e-3, classes=classes, augment=True)
+    assert classes == ['dark', 'light'] and model.accuracy == 1.
+    model.save(tmp_path)
+    again = Classifier.load(tmp_path)
+    assert again.classes == classes and again.accuracy == 1.
+    assert torch.equal(again(test), model(test))
+    said = again.ask(test)
+    assert [next(iter(p)) for p in said] == [classes[i] for i in test['label']]
+    if name != 'selfie':            # which has a stage more than in pre-training
+        assert ml.create_recipe(str(tmp_path)).card.title == r.card.title
+
+
+def test_bytes_are_read_as_floats_are(folder):
+    r = ml.create_recipe('mae', size='micro', pretrained=True)
+    train, test, _ = labelled_images(folder, size=64)
+    as_float = [{**b, 'image': b['image'].float() / 255} for b in (train, test)]
+    assert probe(r, train, test) == probe(r, *as_float)
+    assert probe('raw', train, test)['linear'] == 1.

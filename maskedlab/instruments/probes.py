@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import Count, Positive, Seed, door
+from ..data.labels import evenly_chosen
 from ..data.samples import sample
 from ..contract.recipe import evaluating
 from ..parts.groups import dense
-from ..uses.finetune import blocks_run, finetune, has_labels
+from ..uses.finetune import as_floats, blocks_run, finetune, has_labels
 
 # %% auto #0
 __all__ = ['Probed', 'labelled', 'features', 'classifier', 'Layer', 'layers_of', 'best_layer', 'probe', 'AttentiveHead',
@@ -35,14 +36,8 @@ def labelled(data: str = 'digits',       # a sample with 'label'
     train, test = (sample(data, n=None, split=split, **options) for split in ('train', 'test'))
     if 'label' not in train:
         raise ValueError(f"the sample {data!r} has no labels; choose one that has, such as 'digits'")
-    n = len(train['label'])
     if labels is None: return train, test
-    if not 1 <= labels <= n: raise ValueError(f"labels={labels}: {data} has {n} labelled training samples")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    turn = torch.zeros(n, dtype=torch.long)           # the how-manieth of its class each sample is
-    for c in train['label'].unique():
-        turn[order[train['label'][order] == c]] = torch.arange(int((train['label'] == c).sum()))
-    chosen = order[turn[order].argsort(stable=True)][:labels]
+    chosen = evenly_chosen(train['label'], labels, seed)
     return {k: v[chosen] for k, v in train.items()}, test
 
 # %% ../../nbs/instruments/06_probes.ipynb #21e3e2f8
@@ -57,12 +52,12 @@ def features(recipe: Any,           # a recipe with `features`, or 'raw': the in
     if isinstance(recipe, str):
         if not pool:
             raise ValueError(f"{recipe[:20]!r} input has no tokens; ask a recipe, or leave pool=True")
-        return batch[keys[0]].flatten(1).float()
+        return as_floats(batch)[keys[0]].flatten(1).float()
     if recipe.features is None: raise ValueError(f"{type(recipe).__name__} gives no features to probe")
     device = next(recipe.parameters()).device
     n = len(batch[keys[0]])
     with evaluating(recipe), torch.no_grad():
-        part = lambda i: {k: batch[k][i:i + size].to(device) for k in keys}
+        part = lambda i: as_floats({k: batch[k][i:i + size].to(device) for k in keys})
         parts = [(recipe.features(part(i)) if pool else recipe.features(part(i), pool=False)).float().cpu()
                  for i in range(0, n, size)]
     return torch.cat(parts)
@@ -283,4 +278,4 @@ def tuned(recipe: Any, train: dict, test: dict,      # as in `probe`
           **how: Any) -> float:                      # as `finetune` takes it
     "Accuracy after fine-tuning a copy; of raw input that of the linear probe."
     if isinstance(recipe, str): return probe(recipe, train, test)['linear']
-    return finetune(copy.deepcopy(recipe), train, test, **how)
+    return finetune(copy.deepcopy(recipe), train, test, **how).accuracy
