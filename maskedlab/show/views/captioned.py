@@ -51,7 +51,8 @@ class CaptionedView(ClipView):
         return super().drawings(s) | {'like': tinted(self.paint(s.batch), bright)}
 
     def beneath(self, s: Scene) -> dict[str, str]:
-        return {'like': f'“{words}”' for words in self.sayings(s.batch)[:1]}
+        said = self.sayings(s.batch)
+        return {'like': f'“{said[0]}”'} if said else {}
 
     def says(self, s: Scene, unit: int) -> str:
         "How like the caption a cube is, and which place that is within its step."
