@@ -155,6 +155,17 @@ def test_6_the_contrast_looks_at_visible_tokens_of_each_encoder_alone(batch):
         assert_close(pool(few), pool(alone), atol=1e-5, rtol=1e-4)
 
 
+def test_levels_of_the_contrast_may_be_others_than_those_that_are_asked(batch):
+    full, top, same = make(), make(contrasted=(2,)), make(taps=(2, 2), contrasted=(1, 2))
+    out, alone, looks_up = (r(batch, generator=g()) for r in (full, top, same))
+    assert torch.equal(out.pred['video'], alone.pred['video'])
+    assert 0 < alone.terms['contrast'] < out.terms['contrast']
+    assert torch.equal(looks_up.terms['contrast'], out.terms['contrast'])       # all begin alike
+    assert (looks_up.pred['video'] - out.pred['video']).abs().max() > 1e-3
+    with pytest.raises(ValueError, match='of 0 to 2'):
+        make(contrasted=(3,))
+
+
 def test_7_the_first_frame_of_a_cube_is_kept_and_a_clip_that_stands_still_asks_for_no_second(r, batch):
     u = r.units(batch)
     x = u.x['video']

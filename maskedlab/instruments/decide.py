@@ -51,10 +51,15 @@ def left_behind(recipe: Recipe, batch: dict,          # held-out samples
 
     By cross-entropy where words or yes and no are asked, else by squared error, place by place. Below 0 it
     does worse than the constant; answers in no order, such as the points of a set, are always held to be
-    worse."""
+    worse. Of several streams the mean."""
     with evaluating(recipe), torch.no_grad():
         out = recipe(batch, generator=torch.Generator().manual_seed(seed))
-    pred, target = out.pred, out.target
+    if not isinstance(out.pred, dict): return _left(out.pred, out.target)
+    each = [_left(p, out.target.get(k)) for k, p in out.pred.items()]
+    known = [x for x in each if x is not None]
+    return sum(known) / len(known) if known else None
+
+def _left(pred: Any, target: Any) -> float | None:
     if not isinstance(pred, Tensor) or not isinstance(target, Tensor) or not len(target): return None
     asked, trivial = _costs(pred.double(), target)
     return 1 - float(asked / trivial) if trivial > 0 else None

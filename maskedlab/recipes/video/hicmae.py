@@ -44,7 +44,7 @@ _SMALL: dict[str, Any] = dict(image=32, frames=8, patch=8, rate=8000, window=256
                               weight=.1, strategy=Streams(Tube(.75), Random(.75, law='floor hidden')))
 SIZES: dict[str, dict[str, Any]] = {
     'micro': dict(dim=64, depth=4, heads=4, taps=(1, 2, 3), fusion=1, decoder_dim=48, decoder_depth=4,
-                  decoder_heads=4, **_SMALL),
+                  decoder_heads=4, norm_pix=False, **_SMALL),
     'tiny': dict(dim=128, depth=7, heads=4, taps=(2, 4, 6), decoder_dim=96, decoder_depth=4, decoder_heads=4,
                  **_SMALL),
     'small': dict(dim=384, heads=6, decoder_dim=192, decoder_heads=3),
@@ -71,6 +71,7 @@ class HiCMAE(Recipe):
                  spot: Width = 16,                              # side of a patch of the spectrum
                  dim: Width = 512, depth: Layers = 10, heads: Width = 8,            # of each encoder
                  taps: Sequence[Whole] = (3, 6, 9), fusion: Layers = 2,     # levels handed on, from 0
+                 contrasted: Sequence[Whole] | None = None,         # levels of the contrast; None: those
                  decoder_dim: Width = 384, decoder_depth: Layers = 4, decoder_heads: Width = 6,
                  norm_pix: bool = True,         # predict cubes and patches normalised; else as they are
                  eps: Positive = 1e-6, difference: bool = True,         # of frames: `frame_difference`
@@ -78,7 +79,7 @@ class HiCMAE(Recipe):
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Where = Streams(Tube(.9), Random(.8, law='floor hidden'))):
         super().__init__()
-        if len(taps) != decoder_depth - 1 or max(taps, default=0) >= depth:
+        if len(taps) != decoder_depth - 1 or max((*taps, *(contrasted or ())), default=0) >= depth:
             raise ValueError(f"taps={tuple(taps)}: a decoder of {decoder_depth} blocks asks "
                              f"{decoder_depth - 1} levels, of 0 to {depth - 1}")
         self.cut: Any = HeardCubes(Patches((cube, patch, patch), channels, 'row column colour', mean, std,
@@ -95,6 +96,7 @@ class HiCMAE(Recipe):
         self.heads.apply(init_xavier)
         self.contrast = PairContrast(temperature).requires_grad_(False)
         self.taps, self.weight, self.strategy = tuple(taps), weight, strategy
+        self.contrasted = self.taps if contrasted is None else tuple(contrasted)
         self.joint = 'clips are told from those of their part' if weight else ''
 
     def forward(self, batch: dict, mask: Any = None, *, units: Units | None = None, generator: Any = None,
@@ -105,7 +107,7 @@ class HiCMAE(Recipe):
         hidden = u.split(mask)
         levels, real = self.encoders(self.cut.normal(u.x), hidden)                      # how
         met = self.fusion({k: h[-1] for k, h in levels.items()}, real)
-        found = torch.stack([self.contrast(s) for s in likeness_at(levels, real, self.taps)]).sum(0)
+        found = torch.stack([self.contrast(s) for s in likeness_at(levels, real, self.contrasted)]).sum(0)
         target = self.cut.wanted({k: rows(u.x[k], m) for k, m in hidden.items()})           # what
         pred, errors = {}, {}
         for k, m in hidden.items():
