@@ -19,7 +19,7 @@ STATIC = ROOT / 'maskedlab' / 'show' / 'static'
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
-         '--no-first-run']
+         '--no-first-run', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream']
 
 
 def pytest_collection_modifyitems(items):
@@ -123,10 +123,10 @@ def ready(page, timeout=60_000):
         return r && r.dataset.rested && r.dataset.rested === r.dataset.painted; }""", timeout=timeout)
 
 
-def repaints(page, low, step):
+def repaints(page, low, step, field='ratio'):
     "Milliseconds from the slider to the repainted page, of 30 changes after three to warm up."
-    return page.evaluate('''async ([low, step]) => {
-        const slider = document.querySelector("[data-field=ratio]"), times = [];
+    return page.evaluate('''async ([low, step, field]) => {
+        const slider = document.querySelector(`[data-field=${field}]`), times = [];
         const root = document.querySelector(".mlx");
         for (let i = 0; i < 33; i++) {
             const frame = (r) => () => requestAnimationFrame(r);
@@ -137,7 +137,7 @@ def repaints(page, low, step):
             await done;
             times.push(performance.now() - start);
         }
-        return times.slice(3); }''', [low, step])
+        return times.slice(3); }''', [low, step, field])
 
 
 def in_time(what, times, limit):

@@ -340,6 +340,15 @@ class Tones extends Picture {
 
 // Sound: time goes from left to right in all drawings, and a line in them goes with what is heard.
 class Wave extends Picture {
+  // What is said stands under the first two: rows of [begin, end, text], in shares of the clip.
+  show(meta, buffers) {
+    super.show(meta, buffers);
+    this.stage.style.aspectRatio = `${meta.width} / ${2 * meta.height}`;
+    if (this.stage.tabIndex < 0) return;
+    const rows = meta.labels.map((row) => h("div", {}, ...row.map(([from, to, text]) => h("span", { style: `left:${100 * from}%;width:${100 * (to - from)}%` }, text))));
+    if (!this.labels) this.caption.prepend(this.labels = h("div", { class: "mlx-labels" }));
+    this.labels.replaceChildren(...rows);
+  }
   says(unit) { return `Frame ${unit + 1}`; }
 }
 
@@ -372,6 +381,32 @@ class Speaker {
     delete this.root.dataset.plays;
   }
   close() { this.stop(); this.context?.close(); this.context = undefined; }
+}
+
+// Some seconds of the microphone, decoded.
+async function recorded(seconds, begun) {
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  try {
+    const recorder = new MediaRecorder(stream), parts = [], done = new Promise((r) => { recorder.onstop = r; });
+    recorder.ondataavailable = (e) => parts.push(e.data);
+    recorder.start();
+    begun();
+    setTimeout(() => recorder.stop(), 1000 * seconds);
+    await done;
+    const context = new AudioContext(), data = await new Blob(parts).arrayBuffer();
+    try { return await context.decodeAudioData(data); } finally { context.close(); }
+  } finally { for (const track of stream.getTracks()) track.stop(); }
+}
+
+// The first channel as the bytes of a wav file of 16 bits.
+function wav(audio) {
+  const x = audio.getChannelData(0), file = new DataView(new ArrayBuffer(44 + 2 * x.length)), rate = audio.sampleRate;
+  const word = (at, text) => [...text].forEach((c, i) => file.setUint8(at + i, c.charCodeAt(0)));
+  word(0, "RIFF"); word(8, "WAVEfmt "); word(36, "data");
+  for (const [at, n] of [[4, 36 + 2 * x.length], [16, 16], [24, rate], [28, 2 * rate], [40, 2 * x.length]]) file.setUint32(at, n, true);
+  for (const [at, n] of [[20, 1], [22, 1], [32, 2], [34, 16]]) file.setUint16(at, n, true);
+  x.forEach((v, i) => file.setInt16(44 + 2 * i, Math.round(32767 * Math.max(-1, Math.min(1, v))), true));
+  return new Uint8Array(file.buffer);
 }
 
 // Frequencies. The bytes hold what is hidden, too, under an opacity of 0, so that a stroke can show it before any answer;
@@ -819,7 +854,7 @@ class Page {
   }
 
   // One's own sample: a file, or a field to write in.
-  ownInput({ accept, label, write, button, placeholder }) {
+  ownInput({ accept, label, write, button, placeholder, voice, seconds }) {
     this.file = null;
     const parts = [];
     if (write) parts.push(...this.field({ write, button, placeholder }, (text) => this.send(text, new TextEncoder().encode(text))));
@@ -827,7 +862,25 @@ class Page {
       this.file = h("input", { type: "file", accept, class: "mlx-file", "aria-label": label.replace(" …", ""), onchange: () => this.upload() });
       parts.push(h("label", { class: "mlx-button mlx-open" }, label, this.file));
     }
+    if (voice) parts.push(...this.voiceInput(voice, seconds));
     this.own.replaceChildren(...parts);
+  }
+
+  // One's own voice, where the browser has a microphone for this page.
+  voiceInput(words, seconds) {
+    const told = h("p", { class: "mlx-small" }, "Recorded in this page and given to its Python, and to nobody else.");
+    if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) { told.textContent = "This browser has no microphone for this page: open a recording instead."; return [told]; }
+    const why = { NotAllowedError: "The browser did not allow this page to use the microphone.", NotFoundError: "No microphone was found." };
+    const button = h("button", { type: "button", class: "mlx-voice", onclick: async () => {
+      button.disabled = true;
+      try {
+        const data = wav(await recorded(seconds, () => { button.textContent = `Speak now, for ${seconds} seconds …`; }));
+        told.replaceChildren(h("a", { href: URL.createObjectURL(new Blob([data], { type: "audio/wav" })), download: "my voice.wav" }, "Save it"), " for the line of code below. ", "Given to this page's Python, and to nobody else.");
+        this.send("my voice.wav", data);
+      } catch (e) { this.trouble(why[e.name] ?? `The microphone gave nothing that can be read: ${e.message}`); }
+      button.textContent = words; button.disabled = false;
+    } }, words);
+    return [button, told];
   }
 
   hear() {

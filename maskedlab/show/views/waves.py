@@ -130,7 +130,8 @@ class WaveSamples(PictureView):
         return dict(labels=[row for row in rows if row])
 
 # %% ../../../nbs/show/views/14_waves.ipynb #cff16691
-WIDE, HIGH, DEEP = 192, 80, 32      # pixels of a drawing: its width, of the spectrum, of the wave below
+# of a drawing: columns, bands of the spectrum, rows of the wave below it; a row is shown two pixels high
+WIDE, HIGH, DEEP = 192, 40, 24
 
 def outline(wave: Tensor,           # `[T]`, NaN where it is not known
             top: float,             # what reaches the edges
@@ -143,7 +144,7 @@ def outline(wave: Tensor,           # `[T]`, NaN where it is not known
 @cache
 def ear(rate: int) -> LogMel:       # samples a second
     "What spectra are drawn and heard by: 32 ms wide, 10 ms apart."
-    return LogMel(rate, round(.032 * rate), round(.01 * rate), HIGH // 2)
+    return LogMel(rate, round(.032 * rate), round(.01 * rate), HIGH)
 
 class WaveDrawings(WaveSamples):
     "Draws sound."
@@ -171,7 +172,10 @@ class WaveDrawings(WaveSamples):
         return u.kind == 'sequence'
 
     def thumb(self, batch: dict, i: int) -> Tensor:
-        return self.paint({k: v[i:i + 1] for k, v in batch.items()})[:HIGH:2, ::3].contiguous()
+        return self.paint({k: v[i:i + 1] for k, v in batch.items()})[:HIGH, ::3].contiguous()
+
+    def still(self, drawing: Tensor, side: int, hatched: bool = True) -> Any:
+        return super().still(drawing.repeat_interleave(2, 0), side, hatched)
 
 # %% ../../../nbs/show/views/14_waves.ipynb #440e5226
 class WaveView(WaveDrawings):
@@ -217,7 +221,7 @@ class WaveView(WaveDrawings):
         more = {} if mel is None else {
             'line': self.heard(mel, x.masked_fill(hidden, torch.nan), float(x.abs().max()))}
         drawn = super().drawings(s)
-        return drawn | {'error': drawn['error'][:DEEP]} | more
+        return drawn | {'error': drawn['error'][:DEEP // 2]} | more
 
     def far(self, mel: Tensor, s: Scene) -> str:
         "How far spectra `[F, bands]` are from those of the clip where it is hidden, in words."
@@ -277,7 +281,7 @@ class WordOfFrameView(WaveView):
         "Original, seen, error and lines; what it picks, and the words of all frames."
         ids = self.words(s)
         shades = F.interpolate(ids.T[None].float() / max(s.recipe.quantiser.words - 1, 1), WIDE)[0]
-        colours = cividis(shades.masked_fill(shades < 0, torch.nan)).repeat_interleave(16, 0)
+        colours = cividis(shades.masked_fill(shades < 0, torch.nan)).repeat_interleave(8, 0)
         pale = torch.cat([colours[..., :3].float().lerp(torch.tensor(255.), .6).byte(), colours[..., 3:]], -1)
         rows = torch.where(self.holes(s)[:1, :, None], colours, pale)
         x, wave = self.first(s.batch)[0], self.answer(s)
