@@ -160,7 +160,8 @@ def test_one_s_own_voice_is_recorded_and_heard(bare):
     assert torch.equal(own, wave)                       # so the page's line of code finds the same
 
 
-@pytest.mark.parametrize('named, says', [('NotAllowedError', 'did not allow'), ('NotFoundError', 'No microphone')])
+@pytest.mark.parametrize('named, says', [('NotAllowedError', 'did not allow'),
+                                         ('NotFoundError', 'No microphone')])
 def test_without_a_microphone_one_sentence_says_so(bare, named, says):
     page = bare(Page('wav2vec2'))
     page.evaluate("""(name) => { navigator.mediaDevices.getUserMedia = async () => {

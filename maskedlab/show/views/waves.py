@@ -24,8 +24,8 @@ from .base import Measure, Scene, cividis, from_file
 from .pictures import PictureView
 
 # %% auto #0
-__all__ = ['EASE', 'SECONDS', 'WIDE', 'HIGH', 'DEEP', 'at_samples', 'mixed', 'picked', 'pieces', 'runs', 'WaveSamples', 'outline',
-           'ear', 'WaveDrawings', 'WaveView', 'WordOfFrameView']
+__all__ = ['EASE', 'SECONDS', 'WIDE', 'HIGH', 'DEEP', 'at_samples', 'mixed', 'picked', 'collage', 'stretches', 'WaveSamples',
+           'outline', 'ear', 'WaveDrawings', 'WaveView', 'WordOfFrameView']
 
 # %% ../../../nbs/show/views/14_waves.ipynb #1408e006
 EASE = 16                   # samples in which sound fades beside a hole, twice
@@ -53,10 +53,10 @@ def picked(choices: Tensor,         # `[n, 1 + k]`, how near each choice is, its
     own = torch.arange(len(others), device=others.device)[:, None]
     return torch.cat([own, others], 1).gather(1, choices.argmax(1, keepdim=True))[:, 0]
 
-def pieces(wave: Tensor,            # `[T]`
-           hidden: Tensor,          # bool `[L]`, frames, one at least
-           rows: Tensor,            # int64 `[n]`, a hidden frame for each of them
-           ) -> Tensor:             # `[T]`, of use in holes
+def collage(wave: Tensor,           # `[T]`
+            hidden: Tensor,         # bool `[L]`, frames, one at least
+            rows: Tensor,            # int64 `[n]`, a hidden frame for each of them
+            ) -> Tensor:             # `[T]`, of use in holes
     "In place of each hidden frame the recording at another one."
     T, L = len(wave), len(hidden)
     where, t = hidden.nonzero()[:, 0], torch.arange(T)
@@ -71,9 +71,9 @@ def pieces(wave: Tensor,            # `[T]`
 # %% ../../../nbs/show/views/14_waves.ipynb #1e028683
 SECONDS = 2.                # of the reader's own recording
 
-def runs(ids: Tensor,               # int64 `[F]`
-         names: Any,                # what a number means; -1 means nothing
-         ) -> list[tuple[float, float, str]]:       # begin and end in shares of the clip, and a name
+def stretches(ids: Tensor,          # int64 `[F]`
+              names: Any,           # what a number means; -1 means nothing
+              ) -> list[tuple[float, float, str]]:       # begin and end in shares of the clip, and a name
     "What is said, and when."
     each, n = ids.unique_consecutive(return_counts=True)
     ends = (n.cumsum(0) / max(len(ids), 1)).tolist()
@@ -126,7 +126,7 @@ class WaveSamples(PictureView):
     def staged(self, s: Scene) -> dict[str, Any]:
         "Rows of what is said below a drawing, where it is known."
         known = dict(words=[str(i) for i in range(10)], phones=PHONES)
-        rows = [runs(s.batch[k][0].cpu(), names) for k, names in known.items() if k in s.batch]
+        rows = [stretches(s.batch[k][0].cpu(), names) for k, names in known.items() if k in s.batch]
         return dict(labels=[row for row in rows if row])
 
 # %% ../../../nbs/show/views/14_waves.ipynb #cff16691
@@ -275,7 +275,7 @@ class WordOfFrameView(WaveView):
         if name != 'returned': return super().fill(name, s)
         if not len(s.out.choices): return torch.zeros_like(self.first(s.batch)[0])
         rows = picked(s.out.choices, s.out.extra['others']).cpu()
-        return pieces(self.first(s.batch)[0], s.mask.flatten(1)[0].cpu(), rows)
+        return collage(self.first(s.batch)[0], s.mask.flatten(1)[0].cpu(), rows)
 
     def drawings(self, s: Scene) -> dict[str, Tensor]:
         "Original, seen, error and lines; what it picks, and the words of all frames."
