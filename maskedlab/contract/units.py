@@ -18,8 +18,8 @@ from ..checks import Count, brief_value, door
 
 # %% auto #0
 __all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
-           'mean_over', 'count_of', 'repeat_to', 'free_for', 'stack_views', 'split_views', 'check_parts', 'Units',
-           'told_device', 'layout']
+           'mean_over', 'count_of', 'repeat_to', 'free_for', 'stack_views', 'split_views', 'check_parts', 'Parted',
+           'Units', 'told_device', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -180,9 +180,39 @@ def check_parts(kind: Any, shape: Any, **which: Any) -> None:
         if t is not None and not (torch.is_tensor(t) and t.dtype == torch.bool):
             raise TypeError(f"Units({name}={type(t).__name__}): give a bool tensor [B, *shape]")
 
+# %% ../../nbs/contract/00_units.ipynb #b0a8e376
+class Parted:
+    "What units of several streams can do: fall into them, and come together again."
+    valid: Any
+    free: Any
+    x: Any
+    put: Any
+    streams: dict[str, tuple[slice, tuple[int, ...]]] | None
+
+    def split(self, t: Tensor,                 # `[B, N, ...]` over the flat axis of all streams
+              ) -> dict[str, Tensor]:          # `{stream: [B, *shape of the stream, ...]}`
+        "Cut a tensor over all units into its streams."
+        if self.streams is None: raise ValueError("these units have one stream: there is nothing to split")
+        return {k: t[:, s].reshape(len(t), *shape, *t.shape[2:]) for k, (s, shape) in self.streams.items()}
+
+    def alone(self, name: str) -> Units:
+        "One stream as units of its own, which `put` it back into a batch alone."
+        if self.streams is None or name not in self.streams:
+            raise ValueError(f"there is no stream {brief_value(name)} in these units; they have "
+                             f"{', '.join(self.streams or {}) or 'one stream'}")
+        shape, (valid, free) = self.streams[name][1], (self.split(t)[name] for t in (self.valid, self.free))
+        return Units('grid' if len(shape) > 1 else 'sequence', shape, self.x and self.x[name], valid, free,
+                     put=self.put and (lambda batch, x: self.put(batch, {name: x})))
+
+    def join(self, parts: dict[str, Tensor],   # `{stream: [B, *shape of the stream, ...]}`
+             ) -> Tensor:                      # `[B, N, ...]`
+        "Lay the streams back on the one flat axis: the inverse of `split`."
+        if self.streams is None: raise ValueError("these units have one stream: there is nothing to join")
+        return torch.cat([parts[k].flatten(1, len(shape)) for k, (_, shape) in self.streams.items()], 1)
+
 # %% ../../nbs/contract/00_units.ipynb #84e29fbb
 @dataclass(frozen=True, eq=False)
-class Units:
+class Units(Parted):
     """What can be hidden in a batch: the layout, the content at the place where it is hidden, and the way
     back to data."""
     kind: str                    # which brush paints it: 'grid', 'sequence', 'set', 'graph' or 'spectrum'
@@ -252,27 +282,6 @@ class Units:
             return self.but(x={k: _swap(v, parts[k], None if new is None else new[k])
                                for k, v in self.x.items()})
         return self.but(x=_swap(self.x, which, new))
-
-    def split(self, t: Tensor,                 # `[B, N, ...]` over the flat axis of all streams
-              ) -> dict[str, Tensor]:          # `{stream: [B, *shape of the stream, ...]}`
-        "Cut a tensor over all units into its streams."
-        if self.streams is None: raise ValueError("these units have one stream: there is nothing to split")
-        return {k: t[:, s].reshape(len(t), *shape, *t.shape[2:]) for k, (s, shape) in self.streams.items()}
-
-    def alone(self, name: str) -> Units:
-        "One stream as units of its own, which `put` it back into a batch alone."
-        if self.streams is None or name not in self.streams:
-            raise ValueError(f"there is no stream {brief_value(name)} in these units; they have "
-                             f"{', '.join(self.streams or {}) or 'one stream'}")
-        shape, (valid, free) = self.streams[name][1], (self.split(t)[name] for t in (self.valid, self.free))
-        return Units('grid' if len(shape) > 1 else 'sequence', shape, self.x and self.x[name], valid, free,
-                     put=self.put and (lambda batch, x: self.put(batch, {name: x})))
-
-    def join(self, parts: dict[str, Tensor],   # `{stream: [B, *shape of the stream, ...]}`
-             ) -> Tensor:                      # `[B, N, ...]`
-        "Lay the streams back on the one flat axis: the inverse of `split`."
-        if self.streams is None: raise ValueError("these units have one stream: there is nothing to join")
-        return torch.cat([parts[k].flatten(1, len(shape)) for k, (_, shape) in self.streams.items()], 1)
 
 # %% ../../nbs/contract/00_units.ipynb #7490bfa0
 MOST_UNITS = 2 ** 31        # of a layout: 2 GB for one mask

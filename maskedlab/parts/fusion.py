@@ -25,7 +25,7 @@ from ..targets.pixels import (colour_norm, colour_stats, frame_difference, frame
                                       un_norm)
 
 # %% auto #0
-__all__ = ['CrossFirst', 'Fusion', 'StreamEncoders', 'SkipFiller', 'HeardCubes']
+__all__ = ['CrossFirst', 'Fusion', 'StreamEncoders', 'SkipFiller', 'StreamCuts', 'HeardCubes']
 
 # %% ../../nbs/parts/21_fusion.ipynb #deb1648f
 class CrossFirst(CrossBlock):
@@ -95,7 +95,7 @@ class SkipFiller(Filler):
         return self.norm(z)
 
 # %% ../../nbs/parts/21_fusion.ipynb #5fad1905
-class HeardCubes(nn.Module):
+class StreamCuts(nn.Module):
     "Clips as cubes, and their sound as patches of its log-mel spectrum: two streams on one axis."
     def __init__(self, video: Patches,
                  ear: tuple[int, int, int],     # samples a second, and of a spectrum, one each 10 ms; bands
@@ -161,6 +161,9 @@ class HeardCubes(nn.Module):
         "Spectra as units hold them, as they are heard."
         return x[:, 0] * (2 * SPREAD) + LEVEL
 
+# %% ../../nbs/parts/21_fusion.ipynb #ea29b780
+class HeardCubes(StreamCuts):
+    "The same, and what is asked of them."
     def wanted(self, x: dict[str, Tensor]) -> dict[str, Tensor]:       # of each stream `[..., values]`
         "What is asked of units."
         t = {'video': colour_norm(x['video'], self.video.channels),

@@ -73,8 +73,8 @@ class HiCMAE(Recipe):
                  taps: Sequence[Whole] = (3, 6, 9), fusion: Layers = 2,     # levels handed on, from 0
                  contrasted: Sequence[Whole] | None = None,         # levels of the contrast; None: those
                  decoder_dim: Width = 384, decoder_depth: Layers = 4, decoder_heads: Width = 6,
-                 norm_pix: bool = True,         # predict cubes and patches normalised; else as they are
-                 eps: Positive = 1e-6, difference: bool = True,         # of frames: `frame_difference`
+                 # predict cubes and patches normalised, else as they are; and `frame_difference` of frames
+                 norm_pix: bool = True, difference: bool = True, eps: Positive = 1e-6,
                  weight: FromZero = .0025, temperature: Positive = .07,      # of the contrast
                  mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
                  strategy: Where = Streams(Tube(.9), Random(.8, law='floor hidden'))):

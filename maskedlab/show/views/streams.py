@@ -5,6 +5,7 @@
 # %% ../../../nbs/show/views/16_streams.ipynb #07cd6f4f
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ from .pictures import PictureView
 __all__ = ['QUIET', 'RANGE', 'MAIN', 'loudness', 'lines_in_time', 'MelView', 'StreamsNamed', 'drawn', 'said', 'StreamsView']
 
 # %% ../../../nbs/show/views/16_streams.ipynb #75e81c76
-QUIET, RANGE = -14., 18.        # natural logarithms of power: what is drawn darkest, and from there to brightest
+QUIET, RANGE = -14., 18.        # natural logarithms of power: drawn darkest, and from there to brightest
 
 def loudness(mel: Tensor) -> Tensor:        # `[B, steps, bands]`, as `LogMel` gives it
     "A spectrum as a picture, `[B, 1, steps, bands]` in 0..1."
@@ -49,6 +50,7 @@ class MelView(PictureView):
     baselines = {'mean': 'the mean of the visible', 'line': 'a straight line over time'}
     slow: dict[str, str] = {}
     paste, brushes = (), (1, 2)
+    sounds = dict(original='Its sound', seen='With its holes silent', returned='The sound that it returns')
 
     def paint(self, batch: dict) -> Tensor:
         "The spectrum of the first clip, low tones below."
@@ -74,14 +76,22 @@ class MelView(PictureView):
         x, truth = loudness(filled['mel'][:1]), loudness(s.batch['mel'][:1])
         return float(psnr(x, truth, self.places(s.units, s.mask)[:1])[0])
 
+    def hear(self, name: str, s: Scene) -> tuple[Tensor, int]:
+        "The recording; or a wave that has about the spectrum that is drawn, no louder than it."
+        ear, wave, g = s.recipe.cut.mel, s.batch['wave'][0].float().cpu(), torch.Generator().manual_seed(0)
+        if name == 'original': return wave, ear.rate
+        silent = s.batch['mel'].masked_fill(self.places(s.units, s.mask), math.log(ear.floor))
+        made = ear.wave((silent if name == 'seen' else s.filled['mel'])[:1].float().cpu(), generator=g)[0]
+        return made * min(1., float(wave.abs().max() / made.abs().max().clamp_min(1e-9))), ear.rate
+
 # %% ../../../nbs/show/views/16_streams.ipynb #d5804a85
 MAIN = ('original', 'seen', 'returned', 'error')        # what stands above, of each stream
 
 class StreamsNamed(View):
     "Streams of a sample, each with a view of its own, and what their drawings and scores are called."
     # of both streams in a row, only chance makes sense
-    leave_out = ('painted', 'span', 'ball', 'bernoulli', 'checkerboard', 'grid', 'slots', 'tokens', 'wholewords',
-                 'wordspans')
+    leave_out = ('painted', 'span', 'ball', 'bernoulli', 'checkerboard', 'grid', 'slots', 'tokens',
+                 'wholewords', 'wordspans')
     side = 232
     measure = Measure('PSNR on what is hidden in decibels, of a spectrum as it is drawn; longer is closer to '
                       'the original.', 'PSNR', ' dB', 25)
@@ -101,6 +111,7 @@ class StreamsNamed(View):
         self.titles = above | {k: title for k, title in told.items() if not k.endswith('attention')}
         self.hints, self.answers = self.joined('hints'), self.joined('answers', said)
         self.baselines, self.paints = self.joined('baselines', said), self.joined('paints', drawn)
+        self.sounds = self.joined('sounds')
         self.stages = {drawn(of, k): v.stage for of, v in self.views.items() for k in v.titles}
         self.parts = {drawn(of, k): name for (of, v), name in zip(self.views.items(), streams)
                       for k in v.titles}
@@ -180,6 +191,10 @@ class StreamsView(StreamsNamed):
         "By the view of the stream that was filled; NaN where nothing of it is hidden."
         v, own, made = filled
         return v.close(made, own)
+
+    def hear(self, name: str, s: Scene) -> tuple[Tensor, int]:
+        inner, v, own = self.own(name, s)
+        return v.hear(inner, own)
 
     def rivals(self) -> dict[str, list[str]]:
         "Each network's answer beside the guesses of its own stream."
