@@ -30,6 +30,8 @@ _NAMES = {   # public name -> module
     'load_pretrained': 'formats.pretrained',
     'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage',
           'count_law': 'instruments.count_law',
+    'labelled_images': 'data.labels', 'finetune': 'uses.finetune', 'Classifier': 'uses.finetune',
+    'probe': 'instruments.probes', 'labelled': 'instruments.probes',
     'fit': 'train.trainer', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
     'Explorer': 'show.explorer.widget',
     'setting': 'settings', 'settings': 'settings',
@@ -55,6 +57,9 @@ if TYPE_CHECKING:         # the same once more, for whoever reads without runnin
     from .instruments.leak import leak_check as leak_check
     from .instruments.coverage import coverage_map as coverage_map
     from .instruments.count_law import count_law as count_law
+    from .data.labels import labelled_images as labelled_images
+    from .uses.finetune import finetune as finetune, Classifier as Classifier
+    from .instruments.probes import probe as probe, labelled as labelled
     from .train.trainer import fit as fit, Trainer as Trainer
     from .instruments.baselines import psnr as psnr
     from .show.explorer.widget import Explorer as Explorer

@@ -152,6 +152,73 @@ def _bench(a: argparse.Namespace) -> int:
         sys.path.insert(0, str(root))
     return import_module('bench.__main__').main(a.words[1:])
 
+# %% ../nbs/01_cli.ipynb #47df5117
+def _with_weights(a: argparse.Namespace) -> Any:
+    "A run or a checkpoint as it is; of a name the weights that ship, where there are any."
+    from maskedlab.contract.create import create_recipe, is_saved
+    if is_saved(a.recipe): return create_recipe(a.recipe, trust=a.trust)
+    try:
+        return create_recipe(a.recipe, size=a.size, pretrained=True)
+    except ValueError as why:
+        r = create_recipe(a.recipe, size=a.size)
+        print(f'untrained: {why}', file=sys.stderr)
+        return r
+
+def _labelled(a: argparse.Namespace, recipe: Any) -> tuple[dict, dict, list[str] | None]:
+    "Samples with labels, to learn from and to test on, and what the labels stand for."
+    from maskedlab.data.labels import labelled_images
+    from maskedlab.data.samples import list_samples, options_of
+    from maskedlab.instruments.probes import labelled
+    from maskedlab.train.setup import picture_size
+    size = a.image or picture_size(recipe)
+    if a.data not in list_samples():
+        return labelled_images(a.data, a.test, size, a.labels, seed=a.seed,
+                               channels=recipe.config.get('channels', 3))
+    if a.test is not None: raise ValueError(f"--test {a.test[:40]}: {a.data} has a test part of its own")
+    more = {'size': size} if 'size' in options_of(a.data) else {}
+    return (*labelled(a.data, a.labels, a.seed, **more), None)
+
+def _probe(a: argparse.Namespace) -> None:
+    from maskedlab.instruments.probes import probe
+    recipe = _with_weights(a)
+    train, test, _ = _labelled(a, recipe)
+    how = dict(attentive=a.attentive, layer=a.layer)
+    found = {'this network': probe(recipe, train, test, **how),
+             'the same, untrained': probe(type(recipe)(**recipe.config).eval(), train, test, **how),
+             'raw input': probe('raw', train, test)}
+    report = dict(learned_from=len(train['label']), tested_on=len(test['label']),
+                  classes=len(train['label'].unique()), **found)
+    if a.json: return print(json.dumps(report, indent=1))
+    print(f"{report['classes']} classes, {report['learned_from']} labels, tested on {report['tested_on']}")
+    for name, scores in found.items():
+        print(f'{name:20}', '  '.join(f'{k} {v:.3f}' if isinstance(v, float) else f'{k} {v}'
+                                      for k, v in scores.items()))
+
+def _finetune(a: argparse.Namespace) -> None:
+    from maskedlab.train.folder import holds_more
+    from maskedlab.uses.finetune import finetune
+    recipe = _with_weights(a)
+    if not a.overwrite and holds_more(Path(a.out).expanduser()):
+        raise ValueError(f"{a.out} is not empty; say --overwrite, or choose another --out")
+    train, test, classes = _labelled(a, recipe)
+    model = finetune(recipe, train, test, a.steps, a.batch, seed=a.seed, classes=classes,
+                     augment=classes is not None and not a.no_augment,
+                     **({} if a.lr is None else {'lr': a.lr}))
+    model.save(a.out)
+    print(f"{model.accuracy:.1%} of {len(test['label'])} that it did not learn from; kept in {a.out}")
+
+def _ask(a: argparse.Namespace) -> None:
+    from maskedlab.data.own import load_image
+    from maskedlab.train.setup import picture_size
+    from maskedlab.uses.finetune import Classifier
+    model = Classifier.load(a.folder)
+    for file in a.files:
+        found, = model.ask(load_image(file, picture_size(model.recipe)))
+        print(file, ', '.join(f'{name} {p:.0%}' for name, p in list(found.items())[:3]), sep='\t')
+
+def _export(a: argparse.Namespace) -> None:
+    print(_with_weights(a).save_pretrained(a.out, layout=a.to))
+
 # %% ../nbs/01_cli.ipynb #52d37644
 def _words(a: argparse.Namespace) -> dict[str, Any]:
     from maskedlab.train.setup import OPTIONS, PLANNED
@@ -335,6 +402,40 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('rest', nargs=argparse.REMAINDER, metavar='TABLE',
                    help='a table and its options; `maskedlab bench TABLE --help`')
 
+# %% ../nbs/01_cli.ipynb #6e192d38
+def _using(add: Callable[..., argparse.ArgumentParser]) -> None:
+    def labels(c: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        c.add_argument('--data', required=True, help='a folder of classes, or a sample that has labels, '
+                                                     'such as digits')
+        c.add_argument('--test', help='a folder of the same classes; default: val/ or test/ beside train/, '
+                                      'or a fifth that is held back')
+        c.add_argument('--labels', type=_number, help='how many to learn from; default: all')
+        c.add_argument('--image', type=_number,
+                       help='side of the pictures; default: what the recipe is made for')
+        c.add_argument('--size', help='of a recipe by name')
+        c.add_argument('--seed', type=_number, default=0)
+        return c
+    c = labels(add('probe', _probe, 'what frozen features say of labels, beside the same network untrained '
+                                    'and raw input', recipe=True))
+    c.add_argument('--layer', type=_number, help="which is read, from 1, or 'best'")
+    c.add_argument('--attentive', action='store_true', help='train one query over all tokens, too')
+    c.add_argument('--json', action='store_true', help='for a script')
+    c = labels(add('finetune', _finetune, 'train all of it on labels, and keep the classifier', recipe=True))
+    c.add_argument('--out', required=True, help='a folder')
+    c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
+    c.add_argument('--steps', type=_number, default=300)
+    c.add_argument('--batch', type=_number, default=64)
+    c.add_argument('--lr', type=_number, help='of the head; default 1e-3')
+    c.add_argument('--no-augment', action='store_true', help='no random crops and mirroring')
+    c = add('ask', _ask, 'what a classifier of `maskedlab finetune` says of pictures')
+    c.add_argument('folder', help='of --out')
+    c.add_argument('files', nargs='+', metavar='PICTURE')
+    c = add('export', _export, 'write weights as another library reads them', recipe=True)
+    c.add_argument('--to', required=True, metavar='LAYOUT', help="such as 'transformers'; a wrong one tells "
+                                                                 'which there are')
+    c.add_argument('--out', required=True, help='a folder')
+    c.add_argument('--size', help='of a recipe by name')
+
 # %% ../nbs/01_cli.ipynb #faddbffb
 class _Parser(argparse.ArgumentParser):
     "One that says what is wrong in one line."
@@ -376,6 +477,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('-n', type=_number, default=2000, help='masks to draw')
 
     _comparing(add)
+    _using(add)
     _train_options(add('train', _train, 'train a recipe', recipe=True))
 
     c = add('explore', _explore, 'the explorer in a browser, without a notebook', recipe=True,

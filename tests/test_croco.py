@@ -262,7 +262,8 @@ def folder(tmp_path, batch):
     for side, key in (('left', 'image'), ('right', 'other')):
         (tmp_path / side).mkdir()
         for i, x in enumerate(batch[key]):
-            Image.fromarray((x.permute(1, 2, 0) * 255).round().byte().numpy()).save(tmp_path / side / f'{i}.png')
+            x = (x.permute(1, 2, 0) * 255).round().byte().numpy()
+            Image.fromarray(x).save(tmp_path / side / f'{i}.png')
     return tmp_path
 
 

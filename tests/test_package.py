@@ -294,7 +294,10 @@ MODALITIES = {
     'code',
 }
 # Modules that are about one modality, as a recipe is: the feed of crops, and the views.
-ONE_MODALITY = {'instruments/baselines.py', 'train/feed.py', 'show/views/words.py', 'show/views/clouds.py'}
+ONE_MODALITY = {
+    'instruments/baselines.py', 'train/feed.py', 'show/views/words.py', 'show/views/clouds.py',
+    'show/views/streams.py',
+}
 ASKING = {'modality', 'recipe', 'recipe_name', 'method', 'method_name'}  # variables that hold such a name
 
 

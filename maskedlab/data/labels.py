@@ -17,13 +17,13 @@ from .own import images
 from .pictures import Pictures, check_size, cropped
 
 # %% auto #0
-__all__ = ['TO_LEARN', 'TO_TEST', 'MOST', 'parts_of', 'held_back', 'labelled_images', 'evenly_chosen']
+__all__ = ['TO_LEARN', 'TO_TEST', 'MOST', 'two_parts', 'held_back', 'labelled_images', 'as_floats', 'evenly_chosen']
 
 # %% ../../nbs/data/16_labels.ipynb #06e18c49
 TO_LEARN = ('train', 'training')
 TO_TEST = ('val', 'valid', 'validation', 'test', 'testing')        # the first that is there
 
-def parts_of(source: Any) -> tuple[Any, Any]:        # to learn from, to test on; None: nobody said
+def two_parts(source: Any) -> tuple[Any, Any]:        # to learn from, to test on; None: nobody said
     "The two parts of a folder or of a dict of data sets, where their names tell them."
     names: dict[str, Any] = {}
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
@@ -74,7 +74,7 @@ def labelled_images(source: Filling,        # a folder of classes, a data set, o
     `label` int64 `[N]`), and what the labels stand for.
 
     Errors: ValueError where there are no classes, fewer than two, or others in the test part."""
-    learn, given = parts_of(source)
+    learn, given = two_parts(source)
     given, side = given if test is None else test, check_size(size)
     own = images(learn, short_side=2 * min(side), channels=channels)
     train = _bytes_of(own, torch.arange(len(own)), side, short(str(learn)))
@@ -100,6 +100,12 @@ def _named_as(names: list[str], source: Any, side: tuple[int, int], channels: in
         raise ValueError(f"the test part has the class {new[0]!r}, which nobody could learn: the others are "
                          f"{', '.join(names)[:80]}")
     return {**batch, 'label': torch.tensor([names.index(c) for c in other.classes])[batch['label']]}
+
+def as_floats(batch: dict) -> dict:         # `image` float in 0..1, or uint8
+    "The batch, its pictures in 0..1; as bytes they take a quarter of the memory, and none is lost."
+    image = batch.get('image')
+    if not isinstance(image, Tensor) or image.dtype is not torch.uint8: return batch
+    return {**batch, 'image': image.float() / 255}
 
 def evenly_chosen(labels: Tensor, n: int, seed: int) -> Tensor:      # int64 `[n]`
     "n samples, as many of each class as can be."

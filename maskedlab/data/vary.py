@@ -13,7 +13,7 @@ from torch import Tensor
 from .pictures import cut, random_boxes, uniform
 
 # %% auto #0
-__all__ = ['recolour', 'turn', 'recrop', 'vary']
+__all__ = ['recolour', 'turn', 'recropped', 'vary']
 
 # %% ../../nbs/data/04_vary.ipynb #d4ebe7cb
 def recolour(image: Tensor,                   # `[B, C, H, W]` in 0..1
@@ -40,14 +40,14 @@ def turn(image: Tensor,                       # `[B, C, H, W]`, square pictures
     image = torch.where(down, image.flip(-2), image)
     return torch.where(corner, image.mT, image) if image.shape[-1] == image.shape[-2] else image
 
-def recrop(image: Tensor,                     # uint8 `[B, C, H, W]`
-           generator: torch.Generator,
-           scale: tuple[float, float] = (.5, 1.),     # smallest and largest part of the picture's area
-           ) -> Tensor:                       # float `[B, C, H, W]` in 0..1
+def recropped(batch: dict,                    # `image` uint8 `[B, C, H, W]`
+              generator: torch.Generator,
+              scale: tuple[float, float] = (.5, 1.),      # smallest and largest part of the picture's area
+              ) -> dict:                      # `image` float in 0..1
     "Another crop of each picture, mirrored half of the time: what a class survives."
-    B, _, H, W = image.shape
+    B, _, H, W = batch['image'].shape
     boxes = random_boxes(torch.tensor([[H, W]] * B), generator, scale, W / H)
-    return cut([*image], boxes, (H, W), uniform((B,), generator) < .5)
+    return {**batch, 'image': cut([*batch['image']], boxes, (H, W), uniform((B,), generator) < .5)}
 
 def vary(batches: Iterable[dict],             # of pictures
          generator: torch.Generator,

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import Count, Positive, Seed, door
-from ..data.labels import evenly_chosen
+from ..data.labels import as_floats, evenly_chosen
 from ..data.samples import sample
 from ..contract.recipe import evaluating
 from ..parts.groups import dense
-from ..uses.finetune import as_floats, blocks_run, finetune, has_labels
+from ..uses.finetune import blocks_run, finetune, has_labels
 
 # %% auto #0
 __all__ = ['Probed', 'labelled', 'features', 'classifier', 'Layer', 'layers_of', 'best_layer', 'probe', 'AttentiveHead',

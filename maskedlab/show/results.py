@@ -17,7 +17,8 @@ from ..instruments.compare import over_budgets
 from ..instruments.decide import interval
 
 # %% auto #0
-__all__ = ['LOOKS_OF', 'BANDS', 'OF_BUDGETS', 'claims_figure', 'curves_figure', 'committed_budgets', 'write_figures']
+__all__ = ['LOOKS_OF', 'BANDS', 'OF_BUDGETS', 'claims_figure', 'curves_figure', 'committed_help', 'helped', 'helped_figure',
+           'committed_budgets', 'write_figures']
 
 # %% ../../nbs/show/04_results.ipynb #9f9c7a14
 # colour and form of a verdict, so that it is told by more than a colour
@@ -67,6 +68,33 @@ def curves_figure(states: Sequence[dict[str, Any]],      # from `compare`, the s
     return fig.update_layout(template='plotly_white', height=360, margin=dict(l=40, r=10, t=10, b=40),
                              xaxis_title='steps', yaxis_title=f'accuracy, {reading}').update_xaxes(type='log')
 
+# %% ../../nbs/show/04_results.ipynb #c4c8f84b
+def committed_help() -> dict[str, Any]:
+    "What `tools/helped.py` found."
+    return read_json(SHIPPED.parent / 'data' / 'files' / 'helped.json')
+
+def helped(state: dict[str, Any],              # from `tools/helped.py`
+           ) -> dict[str, tuple[float, float, float]]:
+    "By how many decibels each change was better than none: mean and 95 % interval of seeds in pairs."
+    score = {change: [r['network'] for _, r in sorted(runs.items())]
+             for change, runs in state['rows'].items()}
+    none = score.pop('nothing')
+    return {change: interval([a - b for a, b in zip(mine, none, strict=True)])
+            for change, mine in score.items()}
+
+def helped_figure(state: dict[str, Any]) -> Any:       # a plotly figure
+    "The changes, the most useful one on top."
+    import plotly.graph_objects as go
+    found = sorted(helped(state).items(), key=lambda kv: kv[1][0])
+    means = [m for _, (m, *_) in found]
+    fig = go.Figure(go.Scatter(
+        x=means, y=[change for change, _ in found], mode='markers', marker=dict(color='#0072b2', size=10),
+        error_x=dict(array=[high - m for _, (m, _, high) in found],
+                     arrayminus=[m - low for _, (m, low, _) in found])))
+    fig.add_vline(x=0, line=dict(color='#6b6b6b', width=1))
+    return fig.update_layout(template='plotly_white', height=100 + 30 * len(found),
+                             margin=dict(l=10, r=10, t=10, b=40), xaxis_title='decibels more than without')
+
 # %% ../../nbs/show/04_results.ipynb #560faa2c
 OF_BUDGETS = 'budgets-*.json'        # among the data of the package: comparisons at several budgets
 
@@ -85,6 +113,7 @@ def write_figures(out: str | Path = 'figures',              # a folder, made whe
     "Every figure of the committed results, as an HTML file that needs no network."
     figures = {'claims': claims_figure(results_of(claims))}
     figures |= {f'budgets-{data}': curves_figure(states) for data, states in committed_budgets().items()}
+    figures |= {'helped': helped_figure(committed_help())}
     paths = [Path(out) / f'{name}.html' for name in figures]
     with on_disk(f'write the figures to {short(out)}'):
         Path(out).mkdir(parents=True, exist_ok=True)

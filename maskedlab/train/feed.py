@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from ..checks import outside
+from ..checks import outside, short
 from ..data.films import Films, videos
 from ..data.own_pairs import ViewPairs, view_pairs
 from ..data.found import refused
+from ..data.labels import two_parts
 from ..data.own import images
 from ..data.pairs import NUMBERS, pairs_of
 from ..data.pictures import Pictures, cropped, random_boxes, uniform
@@ -314,7 +315,11 @@ def source_of(# a name of `list_samples()`, a file, folder or list of pictures, 
         read = READERS[modality](data, **(reading or {}))
         return Rows(read, seed, changes) if isinstance(read, dict) else Items(read, seed)
     # a broken picture is better found now than in the night, unless looking takes the night
-    return Crops(images(data, channels=channels, check=None), seed, size, augment, vary)
+    learn, kept = two_parts(data)
+    if kept is not None:
+        warnings.warn(f"of {short(data)} the part {Path(learn).name} is trained on, and "
+                      f"{Path(kept).name} kept to test on", stacklevel=outside())
+    return Crops(images(learn, channels=channels, check=None), seed, size, augment, vary)
 
 def named_items(data: Any, modality: str) -> Any:
     "A data set whose items are named tensors, or can be named; None where it holds pictures or texts."

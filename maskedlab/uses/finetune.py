@@ -21,21 +21,15 @@ from ..contract.disk import read_json
 from ..contract.plan import Plan
 from ..contract.recipe import Recipe, evaluating
 from ..contract.saved import load_state, read_checkpoint, read_tensors, save, values_of
-from ..data.vary import recrop
+from ..data.labels import as_floats
+from ..data.vary import recropped
 from ..parts.transformer import Skips
 from ..train.loop import decays
 
 # %% auto #0
-__all__ = ['DROPS', 'TUNING', 'as_floats', 'Classifier', 'blocks_run', 'ramp', 'depth_groups', 'has_labels', 'finetune',
-           'accuracy_of']
+__all__ = ['DROPS', 'TUNING', 'Classifier', 'blocks_run', 'ramp', 'depth_groups', 'has_labels', 'finetune', 'accuracy_of']
 
 # %% ../../nbs/uses/01_finetune.ipynb #9f8701dc
-def as_floats(batch: dict) -> dict:         # `image` float in 0..1, or uint8
-    "The batch, its pictures in 0..1; as bytes they take a quarter of the memory, and none is lost."
-    image = batch.get('image')
-    if not isinstance(image, Tensor) or image.dtype is not torch.uint8: return batch
-    return {**batch, 'image': image.float() / 255}
-
 class Classifier(nn.Module):
     "Features of a recipe, a norm, a linear layer."
     accuracy: float = math.nan              # on what it was tested on
@@ -80,6 +74,7 @@ class Classifier(nn.Module):
         made.accuracy = told['accuracy']
         return made.eval()
 
+# %% ../../nbs/uses/01_finetune.ipynb #667dfcbb
 DROPS = ('drop_path', 'drop_path1', 'drop_path2')        # where blocks of timm keep it
 
 def blocks_run(recipe: Recipe, batch: dict) -> list[Any]:
@@ -89,7 +84,7 @@ def blocks_run(recipe: Recipe, batch: dict) -> list[Any]:
     hooks = [m.register_forward_hook(lambda m, given, made: found.setdefault(m)) for m in can]
     try:
         with evaluating(recipe), torch.no_grad():
-            recipe.features({k: v[:1] for k, v in batch.items()})
+            recipe.features(as_floats({k: v[:1] for k, v in batch.items()}))
     finally:
         for hook in hooks:
             hook.remove()
@@ -157,10 +152,9 @@ def finetune(recipe: Recipe,                # trained in place
     has_labels(train), has_labels(test)
     torch.manual_seed(seed)
     recipe.before_finetuning()
-    first = as_floats({k: v[:1] for k, v in train.items()})
-    ramp(blocks_run(recipe, first), drop_path)
+    ramp(blocks_run(recipe, train), drop_path)
     with torch.no_grad():
-        width = recipe.features(first).shape[1]
+        width = recipe.features(as_floats({k: v[:1] for k, v in train.items()})).shape[1]
     model = Classifier(recipe, classes or int(train['label'].max()) + 1, width).train()
     plan = plan.but(**changes)
     lr = plan.highest(batch, sum(p.numel() for p in model.parameters()))
@@ -170,9 +164,8 @@ def finetune(recipe: Recipe,                # trained in place
     for _ in range(steps):
         chosen = torch.randint(len(train['label']), (batch,), generator=g)
         part = {k: v[chosen] for k, v in train.items()}
-        if augment:
-            part['image'] = recrop(part['image'], g)
-        loss = F.cross_entropy(model(part), part['label'], label_smoothing=smoothing)
+        loss = F.cross_entropy(model(recropped(part, g) if augment else part), part['label'],
+                               label_smoothing=smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if plan.clip is not None:

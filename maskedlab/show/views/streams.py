@@ -21,14 +21,14 @@ from .base import Measure, Scene, View, cividis
 from .pictures import PictureView
 
 # %% auto #0
-__all__ = ['QUIET', 'RANGE', 'MAIN', 'loudness', 'lines_in_time', 'MelView', 'StreamsNamed', 'drawn', 'said', 'StreamsView']
+__all__ = ['DARKEST', 'RANGE', 'MAIN', 'loudness', 'lines_in_time', 'MelView', 'StreamsNamed', 'StreamsView']
 
 # %% ../../../nbs/show/views/16_streams.ipynb #75e81c76
-QUIET, RANGE = -14., 18.        # natural logarithms of power: drawn darkest, and from there to brightest
+DARKEST, RANGE = -14., 18.        # natural logarithms of power: drawn darkest, and from there to brightest
 
 def loudness(mel: Tensor) -> Tensor:        # `[B, steps, bands]`, as `LogMel` gives it
     "A spectrum as a picture, `[B, 1, steps, bands]` in 0..1."
-    return ((mel[:, None].float() - QUIET) / RANGE).clamp(0, 1)
+    return ((mel[:, None].float() - DARKEST) / RANGE).clamp(0, 1)
 
 def lines_in_time(x: Tensor,            # `[B, 1, steps, bands]`
                   hidden: Tensor,       # bool `[B, steps, bands]`
@@ -70,7 +70,7 @@ class MelView(PictureView):
     def guess(self, name: str, s: Scene) -> Any:
         make = {'mean': visible_mean, 'line': lines_in_time}[name]
         x = make(loudness(s.batch['mel']), self.places(s.units, s.mask))
-        return {**s.batch, 'mel': x[:, 0] * RANGE + QUIET}
+        return {**s.batch, 'mel': x[:, 0] * RANGE + DARKEST}
 
     def close(self, filled: Any, s: Scene) -> float:
         x, truth = loudness(filled['mel'][:1]), loudness(s.batch['mel'][:1])
@@ -109,16 +109,17 @@ class StreamsNamed(View):
         told = self.joined('titles')
         above = {k: title for k, title in told.items() if k.rpartition('-')[2] in MAIN}
         self.titles = above | {k: title for k, title in told.items() if not k.endswith('attention')}
-        self.hints, self.answers = self.joined('hints'), self.joined('answers', said)
-        self.baselines, self.paints = self.joined('baselines', said), self.joined('paints', drawn)
+        self.hints, self.answers = self.joined('hints'), self.joined('answers', _said)
+        self.baselines, self.paints = self.joined('baselines', _said), self.joined('paints', _drawn)
         self.sounds = self.joined('sounds')
-        self.stages = {drawn(of, k): v.stage for of, v in self.views.items() for k in v.titles}
-        self.parts = {drawn(of, k): name for (of, v), name in zip(self.views.items(), streams)
+        self.stages = {_drawn(of, k): v.stage for of, v in self.views.items() for k in v.titles}
+        self.parts = {_drawn(of, k): name for (of, v), name in zip(self.views.items(), streams)
                       for k in v.titles}
 
     def joined(self, what: str, how: Any = lambda of, words: words) -> dict[str, str]:
         "A declared table of all streams, with the names of their drawings."
-        return {drawn(of, k): how(of, x) for of, v in self.views.items() for k, x in getattr(v, what).items()}
+        return {_drawn(of, k): how(of, x) for of, v in self.views.items()
+                for k, x in getattr(v, what).items()}
 
     def label(self, field: str) -> str:
         "Of a strategy with a part for each stream, whose field it is."
@@ -126,10 +127,10 @@ class StreamsNamed(View):
         of = dict(zip('ab', (v.thing for v in self.streams.values()))).get(part, part)
         return super().label(f'{own}, {of}' if own else field)
 
-def drawn(of: str, name: str) -> str:       # a stream, '' for the first; a drawing
+def _drawn(of: str, name: str) -> str:       # a stream, '' for the first; a drawing
     return f'{of}-{name}' if of else name
 
-def said(of: str, words: str) -> str:       # a stream, '' for the first; whose answer, in words
+def _said(of: str, words: str) -> str:       # a stream, '' for the first; whose answer, in words
     return f'{of}: {words}' if of else words
 
 # %% ../../../nbs/show/views/16_streams.ipynb #06e3dad3
@@ -166,13 +167,13 @@ class StreamsView(StreamsNamed):
 
     def drawings(self, s: Scene) -> dict[str, Tensor]:
         "Those of all streams."
-        return {drawn(of, k): x for of, v, own in self.each(s) for k, x in v.drawings(own).items()}
+        return {_drawn(of, k): x for of, v, own in self.each(s) for k, x in v.drawings(own).items()}
 
     def staged(self, s: Scene) -> dict[str, Any]:
         return {k: x for _, v, own in self.each(s) for k, x in v.staged(own).items()}
 
     def scales(self, s: Scene) -> dict[str, float]:
-        return {drawn(of, k): x for of, v, own in self.each(s) for k, x in v.scales(own).items()}
+        return {_drawn(of, k): x for of, v, own in self.each(s) for k, x in v.scales(own).items()}
 
     def answered(self, name: str, s: Scene) -> Any:
         _, v, own = self.own(name, s)
@@ -198,7 +199,7 @@ class StreamsView(StreamsNamed):
 
     def rivals(self) -> dict[str, list[str]]:
         "Each network's answer beside the guesses of its own stream."
-        return {said(of, net): [said(of, k) for k in others] for of, v in self.views.items()
+        return {_said(of, net): [_said(of, k) for k in others] for of, v in self.views.items()
                 for net, others in v.rivals().items()}
 
     def thumb(self, batch: dict, i: int) -> Tensor:
