@@ -63,9 +63,10 @@ def panels_of(s: Scene,              # of one sample
     drawn, m = view.drawings(s), view.measure
     beneath = {'seen': f'{int(s.mask.sum())} of {int(s.units.valid.sum())} hidden',
                'error': f'0 to {s.top:.2g}'}
-    made = view.predicted(s)
-    if made is not None:
-        beneath['returned'] = m.say(view.close(made, s))
+    for name in view.answers:
+        made = view.answered(name, s)
+        if made is not None:
+            beneath[name] = m.say(view.close(made, s))
     return [(title, drawn[k], beneath.get(k, '')) for k, title in view.titles.items() if k in drawn]
 
 def strip(recipe: Any,                   # a name, class, instance or 'file.py:Class'
