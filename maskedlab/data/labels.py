@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Count, Filling, Range, Seed, Width, door, short
+from .found import FOLDER, refused
 from .own import images
 from .pictures import Pictures, check_size, cropped
 
@@ -26,7 +27,7 @@ TO_TEST = ('val', 'valid', 'validation', 'test', 'testing')        # the first t
 def two_parts(source: Any) -> tuple[Any, Any]:        # to learn from, to test on; None: nobody said
     "The two parts of a folder or of a dict of data sets, where their names tell them."
     names: dict[str, Any] = {}
-    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+    if isinstance(source, str | Path) and refused(Path(source).expanduser()) == FOLDER:
         names = {p.name.lower(): p for p in Path(source).expanduser().iterdir() if p.is_dir()}
     elif isinstance(source, Mapping):
         names = {str(k).lower(): v for k, v in source.items()}
