@@ -194,6 +194,7 @@ def _probe(a: argparse.Namespace) -> None:
         print(f'{name:20}', '  '.join(f'{k} {v:.3f}' if isinstance(v, float) else f'{k} {v}'
                                       for k, v in scores.items()))
 
+# %% ../nbs/01_cli.ipynb #22d579f3
 def _finetune(a: argparse.Namespace) -> None:
     from maskedlab.train.folder import holds_more
     from maskedlab.uses.finetune import finetune

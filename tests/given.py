@@ -43,6 +43,16 @@ def all_of(x):
     return torch.cat([v.flatten() for v in x.values()]) if isinstance(x, dict) else x
 
 
+def choosing_at_both_ends(make, batch):
+    """The gradient of what chooses words, at the first temperature of a run and at the last."""
+    found = []
+    for progress in (0.0, 1.0):
+        r = make().train()
+        r(batch, generator=g(), progress=progress).terms['contrast'].backward()
+        found.append(r.quantiser.choose.weight.grad)
+    return found
+
+
 class Listed(Dataset):
     """A list as a data set."""
 

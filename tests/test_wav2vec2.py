@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from given import g
+from given import choosing_at_both_ends, g
 from torch.testing import assert_close
 
 import maskedlab as ml
@@ -198,12 +198,8 @@ def test_the_gradient_reaches_choice_words_and_convolutions(batch):
 
 def test_a_colder_draw_has_a_steeper_gradient(batch):
     """The temperature falls over the run, and reaches the quantiser."""
-    found = []
-    for progress in (0.0, 1.0):
-        r = make().train()
-        r(batch, generator=g(), progress=progress).terms['contrast'].backward()
-        found.append(r.quantiser.choose.weight.grad)
-    assert (found[0] - found[1]).abs().max() > 0.1 * found[0].abs().max()
+    first, last = choosing_at_both_ends(make, batch)
+    assert (first - last).abs().max() > 0.1 * first.abs().max()
 
 
 def test_everything_starts_as_released():

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import maskedlab as ml
+from maskedlab.contract.saved import write_files
 from maskedlab.instruments.baselines import beside_baselines
 from maskedlab.instruments.measure import machine
 
@@ -70,7 +71,7 @@ def main() -> None:
             runs[str(seed)] = one(change, seed, a.steps)
             state |= dict(command=f"tools/helped.py --steps {a.steps} --seeds {a.seeds}", machine=machine(),
                           date=time.strftime('%Y-%m-%d'))
-            a.out.write_text(json.dumps(state, indent=1) + '\n', 'utf-8')
+            write_files(a.out.parent, {a.out.name: state})
             print(change, seed, runs[str(seed)], flush=True)
 
 

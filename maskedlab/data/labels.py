@@ -48,13 +48,13 @@ def held_back(labels: Tensor,       # `[N]`
         out[mine[torch.randperm(len(mine), generator=g)[:n]]] = True
     return out
 
-def _bytes_of(pictures: Pictures, which: Tensor, size: tuple[int, int], what: str) -> dict[str, Tensor]:
+def _bytes_of(pictures: Pictures, size: tuple[int, int], what: str) -> dict[str, Tensor]:
     "The largest middle crop of each, uint8, and the labels."
-    need = len(which) * 3 * size[0] * size[1] / 2 ** 30
+    need = len(pictures) * 3 * size[0] * size[1] / 2 ** 30
     if need > MOST:
-        raise ValueError(f"{len(which):,} pictures of {size[1]} x {size[0]} pixels take {need:.1f} GB, and "
-                         f"{MOST} are kept; give a smaller size, or labels= for fewer")
-    parts = [cropped(pictures, w, None, size) for w in which.split(64)]
+        raise ValueError(f"{len(pictures):,} pictures of {size[1]} x {size[0]} pixels take {need:.1f} GB, "
+                         f"and {MOST} are kept; give a smaller size, or fewer pictures")
+    parts = [cropped(pictures, w, None, size) for w in torch.arange(len(pictures)).split(64)]
     if not all('label' in p for p in parts):
         raise ValueError(f"{what} has pictures without a class; put them into a folder a class, or give a "
                          "data set with labels")
@@ -78,7 +78,7 @@ def labelled_images(source: Filling,        # a folder of classes, a data set, o
     learn, given = two_parts(source)
     given, side = given if test is None else test, check_size(size)
     own = images(learn, short_side=2 * min(side), channels=channels)
-    train = _bytes_of(own, torch.arange(len(own)), side, short(str(learn)))
+    train = _bytes_of(own, side, short(str(learn)))
     names = list(own.classes) or [str(i) for i in range(int(train['label'].max()) + 1)]
     if len(train['label'].unique()) < 2:
         raise ValueError(f"{short(str(learn))} has one class; a classifier tells two or more apart")
@@ -95,7 +95,7 @@ def labelled_images(source: Filling,        # a folder of classes, a data set, o
 def _named_as(names: list[str], source: Any, side: tuple[int, int], channels: int) -> dict[str, Tensor]:
     "Another set, its labels those of the first one's classes."
     other = images(source, short_side=2 * min(side), channels=channels)
-    batch = _bytes_of(other, torch.arange(len(other)), side, short(str(source)))
+    batch = _bytes_of(other, side, short(str(source)))
     if not other.classes: return batch
     if new := [c for c in other.classes if c not in names]:
         raise ValueError(f"the test part has the class {new[0]!r}, which nobody could learn: the others are "

@@ -25,7 +25,7 @@ from ..checks import outside, short
 from ..data.films import Films, videos
 from ..data.own_pairs import ViewPairs, view_pairs
 from ..data.found import refused
-from ..data.labels import two_parts
+from ..data.labels import as_floats, two_parts
 from ..data.own import images
 from ..data.pairs import NUMBERS, pairs_of
 from ..data.pictures import Pictures, cropped, random_boxes, uniform
@@ -356,9 +356,7 @@ def as_batch(given: Any,            # a dict, a tensor, a pair of tensor and lab
     if not isinstance(given, dict):
         raise TypeError("a batch is a dict of tensors or a pair of tensor and labels, got "
                         f"{type(given).__name__}; name its parts")
-    image = given.get('image')
-    if not torch.is_tensor(image) or image.dtype is not torch.uint8: return given
-    return {**given, 'image': image.float() / 255}
+    return as_floats(given)
 
 # %% ../../nbs/train/02_feed.ipynb #2b259652
 @dataclass
