@@ -387,7 +387,7 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--mask', action='append', default=[], metavar='STRATEGY',
                    help="give it more than once: each recipe with each, such as 'Block(.5)' and 'Random(.5)'")
     c.add_argument('--picture', help='with --mask: a PNG of all strategies, their coverage and results')
-    c.add_argument('--data', help='digits or fashion; default digits')
+    c.add_argument('--data', help='digits, fashion or a folder of classes; default digits')
     c.add_argument('--steps', type=_number, help='of the training; default 400')
     c.add_argument('--tune', type=_number, help='steps of fine-tuning; default 200')
     c.add_argument('--no-tuning', action='store_true', help='probes alone: a tenth of the time, for curves')

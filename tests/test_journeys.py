@@ -29,9 +29,9 @@ def flowers(tmp_path, monkeypatch):
     return Path('flowers')
 
 
-def lines():
-    page = (ROOT / 'README.md').read_text('utf-8').partition('## Your own pictures')[2]
-    return re.search(r'```sh\n(.*?)```', page, re.S)[1].splitlines()
+def lines(title='Your own pictures', kind='sh'):
+    page = (ROOT / 'README.md').read_text('utf-8').partition(f'## {title}\n')[2].partition('\n## ')[0]
+    return re.search(rf'```{kind}\n(.*?)```', page, re.S)[1].splitlines()
 
 
 def test_own_pictures_as_the_readme_says(flowers, capsys):
@@ -53,6 +53,61 @@ def test_own_pictures_as_the_readme_says(flowers, capsys):
     assert not told['missing_keys'] and not told['unexpected_keys']
     ours = ml.create_recipe('runs/mine')
     assert theirs.decoder.decoder_pred.weight.shape == ours.head.weight.shape
+
+
+def test_own_mask_as_the_readme_says(flowers, capsys, monkeypatch):
+    Path('ring.py').write_text('\n'.join(lines('Your own mask', 'python')))
+    asked, said = [], []
+    monkeypatch.setattr('maskedlab.show.explorer.widget.serve', lambda *a, **k: asked.append((a, k)))
+    for line in lines('Your own mask'):
+        short = shlex.join(shlex.split(line, comments=True)[1:])
+        short += dict(train=' --steps 2 --batch 8', compare=' --steps 2 --seeds 2 --tune 1 --no-cost').get(
+            shlex.split(short)[0], '')
+        code = main(shlex.split(short))
+        said.append(capsys.readouterr())
+        assert code == 0, (short, said[-1])
+    told = said[-1].out
+    assert told.count('Unequal shares are hidden') == 1
+    assert 'linear: Random(.75) minus ring.py:Ring(.5)' in told and '95 % interval' in told
+    assert asked == [(('runs/ring',), dict(port=8866, strategy=None, trust=True))]
+
+
+def test_the_instruments_look_at_an_own_mask(flowers, capsys):
+    Path('ring.py').write_text('\n'.join(lines('Your own mask', 'python')))
+    ring = ml.masks.parse('ring.py:Ring(.5)', trust=True)
+    assert main(['masks', 'ring.py:Ring(.5)']) == 0 and 'Ring(width=0.5)' in capsys.readouterr().out
+    u = ml.layout((8, 8), batch=8)
+    assert ml.count_law(ring, u, n=200).ok and ml.coverage_map(ring, u, n=200).ok
+    assert main(['leak', 'mae', '--mask', 'ring.py:Ring(.5)']) == 0 and 'ok' in capsys.readouterr().out
+
+
+def test_a_run_with_an_own_mask_is_opened_again_where_it_is_trusted(flowers):
+    Path('ring.py').write_text('\n'.join(lines('Your own mask', 'python')))
+    words = ['--mask', 'ring.py:Ring(.3)', '--batch', '4', '--steps', '1', '--out', 'run']
+    assert main(['train', 'mae', '--data', 'flowers', *words]) == 0
+    assert main(['train', 'run', '--resume', '--steps', '2']) == 2              # its own word is not enough
+    assert main(['train', 'run', '--resume', '--steps', '2', '--trust']) == 0
+    with pytest.raises(ValueError, match='--trust'):
+        ml.create_recipe('run')
+    assert ml.create_recipe('run', trust=True).strategy.width == .3
+    around = {}
+    page = ml.show.explorer.page.Page('run', trust=True)
+    exec(page.code(page.state).replace('; ml.Explorer', '; shown = ml.Explorer'), around)
+    again = around['shown'].page
+    mask = lambda p: p.show(p.state).pictures['seen']
+    assert torch.equal(mask(again), mask(page)) and 'ring.py:Ring' in page.code(page.state)
+    assert [c['name'] for c in page.menus.panels('run')['own']] == ['width']
+
+
+def test_unequal_shares_are_pointed_out(flowers, capsys):
+    masks = ['--mask', 'Random(.75)', '--mask', 'Block(.4)']
+    words = ['compare', 'mae', *masks, '--data', 'flowers', '--seeds', '2', '--steps', '1', '--no-tuning']
+    assert main([*words, '--no-cost', '--out', 'found.json', '--picture', 'found.png']) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if 'Unequal shares' in line]
+    assert len(said) == 1 and 'Random(.75) 75%' in said[0]
+    found = json.loads(Path('found.json').read_text())
+    assert found['unequal'] == said[0] and found['budget']['few'] == 16         # four are held back
+    assert shlex.split(found['command'])[1:9] == [*words[:2], '--data', 'flowers', *masks]
 
 
 def test_the_part_to_test_on_is_never_trained_on(flowers):

@@ -9,7 +9,8 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,59 @@ from ..contract.parse import parse
 from .claim import EQUAL, Arms, each, feed, file_of_result, find_claim
 from .coverage import coverage_map
 from .decide import interval
-from ..data.samples import sample
+from ..contract.create import create_recipe, is_saved
+from ..data.labels import as_floats, evenly_chosen, labelled_images
+from ..data.samples import list_samples, sample
 from .measure import flops, machine, middle, peak_memory, ratio
 from .measure import timed_rounds
 from ..contract.disk import read_json
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe, evaluating
+from ..train.feed import Rows, Source
 from ..train.loop import decay_groups
 from ..train.trainer import fit
 from .probes import labelled, probe, tuned
 
 # %% auto #0
-__all__ = ['WHERE', 'Budget', 'entrant', 'entrants', 'one', 'placed', 'step_of', 'costs', 'compare', 'command_of',
-           'mean_and_half', 'compare_rows', 'compare_table', 'over_budgets', 'passes', 'budgets_table']
+__all__ = ['WHERE', 'MATCHED', 'own_pictures', 'judged_by', 'some_of', 'to_train_on', 'fitting', 'Budget', 'entrant', 'entrants',
+           'one', 'placed', 'step_of', 'costs', 'compare', 'command_of', 'mean_and_half', 'compare_rows',
+           'compare_table', 'between_masks', 'unequal', 'over_budgets', 'passes', 'budgets_table']
+
+# %% ../../nbs/instruments/08_compare.ipynb #0c7be1a2
+@lru_cache(1)           # read once in a comparison
+def own_pictures(data: str) -> tuple[dict, dict]:
+    "A folder of classes, at 64 pixels: to learn from, and to test on."
+    return labelled_images(data)[:2]
+
+def judged_by(data: str, n: int, seed: int) -> tuple[dict, dict]:
+    "As `labelled`, of a folder too."
+    if data in list_samples(): return labelled(data, n, seed)
+    train, test = own_pictures(data)
+    chosen = evenly_chosen(train['label'], n, seed)
+    return {k: v[chosen] for k, v in train.items()}, test
+
+def some_of(data: str, n: int, test: bool = False) -> dict:
+    "As `sample`, of a folder too; of few pictures some come again."
+    if data in list_samples(): return sample(data, n=n, split='test' if test else 'train')
+    part = own_pictures(data)[test]
+    order = evenly_chosen(part['label'], len(part['label']), 0)
+    return as_floats({k: v[order[torch.arange(n) % len(order)]] for k, v in part.items()})
+
+def to_train_on(data: str, seed: int) -> Source:
+    "All that is not held back."
+    return feed(data, seed) if data in list_samples() else Rows(as_floats(own_pictures(data)[0]), seed)
+
+def fitting(budget: Budget) -> Budget:
+    "A budget with no more labels than there are."
+    if budget.data in list_samples(): return budget
+    n = len(own_pictures(budget.data)[0]['label'])
+    return replace(budget, few=min(budget.few, n), labels=tuple(sorted({min(k, n) for k in budget.labels})))
 
 # %% ../../nbs/instruments/08_compare.ipynb #7bc98b8d
 @dataclass(frozen=True)
 class Budget:
     "What every method gets."
-    data: str = 'digits'
+    data: str = 'digits'        # or 'fashion', or a folder of pictures with a folder for each class
     steps: Count = 400
     batch: Count = 64
     lr: Positive = 1e-3
@@ -57,12 +92,18 @@ def entrant(name: str,                  # of a recipe, alone or with a strategy:
             ) -> Recipe:
     "The recipe of a name as it takes part."
     name, _, mask = name.partition(WHERE)
-    claim = find_claim(name)
-    recipe = (claim.compared or next(iter(claim.arms.values())))()
-    others = {k: v.replace('/digits/', f'/{data}/') for k, v in recipe.config.items()
-              if isinstance(v, str) and v.endswith('/digits/0')}
-    if others and data != 'digits':
-        recipe = Arms({**recipe.config, **others})(type(recipe))()
+    if data in list_samples():
+        claim = find_claim(name)
+        recipe = (claim.compared or next(iter(claim.arms.values())))()
+        others = {k: v.replace('/digits/', f'/{data}/') for k, v in recipe.config.items()
+                  if isinstance(v, str) and v.endswith('/digits/0')}
+        if others and data != 'digits':
+            recipe = Arms({**recipe.config, **others})(type(recipe))()
+    elif is_saved(name):
+        raise ValueError(f"{name[-60:]} is a folder, and a comparison trains its networks from the "
+                         "beginning; give the name of a recipe, or my_file.py:Class")
+    else:
+        recipe = create_recipe(name, size='micro')
     if mask:
         recipe.strategy = parse(mask, trust=True)
     return recipe
@@ -70,13 +111,12 @@ def entrant(name: str,                  # of a recipe, alone or with a strategy:
 def entrants(names: Sequence[str], masks: Sequence[str], data: str = 'digits') -> list[str]:
     """Each recipe with each strategy, or alone where there are none; tried on two samples, before hours go
     by."""
-    for name in names:
+    for name in names if data in list_samples() else ():
         find_claim(name)
-    if not masks: return list(names)
-    found = [f'{name}{WHERE}{mask}' for name in names for mask in masks]
-    for name in found:
+    found = [f'{name}{WHERE}{mask}' for name in names for mask in masks] or list(names)
+    for name in found if masks or data not in list_samples() else ():
         with evaluating(recipe := entrant(name, data)), torch.no_grad():
-            recipe(sample(data, n=2), generator=torch.Generator().manual_seed(0))
+            recipe(some_of(data, 2), generator=torch.Generator().manual_seed(0))
     return found
 
 # %% ../../nbs/instruments/08_compare.ipynb #bad58d00
@@ -91,16 +131,16 @@ def one(name: str,                      # a recipe, 'untrained' or 'raw input'
                                                          budget.data)
     began = time.perf_counter()
     if name not in ('raw input', 'untrained'):
-        fit(recipe, feed(budget.data, seed), budget.steps, batch=budget.batch, lr=budget.lr, seed=seed,
+        fit(recipe, to_train_on(budget.data, seed), budget.steps, batch=budget.batch, lr=budget.lr, seed=seed,
             **EQUAL)
         recipe.cpu()
     found = {'seconds': round(time.perf_counter() - began, 1),
-             **probe(recipe, *labelled(budget.data, budget.few, seed), attentive=True,
+             **probe(recipe, *judged_by(budget.data, budget.few, seed), attentive=True,
                      query=budget.query, layer='best')}
     if name == 'raw input': return found
     where = {'where': placed(recipe, budget.data)} if WHERE in name and seed == 0 else {}
     for n in budget.labels:
-        found[f'tuned {n}'] = tuned(recipe, *labelled(budget.data, n, seed), steps=budget.tune, seed=seed)
+        found[f'tuned {n}'] = tuned(recipe, *judged_by(budget.data, n, seed), steps=budget.tune, seed=seed)
     return {k: round(v, 5) for k, v in found.items()} | where
 
 @torch.no_grad()
@@ -108,7 +148,7 @@ def placed(recipe: Recipe, data: str,
            n: Tries = 256,                  # masks
            ) -> dict[str, Any]:             # plain values: 'often' `[*shape]`, and the first three 'masks'
     "Where a recipe hides, as it is now: a strategy may ask the network."
-    batch = sample(data, n=64, split='test')
+    batch = some_of(data, 64, test=True)
     drawn = lambda u, generator: recipe(batch, units=u, generator=generator).mask
     with evaluating(recipe):
         c = coverage_map(drawn, u := recipe.units(batch), n)
@@ -125,7 +165,7 @@ def step_of(name: str,
     torch.manual_seed(0)
     recipe = entrant(name, budget.data).train()
     optimiser = torch.optim.AdamW(decay_groups(recipe, .05), lr=budget.lr)
-    batch, g = sample(budget.data, n=budget.batch), torch.Generator().manual_seed(0)
+    batch, g = some_of(budget.data, budget.batch), torch.Generator().manual_seed(0)
     def step() -> None:
         out = recipe(batch, generator=g)
         out.loss.backward()
@@ -176,7 +216,8 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
     if len(set(masks)) != len(masks):
         raise ValueError(f"masks={list(masks)}: give each strategy once"[:200])
     interval([0.] * seeds)
-    budget = budget or Budget()
+    own_pictures.cache_clear()          # the folder may have changed since
+    budget = fitting(budget or Budget())
     names = entrants(names, masks, budget.data)
     plan = json.loads(json.dumps(dict(names=list(names), seeds=seeds, budget=asdict(budget))))
     path = None if out is None else file_of_result(out)
@@ -199,7 +240,7 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
             _keep(path, state)
             bar.update(task, advance=1, description=f'{name}, seed {seed}')
     state |= dict(machine=machine(), version=__version__, date=time.strftime('%Y-%m-%d'),
-                  command=command_of(names, seeds, budget))
+                  command=command_of(names, seeds, budget), unequal=unequal(state))
     _keep(path, state)
     return state
 
@@ -266,7 +307,49 @@ def compare_table(state: dict[str, Any],     # from `compare`
                   ) -> str:                  # Markdown
     "The rows as a table."
     head, *rows = compare_rows(state)
-    return '\n'.join(f"| {' | '.join(r)} |" for r in [head, ['---', *['---:'] * (len(head) - 1)], *rows])
+    lines = [f"| {' | '.join(r)} |" for r in [head, ['---', *['---:'] * (len(head) - 1)], *rows]]
+    said = [*between_masks(state), *filter(None, [unequal(state)])]
+    return '\n'.join(lines + [line for text in said for line in ('', text)])
+
+# %% ../../nbs/instruments/08_compare.ipynb #0c7be1a5
+MATCHED = .03   # shares of hidden units that are taken for one: on small grids they go in steps
+
+def _strategies(state: dict[str, Any]) -> dict[str, list[str]]:
+    "Entrants with a strategy: recipe -> their names."
+    found: dict[str, list[str]] = {}
+    for name in state['names']:
+        if WHERE in name:
+            found.setdefault(name.partition(WHERE)[0], []).append(name)
+    return found
+
+def between_masks(state: dict[str, Any],        # from `compare` with masks
+                  reading: str = 'linear',      # or 'attentive', 'knn', 'class', 'tuned 400'
+                  ) -> list[str]:               # sentences; none where one strategy stands alone
+    "How far each strategy is from the first one of its recipe, over paired seeds, in points of per cent."
+    said = []
+    for recipe, (first, *others) in _strategies(state).items():
+        for other in others:
+            a, b = (state['runs'][name] for name in (first, other))
+            seeds = [s for s in a if s in b and reading in a[s] and reading in b[s]]
+            if len(seeds) < 2: continue
+            mean, low, high = interval([b[s][reading] - a[s][reading] for s in seeds])
+            masks = f'{other.partition(WHERE)[2]} minus {first.partition(WHERE)[2]}'
+            said.append(f'{recipe}, {reading}: {masks} {100 * mean:+.1f}, 95 % interval {100 * low:+.1f} to '
+                        f'{100 * high:+.1f} over {len(seeds)} seeds.')
+    return said
+
+def unequal(state: dict[str, Any],      # from `compare` with masks
+            ) -> str:                   # a sentence; '' where they are alike
+    "Do the strategies of a comparison hide unequal shares?"
+    for names in _strategies(state).values():
+        where = {name: state['runs'].get(name, {}).get('0', {}).get('where') for name in names}
+        share = {name.partition(WHERE)[2]: float(torch.tensor(w['often']).mean())
+                 for name, w in where.items() if w}
+        if share and max(share.values()) - min(share.values()) > MATCHED:
+            each_one = ', '.join(f'{mask} {x:.0%}' for mask, x in share.items())
+            return (f'Unequal shares are hidden ({each_one}): a difference may come of how much is hidden, '
+                    'and not of where.')
+    return ''
 
 # %% ../../nbs/instruments/08_compare.ipynb #ab31e0c2
 def over_budgets(states: Sequence[dict[str, Any]],        # from `compare`: the same data, seeds and labels

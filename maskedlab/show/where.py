@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..contract.create import recipe_class
-from ..data.samples import sample
-from ..instruments.compare import WHERE, mean_and_half
+from ..instruments.compare import WHERE, between_masks, mean_and_half, some_of, unequal
 from .figures import HATCHED, sheet
 from .views.base import cividis, pierced
 from .views.table import view_of
@@ -30,7 +29,7 @@ def where_sheet(state: dict[str, Any],          # from `compare` with masks
     if not names:
         raise ValueError("no strategies in this comparison; make one with masks=, or `maskedlab compare mae "
                          "--mask 'Random(.75)' --mask 'Block(.6)'`")
-    batch, panels, words = sample(state['budget']['data'], n=64, split='test'), [], []
+    batch, panels, words = some_of(state['budget']['data'], 64, test=True), [], []
     view = view_of(recipe_class(names[0].partition(WHERE)[0]))
     samples = [view.paint({k: x[i:i + 1] for k, x in batch.items()}) for i in range(3)]
     for i, name in enumerate(names, 1):
@@ -42,7 +41,7 @@ def where_sheet(state: dict[str, Any],          # from `compare` with masks
                    for j, (drawn, m) in enumerate(zip(samples, where['masks'], strict=True))]
         panels.append(('How often hidden', cividis(on_pixels(where['often'])), said))
         words.append(f'({i}) {name.partition(WHERE)[2] if len(names) == len(set(_masks(names))) else name}')
-    return sheet(panels, words, columns=4, side=side)
+    return sheet(panels, [*words, *between_masks(state, reading), unequal(state)], columns=4, side=side)
 
 def _masks(names: list[str]) -> list[str]:
     return [name.partition(WHERE)[2] for name in names]
