@@ -96,6 +96,7 @@ PAGE = """<!doctype html>
 <nav aria-label="Site">
 <a href="UPindex.html">maskedlab</a><a href="UPframes.html">Move the ratio</a>
 <a href="UPindex.html#tutorials">Tutorials</a><a href="UPindex.html#notebooks">Notebooks</a>
+<a href="UPreference.html">Reference</a>
 </nav>
 <main>
 BODY
@@ -592,6 +593,9 @@ def build(out: Path, run_tutorials: bool = True, run_all: bool = False, match: s
     (out / frames_of('mae')).write_text(frames(), encoding='utf-8')
     for recipe in STORED[1:]:
         (out / frames_of(recipe)).write_text(stored(recipe), encoding='utf-8')
+    from tools.reference import reference
+
+    (out / 'reference.html').write_text(shell('Reference · maskedlab', reference(), 0), encoding='utf-8')
     (out / 'site.css').write_text(css(), encoding='utf-8')
     if any('class="figure"' in p.read_text(encoding='utf-8') for p in out.rglob('*.html')):
         from plotly.offline import get_plotlyjs

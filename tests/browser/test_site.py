@@ -188,3 +188,25 @@ def test_outputs_that_need_a_kernel_are_replaced(folder, visit):
     text = page.locator('main').inner_text()
     assert 'the truth' in text and 'and why' in text and 'reveal(three)' in text
     assert page.asked == [] and page.errors == []
+
+
+def test_the_reference_has_every_public_name_and_finds_it(folder, visit):
+    page = visit(folder / 'reference.html')
+    count = page.locator('section.name').count()
+    assert page.get_by_role('status').inner_text() == f'{count} of {count} names' and count > 500
+    page.get_by_label('Search').fill('leak_check')
+    found = page.locator('section.name:visible')
+    assert 1 <= found.count() < 20
+    first = page.locator('[id="maskedlab.instruments.leak.leak_check"]')
+    assert first.is_visible()
+    page.get_by_label('Search').fill('span prob overlap wav2vec')          # words of fields, docs and definitions
+    assert page.locator('[id="maskedlab.masks.span.Span"]').is_visible()
+    page.get_by_label('Search').fill('no-such-thing')
+    assert page.locator('section.name:visible').count() == 0 and not page.errors and not page.asked
+    import maskedlab as ml
+    held = (folder / 'reference.html').read_text('utf-8')
+    for name in ('create_recipe', 'Trainer', 'probe', 'finetune', 'coverage_map', 'sample', 'Explorer'):
+        thing = getattr(ml, name)
+        assert f'id="{thing.__module__}.{name}"' in held, name
+    links = set(re.findall(r'href="(nbs/[^"]+)"', held))
+    assert links and all((folder / link).is_file() for link in links)
