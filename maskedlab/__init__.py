@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _NAMES = {   # public name -> module
     'list_recipes': 'contract.catalogue', 'create_recipe': 'contract.create', 'card': 'contract.create',
+          'register_recipe': 'contract.create',
     'Recipe': 'contract.recipe', 'Out': 'contract.recipe', 'Card': 'contract.recipe',
           'draw': 'contract.recipe',
     'Units': 'contract.units', 'layout': 'contract.units',
@@ -28,8 +29,8 @@ _NAMES = {   # public name -> module
     'recordings': 'data.recordings', 'load_wave': 'data.recordings',
     'videos': 'data.films', 'load_video': 'data.films', 'view_pairs': 'data.own_pairs',
     'load_pretrained': 'formats.pretrained',
-    'leak_check': 'instruments.leak', 'coverage_map': 'instruments.coverage',
-          'count_law': 'instruments.count_law',
+    'leak_check': 'instruments.leak', 'check_recipe': 'instruments.keeps',
+          'coverage_map': 'instruments.coverage', 'count_law': 'instruments.count_law',
     'labelled_images': 'data.labels', 'finetune': 'uses.finetune', 'Classifier': 'uses.finetune',
     'probe': 'instruments.probes', 'labelled': 'instruments.probes',
     'fit': 'train.trainer', 'Trainer': 'train.trainer', 'psnr': 'instruments.baselines',
@@ -43,6 +44,7 @@ _ROOMS = ('contract', 'masks', 'corruptions', 'targets', 'parts', 'stages', 'rec
 if TYPE_CHECKING:         # the same once more, for whoever reads without running
     from .contract.catalogue import list_recipes as list_recipes
     from .contract.create import create_recipe as create_recipe, card as card
+    from .contract.create import register_recipe as register_recipe
     from .contract.recipe import Recipe as Recipe, Out as Out, Card as Card, draw as draw
     from .contract.units import Units as Units, layout as layout
     from .data.samples import sample as sample, list_samples as list_samples, describe as describe
@@ -55,6 +57,7 @@ if TYPE_CHECKING:         # the same once more, for whoever reads without runnin
     from .data.own_pairs import view_pairs as view_pairs
     from .formats.pretrained import load_pretrained as load_pretrained
     from .instruments.leak import leak_check as leak_check
+    from .instruments.keeps import check_recipe as check_recipe
     from .instruments.coverage import coverage_map as coverage_map
     from .instruments.count_law import count_law as count_law
     from .data.labels import labelled_images as labelled_images

@@ -29,8 +29,12 @@ def _number(text: str) -> int | float | str:
 
 def _list(a: argparse.Namespace) -> None:
     from maskedlab.contract.create import card
-    from maskedlab.contract.catalogue import list_recipes
+    from maskedlab.contract.catalogue import list_recipes, row_of
     for name in list_recipes(a.pattern):
+        row = row_of(name)
+        if row is not None and row.package:         # which is not imported to print its name
+            print(f'{name:20} {row.modality:12}       of the installed package {row.package}')
+            continue
         c = card(name)
         print(f'{name:20} {c.modality:12} {c.year}  {c.title}')
 
@@ -66,6 +70,13 @@ def _leak(a: argparse.Namespace) -> int:
     report = leak_check(r, sample(r.card.modality, n=a.n), seed=a.seed)
     print(report)
     return 0 if report.ok else 1
+
+def _check(a: argparse.Namespace) -> int:
+    from maskedlab.contract.create import create_recipe
+    from maskedlab.instruments.keeps import check_recipe
+    kept = check_recipe(create_recipe(a.recipe, trust=a.trust))
+    print(kept)
+    return 0 if kept.ok else 1
 
 def _masks(a: argparse.Namespace) -> int:
     from maskedlab.instruments.count_law import count_law
@@ -471,6 +482,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument('--mask', help=_MASK)
     c.add_argument('-n', type=_number, default=4, help='samples')
     c.add_argument('--seed', type=_number, default=0)
+
+    add('check', _check, 'does a recipe keep to what every part of the kit relies on?', recipe=True)
 
     c = add('masks', _masks, 'count law and coverage of a strategy')
     c.add_argument('strategy', help=_MASK)

@@ -1,8 +1,12 @@
 """What the README promises to somebody with own data, line by line as it stands there, with fewer steps."""
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 
 import maskedlab as ml
 from maskedlab.cli import main, parser
+from maskedlab.instruments import keeps
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,6 +113,97 @@ def test_unequal_shares_are_pointed_out(flowers, capsys):
     found = json.loads(Path('found.json').read_text())
     assert found['unequal'] == said[0] and found['budget']['few'] == 16         # four are held back
     assert shlex.split(found['command'])[1:9] == [*words[:2], '--data', 'flowers', *masks]
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "Where a stranger's package is installed, built from the README; it tells when it is imported."
+    source, target = tmp_path_factory.mktemp('theirs'), tmp_path_factory.mktemp('site')
+    code = '\n'.join(['print("imported")', *lines('Your own method', 'python')])
+    (source / 'mine.py').write_text(code)
+    about = ['[build-system]', 'requires = ["setuptools"]', 'build-backend = "setuptools.build_meta"',
+             '[project]', 'name = "theirs"', 'version = "0.3"', '[tool.setuptools]', 'py-modules = ["mine"]']
+    (source / 'pyproject.toml').write_text('\n'.join([*about, *lines('Your own method', 'toml')]))
+    pip = [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--no-build-isolation']
+    subprocess.run([*pip, '--target', str(target), str(source)], check=True)
+    return target
+
+
+def beside(site, code, folder):
+    "What a Python prints that has this package, and what it warns of."
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(site), str(ROOT)])}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_own_method_as_the_readme_says(flowers, capsys):
+    Path('mine.py').write_text('\n'.join(lines('Your own method', 'python')))
+    check, train, install, listed = (shlex.split(line, comments=True) for line in lines('Your own method'))
+    began = time.perf_counter()
+    assert main(check[1:]) == 0 and f'all {len(keeps.CHECKS)} kept' in capsys.readouterr().out
+    assert time.perf_counter() - began < 20
+    assert main([*train[1:6], '1', *train[7:], '--batch', '4']) == 0
+    assert len(ml.create_recipe('runs/own', trust=True).encoder.blocks) == 6
+    assert (install, listed) == (['pip', 'install', '.'], ['maskedlab', 'list'])        # below
+
+
+def test_an_installed_package_is_in_every_list_and_not_imported(site, tmp_path):
+    out, err = beside(site, """if True:
+        import sys
+        import maskedlab as ml
+        from maskedlab.cli import main
+        from maskedlab.show.explorer.page import Page
+        main(['list', 'm*'])
+        assert 'mine' in ml.list_recipes('*n*', modality='image')
+        assert 'mine' not in ml.list_recipes(modality='text')
+        page = Page('mae')
+        assert 'mine' in page.menus.kinds() and 'mine' not in sys.modules
+        r = ml.create_recipe('mine')
+        assert len(page.menus.recipe('mine').encoder.blocks) == len(r.encoder.blocks) == 6
+        own = Page('mine')
+        assert own.code(own.state).startswith("import maskedlab as ml; ml.Explorer('mine'")
+        r.save_pretrained('kept')
+        for trust in (False, True):
+            try:
+                print(trust, type(ml.create_recipe('kept', trust=trust)).__name__)
+            except ValueError as error:
+                print(trust, error)
+        """, tmp_path)
+    assert not err, err
+    first, *rest = out.partition('imported')[0].splitlines()
+    assert first.startswith('mae ')
+    assert ' '.join(rest[-1].split()) == 'mine image of the installed package theirs 0.3'
+    assert 'False kept names code that is not of the kit, mine:Mine' in out and 'True Mine' in out
+
+
+def test_a_broken_package_is_told_in_a_sentence_and_the_others_stay(site, tmp_path):
+    for name, text in dict(odd='mae = mine:Mine [image]\nmine = mine:Mine [image]\nbare = mine:Mine\n',
+                           ill='ill = ill:Ill [image]\nno_recipe = mine:MAE.nothing [image]').items():
+        (tmp_path / f'{name}-1.dist-info').mkdir()
+        (tmp_path / f'{name}-1.dist-info' / 'METADATA').write_text(f'Name: {name}\nVersion: 1\n')
+        (tmp_path / f'{name}-1.dist-info' / 'entry_points.txt').write_text(f'[maskedlab.recipes]\n{text}\n')
+    (tmp_path / 'ill.py').write_text('1 / 0')
+    out, err = beside(site, """if True:
+        import maskedlab as ml
+        print(len(ml.list_recipes()), ml.list_recipes('mine'), ml.card('mae').year)
+        try:
+            ml.create_recipe('ill')
+        except ValueError as error:
+            print(error)
+        try:
+            ml.register_recipe('ill', 'mine:Mine')
+        except ValueError as error:
+            print(error)
+        """, tmp_path)
+    told = [line for line in err.splitlines() if 'UserWarning' in line]
+    said = '\n'.join(told)
+    assert len(told) == 4
+    assert all(f"the recipe '{n}' of the installed" in said for n in ('mae', 'mine', 'bare', 'no_recipe'))
+    assert 'the kit has that name' in said
+    assert f'{len(ml.list_recipes()) + 2} [\'mine\'] 2022' in out
+    assert 'ill of the installed package ill 1 cannot be used (ZeroDivisionError' in out
+    assert "a recipe cannot be called 'ill': ill 1 has that name" in out
 
 
 def test_the_part_to_test_on_is_never_trained_on(flowers):

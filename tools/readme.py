@@ -23,10 +23,10 @@ os.chdir(ROOT)  # nbdev finds its configuration from the working folder
 def methods() -> str:
     """The table of methods, from the cards."""
     from maskedlab.contract.create import card
-    from maskedlab.contract.catalogue import list_recipes
+    from maskedlab.contract.catalogue import RECIPES
 
     rows = ['| recipe | paper | on | where | how | what | then what |', '|---|---|---|---|---|---|---|']
-    for name in list_recipes():
+    for name in RECIPES:        # those of other packages have a README of their own
         c = card(name)
         rows.append(
             '| '
@@ -37,7 +37,7 @@ def methods() -> str:
             )
             + ' |'
         )
-    readings = [f'- `{name}`: {card(name).reading}.' for name in list_recipes() if card(name).reading]
+    readings = [f'- `{name}`: {card(name).reading}.' for name in RECIPES if card(name).reading]
     words = (
         "Where no source settles a detail, a recipe is the kit's own reading; "
         'its notebook says so at that place:'

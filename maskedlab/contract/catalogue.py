@@ -5,19 +5,25 @@
 # %% ../../nbs/contract/03_catalogue.ipynb #6e4e2d8a
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
 # %% auto #0
-__all__ = ['RECIPES', 'STAGES', 'ALIASES', 'Row', 'list_recipes', 'formats_of']
+__all__ = ['RECIPES', 'STAGES', 'ALIASES', 'GROUP', 'NAMED', 'Row', 'installed', 'taken', 'all_rows', 'row_of', 'list_recipes',
+           'formats_of']
 
 # %% ../../nbs/contract/03_catalogue.ipynb #3edd5192
 class Row(NamedTuple):
     "Where a method lives."
-    path: str               # 'module:Class'
+    path: Any               # 'module:Class'; of one that got its name in this session, the class
     modality: str           # of the batches that it takes, as `sample` names it
     formats: str = ''       # the module whose FORMATS are its checkpoints in other libraries
+    package: str = ''       # the installed package that it came with, and its version
 
 RECIPES: dict[str, Row] = {
     'mae': Row('maskedlab.recipes.image.mae:MAE', 'image', 'maskedlab.formats.mae'),
@@ -63,6 +69,61 @@ STAGES: dict[str, Row] = {
 ALIASES: dict[str, str] = {
     'hpm': 'hard_patches_mining', 'tgm': 'text_guided_video_mae', 'atm': 'ask2mask'}
 
+# %% ../../nbs/contract/03_catalogue.ipynb #d2c0a002
+GROUP = 'maskedlab.recipes'         # of entry points
+NAMED: dict[str, Row] = {}          # what `register_recipe` named in this session
+_LINE = re.compile(r'\s*([\w.]+:\w+)\s*\[([\w\s,]+)\]\s*')
+
+def _lines() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    "Of each installed package with recipes: what it is called, and its entry points as text."
+    from importlib.metadata import distributions
+    seen = set()
+    for d in distributions():
+        if f'[{GROUP}]' not in (d.read_text('entry_points.txt') or ''): continue
+        package = f"{d.metadata['Name']} {d.version}"
+        # the first on the path is the one that is imported
+        if package.partition(' ')[0] in seen: continue
+        seen.add(package.partition(' ')[0])
+        yield package, [(e.name, e.value) for e in d.entry_points if e.group == GROUP]
+
+@cache
+def installed() -> dict[str, Row]:
+    "Recipes that installed packages bring, by name; nothing of these packages is imported."
+    found: dict[str, Row] = {}
+    for package, lines in sorted(_lines()):
+        for name, value in lines:
+            key, match = name.replace('-', '_'), _LINE.fullmatch(value)
+            why = taken(key, found)
+            if match is None:
+                why = f"it is {value[:50]!r}, and not like 'module:Class [image]'"
+            if why or match is None:
+                _say(f"the recipe {name[:40]!r} of the installed package {package[:50]} is left out: {why}")
+            else:
+                found[key] = Row(match[1], ' '.join(match[2].replace(',', ' ').split()), package=package)
+    return found
+
+def _say(text: str) -> None:
+    from maskedlab.checks import outside        # not above: `lab.py` reads the tables before there is a kit
+    warnings.warn(text[:220], stacklevel=outside())
+
+def taken(name: str, others: dict[str, Row]) -> str:       # a sentence's end; '' where it is free
+    "Who has a name already."
+    if not name.isidentifier(): return 'a name is made of letters, digits and _'
+    if name in {**RECIPES, **STAGES, **ALIASES}: return 'the kit has that name; choose another'
+    return f'{others[name].package} has that name; choose another' if name in others else ''
+
+# %% ../../nbs/contract/03_catalogue.ipynb #d2c0a003
+def all_rows() -> dict[str, Row]:
+    "The kit's own recipes, those that this session named, and those of installed packages."
+    return {**RECIPES, **NAMED, **installed()}
+
+def row_of(name: str,           # or an alias; - is read as _
+           ) -> Row | None:
+    "The row of a name; packages are looked through only for one that the kit does not have."
+    key = name.replace('-', '_')
+    key = ALIASES.get(key, key)
+    return RECIPES.get(key) or NAMED.get(key) or installed().get(key)
+
 # %% ../../nbs/contract/03_catalogue.ipynb #ab4ce563
 def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert*'
                  modality: str | None = None,    # only recipes of this modality, such as 'text'
@@ -70,7 +131,7 @@ def list_recipes(pattern: str = '*',             # shell pattern, such as '*bert
     "Names of recipes."
     for name, value in (('pattern', pattern), ('modality', '' if modality is None else modality)):
         if not isinstance(value, str): raise TypeError(f"{name}={value!r}"[:80] + ": give a text")
-    return [n for n, row in RECIPES.items() if fnmatch(n, pattern)
+    return [n for n, row in all_rows().items() if fnmatch(n, pattern)
             and modality in (None, *row.modality.split())]
 
 def formats_of(name: str,       # of a recipe of the kit; another has none here

@@ -12,7 +12,8 @@ from typing import Any
 
 import maskedlab
 from ..checks import brief_value, door
-from .catalogue import ALIASES, RECIPES, STAGES
+from .catalogue import (ALIASES, NAMED, RECIPES, STAGES, Row, all_rows, installed,
+                                          row_of, taken)
 from .code import code_at, trusted_code
 from .disk import brief
 from .saved import (load_saved, make_saved, name_of, open_beside, read_checkpoint,
@@ -20,7 +21,7 @@ from .saved import (load_saved, make_saved, name_of, open_beside, read_checkpoin
 from .recipe import Card, Recipe
 
 # %% auto #0
-__all__ = ['SHIPPED', 'recipe_class', 'is_saved', 'saved_class', 'load_own', 'create_recipe', 'card']
+__all__ = ['SHIPPED', 'recipe_class', 'register_recipe', 'is_saved', 'saved_class', 'load_own', 'create_recipe', 'card']
 
 # %% ../../nbs/contract/06_create.ipynb #f580f5e7
 def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a folder of saved weights
@@ -33,25 +34,52 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a fol
         raise TypeError("a recipe is a name, 'file.py:Class', a class, an instance or a saved folder, got "
                         f"{type(which).__name__}")
     name = which.replace('-', '_')
-    row = RECIPES.get(ALIASES.get(name, name))
+    row = row_of(name) if ':' not in name else None
     path = row.path if row is not None else which if ':' in which else None
     if path is None and name.endswith('.py'):
         raise ValueError(f"{which} is a file; name the class in it too, as in {which}:Mine")
     if path is None:
-        near = difflib.get_close_matches(name, [*RECIPES, *ALIASES], 3, .3) or list(RECIPES)[:3]
+        near = difflib.get_close_matches(name, [*all_rows(), *ALIASES], 3, .3) or list(RECIPES)[:3]
         raise ValueError(f"there is no recipe {brief_value(which)}; did you mean {' or '.join(near)}? "
                          "ml.list_recipes() names all")
-    found = code_at(path)
+    if isinstance(path, type): return path
+    found = _of_package(name, row) if row is not None and row.package else code_at(path)
     if not isinstance(found, type):
         raise ValueError(f"{brief(which)} is no class; name one, as in file.py:Mine")
     return found
 
+def _of_package(name: str, row: Row) -> Any:
+    "The class of an installed package, or one sentence about why it is none."
+    try:
+        found = code_at(row.path)
+        why = '' if isinstance(found, type) and issubclass(found, Recipe) else f'{row.path} is no Recipe'
+    except Exception as error:          # whatever a stranger's package does
+        why = f'{type(error).__name__}: {error}'
+    if not why: return found
+    raise ValueError(f"{name} of the installed package {row.package[:40]} cannot be used ({why[:90]}); mend "
+                     "or uninstall it")
+
+# %% ../../nbs/contract/06_create.ipynb #d2c0a006
+@door
+def register_recipe(name: str,          # what lists, menus and `create_recipe` call it from now on
+                    recipe: Any,        # its class, or 'my_file.py:Mine'
+                    ) -> type[Recipe]:  # its class
+    """Give a recipe from outside a name for this session; said again, the name goes to the newer class.
+
+    Errors: ValueError for a name that the kit or an installed package has."""
+    cls, key = recipe_class(recipe), name.replace('-', '_')
+    if not issubclass(cls, Recipe):
+        raise TypeError(f"{brief_value(recipe)} is no Recipe; derive the class from ml.Recipe")
+    if why := taken(key, installed()):
+        raise ValueError(f"a recipe cannot be called {brief_value(name)}: {why}")
+    NAMED[key] = Row(cls, cls.card.modality)
+    return cls
+
 # %% ../../nbs/contract/06_create.ipynb #ff22291c
 def is_saved(which: Any) -> bool:
     "Whether this is a folder, and not the name of a recipe that happens to be called like one."
-    name = str(which).replace('-', '_')
-    return isinstance(which, str | Path) and ALIASES.get(name, name) not in RECIPES and os.path.isdir(
-        os.path.expanduser(which))
+    return isinstance(which, str | Path) and os.path.isdir(os.path.expanduser(which)) and row_of(
+        str(which)) is None
 
 def saved_class(about: dict[str, Any],      # what the checkpoint says about itself
                 given: Any,                 # whose it is, as the caller says: a name, class, 'file.py:Class'

@@ -61,6 +61,23 @@ class Out:
         if not isinstance(self.terms, dict):
             raise TypeError("the terms of a loss are a dict, such as {'pixels': loss}, got "
                             f"{type(self.terms).__name__}")
+        if torch.is_tensor(self.error) and not torch.compiler.is_compiling():
+            self._count_rows()
+
+    def _count_rows(self) -> None:
+        "ValueError where `pred` or `target` has another number of rows than units are scored."
+        # elsewhere the count would have to be waited for
+        want = int((~self.error.isnan()).sum()) if self.error.device.type == 'cpu' else None
+        for name in ('pred', 'target'):
+            x = getattr(self, name)
+            if x is None: continue
+            n = sum(map(len, x.values())) if isinstance(x, dict) else len(x)
+            if want is None:
+                want = n
+            if n != want:
+                shape = '' if isinstance(x, dict) else f', {list(x.shape)},'
+                raise ValueError(f"{name}{shape} has {n} rows, and the loss looks at {want} units: give one "
+                                 "row for each, in the order of out.scored.nonzero(), as rows(x, mask) does")
 
     @property
     def loss(self) -> Tensor:

@@ -103,6 +103,9 @@ def spread(error: Tensor,  # `[n]`, an error for each True of `which`
            which: Tensor,  # bool `[B, *shape]`
            ) -> Tensor:    # `[B, *shape]`, detached, NaN where `which` is False
     "Rows of errors as a map over the units; NaN says that the loss does not look there."
+    if error.ndim != 1:
+        raise ValueError(f"spread takes one number for each unit, [n], got {list(error.shape)}; of rows take "
+                         "the mean over their values, e.mean(-1)")
     blank = torch.full(which.shape, torch.nan, dtype=error.dtype, device=error.device)
     return place(blank, which, error.detach())
 

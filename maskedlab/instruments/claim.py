@@ -25,7 +25,7 @@ from ..checks import Count, Jobs, Tries, brief_value, door, on_disk, short
 from ..contract.disk import read_json
 from ..contract.saved import write_files
 from ..contract.recipe import Recipe
-from ..contract.create import create_recipe, is_saved, recipe_class
+from ..contract.create import is_saved, recipe_class
 from ..contract.catalogue import ALIASES, RECIPES, STAGES
 from ..data.samples import SAMPLES, options_of, sample
 from ..settings import device
@@ -108,12 +108,10 @@ def find_claim(name: str) -> Claim:
         raise ValueError(f"{name[-60:]} is a folder, and a claim trains its networks from the beginning; "
                          "give "
                          "the name of a recipe, or my_file.py:Class")
-    if ':' in name:
+    name = name if ':' in name else ALIASES.get(name, name.replace('-', '_'))
+    if name not in RECIPES:
         module: Any = sys.modules[recipe_class(name).__module__]
     else:
-        name = ALIASES.get(name, name.replace('-', '_'))
-        if name not in RECIPES:
-            create_recipe(name)       # raises with the nearest names
         try:
             module = importlib.import_module(
                 RECIPES[name].path.partition(':')[0].replace('.recipes.', '.claims.'))

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from ..contract.catalogue import NAMED
 from ..contract.code import written_code
 from ..contract.create import SHIPPED, create_recipe, is_saved, recipe_class
 from ..contract.disk import read_json
@@ -43,7 +44,8 @@ def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or fo
     if isinstance(which, Recipe): return Choice(which, None, 'Your own network.')
     if is_saved(which):
         return Choice(create_recipe(which, trust=trust), repr(str(which)), 'With the weights of that folder.')
-    code = repr(which) if isinstance(which, str) else _named(which)
+    here = isinstance(which, str) and which.replace('-', '_') in NAMED     # a name of this session alone
+    code = _named(recipe_class(which)) if here or not isinstance(which, str) else repr(which)
     try:
         recipe = create_recipe(which, pretrained=True)
         told = read_json(SHIPPED / f'{name_of(type(recipe))}-micro' / 'provenance.json')

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...contract.catalogue import RECIPES
+from ...contract.catalogue import all_rows
 from ...contract.recipe import Recipe
 from ...contract.strategy import Strategy, controls, hide
 from ...contract.units import Units
@@ -61,7 +61,7 @@ class Recipes:
     def kinds(self) -> dict[str, str]:
         "Recipes that can be shown, first those of the same kind of data: key -> kind."
         mine = self.recipe().card.modality.split()[0]
-        kinds = {name: row.modality.split()[0] for name, row in RECIPES.items()}
+        kinds = {name: row.modality.split()[0] for name, row in all_rows().items()}
         names = {self.key: mine, **{name: kind for name, kind in kinds.items() if kind in VIEWS}}
         return dict(sorted(names.items(), key=lambda item: item[1] != mine))
 
