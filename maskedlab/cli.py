@@ -128,6 +128,10 @@ def _figures(a: argparse.Namespace) -> None:
     from maskedlab.show.results import write_figures
     print(*write_figures(a.out, a.folder), sep='\n')
 
+def _grade(a: argparse.Namespace) -> None:
+    from maskedlab.course.grade import grade
+    print(grade(a.folder, a.out))
+
 def _weights(a: argparse.Namespace) -> None:
     from maskedlab.show.standing import weights_table
     print(weights_table())
@@ -342,6 +346,8 @@ def _train_options(c: argparse.ArgumentParser) -> None:
                                   'embedded data of its modality')
     c.add_argument('--size', help='micro, tiny, small or base')
     c.add_argument('--mask', help=_MASK)
+    c.add_argument('--tokenizer', metavar='PATH', help='of texts: a folder or its tokenizer.json; it is kept '
+                                                      'with the weights')
     c.add_argument('--image', type=_number,
                    help='side of the crops in pixels; default: what the recipe is made for')
     c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
@@ -383,6 +389,10 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c = add('claims', _claims, 'the table of all results')
     c.add_argument('folder', nargs='?', default='claims')
+
+    c = add('grade', _grade, "what a class has solved, from the verdicts in its notebooks; none is run")
+    c.add_argument('folder', help='of notebooks (.ipynb) of the tutorials, at any depth')
+    c.add_argument('--out', help='a CSV file: a row for each notebook, a column for each exercise')
 
     c = add('figures', _figures, 'all results as figures with their intervals, pages that need no network')
     c.add_argument('folder', nargs='?', default='claims')

@@ -57,6 +57,7 @@ def refused(path: str | Path,
 # %% ../../nbs/data/07_found.ipynb #d34cc53d
 def below(root: Path,
           endings: Sequence[str] = (),          # of names that are data: '.png', ...
+          megabytes: int | None = None,         # of one file; default: `LIMITS.megabytes`
           ) -> tuple[list[Path], dict[str, str]]:
     "All files below a folder, in order of their paths; and what was left out there: its path within -> why."
     files: list[Path] = []
@@ -77,7 +78,7 @@ def below(root: Path,
             continue
         seen.add((at.st_dev, at.st_ino))
         for p in entries:
-            why = _hidden(p, endings) if p.name.startswith('.') else refused(p)
+            why = _hidden(p, endings) if p.name.startswith('.') else refused(p, megabytes)
             if why == FOLDER:
                 (links if p.is_symlink() else folders).append(p)
             elif why:

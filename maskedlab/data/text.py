@@ -16,16 +16,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..checks import Count, Filling, OnError, Split, brief_value, door, outside
 from .found import FOLDER, below, by_folder, read_each, refused, short
 from .pictures import turns
 
 # %% auto #0
-__all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'Told', 'tokenizer', 'text_credits', 'articles', 'encode', 'lay', 'Pieced',
-           'uncut_by', 'read_texts', 'tokenizer_for', 'reading_for', 'decode', 'pack', 'prose', 'load_text']
+__all__ = ['PAD', 'UNK', 'CLS', 'SEP', 'MASK', 'OF_TEXT', 'UNLIMITED', 'Told', 'AT_ONCE', 'tokenizer', 'open_tokenizer',
+           'pieces_of', 'text_credits', 'articles', 'encode', 'lay', 'Pieced', 'uncut_by', 'read_texts',
+           'tokenizer_for', 'reading_for', 'decode', 'pack', 'prose', 'load_text', 'Passages', 'texts']
 
 # %% ../../nbs/data/05_text.ipynb #7349ccd7
 PAD, UNK, CLS, SEP, MASK = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first pieces of the kit's tokenizer
@@ -37,6 +40,37 @@ def tokenizer() -> Any:     # a `tokenizers.Tokenizer`
     "The kit's WordPiece: 3,000 pieces in small letters."
     from tokenizers import Tokenizer
     return Tokenizer.from_str((_FILES / 'tokenizer.json').read_text(encoding='utf-8'))
+
+def open_tokenizer(given: Any,      # a folder, its tokenizer.json, or one of tokenizers or transformers
+                   ) -> Any:        # of tokenizers or transformers
+    "A tokenizer from wherever it lies; a sentence where it is none."
+    if not isinstance(given, str | Path): return _pieces(given) and given
+    from tokenizers import Tokenizer
+    path = Path(given).expanduser()
+    file = path / 'tokenizer.json' if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no tokenizer {short(file)}; give a folder or file that "
+                                "tokenizer.save_pretrained(...) or tokenizer.save(...) wrote")
+    try:
+        return Tokenizer.from_str(file.read_text('utf-8'))
+    except Exception as error:      # whatever the library says of a file that is none
+        raise ValueError(f"{short(file)} is no tokenizer ({str(error)[:60]}); give its "
+                         "tokenizer.json") from None
+
+def pieces_of(given: Any,           # as `open_tokenizer` gives it
+              ) -> dict[str, Any]:  # vocab, mask_id and special of a recipe
+    "The vocabulary that a network needs to be taught in these pieces."
+    known = _pieces(given).get_vocab(with_added_tokens=True)
+    named = next((known[t] for t in ('[MASK]', '<mask>') if t in known), None)
+    mask = getattr(given, 'mask_token_id', None)
+    mask = named if mask is None else mask
+    if mask is None:
+        raise ValueError(f"this tokenizer of {len(known)} pieces has no [MASK]; add it: "
+                         "tokenizer.add_special_tokens(...), and save it again")
+    added = _pieces(given).get_added_tokens_decoder()
+    told = {i for i, t in added.items() if t.special and t.content not in ('[UNK]', '<unk>')}
+    pad = _pad(given)
+    return dict(vocab=max(known.values()) + 1, mask_id=mask, special=(pad, *sorted({*told, mask} - {pad})))
 
 def text_credits() -> list[dict[str, Any]]:    # one dict an article
     "Title, split and version of each embedded article; `CREDITS-text.md` names the licence."
@@ -255,6 +289,8 @@ def prose(n: Count | None = 8,                         # how many rows; None: al
     return {k: v[which] for k, v in held.items()}
 
 # %% ../../nbs/data/05_text.ipynb #82be47c1
+OF_TEXT = ('.txt', '.md', '.rst', '.tex')
+UNLIMITED = 2**40            # MB of one file: any size
 # name, what gives the text, label or None
 Told = tuple[str, Callable[[], str], Any]
 
@@ -281,7 +317,7 @@ def _texts_of(source: Any) -> tuple[Path | None, list[Told], dict[str, str]]:
     if isinstance(source, str | Path):
         root = Path(source).expanduser()
         if refused(root) != FOLDER: return None, [(root.name, partial(_file_text, root), None)], {}
-        files, left = below(root, ('.txt', '.md', '.rst', '.tex'))
+        files, left = below(root, OF_TEXT)
         return root, [(str(f.relative_to(root)), partial(_file_text, f), None) for f in files], left
     if isinstance(source, list | tuple):
         odd = next((i for i, f in enumerate(source) if not isinstance(f, str | Path)), None)
@@ -336,3 +372,74 @@ def load_text(# files with text in UTF-8, a folder of them; a data set whose ite
         raise ValueError(f"the files hold no text ({given}); give others")
     batch = lay(rows, length, _pad(tokenizer))
     return {**batch, 'label': torch.tensor(label)} if len(labels) == len(kept) else batch
+
+# %% ../../nbs/data/05_text.ipynb #f49b42be
+class Passages(Dataset):
+    "Rows of text files, each read when it is asked for: `ids`, `valid` and `word`, as one row of `encode`."
+    def __init__(self, files: Sequence[Path],
+                 length: int = 64,          # pieces of a row
+                 tokenizer: Any = None):    # default: the kit's own
+        self.files, self.length, self.tokenizer = list(files), length, tokenizer
+        self.step = 4 * length              # bytes: a piece of English has about four
+        self.ends = np.cumsum([-(-f.stat().st_size // self.step) for f in self.files])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"passage {i} was asked for, the files have {len(self)}")
+        for k in range(1000):
+            text = self.text((i + k) % len(self))
+            if text and (row := read_texts([text], self.tokenizer)[0]).ids:
+                laid = lay([row.laid(0, row.room(self.length))], self.length, _pad(self.tokenizer))
+                return {name: v[0] for name, v in laid.items()}
+        raise ValueError(f"a thousand passages from {i} hold no text; take such stretches out of the files")
+
+    def text(self, i: int) -> str:
+        "A passage as it stands in its file, without the words that the borders cut."
+        which = int(np.searchsorted(self.ends, i, side='right'))
+        file, first = self.files[which], i - (int(self.ends[which - 1]) if which else 0)
+        with file.open('rb') as f:
+            f.seek(begin := max(first * self.step - 1, 0))
+            read = f.read(2 * self.step + 1)
+        start = _border(read, 0, self.step) if first else 0
+        stop = _border(read, (first + 1) * self.step - 1 - begin, self.step)
+        try:
+            text = read[start:stop].decode('utf-8').removeprefix('\ufeff')
+        except UnicodeDecodeError:
+            raise ValueError(f"{short(file)} is no text in UTF-8 near byte {first * self.step}; save it as "
+                             "such") from None
+        if '\0' in text:
+            raise ValueError(f"{short(file)} is no text near byte {first * self.step}: it holds the "
+                             "character 0")
+        return ' '.join(text.split())
+
+def _border(data: bytes, at: int, within: int) -> int:
+    "Behind the first blank from here on; without one near, where a letter begins."
+    found = re.compile(rb'\s').search(data, at, at + within)
+    if found: return found.end()
+    return next((k for k in range(at, len(data)) if data[k] & 0xC0 != 0x80), len(data))
+
+# %% ../../nbs/data/05_text.ipynb #3be40d10
+AT_ONCE = 16              # MB of files that are read at once
+
+def texts(source: Any,              # as `load_text` takes it
+          length: int = 64,         # pieces of a row
+          tokenizer: Any = None,    # default: the kit's own
+          ) -> dict[str, Tensor] | Passages:
+    "The reader's own texts to train on: small files at once, as `load_text`, others bit by bit."
+    root = Path(source).expanduser() if isinstance(source, str | Path) else None
+    if root is None: return load_text(source, length, tokenizer)
+    files, left = [root], dict[str, str]()
+    if refused(root) == FOLDER:
+        files, left = below(root, OF_TEXT, UNLIMITED)
+    elif refused(root, UNLIMITED):
+        return load_text(source, length, tokenizer)         # which says what is wrong with it
+    if sum(f.stat().st_size for f in files) <= AT_ONCE * 2**20: return load_text(source, length, tokenizer)
+    good = read_each([(short(f), partial(_begins, f)) for f in files], left, 'skip', 'text')
+    return Passages([files[i] for i in good], length, tokenizer)
+
+def _begins(file: Path) -> bool:
+    "Whether a file begins with text; else one sentence."
+    return bool(Passages([file]).text(0))

@@ -100,7 +100,11 @@ class Pieces(nn.Module):
         "Files that lie beside the weights: its tokenizer, where it has one."
         if self.tokenizer is None: return {}
         inner = getattr(self.tokenizer, 'backend_tokenizer', self.tokenizer)
-        return {'tokenizer.json': json.loads(inner.to_str())}
+        # read as it stands: transformers would else put what BERT does in its place
+        told = {'tokenizer_class': 'PreTrainedTokenizerFast', 'mask_token': inner.id_to_token(self.mask_id),
+                'pad_token': inner.id_to_token(int(self.special[0])) if len(self.special) else None}
+        return {'tokenizer.json': json.loads(inner.to_str()),
+                'tokenizer_config.json': {k: v for k, v in told.items() if v is not None}}
 
     def open(self, folder: Path) -> None:
         "Take what `files` wrote, or another library: the tokenizer of a folder, where one lies in it."

@@ -33,7 +33,7 @@ from ..data.points import load_points, vary_points
 from ..data.recordings import recordings
 from ..data.samples import SAMPLES, list_samples, options_of, photographs, sample
 from ..data.sound import SPOKEN, waves_of
-from ..data.text import load_text
+from ..data.text import texts
 from ..data.video import CLIP_NUMBERS, clips_of
 from ..data.voiced import VOICED_NUMBERS, voiced_of
 from ..data.vary import recolour, turn
@@ -279,7 +279,7 @@ CHANGES: dict[str, dict[str, Change]] = {'points': {'points': vary_points}}
 # the reader's files as a set that is read while the run goes on
 STREAMED: dict[str, Callable[..., Any]] = {'video': videos, 'pairs': view_pairs}
 # the reader's files, lists and data sets as one batch, or as a set of items
-READERS: dict[str, Callable[..., Any]] = {'points': load_points, 'text': load_text, 'wave': recordings}
+READERS: dict[str, Callable[..., Any]] = {'points': load_points, 'text': texts, 'wave': recordings}
 
 def source_of(# a name of `list_samples()`, a file, folder or list of pictures, a data set, batch or source
               data: Any,

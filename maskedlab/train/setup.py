@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,14 +19,14 @@ import torch
 
 from ..checks import (BelowOne, Count, Filling, Positive, Range, Seed, Width, check_fields, checked,
                               on_disk, outside)
-from ..contract.create import create_recipe
+from ..contract.create import create_recipe, is_saved, recipe_class
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
 from ..contract.recipe import Recipe
 from ..contract.saved import arguments, to_json, name_of, saved_as
 from ..contract.strategy import Where
 from ..data.samples import SAMPLES
-from ..data.text import reading_for
+from ..data.text import open_tokenizer, pieces_of, reading_for
 from ..settings import setting
 from ..stages.shelf import check_stages
 from .feed import Crops, Joined, Source, hold, room, source_of
@@ -37,8 +38,8 @@ from .step import Learner
 
 # %% auto #0
 __all__ = ['OPTIONS', 'PLANNED', 'PRECISIONS', 'Options', 'sort_words', 'precision_of', 'base_rate', 'picture_size', 'steps_of',
-           'named_data', 'check_cut', 'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of', 'writable',
-           'record_of', 'words_of', 'overview']
+           'named_data', 'check_cut', 'cut_by', 'is_stream', 'Run', 'data_sum', 'names_below', 'settings_of',
+           'writable', 'record_of', 'words_of', 'overview']
 
 # %% ../../nbs/train/10_setup.ipynb #1387a6b7
 # words that are read only beside another one
@@ -58,6 +59,8 @@ class Options:
     compile: bool = False                   # torch.compile
     # a strategy, or its text; default: the recipe's own
     mask: Annotated[Any, Where | str | None] = None
+    # of texts: a folder, a tokenizer.json, or one of tokenizers or transformers; default: the recipe's own
+    tokenizer: Any = None
     # size of pictures in pixels; default: what the recipe is made for
     image: Annotated[Any, Width | tuple[Width, Width] | None] = None
     augment: bool = True                    # random crops and mirroring of pictures
@@ -169,6 +172,23 @@ def check_cut(source: Source,
         raise ValueError(f"image={size}, and these pictures stay the {image.shape[-2]} x {image.shape[-1]} "
                          "that they are given in; give files or ml.images(...), or leave it out")
 
+def cut_by(recipe: Any,          # as `create_recipe` takes it
+           size: str | None,
+           tokenizer: Any,       # as `open_tokenizer` takes it; None: the recipe's own
+           ) -> Recipe:          # a new one with as many pieces; one that is made already has to know them
+    "A recipe whose texts are cut by a tokenizer."
+    if tokenizer is None: return create_recipe(recipe, size=size)
+    none = 'tokenizer= cuts texts into pieces, and {} hides none; leave it out'
+    given, made = open_tokenizer(tokenizer), isinstance(recipe, Recipe) or is_saved(recipe)
+    if not made and 'mask_id' not in inspect.signature(recipe_class(recipe)).parameters:
+        raise ValueError(none.format(recipe_class(recipe).__name__))
+    found = create_recipe(recipe, size=size, **({} if made else pieces_of(given)))
+    take = getattr(getattr(found, 'cut', None), 'take', None)
+    if take is None:
+        raise ValueError(none.format(type(found).__name__))
+    take(given)
+    return found
+
 def is_stream(data: Any) -> bool:
     "Whether these are batches that somebody else makes."
     return hasattr(data, '__iter__') and not (hasattr(data, '__getitem__') and hasattr(data, '__len__'))
@@ -205,7 +225,7 @@ class Run(Options):
 
     def _make_recipe(self, recipe: Any) -> None:
         with seeded(self.seed, 'weights', device=self.device):
-            self.recipe: Recipe = create_recipe(recipe, size=self.size)
+            self.recipe: Recipe = cut_by(recipe, self.size, self.tokenizer)
         check_stages(self.recipe)
         self.recipe.to(self.device)
         if self.mask is not None:
