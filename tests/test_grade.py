@@ -1,4 +1,4 @@
-"""The sheet of a class: notebooks in which some exercises are solved, some wrong, one broken, none of them run."""
+"""The sheet of a class: some exercises are solved, some wrong, one notebook is broken, and none is run."""
 import csv
 import json
 from pathlib import Path

@@ -85,8 +85,8 @@ class Grades:
 
     def __repr__(self) -> str:
         wide = max(len(s.name) for s in self.sheets)
-        rows = [f'{s.name:{wide}}  ' + (s.trouble or f'{s.solved} of {len(self.of(s))} solved, {s.tried} tried')
-                for s in self.sheets]
+        said = [s.trouble or f'{s.solved} of {len(self.of(s))} solved, {s.tried} tried' for s in self.sheets]
+        rows = [f'{s.name:{wide}}  {text}' for s, text in zip(self.sheets, said)]
         class_ = [f'{name:{wide}}  ' + ', '.join(
             f'{sum(s.verdicts.get(name) == v for s in self.sheets)} {v}' for v in ('yes', 'hint', 'not yet'))
             for name in self.names]
