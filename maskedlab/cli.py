@@ -233,7 +233,13 @@ def _ask(a: argparse.Namespace) -> None:
         print(file, ', '.join(f'{name} {p:.0%}' for name, p in list(found.items())[:3]), sep='\t')
 
 def _export(a: argparse.Namespace) -> None:
-    print(_with_weights(a).save_pretrained(a.out, layout=a.to))
+    from maskedlab.uses.finetune import Classifier
+    from maskedlab.uses.onnx import to_onnx
+    if a.to == 'onnx':
+        told = Path(a.recipe, 'classifier.json').is_file()
+        print(to_onnx(Classifier.load(a.recipe) if told else _with_weights(a), a.out))
+    else:
+        print(_with_weights(a).save_pretrained(a.out, layout=a.to))
 
 # %% ../nbs/01_cli.ipynb #52d37644
 def _words(a: argparse.Namespace) -> dict[str, Any]:
@@ -453,8 +459,8 @@ def _using(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('folder', help='of --out')
     c.add_argument('files', nargs='+', metavar='PICTURE')
     c = add('export', _export, 'write weights as another library reads them', recipe=True)
-    c.add_argument('--to', required=True, metavar='LAYOUT', help="such as 'transformers'; a wrong one tells "
-                                                                 'which there are')
+    c.add_argument('--to', required=True, metavar='LAYOUT', help="'transformers', 'timm' (the encoder), "
+                   "'onnx' (a program that needs no Python), ...; a wrong one tells which there are")
     c.add_argument('--out', required=True, help='a folder')
     c.add_argument('--size', help='of a recipe by name')
 

@@ -472,7 +472,7 @@ def test_a_recipe_from_outside_brings_its_own_format(tmp_path, batch):
     same(r, ml.load_pretrained(folder, recipe=Mine), batch)
     with pytest.raises(ValueError, match='no recipe here'):
         ml.load_pretrained(folder)
-    with pytest.raises(ValueError, match='maskedlab, mine'):
+    with pytest.raises(ValueError, match='maskedlab, timm, mine'):
         r.save_pretrained(tmp_path, layout='other')
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.testing import assert_close
 
 import maskedlab as ml
 from maskedlab.cli import main, parser
@@ -57,6 +58,16 @@ def test_own_pictures_as_the_readme_says(flowers, capsys):
     theirs, told = ViTMAEForPreTraining.from_pretrained('mine-hf', output_loading_info=True)
     assert not told['missing_keys'] and not told['unexpected_keys']
     ours = ml.create_recipe('runs/mine')
+    import timm
+    net = timm.create_model('local-dir:mine-timm', pretrained=True).eval()
+    b = ml.load_image('rose.jpg', 64)
+    with torch.no_grad():
+        assert_close(net(ours.cut.colours(b['image'])), ours.features(b), atol=1e-4, rtol=1e-4)
+    import onnxruntime
+    run = onnxruntime.InferenceSession('flowers-onnx/model.onnx')
+    logits, = run.run(None, {'image': b['image'].numpy()})
+    asked, = ml.Classifier.load('runs/flowers').ask(b)
+    assert json.loads(Path('flowers-onnx/model.json').read_text())['classes'][logits.argmax()] == [*asked][0]
     assert theirs.decoder.decoder_pred.weight.shape == ours.head.weight.shape
 
 

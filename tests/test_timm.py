@@ -206,3 +206,49 @@ def test_weight_decay():
     r = MAE(encoder=small(NETS['plain']), **DECODER)
     decay = decays(r)
     assert not decay['encoder.net.pos_embed'] and not decay['encoder.net.cls_token'] and decay['head.weight']
+
+
+@pytest.mark.parametrize('name', ['mae', 'simmim', 'beit', 'cae', 'mfm', 'maskalign', 'hybrid_distillation',
+                                  'hard_patches_mining', 'mto', 'dmjd', 'croco'])
+def test_a_recipe_leaves_its_encoder_to_timm(name, tmp_path):
+    torch.manual_seed(0)
+    r = shake(ml.create_recipe(name)).eval()
+    r.save_pretrained(tmp_path, layout='timm')
+    net = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    b = ml.sample('pairs' if name == 'croco' else 'image', n=2)
+    colours = (r.inner if name == 'mto' else r).cut.colours
+    with torch.no_grad():
+        assert_close(net(colours(b['image'])), r.features(b), atol=1e-4, rtol=1e-4)
+    size = timm.data.resolve_data_config(model=net)
+    assert size['input_size'] == tuple(b['image'].shape[1:])
+    assert_close(torch.tensor(size['mean']), colours.mean, atol=1e-5, rtol=0)
+
+
+def test_an_encoder_of_timm_goes_back_as_it_came(tmp_path):
+    torch.manual_seed(0)
+    r = shake(MAE(encoder='vit_tiny_patch16_224', **DECODER)).eval()
+    r.save_pretrained(tmp_path, layout='timm')
+    net = timm.create_model('vit_tiny_patch16_224', num_classes=0,
+                            checkpoint_path=tmp_path / 'model.safetensors')
+    b = picture(r, 14, 14)
+    with torch.no_grad():
+        tokens = net.eval().forward_features(r.cut.colours(b['image']))
+        assert_close(tokens[:, 1:].mean(1), r.features(b), atol=1e-4, rtol=1e-4)
+
+
+def test_a_folder_of_timm_is_read_as_an_encoder(tmp_path):
+    r = shake(ml.create_recipe('mae', mean=(.1, .2, .3), std=(.4, .5, .6))).eval()
+    r.save_pretrained(tmp_path, layout='timm')
+    with pytest.warns(UserWarning, match='untrained: decoder, head'):
+        again = ml.load_pretrained(tmp_path)
+    b = ml.sample('image', n=2)
+    assert_close(again.features(b), r.features(b))
+
+
+@pytest.mark.parametrize('name, more, said', [
+    ('selfie', {}, 'none at all'), ('seitpp', {}, 'a WordViT'), ('videomae', {}, 'use layout='),
+    ('mae', {'eps': 1e-5}, 'eps=1e-05')])
+def test_what_timm_cannot_make_is_said(name, more, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        ml.create_recipe(name, **more).save_pretrained(tmp_path, layout='timm')
+    assert not any(tmp_path.iterdir())

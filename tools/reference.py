@@ -1,5 +1,5 @@
-"""Every public function and class of the package on one page, from its source: what it takes, with the comments
-that stand there, what it gives, and its docstring. Nothing is imported."""
+"""Every public function and class of the package on one page, from its source: what it takes, with the
+comments that stand there, what it gives, and its docstring. Nothing is imported."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ SEARCH = """<p><label>Search <input id="asked" type="search" autocomplete="off">
 <span id="left" role="status" aria-live="polite"></span></p>
 """
 SCRIPT = """<script>
-const names = [...document.querySelectorAll('section.name')], rooms = [...document.querySelectorAll('section.room')];
+const all = (which) => [...document.querySelectorAll(which)];
+const names = all('section.name'), rooms = all('section.room');
 const said = names.map((n) => n.textContent.toLowerCase());
 function search(words) {
   const asked = words.toLowerCase().split(/\\s+/).filter(Boolean);
   names.forEach((n, i) => { n.hidden = !asked.every((w) => said[i].includes(w)); });
   rooms.forEach((r) => { r.hidden = ![...r.querySelectorAll('section.name')].some((n) => !n.hidden); });
-  document.getElementById('left').textContent = `${names.filter((n) => !n.hidden).length} of ${names.length} names`;
+  const left = names.filter((n) => !n.hidden).length;
+  document.getElementById('left').textContent = `${left} of ${names.length} names`;
 }
 const asked = document.getElementById('asked');
 asked.addEventListener('input', () => search(asked.value));

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, s
 from .parse import parse, place_in_text, renamed
 
 # %% auto #0
-__all__ = ['ALLOWED', 'NETWORKS', 'BESIDE', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint',
-           'newest_of', 'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words', 'values_of', 'arguments',
-           'write_files', 'name_of', 'saved_as', 'files_beside', 'save', 'newer', 'make_saved', 'open_beside',
-           'load_saved']
+__all__ = ['ALLOWED', 'NETWORKS', 'BESIDE', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'EVERYBODYS', 'OLDER', 'read_tensors', 'bare',
+           'read_checkpoint', 'newest_of', 'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words',
+           'values_of', 'arguments', 'write_files', 'name_of', 'saved_as', 'files_beside', 'save', 'newer',
+           'make_saved', 'open_beside', 'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
@@ -283,7 +284,7 @@ def arguments(recipe: Any) -> dict[str, Any]:    # name -> value, defaults inclu
 
 # %% ../../nbs/contract/05_saved.ipynb #9d7a7b35
 def write_files(folder: str | Path,
-                # name -> tensors (.safetensors, .pth) or JSON (.json), in the order of writing
+                # name -> tensors (.safetensors, .pth), JSON or a program (.onnx), in the order of writing
                 files: dict[str, Any],
                 metadata: dict[str, str] | None = None,  # of the safetensors files
                 ) -> Path:
@@ -319,6 +320,7 @@ def _write_safetensors(state: dict[str, Tensor], path: Path, metadata: dict[str,
 _WRITERS: dict[str, Callable[..., Any]] = {
     '.safetensors': _write_safetensors,
     '.pth': lambda content, path, metadata: torch.save(content, path),
+    '.onnx': lambda content, path, metadata: content.save(path),
     '.json': lambda content, path, metadata: path.write_text(json.dumps(content, indent=1) + '\n', 'utf-8')}
 
 # %% ../../nbs/contract/05_saved.ipynb #708129f4
@@ -326,6 +328,8 @@ def name_of(cls: type) -> str:     # a recipe's class
     "The name of a recipe or stage of the kit; of any other class 'module:Class' or 'file.py:Class'."
     place = place_of(cls)
     return next((name for name, row in {**STAGES, **RECIPES}.items() if row.path == place), place)
+
+EVERYBODYS = 'maskedlab.formats.timm'      # its FORMATS are layouts of any recipe that they can hold
 
 def saved_as(recipe: Any,
              ) -> dict[str, Any]:       # 'recipe', 'config' and, where its code is not the kit's, 'sha256'
@@ -356,7 +360,8 @@ def save(recipe: Any,
         return write_files(folder, {'model.safetensors': state, 'config.json': config,
                                     **files_beside(recipe), **(beside or {})},
                            {'maskedlab': json.dumps(config)})
-    formats = {f.name: f for f in (*recipe.formats, *formats_of(name_of(type(recipe))))}
+    everybody = import_module(EVERYBODYS).FORMATS
+    formats = {f.name: f for f in (*everybody, *recipe.formats, *formats_of(name_of(type(recipe))))}
     if layout not in formats:
         raise ValueError(f"{type(recipe).__name__} has no layout {layout!r}; "
                          f"choose one of {', '.join(['maskedlab', *formats])}")

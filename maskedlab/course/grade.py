@@ -53,7 +53,7 @@ def verdicts_of(notebook: dict[str, Any],       # as JSON
     "What the checks of a notebook showed."
     found: dict[str, str] = {}
     for cell in notebook['cells']:
-        if cell.get('cell_type') != 'code': continue
+        if 'outputs' not in cell: continue      # words, which may quote a check
         asked, shown = _ASKED.findall(_text(cell.get('source'))), _shown(cell)
         whole = len(asked) == len(shown)        # else nobody knows which is whose
         found |= {name: shown[i] if whole else '' for i, name in enumerate(asked)}

@@ -91,7 +91,10 @@ def read_original(config: dict, state: Tensors, given: dict) -> Read:
     named = [net for name, net in RELEASED.items() if str(model).startswith(name)]
     said_by_name = ('dim', 'heads', 'decoder_dim', 'decoder_heads')
     known = [{k: n[k] for k in said_by_name} for n in named] or RELEASED.values()
-    told = dict(sizes, eps=1e-6, **published('heads', sizes['dim'], sizes, known, given))
+    timm = config.get('model_args', {})         # a folder of timm says more than a file
+    told = dict(sizes, eps=1e-6, **({'heads': timm['num_heads']} if 'num_heads' in timm else
+                                    published('heads', sizes['dim'], sizes, known, given)))
+    told |= {k: tuple(v) for k, v in config.get('pretrained_cfg', {}).items() if k in ('mean', 'std')}
     if not lacks:
         told |= published('decoder_heads', sizes['decoder_dim'], sizes, known, given)
     if 'mask_ratio' in args:

@@ -84,7 +84,7 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
     if not torch.is_tensor(image) or image.ndim != 2 + len(parts):
         got = list(image.shape) if torch.is_tensor(image) else type(image).__name__
         raise ValueError(f"{key} must be a tensor {axes}, got {got}; add a batch axis with {key}[None]")
-    if not len(image): raise ValueError("the batch is empty: give at least one picture")
+    if image.shape[0] == 0: raise ValueError("the batch is empty: give at least one picture")
     if image.shape[1] != channels:
         raise ValueError(f"{key} has {image.shape[1]} channels, the recipe takes {channels}; "
                          f"convert it or create the recipe with channels={image.shape[1]}")
@@ -98,7 +98,7 @@ def check_image(batch: Any,        # `{'image': [B, C, H, W]}`, float 0..1
     if not image.is_floating_point():
         raise TypeError(f"{key} is {str(image.dtype).removeprefix('torch.')}, give float 0..1; for bytes "
                         f"0..255: {key} / 255")
-    if not look: return image
+    if not look or torch.compiler.is_exporting(): return image
     low, high = (float(v) for v in image.detach().aminmax())
     if low != low or high != high:
         raise ValueError(f"{key} holds NaN; replace it, for example by {key}.nan_to_num()")

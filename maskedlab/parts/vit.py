@@ -110,7 +110,7 @@ class ViT(Sees, Placed):
     def front(self, x: Tensor) -> Tensor:
         "The class token, if there is one, with its position in front of embedded patches."
         if self.cls_token is None: return x
-        return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1), x], 1)
+        return torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1), x], 1)
 
     def levels(self, x: Tensor, visible: Tensor | None = None,     # as `see` takes them
                generator: torch.Generator | None = None,

@@ -199,7 +199,7 @@ def test_the_reference_has_every_public_name_and_finds_it(folder, visit):
     assert 1 <= found.count() < 20
     first = page.locator('[id="maskedlab.instruments.leak.leak_check"]')
     assert first.is_visible()
-    page.get_by_label('Search').fill('span prob overlap wav2vec')          # words of fields, docs and definitions
+    page.get_by_label('Search').fill('span prob overlap wav2vec')      # words of fields, docs and definitions
     assert page.locator('[id="maskedlab.masks.span.Span"]').is_visible()
     page.get_by_label('Search').fill('no-such-thing')
     assert page.locator('section.name:visible').count() == 0 and not page.errors and not page.asked
