@@ -122,3 +122,16 @@ def test_bad_input_is_one_sentence():
         with pytest.raises(error) as e:
             call()
         assert len(str(e.value)) <= 200 and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('name, kind', [('mae', 'image'), ('bert_mlm', 'text'), ('hicmae', 'voiced'),
+                                        ('point_mae', 'points'), ('dmjd', 'image')])
+def test_units_and_what_comes_back_say_themselves_in_a_line(name, kind):
+    r, b = ml.create_recipe(name), ml.sample(kind, n=2)
+    out, u = r(b), r.units(b)
+    for thing in (out, u):
+        said = repr(thing)
+        assert '\n' not in said and len(said) < 300 and 'tensor(' not in said
+        assert all(word in thing._repr_html_() for word in ('<table>', 'hidden'))
+    assert f'hidden {int(out.mask.sum())} of {out.mask.numel()}' in repr(out)
+    assert f'samples {len(u)}' in repr(u) and f'of {u.count}' in repr(u)

@@ -21,7 +21,8 @@ from ..checks import ZeroToOne, brief_value, check_call, checked, outside
 from .chance import Part
 from .plan import Plan
 from .strategy import check_mask, hide
-from .units import Units, count_of, free_for, known, layout
+from .units import (Units, count_of, free_for, in_line, in_table, known, layout,
+                                      type_and_shape)
 
 # %% auto #0
 __all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'check_batch', 'check_forward', 'arguments_of', 'Recipe', 'pooled',
@@ -57,6 +58,12 @@ class Out:
     logs: dict[str, Any] = field(default_factory=dict)   # numbers to watch
     extra: dict[str, Any] = field(default_factory=dict)  # the recipe's own; shared code never reads it
 
+    def __repr__(self) -> str:
+        return in_line('Out', _facts(self))
+
+    def _repr_html_(self) -> str:
+        return in_table('Out', _facts(self))
+
     def __post_init__(self):
         if not isinstance(self.terms, dict):
             raise TypeError("the terms of a loss are a dict, such as {'pixels': loss}, got "
@@ -74,7 +81,8 @@ class Out:
             n = sum(map(len, x.values())) if isinstance(x, dict) else len(x)
             if want is None:
                 want = n
-            if n != want:
+            said = [*self.pred.values()] if isinstance(self.pred, dict) else [self.pred]
+            if n != want and all(v is None or bool(v.isfinite().all()) for v in said):   # else it diverged
                 shape = '' if isinstance(x, dict) else f', {list(x.shape)},'
                 raise ValueError(f"{name}{shape} has {n} rows, and the loss looks at {want} units: give one "
                                  "row for each, in the order of out.scored.nonzero(), as rows(x, mask) does")
@@ -101,6 +109,18 @@ class Out:
         "Bool, like `mask`: what the network must not be able to read (`mask` without `kept`)."
         if self.mask is None: raise ValueError("this system hides nothing, so no unit is secret")
         return self.mask if self.kept is None else self.mask & ~self.kept
+
+# %% ../../nbs/contract/04_recipe.ipynb #8a3d5b07
+def _facts(out: Out) -> dict[str, str]:
+    "What is worth a look, as words."
+    told = {'loss': f'{float(out.loss.detach()):.4g}'} if out.terms else {}
+    if len(out.terms) > 1:
+        told['terms'] = ', '.join(f'{k} {float(v.detach()):.4g}' for k, v in out.terms.items())
+    if torch.is_tensor(out.mask):
+        n = int(out.mask.sum())
+        told['hidden'] = f'{n} of {out.mask.numel()} ({n / max(out.mask.numel(), 1):.1%})'
+    held = {k: getattr(out, k) for k in ('mask', 'pred', 'target')}
+    return told | {k: type_and_shape(v) for k, v in held.items() if v is not None}
 
 # %% ../../nbs/contract/04_recipe.ipynb #e3cd5600
 def child(generator: torch.Generator | None,           # None: torch's global one

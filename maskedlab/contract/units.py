@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..checks import Count, brief_value, door
 # %% auto #0
 __all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
            'mean_over', 'count_of', 'repeat_to', 'free_for', 'stack_views', 'split_views', 'check_parts', 'Parted',
-           'Units', 'told_device', 'layout']
+           'type_and_shape', 'in_line', 'in_table', 'Units', 'told_device', 'layout']
 
 # %% ../../nbs/contract/00_units.ipynb #debfabbb
 def widen(which: Tensor,  # bool `[B, *shape]`
@@ -213,6 +214,34 @@ class Parted:
         if self.streams is None: raise ValueError("these units have one stream: there is nothing to join")
         return torch.cat([parts[k].flatten(1, len(shape)) for k, (_, shape) in self.streams.items()], 1)
 
+# %% ../../nbs/contract/00_units.ipynb #2b8e6f31
+def type_and_shape(x: Any) -> str:
+    "Type and shape of a tensor, or of each in a dict."
+    if isinstance(x, dict): return ', '.join(f'{k}: {type_and_shape(v)}' for k, v in x.items())
+    if not torch.is_tensor(x): return type(x).__name__ if x is not None else 'none'
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+
+def in_line(name: str, facts: dict[str, str]) -> str:
+    "Facts about an object as its `repr`."
+    return f"{name}({'; '.join(f'{k} {v}' for k, v in facts.items())})"
+
+def in_table(name: str, facts: dict[str, str]) -> str:
+    "The same for a notebook."
+    rows = ''.join(f'<tr><th style="text-align:left">{escape(k)}</th><td style="text-align:left">{escape(v)}'
+                   '</td></tr>' for k, v in facts.items())
+    return f'<table><caption style="text-align:left">{escape(name)}</caption>{rows}</table>'
+
+def _facts(u: Units) -> dict[str, str]:
+    across = lambda shape: ' x '.join(map(str, shape))
+    parts = [f'{k} {across(s)}' for k, (_, s) in (u.streams or {}).items()]
+    free = sorted({int(n) for n in u.free_counts()})
+    n = f'{free[0]} to {free[-1]}' if len(free) > 1 else str(*free)
+    told = {'samples': str(len(u)),
+            **({'streams': ', '.join(parts)} if parts else {u.kind: across(u.shape)}),
+            'may be hidden': f'{n} of {u.count}', 'content': type_and_shape(u.x)}
+    more = {k: getattr(u, k) for k in ('group', 'pos')}
+    return told | {k: type_and_shape(v) for k, v in more.items() if v is not None}
+
 # %% ../../nbs/contract/00_units.ipynb #84e29fbb
 @dataclass(frozen=True, eq=False)
 class Units(Parted):
@@ -248,6 +277,12 @@ class Units(Parted):
 
     def __len__(self) -> int:
         return self.valid.shape[0]
+
+    def __repr__(self) -> str:
+        return in_line('Units', _facts(self))
+
+    def _repr_html_(self) -> str:
+        return in_table('Units', _facts(self))
 
     @property
     def device(self) -> torch.device:

@@ -77,7 +77,7 @@ def knn(points: Tensor,                     # `[B, N, 3]`
     return index.gather(-1, d.gather(-1, index).argsort(dim=-1, stable=True))
 
 # %% ../../nbs/parts/08_groups.ipynb #38c19787
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Groups(Units):
     "Units of a point cloud: `x` `[B, G, k, 3]` relative to the centres `pos` `[B, G, 3]`."
     index: Tensor | None = None    # int64 `[B, G, k]`: which points of the cloud, nearest to the centre first

@@ -104,11 +104,16 @@ def scene_of(recipe: Recipe, batch: dict, out: Out, paste: bool = True, statisti
     return Scene(recipe, batch, out, u, mask, error, filled, paste)
 
 # %% ../../nbs/show/00_scenes.ipynb #be5b970c
+def _rows_of(x: Any, scored: Tensor, i: int, units: Any) -> Any:
+    "The rows of one sample; of several streams each has its own."
+    if isinstance(x, dict): return {k: _rows_of(v, units.split(scored)[k], i, None) for k, v in x.items()}
+    return x[scored.nonzero()[:, 0] == i].cpu() if torch.is_tensor(x) else x
+
 def single(s: Scene, i: int) -> Scene:
     "One sample of a scene, on the CPU."
     mine, here = partial(_each, lambda x: x[i:i + 1]), partial(_each, Tensor.cpu)
-    which = None if s.out.error is None else s.out.scored.nonzero()[:, 0] == i
-    rows = lambda x: x[which].cpu() if torch.is_tensor(x) and which is not None else x
+    scored = None if s.out.error is None else s.out.scored
+    rows = lambda x: x if scored is None else _rows_of(x, scored, i, s.out.units)
     batch = mine(s.batch)
     u = s.recipe.units(batch)
     u = u.but(**{f.name: here(getattr(u, f.name)) for f in fields(u)})
