@@ -75,14 +75,15 @@ class Out:
         "ValueError where `pred` or `target` has another number of rows than units are scored."
         # elsewhere the count would have to be waited for
         want = int((~self.error.isnan()).sum()) if self.error.device.type == 'cpu' else None
-        for name in ('pred', 'target'):
+        rows = {k: x if isinstance(x, dict) else {'': x}
+                for k in ('pred', 'target') if (x := getattr(self, k)) is not None}
+        counts = {k: sum(map(len, x.values())) for k, x in rows.items()}
+        want = next(iter(counts.values()), 0) if want is None else want
+        # what is not finite has no error: the run diverged, which is told elsewhere
+        finite = lambda: all(bool(v.isfinite().all()) for x in rows.values() for v in x.values())
+        for name, n in counts.items():
             x = getattr(self, name)
-            if x is None: continue
-            n = sum(map(len, x.values())) if isinstance(x, dict) else len(x)
-            if want is None:
-                want = n
-            said = [*self.pred.values()] if isinstance(self.pred, dict) else [self.pred]
-            if n != want and all(v is None or bool(v.isfinite().all()) for v in said):   # else it diverged
+            if n != want and finite():
                 shape = '' if isinstance(x, dict) else f', {list(x.shape)},'
                 raise ValueError(f"{name}{shape} has {n} rows, and the loss looks at {want} units: give one "
                                  "row for each, in the order of out.scored.nonzero(), as rows(x, mask) does")
