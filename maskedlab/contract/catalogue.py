@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['RECIPES', 'STAGES', 'ALIASES', 'GROUP', 'NAMED', 'Row', 'installed', 'taken', 'all_rows', 'row_of', 'list_recipes',
-           'formats_of']
+           'formats_of', 'general_formats']
 
 # %% ../../nbs/contract/03_catalogue.ipynb #3edd5192
 class Row(NamedTuple):
@@ -139,3 +139,7 @@ def formats_of(name: str,       # of a recipe of the kit; another has none here
     "A recipe's checkpoints in other libraries: the `FORMATS` of its module."
     row = RECIPES.get(name)
     return import_module(row.formats).FORMATS if row is not None and row.formats else ()
+
+def general_formats() -> tuple[Any, ...]:
+    "Layouts of any recipe whose encoder they can hold; such a file does not say whose it is."
+    return import_module('maskedlab.formats.timm').FORMATS

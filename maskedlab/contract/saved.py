@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import on_disk, outside
-from .catalogue import RECIPES, STAGES, formats_of
+from .catalogue import RECIPES, STAGES, formats_of, general_formats
 from .code import place_of, trusted_code, written_code
 from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, sync
 from .parse import parse, place_in_text, renamed
 
 # %% auto #0
-__all__ = ['ALLOWED', 'NETWORKS', 'BESIDE', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'EVERYBODYS', 'OLDER', 'read_tensors', 'bare',
-           'read_checkpoint', 'newest_of', 'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words',
-           'values_of', 'arguments', 'write_files', 'name_of', 'saved_as', 'files_beside', 'save', 'newer',
-           'make_saved', 'open_beside', 'load_saved']
+__all__ = ['ALLOWED', 'NETWORKS', 'BESIDE', 'FRONTS', 'CONFIGS', 'WEIGHTS', 'OLDER', 'read_tensors', 'bare', 'read_checkpoint',
+           'newest_of', 'load_state', 'to_json', 'strategy_text', 'from_json', 'as_words', 'values_of', 'arguments',
+           'write_files', 'name_of', 'saved_as', 'files_beside', 'save', 'newer', 'make_saved', 'open_beside',
+           'load_saved']
 
 # %% ../../nbs/contract/05_saved.ipynb #4368ca95
 # what may stand in a pickle beside tensors: settings, as plain data, and numbers of numpy
@@ -329,8 +328,6 @@ def name_of(cls: type) -> str:     # a recipe's class
     place = place_of(cls)
     return next((name for name, row in {**STAGES, **RECIPES}.items() if row.path == place), place)
 
-EVERYBODYS = 'maskedlab.formats.timm'      # its FORMATS are layouts of any recipe that they can hold
-
 def saved_as(recipe: Any,
              ) -> dict[str, Any]:       # 'recipe', 'config' and, where its code is not the kit's, 'sha256'
     "What a checkpoint tells about a recipe; ValueError for an argument that cannot be written down."
@@ -360,8 +357,8 @@ def save(recipe: Any,
         return write_files(folder, {'model.safetensors': state, 'config.json': config,
                                     **files_beside(recipe), **(beside or {})},
                            {'maskedlab': json.dumps(config)})
-    everybody = import_module(EVERYBODYS).FORMATS
-    formats = {f.name: f for f in (*everybody, *recipe.formats, *formats_of(name_of(type(recipe))))}
+    own = (*recipe.formats, *formats_of(name_of(type(recipe))))
+    formats = {f.name: f for f in (*general_formats(), *own)}
     if layout not in formats:
         raise ValueError(f"{type(recipe).__name__} has no layout {layout!r}; "
                          f"choose one of {', '.join(['maskedlab', *formats])}")
