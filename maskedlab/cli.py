@@ -233,13 +233,13 @@ def _ask(a: argparse.Namespace) -> None:
         print(file, ', '.join(f'{name} {p:.0%}' for name, p in list(found.items())[:3]), sep='\t')
 
 def _export(a: argparse.Namespace) -> None:
+    if a.to != 'onnx':
+        print(_with_weights(a).save_pretrained(a.out, layout=a.to))
+        return
     from maskedlab.uses.finetune import Classifier
     from maskedlab.uses.onnx import to_onnx
-    if a.to == 'onnx':
-        told = Path(a.recipe, 'classifier.json').is_file()
-        print(to_onnx(Classifier.load(a.recipe) if told else _with_weights(a), a.out))
-    else:
-        print(_with_weights(a).save_pretrained(a.out, layout=a.to))
+    told = Path(a.recipe, 'classifier.json').is_file()
+    print(to_onnx(Classifier.load(a.recipe) if told else _with_weights(a), a.out))
 
 # %% ../nbs/01_cli.ipynb #52d37644
 def _words(a: argparse.Namespace) -> dict[str, Any]:

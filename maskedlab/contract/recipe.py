@@ -69,24 +69,7 @@ class Out:
             raise TypeError("the terms of a loss are a dict, such as {'pixels': loss}, got "
                             f"{type(self.terms).__name__}")
         if torch.is_tensor(self.error) and not torch.compiler.is_compiling():
-            self._count_rows()
-
-    def _count_rows(self) -> None:
-        "ValueError where `pred` or `target` has another number of rows than units are scored."
-        # elsewhere the count would have to be waited for
-        want = int((~self.error.isnan()).sum()) if self.error.device.type == 'cpu' else None
-        rows = {k: x if isinstance(x, dict) else {'': x}
-                for k in ('pred', 'target') if (x := getattr(self, k)) is not None}
-        counts = {k: sum(map(len, x.values())) for k, x in rows.items()}
-        want = next(iter(counts.values()), 0) if want is None else want
-        # what is not finite has no error: the run diverged, which is told elsewhere
-        finite = lambda: all(bool(v.isfinite().all()) for x in rows.values() for v in x.values())
-        for name, n in counts.items():
-            x = getattr(self, name)
-            if n != want and finite():
-                shape = '' if isinstance(x, dict) else f', {list(x.shape)},'
-                raise ValueError(f"{name}{shape} has {n} rows, and the loss looks at {want} units: give one "
-                                 "row for each, in the order of out.scored.nonzero(), as rows(x, mask) does")
+            _count_rows(self)
 
     @property
     def loss(self) -> Tensor:
@@ -122,6 +105,23 @@ def _facts(out: Out) -> dict[str, str]:
         told['hidden'] = f'{n} of {out.mask.numel()} ({n / max(out.mask.numel(), 1):.1%})'
     held = {k: getattr(out, k) for k in ('mask', 'pred', 'target')}
     return told | {k: type_and_shape(v) for k, v in held.items() if v is not None}
+
+def _count_rows(out: Out) -> None:
+    "ValueError where `pred` or `target` has another number of rows than units are scored."
+    # elsewhere the count would have to be waited for
+    want = int((~out.error.isnan()).sum()) if out.error.device.type == 'cpu' else None
+    rows = {k: x if isinstance(x, dict) else {'': x}
+            for k in ('pred', 'target') if (x := getattr(out, k)) is not None}
+    counts = {k: sum(map(len, x.values())) for k, x in rows.items()}
+    want = next(iter(counts.values()), 0) if want is None else want
+    # what is not finite has no error: the run diverged, which is told elsewhere
+    finite = lambda: all(bool(v.isfinite().all()) for x in rows.values() for v in x.values())
+    for name, n in counts.items():
+        x = getattr(out, name)
+        if n != want and finite():
+            shape = '' if isinstance(x, dict) else f', {list(x.shape)},'
+            raise ValueError(f"{name}{shape} has {n} rows, and the loss looks at {want} units: give one "
+                             "row for each, in the order of out.scored.nonzero(), as rows(x, mask) does")
 
 # %% ../../nbs/contract/04_recipe.ipynb #e3cd5600
 def child(generator: torch.Generator | None,           # None: torch's global one

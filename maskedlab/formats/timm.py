@@ -54,9 +54,13 @@ def _biased(recipe: Any, net: Any, state: Tensors) -> tuple[str, dict[str, Any],
     return 'beit_base_patch16_224', words, {**BIASED.theirs(state), **ones}
 
 # %% ../../nbs/formats/03_timm.ipynb #4222b59f
+def _inner(recipe: Any) -> Any:
+    "The recipe that has the encoder."
+    return recipe.inner if isinstance(recipe, Wrapped) else recipe
+
 def _body(recipe: Any) -> tuple[str, Any]:
     "Where among a recipe's weights its transformer lies, and the transformer."
-    encoder = getattr(recipe.inner if isinstance(recipe, Wrapped) else recipe, 'encoder', None)
+    encoder = getattr(_inner(recipe), 'encoder', None)
     net = getattr(encoder, 'net', None)
     net = net if type(net) is ViT else encoder                  # an encoder of maps may be around it
     return next((f'{name}.' for name, m in recipe.named_modules() if m is net), ''), net
@@ -64,8 +68,7 @@ def _body(recipe: Any) -> tuple[str, Any]:
 def encoder_of(recipe: Any, weights: Tensors,     # all of the recipe, as they are to be written
                ) -> tuple[str, dict[str, Any], Tensors]:     # timm's name of it, arguments, weights
     "A recipe's encoder as a network of timm."
-    front, net = _body(recipe)
-    inner = recipe.inner if isinstance(recipe, Wrapped) else recipe
+    inner, (front, net) = _inner(recipe), _body(recipe)
     state = {k.removeprefix(front): v for k, v in weights.items() if k.startswith(front)}
     if type(net) is TimmViT:
         name = net.net.pretrained_cfg.get('architecture') or ''
@@ -98,7 +101,7 @@ def timm_files(recipe: Any, weights: Tensors) -> dict[str, Any]:
     if unlike:
         raise ValueError(f"timm makes another network of {name}: {sorted(unlike)[0]} is not the same; use "
                          "layout='maskedlab'")
-    cut = (recipe.inner if isinstance(recipe, Wrapped) else recipe).cut
+    cut = _inner(recipe).cut
     digits = lambda v: [round(float(x), 6) for x in v]
     sides = [n * s for n, s in zip(made.patch_embed.grid_size, made.patch_embed.patch_size)]
     about = dict(input_size=[cut.channels, *sides], fixed_input_size=not words.get('dynamic_img_size'),
