@@ -1161,6 +1161,9 @@ def close(results: list[tuple[str, Result]], seconds: float, options: argparse.N
             say(f'Warning: {name} took {r.seconds:.0f} s,{late(name, r)[1:]}.')
     if options.times:
         write_times(Path(options.times), results, seconds)
+    for name, r in results:
+        if r.failed:  # said again at the end: a log is often kept, or shown, by its last lines alone
+            say('\n' + '\n'.join([f'{name}:', *('    ' + s for s in r.text.strip().splitlines()[-15:])]))
     say('\n' + ('Failed: ' + ', '.join(bad) if bad else 'All is well.'))
     if not bad and options.freeze and not (options.only or options.match or options.names):
         freeze()

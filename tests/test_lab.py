@@ -809,6 +809,13 @@ def test_the_last_line_is_the_count(results, code, last, capsys):
                                                     for line in said) == bool(code)
 
 
+def test_why_something_failed_stands_among_the_last_lines(capsys):
+    long = '\n'.join(f'line {i}' for i in range(40)) + '\nValueError: the reason'
+    lab.close([('a', lab.Result(9)), ('b.ipynb', lab.Result(0, 1, text=long))], 61, options('test'))
+    end = capsys.readouterr().out.splitlines()[-21:]
+    assert 'b.ipynb:' in end and '    ValueError: the reason' in end
+
+
 def test_all_stages_run_even_where_one_breaks(project, monkeypatch, capsys):
     ran = []
     for name in lab.STAGES:
