@@ -1,12 +1,15 @@
 """Pictures and the explorer's answers, without a browser."""
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 import maskedlab as ml
 from maskedlab.contract.recipe import Card, Out, Recipe
@@ -278,6 +281,49 @@ def test_still_pictures():
     assert show.map_of(torch.rand(5)).width > 100
     with pytest.raises(ValueError, match='axes'):
         show.map_of(torch.zeros(2, 2, 2))
+
+
+@pytest.mark.parametrize('kind', ('png', 'svg', 'html'))
+@pytest.mark.parametrize('what', ('explorer', 'sheet', 'plotly', 'course', 'pillow'))
+def test_all_that_the_kit_draws_is_saved_by_one_function(what, kind, tmp_path):
+    from maskedlab import show
+    from maskedlab.course.pictures import side_by_side
+    if what == 'plotly' and kind != 'html':
+        pytest.importorskip('kaleido')
+        if not which_browser():
+            pytest.skip('no Chrome or Chromium')
+    made = dict(explorer=lambda: ml.Explorer('mae'), sheet=lambda: show.map_of(torch.rand(4, 4), 'a & b'),
+                plotly=lambda: show.curve({'a': [3., 2., 1.]}), pillow=lambda: Image.new('RGB', (8, 8)),
+                course=lambda: side_by_side({'x': torch.rand(2, 3, 8, 8)}))[what]()
+    path = show.save_figure(made, tmp_path / f'it.{kind}')
+    if kind == 'png':
+        assert min(Image.open(path).size) >= 8
+    elif kind == 'svg':
+        root = ElementTree.fromstring(path.read_text())
+        said = ''.join(root.itertext())
+        assert root.tag.endswith('svg') and ('Original' in said) == (what == 'explorer')
+        assert ('a & b' in said) == (what == 'sheet')
+    else:
+        assert path.stat().st_size < 1e6 and ('<svg' in path.read_text()) == (what != 'plotly')
+
+
+def test_a_figure_of_plotly_says_what_it_lacks(tmp_path, monkeypatch):
+    from maskedlab import show
+    from maskedlab.show import sheets
+    monkeypatch.setattr(sheets, 'find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'maskedlab\[figures\]'):
+        show.save_figure(show.curve({'a': [1.]}), tmp_path / 'it.svg')
+    pytest.importorskip('kaleido')
+    monkeypatch.undo()
+    figure = show.curve({'a': [1.]})
+    monkeypatch.setattr(type(figure), 'to_image', lambda *a, **k: 1 / 0)
+    with pytest.raises(RuntimeError, match='Chrome or Chromium'):
+        show.save_figure(figure, tmp_path / 'it.svg')
+    assert not list(tmp_path.iterdir())
+
+
+def which_browser():
+    return any(map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome')))
 
 
 def test_explorer_carries_a_picture_and_a_widget():

@@ -123,6 +123,8 @@ def page_of(thing: Any) -> str:
     """A page that shows one thing."""
     if hasattr(thing, 'picture'):                                       # an explorer
         thing = thing.picture()
+    if hasattr(thing, 'image'):                                         # a sheet
+        thing = thing.image()
     if isinstance(thing, Image.Image):
         from maskedlab.show.stored import image_of
         file = BytesIO()

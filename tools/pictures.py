@@ -21,7 +21,7 @@ def draw(name: str) -> Path:
     picture = ml.show.strip(recipe, {k: v[1:2] for k, v in batch.items()}, n=1)
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f'{name}.png'
-    picture.convert('P', palette=1, colors=64).save(path, optimize=True)
+    picture.image().convert('P', palette=1, colors=64).save(path, optimize=True)
     return path
 
 

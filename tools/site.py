@@ -465,7 +465,7 @@ def stored(recipe: str, samples: int = 3, ratios: tuple[float, ...] = (.05, .15,
     for i in chosen:
         for ratio in ratios:
             s = replace(start, index=i, fields={**start.fields, **({name: ratio} if name else {})})
-            image = page.picture(s)
+            image = page.picture(s).image()
             sheets.append(_png(image.convert('RGB').quantize(32)))
             facts.append(page.show(s).status)
     torch.set_num_threads(threads)

@@ -19,14 +19,14 @@ from ..data.found import below, refused, short
 from .exercises import TUTORIALS, exercises
 
 # %% auto #0
-__all__ = ['Sheet', 'verdicts_of', 'read_sheet', 'Grades', 'grade']
+__all__ = ['Answers', 'verdicts_of', 'read_answers', 'Grades', 'grade']
 
 # %% ../../nbs/course/15_grade.ipynb #02229493
 _ASKED = re.compile(r"""^check\(\s*['"](\w+/\w+)['"]""", re.M)
 _SHOWN = re.compile(r'^(yes|hint|not yet): ', re.M)
 
 @dataclass(frozen=True)
-class Sheet:
+class Answers:
     "What one notebook says of its exercises."
     name: str
     verdicts: dict[str, str]        # exercise -> 'yes', 'hint', 'not yet' or '' (not run)
@@ -59,28 +59,28 @@ def verdicts_of(notebook: dict[str, Any],       # as JSON
         found |= {name: shown[i] if whole else '' for i, name in enumerate(asked)}
     return found
 
-def read_sheet(path: Path, name: str) -> Sheet:
+def read_answers(path: Path, name: str) -> Answers:
     "One notebook; a sentence in its place where it is none."
     why = refused(path, megabytes=100)
-    if why: return Sheet(name, {}, why)
+    if why: return Answers(name, {}, why)
     try:
-        return Sheet(name, verdicts_of(json.loads(path.read_bytes())))
+        return Answers(name, verdicts_of(json.loads(path.read_bytes())))
     except Exception:           # whatever stands in a stranger's file
-        return Sheet(name, {}, 'is no whole notebook')
+        return Answers(name, {}, 'is no whole notebook')
 
 # %% ../../nbs/course/15_grade.ipynb #cadd4dab
 class Grades:
     "The sheets of a class, side by side."
-    def __init__(self, sheets: list[Sheet]):
+    def __init__(self, sheets: list[Answers]):
         self.sheets = sheets
         asked = {name for s in sheets for name in s.verdicts}
         parts = [t for t in TUTORIALS if any(name.startswith(f'{t}/') for name in asked)]
         known = [name for t in parts for name in exercises(t)]
         self.names = [*known, *sorted(asked - set(known))]      # the lecturer's own behind the kit's
 
-    def of(self, sheet: Sheet) -> list[str]:
+    def of(self, one: Answers) -> list[str]:
         "The exercises of the tutorials that a notebook belongs to."
-        parts = {name.partition('/')[0] for name in sheet.verdicts}
+        parts = {name.partition('/')[0] for name in one.verdicts}
         return [name for name in self.names if name.partition('/')[0] in parts]
 
     def __repr__(self) -> str:
@@ -115,7 +115,7 @@ def grade(folder: str | Path,                   # with notebooks, at any depth; 
     files = below(root, ('.ipynb',))[0] if root.is_dir() else [root]
     files = [f for f in files if f.suffix == '.ipynb']
     if not files: raise ValueError(f"{short(root)} holds no notebook (.ipynb); give the folder of the class")
-    found = Grades([read_sheet(f, str(f.relative_to(root)) if root.is_dir() else f.name) for f in files])
+    found = Grades([read_answers(f, str(f.relative_to(root)) if root.is_dir() else f.name) for f in files])
     if out is not None:
         with on_disk(f'write {str(out)[-60:]}'):
             replace_file(Path(out).expanduser(), found.csv().encode())

@@ -5,7 +5,7 @@ from maskedlab import _modules_of
 
 _NAMES = {   # public name -> module
     'strip': 'figures', 'attention_map': 'figures', 'map_of': 'figures', 'curve': 'figures',
-    'sheet': 'figures',
+    'sheet': 'sheets', 'save_figure': 'sheets',
     'Explorer': 'explorer.widget', 'serve': 'explorer.widget',
     'Page': 'explorer.page', 'State': 'explorer.menus', 'answer': 'explorer.doors',
     'VIEWS': 'views.table', 'view_of': 'views.table', 'cividis': 'views.base',

@@ -5,55 +5,20 @@
 # %% ../../nbs/show/02_figures.ipynb #10f4cad5
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .scenes import (attention_of, brightest, choice_of, leaving_no_trace, look_at, scene_of,
                                    single)
-from .views.base import FAINT, INK, PAPER, Scene, cividis, font, panel
+from .sheets import Sheet, sheet
+from .views.base import Scene, cividis
 from .views.table import view_of
 
 # %% auto #0
-__all__ = ['HATCHED', 'sheet', 'panels_of', 'strip', 'attention_map', 'map_of', 'curve']
-
-# %% ../../nbs/show/02_figures.ipynb #e4c9994a
-# the panel whose holes are hidden units; elsewhere they are places with nothing to show
-HATCHED = 'What the network sees'
-
-def sheet(panels: Sequence[tuple[str, Any, str]],        # title, drawing, line beneath
-          words: Sequence[str] = (),                     # lines under all of it
-          columns: int = 4, side: int = 192,
-          # makes a Pillow image of a drawing; default: of uint8 `[H, W, 4]`
-          still: Callable[..., Any] = panel,
-          ) -> Image.Image:
-    "Panels side by side, each with its name."
-    gap, head = 20, 26
-    rows = [panels[i:i + columns] for i in range(0, len(panels), columns)]
-    foots = [24 if any(below for *_, below in row) else 8 for row in rows]
-    pictures = [[still(p, side, title.startswith(HATCHED)) for title, p, _ in row] for row in rows]
-    width = gap + min(columns, len(panels)) * (side + gap)
-    lines = [line for text in words if text for line in textwrap.wrap(text, max(20, width // 8))]
-    talls = [max(p.height for p in row) for row in pictures]
-    height = sum(talls) + head * len(rows) + sum(foots) + gap + 22 * len(lines) + (8 if lines else 0)
-    paper = Image.new('RGB', (width, height), PAPER)
-    pen, y = ImageDraw.Draw(paper), gap // 2
-    for row, drawn, tall, foot in zip(rows, pictures, talls, foots, strict=True):
-        for i, ((title, _, below), p) in enumerate(zip(row, drawn, strict=True)):
-            x = gap + i * (side + gap)
-            if not i or row[i - 1][0] != title:
-                pen.text((x, y), title, fill=INK, font=font(15))      # neighbours may share a name
-            paper.paste(p, (x, y + head))
-            pen.text((x, y + head + p.height + 4), below, fill=FAINT, font=font(13))
-        y += head + tall + foot
-    for line in lines:
-        pen.text((gap, y + 4), line, fill=FAINT, font=font(13))
-        y += 22
-    return paper
+__all__ = ['panels_of', 'strip', 'attention_map', 'map_of', 'curve']
 
 # %% ../../nbs/show/02_figures.ipynb #d46cc1cb
 def panels_of(s: Scene,              # of one sample
@@ -77,7 +42,7 @@ def strip(recipe: Any,                   # a name, class, instance or 'file.py:C
           seed: int = 0,
           n: int = 4,                    # samples, at most
           side: int | None = None,       # pixels of a panel; default: the view's
-          ) -> Image.Image:
+          ) -> Sheet:
     """Original, what the network sees, what it returns and the error, a row for each sample, with its PSNR on
     what is hidden."""
     r = choice_of(recipe).recipe
@@ -102,7 +67,7 @@ def attention_map(recipe: Any, batch: dict,
                   mask: Any = None,                   # default: nothing hidden
                   part: str | None = None,      # where a recipe's attention has parts: 'encoder' or 'decoder'
                   layer: int = -1, head: int = -1,    # -1: the mean
-                  side: int | None = None) -> Image.Image:
+                  side: int | None = None) -> Sheet:
     "The first sample's drawing, brightest where the unit looks most; ValueError where it is absent."
     r = choice_of(recipe).recipe
     v = view_of(r)
@@ -126,7 +91,7 @@ def map_of(values: Tensor,                 # `[H, W]` or `[L]`; NaN: nothing is 
            title: str = '',
            # ends of the scale; default: those of the values
            low: float | None = None, high: float | None = None,
-           side: int = 256) -> Image.Image:
+           side: int = 256) -> Sheet:
     "Numbers of units as a map: dark is small, yellow is large."
     v = torch.as_tensor(values).detach().cpu().float()
     if v.ndim == 1:

@@ -15,6 +15,7 @@ from ..contract.disk import read_json
 from ..instruments.claim import results_of
 from ..instruments.compare import over_budgets
 from ..instruments.decide import interval
+from .sheets import save_figure
 
 # %% auto #0
 __all__ = ['LOOKS_OF', 'BANDS', 'OF_BUDGETS', 'claims_figure', 'curves_figure', 'committed_help', 'helped', 'helped_figure',
@@ -109,14 +110,12 @@ def committed_budgets() -> dict[str, list[dict[str, Any]]]:       # data -> comp
 @door
 def write_figures(out: str | Path = 'figures',              # a folder, made where it is missing
                   claims: str | Path = 'claims',            # of the results of `maskedlab claim`
+                  kind: str = 'html',                       # or 'svg', 'png': see `save_figure`
                   ) -> list[Path]:
-    "Every figure of the committed results, as an HTML file that needs no network."
+    "Every figure of the committed results as a file; pages share the library beside them and need no network."
     figures = {'claims': claims_figure(results_of(claims))}
     figures |= {f'budgets-{data}': curves_figure(states) for data, states in committed_budgets().items()}
     figures |= {'helped': helped_figure(committed_help())}
-    paths = [Path(out) / f'{name}.html' for name in figures]
     with on_disk(f'write the figures to {short(out)}'):
         Path(out).mkdir(parents=True, exist_ok=True)
-        for path, fig in zip(paths, figures.values(), strict=True):
-            path.write_text(fig.to_html(include_plotlyjs=True), encoding='utf-8')
-    return paths
+    return [save_figure(figure, Path(out) / f'{name}.{kind}') for name, figure in figures.items()]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import html
-import io
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..contract.recipe import evaluating
-from .figures import panels_of, sheet
+from .figures import panels_of
+from .sheets import sheet
 from .scenes import scene_of, single
 from .stored import display_stored, image_of
 from .views.table import view_of
@@ -65,11 +65,10 @@ def seen_now(trainer: Trainer, view: Any,
 
 def contact_sheet(samples: list[list[tuple[str, Any, str]]], view: Any) -> bytes:      # PNG
     "Samples side by side: originals, below them what the network sees, and below that what it returns."
-    n, file = len(samples), io.BytesIO()
+    n = len(samples)
     # the first three of a view's drawings
     panels = [p for row in zip(*(s[:3] for s in samples)) for p in row]
-    sheet(panels, columns=n, side=WIDTH // n, still=view.still).save(file, 'PNG')
-    return file.getvalue()
+    return sheet(panels, columns=n, side=WIDTH // n, still=view.still)._repr_png_()
 
 # %% ../../nbs/show/06_training.ipynb #f02924a9
 def thin(values: list[float],

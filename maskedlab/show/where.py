@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..contract.create import recipe_class
 from ..instruments.compare import WHERE, between_masks, mean_and_half, some_of, unequal
-from .figures import HATCHED, sheet
+from .sheets import HATCHED, Sheet, sheet
 from .views.base import cividis, pierced
 from .views.table import view_of
 
@@ -23,7 +23,7 @@ __all__ = ['where_sheet']
 def where_sheet(state: dict[str, Any],          # from `compare` with masks
                 reading: str = 'linear',        # or 'attentive', 'knn', 'class', 'tuned 400'
                 side: int = 112,                # pixels of a panel
-                ) -> Any:                       # a Pillow image
+                ) -> Sheet:
     "Masks, coverage and results of the strategies of a comparison, a row for each."
     names = [name for name in state['names'] if 'where' in state['runs'].get(name, {}).get('0', {})]
     if not names:

@@ -5,7 +5,6 @@
 # %% ../../../nbs/show/explorer/04_doors.ipynb #a9862833
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -159,10 +158,9 @@ def _hear(page: Page, message: dict, buffers: Sequence) -> Reply:
     return dict(kind='heard', name=name, rate=rate), [samples.numpy().tobytes()]
 
 def _save(page: Page, message: dict, buffers: Sequence) -> Reply:
-    s, data = _state(page, message), io.BytesIO()
-    page.picture(s).save(data, 'PNG')
+    s = _state(page, message)
     name = Path(s.recipe.rpartition(':')[2]).name
-    return dict(kind='saved', name=f'maskedlab-{name}.png'), [data.getvalue()]
+    return dict(kind='saved', name=f'maskedlab-{name}.png'), [page.picture(s)._repr_png_()]
 
 # %% ../../../nbs/show/explorer/04_doors.ipynb #1bb025f7
 DOORS = dict(open=_open, draw=_draw, slower=_slower, thumbs=_thumbs, file=_file, hear=_hear, save=_save)

@@ -19,7 +19,7 @@ from ...contract.units import Units
 from .menus import Menus, State
 from .sentences import code_of, each_closest
 from .shown import Shown, guesses, shown_of
-from ..figures import sheet
+from ..sheets import Sheet, sheet
 from ..scenes import leaving_no_trace
 
 # %% auto #0
@@ -35,8 +35,8 @@ def painted(mask: Any,          # bool `[*shape]` or `[1, *shape]`
 def on_one_sheet(d: Shown, view: Any,
                  # what the slower guesses add
                  drawn: dict[str, Any], scores: dict[str, float], words: str,
-                 head: str) -> Any:
-    "An answer as one labelled Pillow image."
+                 head: str) -> Sheet:
+    "An answer on one sheet."
     drawn, scores = {**d.pictures, **drawn}, {**d.scores, **scores}
     names = {**view.answers, **view.baselines, **view.slow}
     say = lambda k: view.measure.say(scores[names[k]]) if names.get(k) in scores else ''
@@ -120,8 +120,8 @@ class Page:
         "What that line takes from around it, and what it cannot give, in words."
         return code_of(self.menus, s)[1]
 
-    def picture(self, s: State) -> Any:
-        "What is shown as one labelled Pillow image."
+    def picture(self, s: State) -> Sheet:
+        "What is shown on one sheet."
         strategy = 'painted by hand' if s.painted is not None else repr(self.menus.strategy(s))
         d, slower = self.show(s), self.slower(s)
         return on_one_sheet(d, self.menus.view(s.recipe), *slower, f'{s.recipe}, {strategy}, seed {s.seed}')

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ...contract.create import is_saved
+from ...contract.hub import on_hub
 from ...contract.recipe import Recipe
 from ...contract.saved import as_words
 from ...contract.strategy import Where
@@ -99,7 +100,7 @@ class Explorer:
         return self._shown
 
     def picture(self) -> Any:
-        "What the page shows, as a labelled Pillow image."
+        "What the page shows as a labelled sheet; `.save('mae.svg')` writes it."
         return self.page.picture(self.page.state)
 
     def __repr__(self) -> str:
@@ -107,7 +108,7 @@ class Explorer:
 
     def _png(self) -> bytes:
         data = io.BytesIO()
-        self.picture().convert('P', palette=1, colors=256).save(data, 'PNG', optimize=True)
+        self.picture().image().convert('P', palette=1, colors=256).save(data, 'PNG', optimize=True)
         return data.getvalue()
 
     def _ipython_display_(self) -> None:
@@ -150,7 +151,7 @@ def shown_elsewhere(recipe: str, strategy: str | None, trust: bool) -> dict[str,
     file, colon, cls = recipe.rpartition(':')
     if file.endswith('.py'):
         recipe = f'{Path(file).expanduser().resolve()}{colon}{cls}'
-    elif is_saved(recipe):
+    elif is_saved(recipe) and not on_hub(recipe):
         recipe = str(Path(recipe).expanduser().resolve())
     page = Page(recipe, strategy=strategy, trust=trust)
     more: dict[str, Any] = {} if strategy is None else {'strategy': as_words(page.menus.given)}
