@@ -385,8 +385,32 @@ def download(options: argparse.Namespace) -> None:
                 fetch(*package)
         except Unresolvable as e:
             raise Trouble(f'pip finds no {e} for {here()}; try Python 3.12.') from None
-    count = len(list(folder.glob('*.whl')))
-    say(f'{folder} holds {count} wheels for {here()}. There: python lab.py --find-links FOLDER')
+    wheels = sorted(folder.glob('*.whl'))
+    (folder / SUMS).write_text(''.join(f'{digest(p)}  {p.name}\n' for p in wheels))
+    say(f'{folder} holds {len(wheels)} wheels for {here()}. There: python lab.py --find-links FOLDER')
+
+
+SUMS = 'SHA256SUMS'
+
+
+def digest(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def unharmed(folder: Path) -> None:
+    """Hold the wheels of a stick to the sums beside them; one without sums is taken as it is."""
+    if not any(folder.glob('*.whl')):
+        raise Trouble(
+            f'there is no wheel (*.whl) in {str(folder)!r}; give --find-links the folder that holds them.'
+        )
+    lines = (folder / SUMS).read_text().splitlines() if (folder / SUMS).exists() else []
+    for line in lines:
+        said, _, name = line.partition('  ')
+        path = folder / Path(name).name
+        if not path.exists() or digest(path) != said:
+            what = 'is damaged' if path.exists() else 'is missing'
+            raise Trouble(f'{path.name} {what} in {str(folder)!r}; copy it, or the folder, once more.')
 
 
 def wanted(extra: str) -> str:
@@ -409,11 +433,8 @@ def install(extra: str, options: argparse.Namespace) -> None:
     marker = VENV / f'maskedlab-{extra}.txt'
     if PYTHON.exists() and marker.exists() and marker.read_text() == wanted(extra) and still_there():
         return
-    if options.find_links and not any(Path(options.find_links).glob('*.whl')):
-        raise Trouble(
-            f'there is no wheel (*.whl) in {options.find_links!r}; give --find-links the folder that '
-            'holds them.'
-        )
+    if options.find_links:
+        unharmed(Path(options.find_links))
     own = options.cpu or options.torch_index
     there = check_venv()
     torch = torch_of(PYTHON) if there else None

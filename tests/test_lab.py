@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import ctypes
 import importlib.util
 import inspect
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -229,15 +231,41 @@ def test_a_stick_holds_what_the_installation_from_it_needs(offline, monkeypatch,
     capfd.readouterr()
     install = ['--find-links', str(stick), '--install-only']
     assert lab.main(install) == 2
+    assert f'{name} is missing' in capfd.readouterr().out
+    (stick / name).write_bytes(lost.read_bytes()[:-1])
+    assert lab.main(install) == 2
+    assert f'{name} is damaged' in capfd.readouterr().out
+    (stick / name).unlink()
+    sums = (stick / lab.SUMS).rename(house.parent / 'sums')  # a folder that somebody filled by hand
+    assert lab.main(install) == 2
     said = capfd.readouterr()
     last = said.out.splitlines()[-1]
     assert 'holds no torchvision' in last and 'python lab.py download' in last and 'lab.py:' in last
     assert 'Retrying' not in said.out + said.err and not list(lab.VENV.glob('maskedlab-*.txt'))
     lost.rename(stick / lost.name)
-    assert lab.main(install) == 0
+    sums.rename(stick / lab.SUMS)
+    assert without_network(lambda: lab.main(install)) == 0, capfd.readouterr()
     ask = 'import thing, other, torch; print(thing.version, torch.__version__)'
     there = subprocess.run([lab.PYTHON, '-c', ask], capture_output=True, text=True)
     assert there.stdout.split() == ['1.0', '2.14.1'] and (lab.VENV / 'maskedlab-lab.txt').exists()
+
+
+def without_network(do):
+    """Its result in a child that has no network at all; in this process where none may be made."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return do() if code == 77 else code
+    try:
+        new_user, new_network = 0x10000000, 0x40000000
+        if sys.platform != 'linux' or ctypes.CDLL(None).unshare(new_user | new_network):
+            os._exit(77)
+        with pytest.raises(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.connect(('192.0.2.1', 9))
+        os._exit(do())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def test_a_stick_that_was_filled_without_our_versions_will_do(dry, tmp_path):
@@ -705,6 +733,7 @@ def test_the_narrowest_budget_counts():
 
 BURN = """
 import time
+import traceback
 import pytest
 
 def burn():
