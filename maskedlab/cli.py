@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import time
@@ -27,30 +28,49 @@ def _number(text: str) -> int | float | str:
             pass
     return text
 
-def _list(a: argparse.Namespace) -> None:
-    from maskedlab.contract.create import card
-    from maskedlab.contract.catalogue import list_recipes, row_of
-    for name in list_recipes(a.pattern):
-        row = row_of(name)
-        if row is not None and row.package:         # which is not imported to print its name
-            print(f'{name:20} {row.modality:12}       of the installed package {row.package}')
-            continue
-        c = card(name)
-        print(f'{name:20} {c.modality:12} {c.year}  {c.title}')
+def _say(a: argparse.Namespace, found: Any, text: Callable[[], str]) -> None:
+    "What was found, as text, or with --json as JSON."
+    print(json.dumps(_plain(found), indent=1) if a.json else text())
 
-def _card(a: argparse.Namespace) -> None:
-    from dataclasses import asdict
-    from maskedlab.contract.create import card
-    for key, value in asdict(card(a.recipe, trust=a.trust)).items():
-        print(f'{key:9} {value}')
-
-def _data(a: argparse.Namespace) -> None:
-    from maskedlab.data.samples import data_table
-    print(data_table())
+def _plain(x: Any) -> Any:
+    "As JSON has it, which knows no NaN and no tensor."
+    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple): return [_plain(v) for v in x]
+    if hasattr(x, 'tolist'): return _plain(x.tolist())
+    if isinstance(x, float) and not math.isfinite(x): return None
+    return x if isinstance(x, bool | int | float | str | None) else str(x)
 
 def _settings(a: argparse.Namespace) -> None:
     from maskedlab.settings import settings
     print(settings())
+
+def _list(a: argparse.Namespace) -> None:
+    from maskedlab.contract.create import card, is_saved
+    from maskedlab.contract.catalogue import list_recipes, row_of
+    one = is_saved(a.pattern) or ':' in a.pattern
+    found = []
+    for name in [a.pattern] if one else list_recipes(a.pattern):
+        row = None if one else row_of(name)
+        if row is not None and row.package:         # which is not imported to print its name
+            found.append(dict(name=name, modality=row.modality, package=row.package))
+            continue
+        c = card(name, trust=a.trust)
+        found.append(dict(name=name, modality=c.modality, year=c.year, title=c.title))
+    _say(a, found, lambda: '\n'.join(map(_line, found)))
+
+def _line(r: dict[str, Any]) -> str:
+    what = f"{r['year']}  {r['title']}" if 'year' in r else f"      of the installed package {r['package']}"
+    return f"{r['name']:20} {r['modality']:12} {what}"
+
+def _card(a: argparse.Namespace) -> None:
+    from dataclasses import asdict
+    from maskedlab.contract.create import card
+    found = asdict(card(a.recipe, trust=a.trust))
+    _say(a, found, lambda: '\n'.join(f'{k:9} {v}' for k, v in found.items()))
+
+def _data(a: argparse.Namespace) -> None:
+    from maskedlab.data.samples import data_table, data_told
+    _say(a, data_told() if a.json else None, data_table)
 
 # %% ../nbs/01_cli.ipynb #bdf3f720
 def _recipe(a: argparse.Namespace, **more: Any) -> Any:
@@ -68,7 +88,7 @@ def _leak(a: argparse.Namespace) -> int:
     torch.manual_seed(checked(a.seed, '--seed', Seed))
     r = _recipe(a)
     report = leak_check(r, sample(r.card.modality, n=a.n), seed=a.seed)
-    print(report)
+    _say(a, {'ok': report.ok, **vars(report)}, lambda: repr(report))
     return 0 if report.ok else 1
 
 def _check(a: argparse.Namespace) -> int:
@@ -107,18 +127,18 @@ def _explore(a: argparse.Namespace) -> None:
 def _claim(a: argparse.Namespace) -> None:
     from maskedlab.instruments.claim import find_claim, run_claim
     claim = find_claim(a.recipe)
-    print(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}',
-          flush=True)
+    say = lambda line: print(line, file=sys.stderr if a.json else sys.stdout, flush=True)
+    say(f'{claim.sentence}\nmeasured by: {claim.metric}; smallest difference that matters: {claim.effect}')
     if a.full and a.arms: raise ValueError("--full runs all arms and --arms some of them; give one of them")
     rehearsal = a.steps is not None or a.seeds is not None
     kept = not rehearsal and not a.quick
     out = a.out or (f"claims/{a.recipe.rpartition(':')[2].replace('-', '_')}.json" if kept else None)
     r = run_claim(a.recipe, claim, out=out, full=a.full or a.arms, steps=a.steps, seeds=a.seeds,
-                  quick=a.quick, jobs=a.jobs, beforehand=not rehearsal,
-                  say=lambda line: print(line, flush=True))
-    print(f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to "
-          f"{r['interval'][1]:+.4f}: {r['verdict']}"
-          + (' (a rehearsal: not the budget that was written down)' if rehearsal else ''))
+                  quick=a.quick, jobs=a.jobs, beforehand=not rehearsal, say=say)
+    _say(a, {**r, 'rehearsal': rehearsal}, lambda: (
+        f"{r['contrast']}: {r['mean']:+.4f}, 95 % interval {r['interval'][0]:+.4f} to "
+        f"{r['interval'][1]:+.4f}: {r['verdict']}"
+        + (' (a rehearsal: not the budget that was written down)' if rehearsal else '')))
 
 def _claims(a: argparse.Namespace) -> None:
     from maskedlab.instruments.claim import claims_table
@@ -133,8 +153,8 @@ def _grade(a: argparse.Namespace) -> None:
     print(grade(a.folder, a.out))
 
 def _weights(a: argparse.Namespace) -> None:
-    from maskedlab.show.standing import weights_table
-    print(weights_table())
+    from maskedlab.show.standing import weights_table, weights_told
+    _say(a, weights_told(), weights_table)
 
 def _compare(a: argparse.Namespace) -> None:
     from maskedlab.instruments.compare import Budget, compare, compare_table
@@ -150,7 +170,7 @@ def _compare(a: argparse.Namespace) -> None:
         from maskedlab.show.where import where_sheet
         with on_disk(f'write {a.picture}'):
             where_sheet(found).save(a.picture, 'PNG')
-    print(compare_table(found))
+    _say(a, found, lambda: compare_table(found))
 
 def _curves(a: argparse.Namespace) -> None:
     from maskedlab.contract.disk import read_json
@@ -171,7 +191,7 @@ def _bench(a: argparse.Namespace) -> int:
 def _with_weights(a: argparse.Namespace) -> Any:
     "A run or a checkpoint as it is; of a name the weights that ship, where there are any."
     from maskedlab.contract.create import create_recipe, is_saved
-    if is_saved(a.recipe): return create_recipe(a.recipe, trust=a.trust)
+    if is_saved(a.recipe): return create_recipe(a.recipe, size=a.size, trust=a.trust)
     try:
         return create_recipe(a.recipe, size=a.size, pretrained=True)
     except ValueError as why:
@@ -203,11 +223,11 @@ def _probe(a: argparse.Namespace) -> None:
              'raw input': probe('raw', train, test)}
     report = dict(learned_from=len(train['label']), tested_on=len(test['label']),
                   classes=len(train['label'].unique()), **found)
-    if a.json: return print(json.dumps(report, indent=1))
-    print(f"{report['classes']} classes, {report['learned_from']} labels, tested on {report['tested_on']}")
-    for name, scores in found.items():
-        print(f'{name:20}', '  '.join(f'{k} {v:.3f}' if isinstance(v, float) else f'{k} {v}'
-                                      for k, v in scores.items()))
+    said = lambda v: f'{v:.3f}' if isinstance(v, float) else v
+    _say(a, report, lambda: '\n'.join([
+        f"{report['classes']} classes, {report['learned_from']} labels, tested on {report['tested_on']}",
+        *(f"{name:20} {'  '.join(f'{k} {said(v)}' for k, v in scores.items())}"
+          for name, scores in found.items())]))
 
 # %% ../nbs/01_cli.ipynb #22d579f3
 def _finetune(a: argparse.Namespace) -> None:
@@ -338,11 +358,15 @@ _PLAN: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 # %% ../nbs/01_cli.ipynb #9073a3c2
-_RECIPE = "a name of `maskedlab list`, my_file.py:Class, or the folder of a run"
-_MASK = "a strategy, such as 'Block(ratio=.4)', or one in a file: 'my_file.py:Ring(.5)'"
+_RECIPE = ("a name of `maskedlab list`, my_file.py:Class, a run, a checkpoint (its folder or file), "
+           "hf:owner/name, hf:owner/name@revision or timm:name")
+_SIZE = "micro, tiny, small or base; default: micro, and of weights their own"
+_STRATEGY = "a strategy, such as 'Block(ratio=.4)', or one in a file: 'my_file.py:Ring(.5)'"
+_MASK = f"{_STRATEGY}; default: the recipe's own"
 
 def _train_options(c: argparse.ArgumentParser) -> None:
-    c.add_argument('--out', help='folder for checkpoints, metrics and the weights')
+    c.add_argument('--out', help='folder for checkpoints, metrics and the weights; no default, but for '
+                                 '--dry-run')
     c.add_argument('--dry-run', action='store_true', help='print what the run would be, and train nothing')
     c.add_argument('--resume', action='store_true',
                    help='go on from the last checkpoint in --out, if there is one')
@@ -350,26 +374,29 @@ def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--change', action='store_true', help='resume with other settings, as another run')
     c.add_argument('--data', help='a folder of pictures, or a name of the embedded data; default: the '
                                   'embedded data of its modality')
-    c.add_argument('--size', help='micro, tiny, small or base')
+    c.add_argument('--size', help=_SIZE)
     c.add_argument('--mask', help=_MASK)
     c.add_argument('--tokenizer', metavar='PATH', help='of texts: a folder or its tokenizer.json; it is kept '
-                                                      'with the weights')
+                                                      "with the weights; default: the recipe's own")
     c.add_argument('--image', type=_number,
                    help='side of the crops in pixels; default: what the recipe is made for')
     c.add_argument('--no-augment', action='store_true', help='the middle of each picture, no random crops')
     c.add_argument('--vary', action='store_true', help='turn and recolour the pictures: for few of them')
-    c.add_argument('--steps', type=_number, help='optimiser steps; default 1000')
-    c.add_argument('--epochs', type=_number, help='instead of --steps: how often each picture is seen')
+    c.add_argument('--steps', type=_number, help='optimiser steps; default: 1000')
+    c.add_argument('--epochs', type=_number, help='instead of --steps: how often each picture is seen; '
+                                                   'default: as --steps says')
     c.add_argument('--batch', type=_number, default=64,
                    help='samples of a step, over all processes and rounds')
     c.add_argument('--accumulate', type=_number, default=1, metavar='ROUNDS',
                    help='rounds that a step is split into, where memory is short')
-    c.add_argument('--lr-base', type=_number, help='instead of --lr: the rate for a batch of 256')
-    c.add_argument('--ema', type=_number, help='decay of an average of the weights, such as .999')
+    c.add_argument('--lr-base', type=_number, help='instead of --lr: the rate for a batch of 256; '
+                                                    'default: as --lr says')
+    c.add_argument('--ema', type=_number, help='decay of an average of the weights, such as .999; '
+                                                'default: none is kept')
     c.add_argument('--bf16', action='store_true', help='bfloat16 where it is safe')
     c.add_argument('--compile', action='store_true', help='torch.compile')
     c.add_argument('--workers', type=_number, default=0, help='processes that read ahead')
-    c.add_argument('--seed', type=_number, default=0)
+    c.add_argument('--seed', type=_number, default=0, help='of all that is drawn')
     c.add_argument('--save-every', type=_number, metavar='STEPS',
                    help='default: a tenth of all steps, at most 1000')
     c.add_argument('--keep', type=_number, default=3, help='checkpoints to keep')
@@ -377,46 +404,52 @@ def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--half', action='store_true', help='store the final weights in 16 bits')
     plan = c.add_argument_group('the plan', "each value is the recipe's own unless it is given here")
     for name, (how, text) in _PLAN.items():
-        plan.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
+        plan.add_argument(f"--{name.replace('_', '-')}", help=f"{text}; default: the recipe's", **how)
 
 # %% ../nbs/01_cli.ipynb #3a322fb4
 def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
-    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict")
+    c = add('claim', _claim, "try a paper's claim at equal budget, with seeds and a computed verdict",
+            script=True)
     c.add_argument('recipe', help='a name of `maskedlab list`, or my_file.py:Class')
     c.add_argument('--full', action='store_true', help='all arms, not only the main contrast')
     c.add_argument('--arms', nargs='+', default=[], metavar='ARM',
-                   help='these beside the main contrast; added to a result that is there')
-    c.add_argument('--out', help='file of the result; default claims/NAME.json, from which an interrupted '
+                   help='these beside the main contrast; added to a result that is there; default: none')
+    c.add_argument('--out', help='file of the result; default: claims/NAME.json, from which an interrupted '
                                  'run goes on')
     c.add_argument('--quick', action='store_true',
                    help='ten minutes: a quarter of the steps, 3 seeds, and a weaker verdict')
-    c.add_argument('--steps', type=_number, help='a rehearsal with fewer steps')
-    c.add_argument('--seeds', type=_number, help='a rehearsal with fewer seeds')
+    c.add_argument('--steps', type=_number, help='a rehearsal with fewer steps; default: those of the claim')
+    c.add_argument('--seeds', type=_number, help='a rehearsal with fewer seeds; default: those of the claim')
     c.add_argument('--jobs', type=_number, default=1, help='processes at once')
     c = add('claims', _claims, 'the table of all results')
-    c.add_argument('folder', nargs='?', default='claims')
+    c.add_argument('folder', nargs='?', default='claims', help='of the results')
 
     c = add('grade', _grade, "what a class has solved, from the verdicts in its notebooks; none is run")
     c.add_argument('folder', help='of notebooks (.ipynb) of the tutorials, at any depth')
-    c.add_argument('--out', help='a CSV file: a row for each notebook, a column for each exercise')
+    c.add_argument('--out', help='a CSV file: a row for each notebook, a column for each exercise; '
+                                 'default: none')
 
     c = add('figures', _figures, 'all results as figures with their intervals, pages that need no network')
-    c.add_argument('folder', nargs='?', default='claims')
-    c.add_argument('--out', default='figures', help='a folder; default figures')
+    c.add_argument('folder', nargs='?', default='claims', help='of the results')
+    c.add_argument('--out', default='figures', help='a folder')
 
     c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
-                                 'fine-tuning, cost of a step')
+                                 'fine-tuning, cost of a step', script=True)
     c.add_argument('recipes', nargs='+', metavar='RECIPE',
-                   help="names of `maskedlab list`; the first one's step is the measure of cost")
-    c.add_argument('--seeds', type=_number, default=3)
+                   help="names of `maskedlab list`, or my_file.py:Class; the first one's step is the measure "
+                        "of cost")
+    c.add_argument('--seeds', type=_number, default=3, help='runs of each')
     c.add_argument('--jobs', type=_number, default=1, help='processes at once')
-    c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on')
+    c.add_argument('--out', help='file of the result, from which an interrupted comparison goes on; '
+                                 'default: none')
     c.add_argument('--mask', action='append', default=[], metavar='STRATEGY',
-                   help="give it more than once: each recipe with each, such as 'Block(.5)' and 'Random(.5)'")
-    c.add_argument('--picture', help='with --mask: a PNG of all strategies, their coverage and results')
-    c.add_argument('--data', help='digits, fashion or a folder of classes; default digits')
-    c.add_argument('--steps', type=_number, help='of the training; default 400')
-    c.add_argument('--tune', type=_number, help='steps of fine-tuning; default 200')
+                   help="give it more than once: each recipe with each, such as 'Block(.5)' and "
+                        "'Random(.5)'; default: each recipe's own")
+    c.add_argument('--picture', help='with --mask: a PNG of all strategies, their coverage and results; '
+                                     'default: none')
+    c.add_argument('--data', help='digits, fashion or a folder of classes; default: digits')
+    c.add_argument('--steps', type=_number, help='of the training; default: 400')
+    c.add_argument('--tune', type=_number, help='steps of fine-tuning; default: 200')
     c.add_argument('--no-tuning', action='store_true', help='probes alone: a tenth of the time, for curves')
     c.add_argument('--no-cost', action='store_true', help='leave out the cost of a step')
 
@@ -440,33 +473,44 @@ def _using(add: Callable[..., argparse.ArgumentParser]) -> None:
         c.add_argument('--labels', type=_number, help='how many to learn from; default: all')
         c.add_argument('--image', type=_number,
                        help='side of the pictures; default: what the recipe is made for')
-        c.add_argument('--size', help='of a recipe by name')
-        c.add_argument('--seed', type=_number, default=0)
+        c.add_argument('--size', help=_SIZE)
+        c.add_argument('--seed', type=_number, default=0, help='of all that is drawn')
         return c
     c = labels(add('probe', _probe, 'what frozen features say of labels, beside the same network untrained '
-                                    'and raw input', recipe=True))
-    c.add_argument('--layer', type=_number, help="which is read, from 1, or 'best'")
+                                    'and raw input', recipe='recipe', script=True))
+    c.add_argument('--layer', type=_number, help="which is read, from 1, or 'best'; default: the last")
     c.add_argument('--attentive', action='store_true', help='train one query over all tokens, too')
-    c.add_argument('--json', action='store_true', help='for a script')
-    c = labels(add('finetune', _finetune, 'train all of it on labels, and keep the classifier', recipe=True))
+    c = labels(add('finetune', _finetune, 'train all of it on labels, and keep the classifier',
+                   recipe='recipe'))
     c.add_argument('--out', required=True, help='a folder')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
-    c.add_argument('--steps', type=_number, default=300)
-    c.add_argument('--batch', type=_number, default=64)
-    c.add_argument('--lr', type=_number, help='of the head; default 1e-3')
+    c.add_argument('--steps', type=_number, default=300, help='of the optimiser')
+    c.add_argument('--batch', type=_number, default=64, help='samples of a step')
+    c.add_argument('--lr', type=_number, help='of the head; default: 1e-3')
     c.add_argument('--no-augment', action='store_true', help='no random crops and mirroring')
     c = add('ask', _ask, 'what a classifier of `maskedlab finetune` says of pictures')
     c.add_argument('folder', help='of --out')
     c.add_argument('files', nargs='+', metavar='PICTURE')
-    c = add('export', _export, 'write weights as another library reads them', recipe=True)
+    c = add('export', _export, 'write weights as another library reads them', recipe='recipe')
     c.add_argument('--to', required=True, metavar='LAYOUT', help="'transformers', 'timm' (the encoder), "
                    "'onnx' (a program that needs no Python), ...; a wrong one tells which there are")
     c.add_argument('--out', required=True, help='a folder')
-    c.add_argument('--size', help='of a recipe by name')
+    c.add_argument('--size', help=_SIZE)
 
 # %% ../nbs/01_cli.ipynb #faddbffb
+class _Help(argparse.HelpFormatter):
+    "Whatever need not be given says what holds then."
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said, default = action.help or '', action.default
+        given = action.required or default in (None, argparse.SUPPRESS)
+        if given or 'default' in said or not isinstance(default, bool | int | float | str): return said
+        return f"{said}; default: {['off', 'on'][default] if isinstance(default, bool) else default}"
+
 class _Parser(argparse.ArgumentParser):
     "One that says what is wrong in one line."
+    def __init__(self, prog: str | None = None, **options: Any):
+        super().__init__(prog, formatter_class=_Help, **options)
+
     def error(self, message: str) -> Any:
         self.exit(2, f'maskedlab: {message[:140]}; see {self.prog} --help\n')
 
@@ -477,44 +521,49 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--traceback', action='store_true', help='where in the code an error arose, too')
     commands = p.add_subparsers(title='commands', required=True, metavar='COMMAND')
 
-    def add(name: str, run: Any, text: str, recipe: bool = False, **options: Any) -> argparse.ArgumentParser:
+    def add(name: str, run: Any, text: str, recipe: str = '', script: bool = False,
+            **options: Any) -> argparse.ArgumentParser:
         c = commands.add_parser(name, help=text, description=text)
         c.set_defaults(run=run)
+        if script:
+            c.add_argument('--json', action='store_true', help='what was found as JSON, for a script')
         if recipe:
-            c.add_argument('recipe', help=_RECIPE, **options)
+            c.add_argument(recipe, help=_RECIPE, **options)
             c.add_argument('--trust', action='store_true',
-                           help='run code in a file that the folder RECIPE names')
+                           help='run code in a file that saved weights name; read pickled weights of a '
+                                'repository that has no others')
         return c
 
-    c = add('list', _list, 'names of the recipes')
-    c.add_argument('pattern', nargs='?', default='*', help="such as '*mim*'")
-    add('card', _card, 'what a method is, in one look', recipe=True)
-    add('data', _data, 'the data in the package: real or made, how many, size, licence')
-    add('weights', _weights, 'the weights in the package, and where each stands beside simple guesses')
+    add('list', _list, "names of the recipes, of all or of a pattern such as '*mim*'", recipe='pattern',
+        script=True, nargs='?', default='*')
+    add('card', _card, 'what a method is, in one look', recipe='recipe', script=True)
+    add('data', _data, 'the data in the package: real or made, how many, size, licence', script=True)
+    add('weights', _weights, 'the weights in the package, and where each stands beside simple guesses',
+        script=True)
     add('settings', _settings, 'each setting, its value and where that came from')
 
-    c = add('leak', _leak, 'does any prediction depend on what was hidden?', recipe=True)
-    c.add_argument('--size', help='micro, tiny, small or base')
+    c = add('leak', _leak, 'does any prediction depend on what was hidden?', recipe='recipe', script=True)
+    c.add_argument('--size', help=_SIZE)
     c.add_argument('--mask', help=_MASK)
     c.add_argument('-n', type=_number, default=4, help='samples')
-    c.add_argument('--seed', type=_number, default=0)
+    c.add_argument('--seed', type=_number, default=0, help='of all that is drawn')
 
-    add('check', _check, 'does a recipe keep to what every part of the kit relies on?', recipe=True)
+    add('check', _check, 'does a recipe keep to what every part of the kit relies on?', recipe='recipe')
 
     c = add('masks', _masks, 'count law and coverage of a strategy')
-    c.add_argument('strategy', help=_MASK)
+    c.add_argument('strategy', help=_STRATEGY)
     c.add_argument('--shape', default='14x14', help='layout of the units, such as 14x14 or 1500')
     c.add_argument('-n', type=_number, default=2000, help='masks to draw')
 
     _comparing(add)
     _using(add)
-    _train_options(add('train', _train, 'train a recipe', recipe=True))
+    _train_options(add('train', _train, 'train a recipe', recipe='recipe'))
 
-    c = add('explore', _explore, 'the explorer in a browser, without a notebook', recipe=True,
+    c = add('explore', _explore, 'the explorer in a browser, without a notebook', recipe='recipe',
             nargs='?', default='mae')
     c.description = _EXPLORE
     c.add_argument('--mask', help=_MASK)
-    c.add_argument('--port', type=_number, default=8866, help='default: 8866; 0: any free one')
+    c.add_argument('--port', type=_number, default=8866, help='0: any free one')
     return p
 
 # %% ../nbs/01_cli.ipynb #f57b25c0

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 # %% auto #0
 __all__ = ['RECIPES', 'STAGES', 'ALIASES', 'GROUP', 'NAMED', 'Row', 'installed', 'taken', 'all_rows', 'row_of', 'list_recipes',
-           'formats_of', 'general_formats']
+           'formats_of', 'general_formats', 'opener']
 
 # %% ../../nbs/contract/03_catalogue.ipynb #3edd5192
 class Row(NamedTuple):
@@ -143,3 +143,7 @@ def formats_of(name: str,       # of a recipe of the kit; another has none here
 def general_formats() -> tuple[Any, ...]:
     "Layouts of any recipe whose encoder they can hold; such a file does not say whose it is."
     return import_module('maskedlab.formats.timm').FORMATS
+
+def opener() -> Any:
+    "The module that opens saved weights, of the kit and of other libraries: a later room."
+    return import_module('maskedlab.formats.pretrained')

@@ -13,23 +13,23 @@ from typing import Any
 import maskedlab
 from ..checks import brief_value, door
 from .catalogue import (ALIASES, NAMED, RECIPES, STAGES, Row, all_rows, installed,
-                                          row_of, taken)
+                                          opener, row_of, taken)
 from .code import code_at, trusted_code
 from .disk import brief
-from .saved import (load_saved, make_saved, name_of, open_beside, read_checkpoint,
-                                      values_of)
+from .hub import on_hub
+from .saved import load_saved, name_of
 from .recipe import Card, Recipe
 
 # %% auto #0
-__all__ = ['SHIPPED', 'recipe_class', 'register_recipe', 'is_saved', 'saved_class', 'load_own', 'create_recipe', 'card']
+__all__ = ['FILES', 'SHIPPED', 'recipe_class', 'register_recipe', 'is_saved', 'saved_class', 'create_recipe', 'card']
 
 # %% ../../nbs/contract/06_create.ipynb #f580f5e7
-def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a folder of saved weights
-                 trust: bool = False,      # run code from outside the kit that such a folder names
+def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a place of saved weights
+                 trust: bool = False,      # run code from outside the kit that these name
                  ) -> type[Recipe]:
     "The class of a recipe."
     if isinstance(which, type) and issubclass(which, Recipe): return which
-    if is_saved(which): return saved_class(read_checkpoint(which)[0], None, which, trust)
+    if is_saved(which): return opener().class_of(which, trust)
     if not isinstance(which, str):
         raise TypeError("a recipe is a name, 'file.py:Class', a class, an instance or a saved folder, got "
                         f"{type(which).__name__}")
@@ -38,6 +38,8 @@ def recipe_class(which: Any,      # a name, 'my_file.py:Mine', a class, or a fol
     path = row.path if row is not None else which if ':' in which else None
     if path is None and name.endswith('.py'):
         raise ValueError(f"{which} is a file; name the class in it too, as in {which}:Mine")
+    if path is None and '/' in which:
+        raise FileNotFoundError(f"there is no folder or file {brief(which)}; check the path")
     if path is None:
         near = difflib.get_close_matches(name, [*all_rows(), *ALIASES], 3, .3) or list(RECIPES)[:3]
         raise ValueError(f"there is no recipe {brief_value(which)}; did you mean {' or '.join(near)}? "
@@ -76,10 +78,13 @@ def register_recipe(name: str,          # what lists, menus and `create_recipe` 
     return cls
 
 # %% ../../nbs/contract/06_create.ipynb #ff22291c
+FILES = ('.safetensors', '.pth', '.pt', '.bin')      # of weights
+
 def is_saved(which: Any) -> bool:
-    "Whether this is a folder, and not the name of a recipe that happens to be called like one."
-    return isinstance(which, str | Path) and os.path.isdir(os.path.expanduser(which)) and row_of(
-        str(which)) is None
+    "Whether this is a place of weights, and not the name of a recipe that a folder happens to have."
+    if not isinstance(which, str | Path): return False
+    if on_hub(which) or Path(which).suffix in FILES: return True
+    return os.path.isdir(os.path.expanduser(which)) and row_of(str(which)) is None
 
 def saved_class(about: dict[str, Any],      # what the checkpoint says about itself
                 given: Any,                 # whose it is, as the caller says: a name, class, 'file.py:Class'
@@ -100,25 +105,17 @@ def saved_class(about: dict[str, Any],      # what the checkpoint says about its
                         "'file.py:Class', as recipe=")
     return cls
 
-def load_own(path: Any, given: Any = None, trust: bool = False, **overrides: Any) -> Recipe:
-    "The recipe of a folder that this kit wrote."
-    about, state = read_checkpoint(path)
-    if 'recipe' not in about:
-        raise ValueError(f"{brief(path)} holds weights that the kit did not write; open them with "
-                         "ml.load_pretrained")
-    made = make_saved(saved_class(about, given, path, trust), values_of(about, overrides, trust, path), state,
-                      path)
-    open_beside(made, path)
-    return made
+
 
 # %% ../../nbs/contract/06_create.ipynb #63d88d9e
 @door
-def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weights, or an instance, which is
-                  # returned
+def create_recipe(# a name, 'my_file.py:Mine', a class, saved weights (a folder, a file, 'hf:owner/name',
+                  # 'timm:name'), or an instance, which is returned
                   which: Any,
                   size: str | None = None,     # one of its sizes; default 'micro', or none where it has none
                   pretrained: bool = False,    # load the small weights that ship with the kit
-                  trust: bool = False,         # run code from outside the kit that such a folder names
+                  # run code from outside the kit that these name, read pickled weights of a repository
+                  trust: bool = False,
                   **arguments                  # of its constructor; they win over those of the size
                   ) -> Recipe:
     "Make a recipe."
@@ -132,7 +129,7 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, a folder of saved weight
     if is_saved(which):
         if size is not None:
             raise ValueError(f"size={size!r} was given, but {brief(which)} has a size already; leave it out")
-        return load_own(which, trust=trust, **arguments)
+        return opener().load_pretrained(which, trust=trust, **arguments)
     cls = recipe_class(which)
     if pretrained: return _weights(cls, size or 'micro', arguments)
     unread = [k for k in ('patch', 'dim', 'depth', 'heads', 'eps') if k in arguments]
@@ -164,8 +161,8 @@ def _weights(cls: type[Recipe], size: str, arguments: dict[str, Any]) -> Recipe:
                      "ml.load_pretrained")
 
 @door
-def card(which: Any,                # a name, class, instance or folder of saved weights
-         trust: bool = False,       # run code from outside the kit that such a folder names
+def card(which: Any,                # as `create_recipe` takes it
+         trust: bool = False,       # run code from outside the kit that saved weights name
          ) -> Card:
     "What a method is: title, year, the four answers, its headline figure and where to read it."
     return (type(which) if isinstance(which, Recipe) else recipe_class(which, trust)).card

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..checks import on_disk, outside
 from .catalogue import RECIPES, STAGES, formats_of, general_formats
 from .code import place_of, trusted_code, written_code
+from .hub import fetched
 from .disk import DAY, aside_of, brief, delete, json_object, read_json, sweep, sync
 from .parse import parse, place_in_text, renamed
 
@@ -117,10 +118,11 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 # in the order in which they are looked for; else a single .pth
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
-def read_checkpoint(path: str | Path,     # a folder, or a file
+def read_checkpoint(path: str | Path,     # a folder, a file, or a repository as `fetched` takes it
+                    trust: bool = False,  # fetch pickled weights, where a repository has no others
                     ) -> tuple[dict[str, Any], dict[str, Tensor]]:  # what it says about itself, tensors
     "A checkpoint: its configuration (with 'file', the name of its weights) and its weights."
-    path = Path(path).expanduser()
+    path = fetched(path, trust)
     with on_disk(f'open {brief(path)}'):
         there = path.exists()
     if not there:
@@ -402,9 +404,9 @@ def make_saved(cls: type, arguments: dict[str, Any], state: dict[str, Tensor], p
     load_state(made, newer(made, state, path), str(path), untrained)
     return made.eval()
 
-def open_beside(recipe: Any, path: Any) -> None:
+def open_beside(recipe: Any, path: Any, trust: bool = False) -> None:
     "Give a recipe what lies in a folder beside its weights, or in that of its run, such as its tokenizer."
-    folder, take = Path(path).expanduser(), getattr(getattr(recipe, 'cut', None), 'open', None)
+    folder, take = fetched(path, trust), getattr(getattr(recipe, 'cut', None), 'open', None)
     if take is not None and folder.is_dir():
         run = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
         for place in dict.fromkeys((run, newest_of(folder))):

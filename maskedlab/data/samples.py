@@ -32,7 +32,7 @@ from .voiced import voiced
 
 # %% auto #0
 __all__ = ['SAMPLES', 'KEPT', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler', 'options_of',
-           'sample', 'describe', 'data_table']
+           'sample', 'describe', 'data_told', 'data_table']
 
 # %% ../../nbs/data/01_samples.ipynb #72994e7f
 _FILES = resources.files('maskedlab') / 'data' / 'files'
@@ -218,13 +218,24 @@ def describe(modality: str) -> str:
     return f"sample({modality!r}): {said}\nOptions: {options}."
 
 # %% ../../nbs/data/01_samples.ipynb #8667ef87
-def data_table() -> str:
-    "What there is: real or made, how many to train and to test, size and licence. A line each."
-    rows = [f"{'name':9} {'':5} {'train':>7} {'test':>6} {'MB':>5}  what, and its licence"]
+def data_told() -> list[dict[str, Any]]:
+    "What there is: real or made, how many to train and to test, megabytes on disk, content and licence."
+    rows = []
     for name in list_samples():
         kept, files = KEPT.get(name), _files(name)
-        counts = [len(next(iter(sample(name, n=None, split=split).values()))) for split in ('train', 'test')]
-        size = sum(len(f.read_bytes()) for f in files) / 1e6
-        real, about = ('real', f'{kept.what}, {kept.licence}') if kept and files else ('made', 'computed')
-        rows.append(f"{name:9} {real:5} {counts[0]:7,} {counts[1]:6,} {size:5.1f}  {about}")
+        real = bool(kept and files)
+        counts = {split: len(next(iter(sample(name, n=None, split=split).values())))
+                  for split in ('train', 'test')}
+        rows.append(dict(name=name, real=real, **counts, MB=sum(len(f.read_bytes()) for f in files) / 1e6,
+                         what=kept.what if kept and real else 'computed',
+                         licence=kept.licence if kept and real else None))
+    return rows
+
+def data_table() -> str:
+    "The same as text, a line each."
+    rows = [f"{'name':9} {'':5} {'train':>7} {'test':>6} {'MB':>5}  what, and its licence"]
+    for r in data_told():
+        about = ', '.join(filter(None, (r['what'], r['licence'])))
+        rows.append(f"{r['name']:9} {'real' if r['real'] else 'made':5} {r['train']:7,} {r['test']:6,} "
+                    f"{r['MB']:5.1f}  {about}")
     return '\n'.join(rows)

@@ -20,21 +20,24 @@ from ..contract.recipe import Recipe
 from ..contract.catalogue import formats_of
 from ..contract.create import recipe_class, saved_class
 from ..contract.disk import brief
-from .format import find_format
+from ..contract.hub import fetched
+from .format import Format, find_format
 
 # %% auto #0
-__all__ = ['SIZE', 'load_pretrained']
+__all__ = ['SIZE', 'load_pretrained', 'class_of']
 
 # %% ../../nbs/formats/pretrained.ipynb #87f55ff9
 SIZE = 'image'       # the argument of a recipe that says for pictures of which size it is
 
 @door
-def load_pretrained(# a folder or file (.safetensors, .pth), or several that fill one recipe
+def load_pretrained(# a folder, a file (.safetensors, .pth), 'hf:owner/name' or 'timm:name', or several that
+                    # fill one recipe
                     path: Annotated[Any, str | Path | Sequence[str | Path]],
                     # whose it is, where that is in doubt: a name, or the class (or 'file.py:Class') of a
                     # recipe from outside the kit, whose code is to be run
                     recipe: Any = None,
-                    # run the code from outside the kit that it names, where that is still the same
+                    # run the code from outside the kit that it names, where that is still the same; read
+                    # pickled weights of a repository that has no others
                     trust: bool = False,
                     **overrides,             # arguments of the recipe, which win over those of the checkpoint
                     ) -> Recipe:             # in eval mode, float32
@@ -42,10 +45,10 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
 
     Nothing in the checkpoint is executed, and every key is accounted for. Code that it only names (a recipe
     or strategy from somebody's file) is run for who says `trust=True`."""
-    several = [*path] if isinstance(path, list | tuple) else []
     if isinstance(path, list | tuple) and not path: raise ValueError("path=[]: give a folder or a file")
+    several = [fetched(p, trust) for p in path] if isinstance(path, list | tuple) else []
     path = several[0] if several else path
-    config, state = read_checkpoint(path)
+    config, state = read_checkpoint(path, trust)
     untrained: tuple[str, ...] = ()
     if 'recipe' in config:
         if len(several) > 1:
@@ -53,7 +56,8 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
         cls = saved_class(config, recipe, path, trust)
         arguments = values_of(config, {k: v for k, v in overrides.items() if k != SIZE}, trust, path)
     else:
-        cls, *held = _adopted({**config, 'folders': several or [path]}, state, overrides, recipe, path)
+        folders = several or [fetched(path, trust)]
+        cls, *held = _adopted({**config, 'folders': folders}, state, overrides, recipe, path)
         for other in several[1:]:
             held = _joined(cls, held, overrides, several, other)
         arguments, state, untrained = cast(Any, held)
@@ -63,7 +67,7 @@ def load_pretrained(# a folder or file (.safetensors, .pth), or several that fil
     if native != told.get(SIZE, native):
         made = _resized(made, cls(**told), str(path))
     for beside in several or [path]:
-        open_beside(made, beside)
+        open_beside(made, beside, trust)
     if untrained:
         warnings.warn(f"{brief(path)} does not hold all parts; these are untrained: {', '.join(untrained)}",
                       stacklevel=outside())
@@ -78,6 +82,12 @@ def _resized(old: Recipe, made: Recipe, path: str) -> Recipe:
             state |= {f'{name}.{k}': v for k, v in module.places_of(old.get_submodule(name)).items()}
     load_state(made, state, path)
     return made.eval()
+
+def class_of(path: str | Path, trust: bool = False) -> type[Recipe]:
+    "The class of the recipe that saved weights are of, or that they fill."
+    config, state = read_checkpoint(path, trust)
+    if 'recipe' in config: return saved_class(config, None, path, trust)
+    return recipe_class(_found(config, state, None, path).recipe)
 
 # %% ../../nbs/formats/pretrained.ipynb #9ceefb13
 def _joined(cls: type[Recipe], first: list, given: dict[str, Any], several: list[Any],
@@ -98,8 +108,13 @@ def _adopted(config: dict[str, Any], state: dict[str, Tensor], given: dict[str, 
     "The recipe that a checkpoint of another library fills, and with what."
     cls = None if recipe is None else recipe_class(recipe)
     own = None if cls is None else (*cls.formats, *formats_of(name_of(cls)))
+    found = _found(config, state, own, path)
+    return cls or recipe_class(found.recipe), *found.adopt(config, state, given)
+
+def _found(config: dict[str, Any], state: dict[str, Tensor], own: Any, path: str | Path) -> Format:
+    "The format of a checkpoint, or one sentence."
     found = find_format(config, state, own, path)
-    if found is not None: return cls or recipe_class(found.recipe), *found.adopt(config, state, given)
+    if found is not None: return found
     kind = config.get('model_type')
     what = f"model_type {kind!r}" if kind else f"keys such as {', '.join(list(state)[:2])}"
     raise ValueError(f"{brief(path)} is a checkpoint of no recipe here ({what[:80]}); see ml.list_recipes()")

@@ -105,9 +105,8 @@ def feed(data: Any,           # a name of `list_samples()`, what `source_of` tak
 def find_claim(name: str) -> Claim:
     "The claim of a recipe: `CLAIM` of its module among the claims, or in the file of a class from outside."
     if is_saved(name):
-        raise ValueError(f"{name[-60:]} is a folder, and a claim trains its networks from the beginning; "
-                         "give "
-                         "the name of a recipe, or my_file.py:Class")
+        raise ValueError(f"{name[-60:]} holds weights, and a claim trains its networks from the beginning; "
+                         "give the name of a recipe, or my_file.py:Class")
     name = name if ':' in name else ALIASES.get(name, name.replace('-', '_'))
     if name not in RECIPES:
         module: Any = sys.modules[recipe_class(name).__module__]

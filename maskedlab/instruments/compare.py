@@ -100,7 +100,7 @@ def entrant(name: str,                  # of a recipe, alone or with a strategy:
         if others and data != 'digits':
             recipe = Arms({**recipe.config, **others})(type(recipe))()
     elif is_saved(name):
-        raise ValueError(f"{name[-60:]} is a folder, and a comparison trains its networks from the "
+        raise ValueError(f"{name[-60:]} holds weights, and a comparison trains its networks from the "
                          "beginning; give the name of a recipe, or my_file.py:Class")
     else:
         recipe = create_recipe(name, size='micro')
@@ -209,6 +209,7 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
             masks: Sequence[str] = (),
             ) -> dict[str, Any]:
     "Run a comparison, or go on with one that was interrupted."
+    from rich.console import Console
     from rich.progress import Progress
     from maskedlab import __version__
     if len(set(names)) != len(names) or not names:
@@ -232,7 +233,7 @@ def compare(# the first lends its network to 'untrained' and its step to the cos
             entrant(name, budget.data)
     missing = [(name, seed) for seed in range(seeds) for name in ['raw input', 'untrained', *names]
                if str(seed) not in runs.setdefault(name, {})]
-    with Progress(disable=not show) as bar:
+    with Progress(disable=not show, console=Console(stderr=True)) as bar:
         task = bar.add_task('compare', total=len(missing))
         for (name, seed, *_), result in each(one, [(name, seed, budget, names[0]) for name, seed in missing],
                                              jobs):

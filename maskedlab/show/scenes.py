@@ -37,13 +37,13 @@ class Choice:
     # of weights that ship: `standing` on held-out samples, as it was written down
     stands: dict[str, Any] | None = None
 
-def choice_of(which: Any,       # a name, class, instance, 'file.py:Class' or folder of saved weights
-              trust: bool = False,      # run code from outside the kit that such a folder names
+def choice_of(which: Any,       # as `create_recipe` takes it
+              trust: bool = False,      # run code from outside the kit that saved weights name
               ) -> Choice:
     "A recipe with its trained weights, where it has some."
     if isinstance(which, Recipe): return Choice(which, None, 'Your own network.')
     if is_saved(which):
-        return Choice(create_recipe(which, trust=trust), repr(str(which)), 'With the weights of that folder.')
+        return Choice(create_recipe(which, trust=trust), repr(str(which)), 'With the weights that lie there.')
     here = isinstance(which, str) and which.replace('-', '_') in NAMED     # a name of this session alone
     code = _named(recipe_class(which)) if here or not isinstance(which, str) else repr(which)
     try:

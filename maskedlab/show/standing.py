@@ -20,7 +20,7 @@ from .scenes import leaving_no_trace, scene_of
 from .views.table import view_of
 
 # %% auto #0
-__all__ = ['standing', 'not_beaten', 'standing_words', 'weights_table']
+__all__ = ['standing', 'not_beaten', 'standing_words', 'weights_told', 'weights_table']
 
 # %% ../../nbs/show/03_standing.ipynb #3a41e8fd
 @door
@@ -79,15 +79,18 @@ def standing_words(s: dict[str, Any]) -> str:
     return f"On {s['samples']} held-out samples {both}." if both else ''
 
 # %% ../../nbs/show/03_standing.ipynb #e6d43913
+def weights_told(folder: Path = SHIPPED) -> dict[str, dict[str, Any]]:
+    "What was written down beside each network that ships, by the name of its folder."
+    return {path.parent.name: read_json(path) for path in sorted(folder.glob('*/provenance.json'))}
+
 def weights_table(folder: Path = SHIPPED) -> str:       # Markdown
     "The weights that ship: how large, how long trained, and where each stands on held-out samples."
     rows = [['weights', 'parameters', 'trained', 'measured', 'network', 'beside it']]
     rows.append(['---', '---:', '---:', '---', '---:', '---'])
-    for path in sorted(folder.glob('*/provenance.json')):
-        told = read_json(path)
+    for name, told in weights_told(folder).items():
         s, minutes = told.get('standing'), f"{told['seconds'] / 60:.0f} min"
         beside = [f"{k} {v['score']:.1f}{_mark(v['ahead'])}" for k, v in s['beside'].items()] if s else []
-        rows.append([f'`{path.parent.name}`', f"{told['parameters']:,}", minutes,
+        rows.append([f'`{name}`', f"{told['parameters']:,}", minutes,
                      f"{s['measure']}, {s['unit']}" if s else '', f"{s['network']:.1f}" if s else '',
                      ' · '.join(beside)])
     return '\n'.join(f"| {' | '.join(r)} |" for r in rows)
