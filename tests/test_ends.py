@@ -160,7 +160,7 @@ import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
 import test_ends, time
 t = test_ends.make({str(tmp_path)!r}, steps=10**6, save_every=10**6)
-t.fit()
+t.fit(background=True)
 while t.step < 2: time.sleep(.01)
 """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])

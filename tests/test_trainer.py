@@ -435,3 +435,80 @@ def test_tensorboard_reads_back_what_was_trained(tmp_path):
         assert [s.step for s in seen] == list(range(6)) and [s.value for s in seen] == pytest.approx(
             [r[name] for r in rows], rel=1e-6
         )
+
+
+class Viewed:
+    "A view that knows whether it was shown and closed."
+    def __init__(self, trainer):
+        self.seen, self.trainer = [], trainer
+
+    def show(self):
+        self.seen.append('shown')
+
+    def update(self):
+        self.seen.append(self.trainer.step)
+
+    def close(self):
+        self.seen.append('closed')
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    "As in the kernel of a notebook that can show a run."
+    monkeypatch.setattr('maskedlab.train.trainer.in_kernel', lambda: True)
+    monkeypatch.setattr('maskedlab.train.watch.VIEWERS', [Viewed])
+
+
+def test_in_a_notebook_a_run_is_shown_and_waited_for(kernel):
+    t = make(steps=3, show=True, log_every=1)
+    history = t.fit()
+    assert len(history) == 3 and not t.running and t.waited
+    assert t.view.seen == ['shown', 1, 2, 3, 'closed']
+    assert [h['step'] for h in history] == [0, 1, 2] and '\n' not in repr(make(steps=9).fit())
+    assert repr(make(steps=9).fit()).startswith('9 steps, loss ')
+    t = make(steps=100_000, show=True, log_every=1)
+    assert t.fit(background=True) is t and t.running and not t.waited
+    t.stop()
+    assert len(t.wait(60)) < 100_000 and t.view.seen[-1] == 'closed'
+
+
+def test_who_reads_a_recipe_that_is_being_trained_is_told():
+    t, b = make(steps=100_000), ml.sample('image', n=2, size=16)
+    t.recipe(b)
+    t.fit(background=True)
+    try:
+        for ask in (lambda: t.recipe(b), lambda: t.recipe.features(b)):
+            with pytest.warns(UserWarning, match='mae is being trained in the background.*wait'):
+                ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            t.recipe.units(b)               # of the data alone
+            ml.create_recipe(MAE, **TINY)(b)
+    finally:
+        t.stop()
+        t.wait(60)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        t.recipe(b)
+
+
+def test_a_log_without_a_terminal_has_lines(capfd):
+    make(steps=40, show=True, log_every=1).fit()
+    lines = capfd.readouterr().err.splitlines()
+    assert 10 <= len(lines) <= 12 and lines[-1].startswith('step 40 of 40 · mae loss ')
+    assert all(line.isprintable() for line in lines)
+
+
+def test_weights_load_at_every_checkpoint_of_a_run(tmp_path):
+    b = ml.sample('image', n=2, size=16)
+    seen = {}
+    t = make(steps=3, out=tmp_path, save_every=1, keep=3, ema=.9)
+    t.watch = lambda step, _: seen.update({step + 1: None})
+    t.fit()
+    folders = sorted((tmp_path / 'checkpoints').glob('step-*'))
+    assert [int(f.name[5:]) for f in folders] == [1, 2, 3]
+    found = [ml.create_recipe(f) for f in folders]
+    assert all(type(r) is MAE and r.config['norm_pix'] is False for r in found)
+    assert torch.equal(found[-1].features(b), t.recipe.eval().features(b))
+    assert not torch.equal(found[0].features(b), found[1].features(b))
+    assert torch.equal(ml.create_recipe(tmp_path).features(b), found[-1].features(b))

@@ -241,7 +241,7 @@ COMMANDS = dict(
 def test_every_command_takes_every_word_or_says_why_not(command, words, capsys, monkeypatch):
     if command == 'explore':            # what it would show, without the server
         from maskedlab.show.explorer import widget
-        monkeypatch.setattr(widget, 'serve', lambda which, port, strategy, trust: print(
+        monkeypatch.setattr(widget, 'serve', lambda which, port, strategy, trust, **_: print(
             widget.shown_elsewhere(which, strategy, trust)))
     if command == 'claim':              # arms are trained elsewhere
         monkeypatch.setattr('maskedlab.instruments.claim.run_claim', lambda *a, **k: dict(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +27,8 @@ from .units import (Units, count_of, free_for, in_line, in_table, known, layout,
                                       type_and_shape)
 
 # %% auto #0
-__all__ = ['Out', 'child', 'each_of', 'draw', 'Card', 'check_batch', 'check_forward', 'arguments_of', 'Recipe', 'pooled',
-           'evaluating']
+__all__ = ['BUSY', 'Out', 'child', 'each_of', 'draw', 'Card', 'tell_busy', 'check_batch', 'check_forward', 'arguments_of',
+           'Recipe', 'pooled', 'evaluating']
 
 # %% ../../nbs/contract/04_recipe.ipynb #8d3eecfe
 @dataclass(eq=False)
@@ -193,6 +195,17 @@ class Card:
     link: str           # the paper
     reading: str = ''   # what no source settles: where this recipe is the kit's own reading of the paper
 
+# %% ../../nbs/contract/04_recipe.ipynb #b05e0a11
+# recipes that are being trained in the background -> the name of the run
+BUSY: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+def tell_busy(recipe: Any) -> None:
+    "Say to whoever asks a network that is being trained that its weights are those of a moment."
+    if recipe in BUSY and threading.current_thread() is threading.main_thread():
+        warnings.warn(f"{BUSY[recipe][:60]} is being trained in the background: this is answered by the "
+                      "weights of the moment; wait() of its trainer gives the last ones",
+                      stacklevel=outside())
+
 # %% ../../nbs/contract/04_recipe.ipynb #4bda0b3b
 _FORWARD: dict[str, Any] = {'units': Units | None, 'generator': torch.Generator | None, 'progress': ZeroToOne}
 
@@ -213,6 +226,7 @@ def check_forward(recipe: nn.Module, args: Any, kwargs: Any) -> None:
     "What goes into a recipe's forward."
     if torch.compiler.is_compiling(): return
     check_batch(args[0] if args else kwargs.get('batch'), recipe)
+    tell_busy(recipe)
     for name in _FORWARD.keys() & kwargs.keys():
         checked(kwargs[name], name, _FORWARD[name])
 
@@ -231,6 +245,8 @@ def _guarded(function: Any) -> Any:
         if not torch.compiler.is_compiling():
             check_batch(batch, self)
             check_call(function, function.__name__, (self, batch, *args), kwargs, but=('batch',))
+            if function.__name__ != 'units':
+                tell_busy(self)
         return function(self, batch, *args, **kwargs)
     return enter
 

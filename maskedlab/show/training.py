@@ -111,6 +111,9 @@ class Widgets:
         self.button = w.Button(description='Stop', icon='stop',
                                tooltip='End between two steps, with a checkpoint if the run has a folder')
         self.button.on_click(self._clicked)
+        if trainer.waited:          # while a cell waits, no click is delivered
+            self.button.disabled = True
+            self.button.tooltip = 'A cell waits for this run: interrupt the kernel to end it'
         self.words = w.HTML('beginning ...')
         self.picture = w.Image(format='png', layout=w.Layout(width='auto', height='auto', max_width='100%'))
         self.curve = w.HTML(loss_line([]))

@@ -16,9 +16,15 @@ from torch import Tensor
 from .processes import Processes, mean_of
 
 # %% auto #0
-__all__ = ['Log']
+__all__ = ['History', 'Log']
 
 # %% ../../nbs/train/06_log.ipynb #c211e8a9
+class History(list):
+    "A row a step; as the last line of a cell it is not a thousand of them."
+    def __repr__(self) -> str:
+        if len(self) < 4: return super().__repr__()
+        return f"{len(self):,} steps, loss {self[0]['loss']:.4g} to {self[-1]['loss']:.4g}"
+
 class Log:
     "The history of a run, and how fast it goes."
     def __init__(self, processes: Processes,
@@ -27,7 +33,7 @@ class Log:
                  ):
         self.processes, self.batch, self.rate = processes, batch, rate
         # of each step: its number, loss, terms, rate, norm of the gradient
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, float]] = History()
         self.pending: list[tuple[int, dict[str, Tensor]]] = []      # not looked at yet
         self.speed = self.waiting = 0.      # samples a second; share of the time spent waiting for data
         self.clock = (time.perf_counter(), 0., 0)

@@ -19,12 +19,13 @@ from ..checks import door, on_disk, outside
 from ..contract.create import saved_class
 from ..contract.disk import brief
 from ..contract.plan import Plan
-from ..contract.recipe import Recipe
+from ..contract.recipe import BUSY, Recipe
 from ..contract.saved import files_beside, load_state, open_beside, saved_as, values_of
 from .background import Job, give_back, say
 from .checkpoint import Checkpoint
 from .feed import Portion, Waiting, rounds
 from .folder import RunFolder, check_same, read_run
+from .log import History
 from .setup import Options, Run, record_of, settings_of, words_of
 from .step import learning, restore_learner, tensors_of
 from .watch import in_kernel, open_view, reports
@@ -56,7 +57,7 @@ def restore_run(run: Run, folder: RunFolder, found: Checkpoint) -> None:
         changed = check_same(found.state['settings'], settings_of(run), folder.path, run.change)
         load_state(run.recipe, found.tensors['model'], str(folder.path))
         restore_learner(run.learner, found.tensors)
-        run.log.history = folder.restore(found)
+        run.log.history = History(folder.restore(found))
         if changed:
             folder.changed.append({'step': found.step, **{k: list(v) for k, v in changed.items()}})
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -71,6 +72,7 @@ class RunState(Run):
         super().__init__(*of_the_run)
         self.step = 0                                   # steps taken
         self.view: Any = None
+        self.waited = True                              # by whoever began it
         self.job = Job(self._train, lambda: f'{self.name}, step {self.step} of {self.steps}', self.ended)
         self.folder = None if self.out is None else RunFolder(self.out, self.processes)
         if self.folder and (found := self.folder.open(self.resume, self.overwrite)):
@@ -222,26 +224,40 @@ class Trainer(Training):
                  **words: Any):                         # of `Options` and of `Plan`
         super().__init__(recipe, data, plan, lr_base, words)
 
-    def fit(self, background: bool | None = None,   # in a thread? default: in a notebook's kernel, yes
-            ) -> Any:                               # the history; from the background, this trainer, at once
-        "Train; where the run was stopped before, go on."
+    def fit(self, background: bool = False,     # in a thread: the cell is given back at once
+            ) -> Any:                           # the history; from the background, this trainer
+        """Train; where the run was stopped before, go on.
+
+        In a notebook it shows itself, and waits; the kernel's interrupt stops it between two steps."""
         self.job.begin()
-        if not (in_kernel() if background is None else background):
-            try:
-                self.job.here()
-            except (KeyboardInterrupt, SystemExit):
-                if self.rank == 0:
-                    say(self.ended())
-                raise
-            return self.history
+        self.waited = not background
         try:
-            if self.show and in_kernel():
+            shown = self.show and in_kernel()
+            if shown:
                 self.view = open_view(self)
-            self.job.thread(after=lambda: self.view is not None and self.view.close())
+            if shown or background:
+                self._in_a_thread()
         except BaseException:
             give_back(self.job)
             raise
-        return self
+        if background: return self
+        if shown: return self.wait()
+        try:
+            self.job.here()
+        except (KeyboardInterrupt, SystemExit):
+            if self.rank == 0:
+                say(self.ended())
+            raise
+        return self.history
+
+    def _in_a_thread(self) -> None:
+        "Until it has ended, whoever reads the recipe is told."
+        def after() -> None:
+            BUSY.pop(self.recipe, None)
+            if self.view is not None:
+                self.view.close()
+        BUSY[self.recipe] = self.name
+        self.job.thread(after)
 
     def wait(self, timeout: float | None = None,    # seconds; None: as long as it takes
              ) -> list[dict[str, float]]:           # the history

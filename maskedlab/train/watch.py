@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 from ..checks import outside
 
 # %% auto #0
-__all__ = ['VIEWERS', 'in_kernel', 'open_view', 'harmless', 'progress_bar', 'board', 'reports']
+__all__ = ['VIEWERS', 'MINUTE', 'in_kernel', 'open_view', 'harmless', 'progress_bar', 'lines', 'board', 'reports']
 
 # %% ../../nbs/train/08_watch.ipynb #8709bddd
 VIEWERS: list[Callable[[Any], Any]] = []        # trainer -> a view with show(), update() and close()
@@ -51,21 +52,35 @@ def harmless(report: Callable[[], Any]) -> Callable[[], None]:
     return call
 
 # %% ../../nbs/train/08_watch.ipynb #d50d8a37
+MINUTE = 60.        # seconds
+
 def progress_bar(trainer: Any, stack: ExitStack) -> Callable[[], None]:
-    "A bar on the error stream."
+    "A bar on the error stream; lines where that is no terminal."
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     class Quiet(Console):
         "Rich ends the process where a pipe's reader has gone; here it falls silent."
         def on_broken_pipe(self) -> None:
             self.quiet = True
+    console = Quiet(stderr=True)
+    if not (console.is_terminal or console.is_jupyter): return lines(trainer)
     bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                   TimeRemainingColumn(), console=Quiet(stderr=True))
+                   TimeRemainingColumn(), console=console)
     stack.callback(harmless(bar.stop))
     bar.start()
     task = bar.add_task(trainer.name, total=trainer.steps, completed=trainer.step)
     def report() -> None:
         bar.update(task, completed=trainer.step, description=trainer.status())
+    return report
+
+def lines(trainer: Any) -> Callable[[], None]:
+    "On an error stream that is no terminal: a line at each tenth of the run, and each minute."
+    said = [-1., 0.]
+    def report() -> None:
+        tenth, now = 10 * trainer.step // max(trainer.steps, 1), time.monotonic()
+        if tenth == said[0] and now < said[1] + MINUTE: return
+        said[:] = tenth, now
+        print(f'step {trainer.step} of {trainer.steps} · {trainer.status()}', file=sys.stderr, flush=True)
     return report
 
 def board(trainer: Any, stack: ExitStack) -> Callable[[], None]:

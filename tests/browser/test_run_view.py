@@ -9,7 +9,7 @@ PICTURES = Path(os.environ.get('LAB_PICTURES', 'runs/browser'))
 CELL = '''import torch; torch.set_num_threads(1)
 import maskedlab as ml
 t = ml.Trainer({recipe!r}, steps=100_000, batch=16, seed=0)
-t.fit()
+t.fit(background=True)
 print('the cell is through')'''
 
 

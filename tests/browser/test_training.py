@@ -16,7 +16,7 @@ LIMIT = 300     # milliseconds from slider to repaint while a run is on
 CELL = '''import torch; torch.set_num_threads(1)
 import maskedlab as ml
 t = ml.Trainer({recipe!r}, steps=100_000, batch=16, seed=0, out={out!r}, save_every=100_000)
-t.fit()
+t.fit(background=True)
 print('the cell is through')'''
 
 
@@ -76,7 +76,7 @@ def test_the_kernels_interrupt(training):
     page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
     page.wait_for_function("() => /waited for \\d+/.test(document.body.innerText)", timeout=30_000)
     assert load_checkpoint(checkpoints) is not None
-    run_cell(page, "t.fit(); print('again')")                    # and once more, with the kernel idle
+    run_cell(page, "t.fit(background=True); print('again')")                    # and once more, with the kernel idle
     page.wait_for_function("() => [...document.querySelectorAll('.jupyter-button')]"
                            ".filter((b) => b.innerText.includes('Stop')).length > 1",
                            timeout=30_000)
