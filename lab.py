@@ -55,6 +55,7 @@ SIZE_OF_TESTS = (0.3, 1.2)  # more, for `test` and `quick`, with the browser
 # Files of the package that no notebook makes.
 HAND_KEPT = (
     '__init__.py',
+    '*.pyi',
     '*/__init__.py',
     '_moved.py',
     'py.typed',

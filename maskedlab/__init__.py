@@ -7,10 +7,11 @@
     out = r(b, mask=ml.masks.Block(ratio=.5))
 
 Names are loaded when they are first used, so that importing the package costs no more than importing
-torch."""
+torch. Type checkers and editors read the same names in __init__.pyi, which tools/stub.py writes."""
 from importlib import import_module as _import
 from importlib.util import find_spec as _find
-from typing import TYPE_CHECKING
+from pkgutil import iter_modules as _within
+from sys import modules as _loaded
 
 from . import _moved as _moved
 
@@ -41,37 +42,6 @@ _ROOMS = ('contract', 'masks', 'corruptions', 'targets', 'parts', 'stages', 'rec
           'instruments', 'data', 'train', 'uses',
           'show', 'claims', 'course')
 
-if TYPE_CHECKING:         # the same once more, for whoever reads without running
-    from .contract.catalogue import list_recipes as list_recipes
-    from .contract.create import create_recipe as create_recipe, card as card
-    from .contract.create import register_recipe as register_recipe
-    from .contract.recipe import Recipe as Recipe, Out as Out, Card as Card, draw as draw
-    from .contract.units import Units as Units, layout as layout
-    from .data.samples import sample as sample, list_samples as list_samples, describe as describe
-    from .data.batches import batches as batches
-    from .data.own import images as images, load_image as load_image
-    from .data.text import encode as encode, decode as decode, load_text as load_text
-    from .data.points import load_points as load_points
-    from .data.recordings import recordings as recordings, load_wave as load_wave
-    from .data.films import videos as videos, load_video as load_video
-    from .data.own_pairs import view_pairs as view_pairs
-    from .formats.pretrained import load_pretrained as load_pretrained
-    from .instruments.leak import leak_check as leak_check
-    from .instruments.keeps import check_recipe as check_recipe
-    from .instruments.coverage import coverage_map as coverage_map
-    from .instruments.count_law import count_law as count_law
-    from .data.labels import labelled_images as labelled_images
-    from .uses.finetune import finetune as finetune, Classifier as Classifier
-    from .instruments.probes import probe as probe, labelled as labelled
-    from .train.trainer import fit as fit, Trainer as Trainer
-    from .instruments.baselines import psnr as psnr
-    from .show.explorer.widget import Explorer as Explorer
-    from .settings import setting as setting, settings as settings
-    from . import contract as contract, masks as masks, corruptions as corruptions, targets as targets
-    from . import parts as parts, stages as stages
-    from . import recipes as recipes, formats as formats, instruments as instruments, data as data
-    from . import train as train, uses as uses, show as show, claims as claims, course as course
-
 __all__ = ['__version__', *_NAMES, *_ROOMS]
 
 
@@ -84,7 +54,13 @@ def __getattr__(name):
 
 
 def _modules_of(room):
-    "What a room answers to a name that it does not have yet: the module of that name, imported now."
+    """What a room answers to a name that it does not have yet: the module of that name, imported now. It
+    lists these modules among its names from the beginning."""
+    module = _loaded[room]
+    inner = lambda: [found.name for found in _within(module.__path__)]
+    named = lambda: (*vars(module), *getattr(module, '__all__', ()), *inner())
+    module.__dir__ = lambda: sorted({name for name in named() if not name.startswith('_')})
+
     def find(name):
         if not name.startswith('_'):
             try:

@@ -12,12 +12,9 @@ _NAMES = {   # public name -> module
 }
 
 __all__ = list(_NAMES)
+_module = _modules_of(__name__)
 
 
 def __getattr__(name):
     if name in _NAMES: return getattr(_import(f'maskedlab.show.{_NAMES[name]}'), name)
-    return _modules_of(__name__)(name)
-
-
-def __dir__():
-    return sorted(__all__)
+    return _module(name)
