@@ -121,7 +121,7 @@ _EXPLORE = (
 
 def _explore(a: argparse.Namespace) -> None:
     from maskedlab.show.explorer.widget import serve
-    serve(a.recipe, port=a.port, strategy=a.mask, trust=a.trust)
+    serve(a.recipe, port=a.port, strategy=a.mask, trust=a.trust, own=a.data)
 
 # %% ../nbs/01_cli.ipynb #6f5a2d25
 def _claim(a: argparse.Namespace) -> None:
@@ -146,7 +146,7 @@ def _claims(a: argparse.Namespace) -> None:
 
 def _figures(a: argparse.Namespace) -> None:
     from maskedlab.show.results import write_figures
-    print(*write_figures(a.out, a.folder), sep='\n')
+    print(*write_figures(a.out, a.folder, a.kind), sep='\n')
 
 def _grade(a: argparse.Namespace) -> None:
     from maskedlab.course.grade import grade
@@ -166,10 +166,8 @@ def _compare(a: argparse.Namespace) -> None:
     if a.picture and not a.mask: raise ValueError("--picture shows strategies side by side; give --mask")
     found = compare(a.recipes, a.seeds, budget, out=a.out, jobs=a.jobs, cost=not a.no_cost, masks=a.mask)
     if a.picture:
-        from maskedlab.checks import on_disk
         from maskedlab.show.where import where_sheet
-        with on_disk(f'write {a.picture}'):
-            where_sheet(found).save(a.picture, 'PNG')
+        where_sheet(found).save(a.picture)
     _say(a, found, lambda: compare_table(found))
 
 def _curves(a: argparse.Namespace) -> None:
@@ -432,6 +430,8 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c = add('figures', _figures, 'all results as figures with their intervals, pages that need no network')
     c.add_argument('folder', nargs='?', default='claims', help='of the results')
     c.add_argument('--out', default='figures', help='a folder')
+    c.add_argument('--as', dest='kind', choices=('html', 'svg', 'png'), default='html',
+                   help='svg and png need kaleido and Chrome or Chromium; default html')
 
     c = add('compare', _compare, 'several methods with one encoder, the same data, steps and seeds: probes, '
                                  'fine-tuning, cost of a step', script=True)
@@ -445,8 +445,8 @@ def _comparing(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--mask', action='append', default=[], metavar='STRATEGY',
                    help="give it more than once: each recipe with each, such as 'Block(.5)' and "
                         "'Random(.5)'; default: each recipe's own")
-    c.add_argument('--picture', help='with --mask: a PNG of all strategies, their coverage and results; '
-                                     'default: none')
+    c.add_argument('--picture', help='with --mask: a file (.png, .svg, .html) of all strategies, their '
+                                     'coverage and results; default: none')
     c.add_argument('--data', help='digits, fashion or a folder of classes; default: digits')
     c.add_argument('--steps', type=_number, help='of the training; default: 400')
     c.add_argument('--tune', type=_number, help='steps of fine-tuning; default: 200')
@@ -563,6 +563,8 @@ def parser() -> argparse.ArgumentParser:
             nargs='?', default='mae')
     c.description = _EXPLORE
     c.add_argument('--mask', help=_MASK)
+    c.add_argument('--data', help='your own: a file, a folder, or a sentence for a method of texts; default: '
+                                  'embedded samples')
     c.add_argument('--port', type=_number, default=8866, help='0: any free one')
     return p
 

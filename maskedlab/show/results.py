@@ -112,7 +112,7 @@ def write_figures(out: str | Path = 'figures',              # a folder, made whe
                   claims: str | Path = 'claims',            # of the results of `maskedlab claim`
                   kind: str = 'html',                       # or 'svg', 'png': see `save_figure`
                   ) -> list[Path]:
-    "Every figure of the committed results as a file; pages share the library beside them and need no network."
+    "Every figure of the committed results as a file; pages share a library beside them and need no network."
     figures = {'claims': claims_figure(results_of(claims))}
     figures |= {f'budgets-{data}': curves_figure(states) for data, states in committed_budgets().items()}
     figures |= {'helped': helped_figure(committed_help())}

@@ -30,7 +30,7 @@ class Sheet:
     width: int
     height: int
     panels: Sequence[tuple[int, int, Image.Image]]              # x, y, a picture
-    texts: Sequence[tuple[int, int, str, str, int]] = ()        # x, y, words, colour, size
+    texts: Sequence[tuple[int, int, str, tuple[int, int, int], int]] = ()       # x, y, words, colour, size
 
     def image(self) -> Image.Image:
         "All of it as pixels."
@@ -48,10 +48,10 @@ class Sheet:
         marks = [f'<image x="{x}" y="{y}" width="{p.width}" height="{p.height}" href="{_as_address(p)}"/>'
                  for x, y, p in self.panels]
         # SVG counts from the line that letters stand on, Pillow from above them
-        marks += [f'<text x="{x}" y="{y + round(.95 * high)}" fill="{colour}" font-size="{high}">'
+        marks += [f'<text x="{x}" y="{y + round(.95 * high)}" fill="rgb{colour}" font-size="{high}">'
                   f'{html.escape(words)}</text>' for x, y, words, colour, high in self.texts if words]
         return (f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {self.width} {self.height}" '
-                f'role="img" font-family="system-ui, sans-serif"><rect {size} fill="{PAPER}"/>'
+                f'role="img" font-family="system-ui, sans-serif"><rect {size} fill="rgb{PAPER}"/>'
                 + ''.join(marks) + '</svg>')
 
     def save(self, path: str | Path) -> Path:           # its ending says as what: .png, .svg or .html
@@ -106,11 +106,12 @@ WRITTEN_AS = '.png', '.svg', '.html'
 def save_figure(thing: Any,             # what a notebook shows: a sheet, an explorer, a figure of Plotly, ...
                 path: str | Path,       # its ending says as what: .png, .svg or .html
                 ) -> Path:              # the file
-    """Write a figure as PNG, SVG or small HTML. ValueError where the ending is another, TypeError where the thing
-    is no picture, ImportError or RuntimeError where a figure of Plotly lacks kaleido or a browser."""
+    """Write a figure as PNG, SVG or small HTML. ValueError where the ending is another, TypeError where the
+    thing is no picture, ImportError or RuntimeError where a figure of Plotly lacks kaleido or a browser."""
     path = Path(path)
     if path.suffix.lower() not in WRITTEN_AS:
-        raise ValueError(f"{short(path)}: a figure is written as {', '.join(WRITTEN_AS)}; give one as the ending")
+        raise ValueError(f"{short(path)}: a figure is written as {', '.join(WRITTEN_AS)}; give one as "
+                         "the ending")
     for made in ('picture', 'sheet'):                   # of an explorer, of the course's rows
         if callable(getattr(thing, made, None)):
             thing = getattr(thing, made)()
@@ -119,8 +120,8 @@ def save_figure(thing: Any,             # what a notebook shows: a sheet, an exp
     if isinstance(thing, Image.Image):
         thing = Sheet(*thing.size, [(0, 0, thing.convert('RGB'))])
     if not isinstance(thing, Sheet):
-        raise TypeError(f"{type(thing).__name__} is no picture; give an explorer, what ml.show draws, a picture of "
-                        "Pillow or a figure of Plotly")
+        raise TypeError(f"{type(thing).__name__} is no picture; give an explorer, what ml.show draws, a "
+                        "picture of Pillow or a figure of Plotly")
     page = '<!doctype html><meta charset="utf-8"><title>{}</title>{}'
     kinds = {'.png': lambda: thing._repr_png_(), '.svg': lambda: thing.svg().encode(),
              '.html': lambda: page.format(html.escape(path.stem), thing.svg()).encode()}

@@ -61,7 +61,7 @@ CLAIM = Claim(
           'TokenAdapt and ColorAdapt': arm(SeiTPP, adapt=ADAPT, colour=.5),
           'all pixels, labels alone': Pixels, 'pixels in the bytes of the words': partial(Pixels, .1)},
     pace={'labels alone': 0, 'all pixels, labels alone': 0, 'pixels in the bytes of the words': 0},
-    data='digits', steps=700, batch=64, lr=1e-3, seeds=3)
+    data='digits', steps=2800, batch=64, lr=1e-3, seeds=5)
 
 # %% ../../../nbs/claims/image/seitpp.ipynb #7b1e0a02
 def by_bytes() -> dict[str, tuple[float, list[float]]]:    # arm -> bytes a picture, accuracy of each seed

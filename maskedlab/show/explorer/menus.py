@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import textwrap
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib import resources
@@ -15,18 +17,20 @@ from typing import Any
 
 import torch
 
+from ...checks import short
 from ...contract.catalogue import all_rows
 from ...contract.recipe import Recipe
 from ...contract.strategy import Strategy, controls, hide
 from ...contract.units import Units
+from ...data.found import below, examples, reason, say_left
 from ...masks.patterns import Painted
 from ...masks.strategies import list_strategies
 from ..scenes import Choice, choice_of, leaving_no_trace
 from ..views.table import VIEWS, view_of
 
 # %% auto #0
-__all__ = ['KEPT_FILES', 'KEPT_MB', 'State', 'Recipes', 'newest', 'Samples', 'first_examples', 'sliders', 'moved', 'within',
-           'settled', 'Menus']
+__all__ = ['KEPT_FILES', 'KEPT_MB', 'LOOKED_AT', 'State', 'Recipes', 'newest', 'Samples', 'bring', 'first_examples', 'sliders',
+           'moved', 'within', 'settled', 'Menus']
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #1bc1b688
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Recipes:
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #696b72b6
 KEPT_FILES, KEPT_MB = 8, 128      # of the files that were opened on a page: how many, and together
+LOOKED_AT = 64                    # files of a folder, where the first ones cannot be read
 
 def newest(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:       # oldest first
     "As many of the newest files as may be kept; the very newest in any case."
@@ -99,10 +104,10 @@ def newest(files: dict[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
 class Samples(Recipes):
     "The menus of recipes and samples."
 
-    def __init__(self, asked: Any, own: dict | None = None,      # the reader's own batch
+    def __init__(self, asked: Any, own: Any = None,      # the reader's own batch; a path: see `bring`
                  trust: bool = False):
         super().__init__(asked, trust)
-        self.own = own
+        self.own = None if isinstance(own, str | Path) else own
         self.files: dict[str, tuple[str, bytes]] = {}       # name -> key of the view that opened it, data
 
     def sets(self, key: str | None = None) -> list[str]:
@@ -160,6 +165,38 @@ class Samples(Recipes):
         self.files = newest({**self.files, name: (v.key, data)})
         self.cache = {at: x for at, x in self.cache.items()
                       if at[0] not in ('sample', 'units') or at[2] != name and at[2] in self.sets(at[1])}
+
+# %% ../../../nbs/show/explorer/00_menus.ipynb #986bb341
+LOOKED_AT = 64          # files of a folder, where the first ones cannot be read
+
+def bring(menu: Samples,
+          own: str | Path,      # a file, a folder, or a text for methods that read one
+          ) -> str:             # the name of the first entry
+    """What the reader has, as entries of the menu: of a folder as many files as it keeps. ValueError says
+    what is wrong with it."""
+    path, v = Path(own), menu.view()
+    if not v.open_with:
+        raise ValueError(f"{menu.key} shows no files yet; give a batch, as ml.sample gives one")
+    if not os.path.exists(path):
+        if 'write' not in v.open_with or not any(c.isspace() for c in str(own).strip()):
+            raise ValueError(f"there is no file or folder {short(own)!r} below {short(Path.cwd())}")
+        name = textwrap.shorten(str(own), 40, placeholder=' ...')
+        menu.add(menu.key, name, str(own).encode())
+        return name
+    files, left = below(path) if path.is_dir() else ([path], {})
+    kept: list[str] = []
+    for file in files[:LOOKED_AT]:
+        try:
+            menu.add(menu.key, str(file), file.read_bytes())
+            kept.append(str(file))
+        except (ValueError, OSError) as error:
+            left[file.name] = reason(error, file.name)
+        if len(kept) == KEPT_FILES:
+            break
+    if not kept:
+        raise ValueError(f"nothing in {short(own)} can be shown: {examples(left) or 'it is empty'}")
+    say_left(left, len(left) + len(kept), kept='')
+    return kept[0]
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #9095fbe9
 @cache
@@ -219,7 +256,7 @@ def settled(strategy: Any) -> Any:
 class Menus(Samples):
     "The menus of recipes, samples and strategies."
 
-    def __init__(self, asked: Any, own: dict | None = None,
+    def __init__(self, asked: Any, own: Any = None,
                  given: Any = None,       # the reader's own strategy
                  trust: bool = False,
                  # names of the notebook that asks, by which a line of code can call what is the reader's own

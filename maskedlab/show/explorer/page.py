@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ...contract.parse import parse
 from ...contract.recipe import Recipe, draw
 from ...contract.strategy import hide
 from ...contract.units import Units
-from .menus import Menus, State
+from .menus import Menus, State, bring
 from .sentences import code_of, each_closest
 from .shown import Shown, guesses, shown_of
 from ..sheets import Sheet, sheet
@@ -48,15 +49,13 @@ class Page:
     "What an explorer shows, and what it is asked for."
 
     def __init__(self, recipe: Any = 'mae',             # a name, class, instance or 'file.py:Class'
-                 batch: dict | None = None,             # the reader's own samples; default: embedded ones
-                 # or its text; default: the recipe's own
-                 strategy: Callable[..., Tensor] | str | None = None,
+                 batch: Any = None,     # the reader's own: samples, a file, a folder, a text
+                 strategy: Callable[..., Tensor] | str | None = None,   # or its text; default: its own
                  mask: Any = None,           # bool `[*shape]` or `[1, *shape]`: a painted mask; or a strategy
                  seed: int | None = None,               # None: that of the first example, mostly 0
                  index: int | None = None,              # which sample is shown first
                  set: str | None = None,                # an entry of the menu of samples
-                 # `said`: a caption, for methods that read one
-                 paste: bool = True, statistics: str = 'true', said: str | None = None,
+                 paste: bool = True, statistics: str = 'true', said: str | None = None,     # a caption
                  trust: bool = False,                   # run code that the folder `recipe` names
                  around: dict[str, Any] | None = None):         # names of the notebook that asks
         if (callable(mask) or isinstance(mask, str)) and not torch.is_tensor(mask):
@@ -64,6 +63,7 @@ class Page:
         if isinstance(strategy, str):
             strategy = parse(strategy, trust=True)
         self.menus = m = Menus(recipe, batch, strategy, trust, around)
+        set = bring(m, batch) if isinstance(batch, str | Path) else set
         self.arriving = bytearray()                     # a file that is sent in parts
         self.last: tuple[State, Shown] | None = None    # of which a slower guess is asked for
         start = m.start(m.key)
@@ -88,9 +88,8 @@ class Page:
     def show(self, s: State) -> Shown:
         "One forward, and everything that is seen of it."
         m = self.menus
-        shown = shown_of(m.recipe(s.recipe), m.view(s.recipe), m.batch(s), m.strategy(s), s)
-        self.last = s, shown
-        return shown
+        self.last = s, shown_of(m.recipe(s.recipe), m.view(s.recipe), m.batch(s), m.strategy(s), s)
+        return self.last[1]
 
     def shown(self, s: State) -> Shown:
         "The same, not computed twice."

@@ -75,8 +75,8 @@ class Explorer:
     def __init__(self,
                  # a name, class, instance, 'file.py:Class', or folder of saved weights
                  recipe: Explored = 'mae',
-                 # your own samples, as `ml.sample` gives them; default: embedded ones
-                 batch: Annotated[dict | None, Filled()] = None,
+                 # your own: a file, a folder, a text, or samples as `ml.sample` gives them
+                 batch: Annotated[dict | str | Path | None, Filled()] = None,
                  # or its text, such as 'ring.py:Ring(.5)'; default: the recipe's own
                  strategy: Where | str | None = None,
                  mask: Any = None,               # bool `[*shape]` or `[1, *shape]`: begin with a painted mask
@@ -146,15 +146,17 @@ def notebook_of(recipe: str = 'mae', **more: Any) -> dict[str, Any]:      # of `
                 nbformat_minor=5)
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #a40de8b6
-def shown_elsewhere(recipe: str, strategy: str | None, trust: bool) -> dict[str, Any]:
+def shown_elsewhere(recipe: str, strategy: str | None, trust: bool, own: str | None = None) -> dict[str, Any]:
     "The arguments of `Explorer` as they hold in any folder; ValueError says what is wrong with them."
     file, colon, cls = recipe.rpartition(':')
     if file.endswith('.py'):
         recipe = f'{Path(file).expanduser().resolve()}{colon}{cls}'
     elif is_saved(recipe) and not on_hub(recipe):
         recipe = str(Path(recipe).expanduser().resolve())
-    page = Page(recipe, strategy=strategy, trust=trust)
+    page = Page(recipe, own, strategy=strategy, trust=trust)
     more: dict[str, Any] = {} if strategy is None else {'strategy': as_words(page.menus.given)}
+    if own is not None:
+        more['batch'] = str(Path(own).resolve()) if os.path.exists(own) else own
     return {'recipe': recipe, **more, **({'trust': True} if trust else {})}
 
 # %% ../../../nbs/show/explorer/05_widget.ipynb #cb113b39
@@ -195,12 +197,13 @@ def serve(recipe: str = 'mae',      # a name, 'file.py:Class' or a folder of sav
           open_browser: bool = True,
           strategy: str | None = None,      # such as 'Block(ratio=.4)' or 'ring.py:Ring(.5)'
           trust: bool = False,      # run code from outside the kit that a folder names
+          own: Annotated[str | None, Filled()] = None,      # a file, a folder, or a text: see `Explorer`
           ) -> int:                 # the exit code of the server
     "Show the explorer in a browser until Ctrl+C; ValueError says what is missing."
     port = _free(port)
     for package in ('voila', 'anywidget'):
         if not find_spec(package): raise ValueError(f"the page needs {package}: pip install 'maskedlab[lab]'")
-    more = shown_elsewhere(recipe, strategy, trust)
+    more = shown_elsewhere(recipe, strategy, trust, own)
     with tempfile.TemporaryDirectory() as folder:
         notebook = Path(folder) / 'maskedlab.ipynb'
         notebook.write_text(json.dumps(notebook_of(more.pop('recipe'), **more)), encoding='utf-8')
