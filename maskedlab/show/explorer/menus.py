@@ -109,6 +109,7 @@ class Samples(Recipes):
         super().__init__(asked, trust)
         self.own = None if isinstance(own, str | Path) else own
         self.files: dict[str, tuple[str, bytes]] = {}       # name -> key of the view that opened it, data
+        self.paths: dict[str, str] = {}     # name -> where it lies, of a file that no page has sent
 
     def sets(self, key: str | None = None) -> list[str]:
         "The menu of samples of a recipe; default: of the one that was asked for."
@@ -184,19 +185,19 @@ def bring(menu: Samples,
         menu.add(menu.key, name, str(own).encode())
         return name
     files, left = below(path) if path.is_dir() else ([path], {})
-    kept: list[str] = []
     for file in files[:LOOKED_AT]:
+        name = file.relative_to(path if path.is_dir() else path.parent).as_posix()
         try:
-            menu.add(menu.key, str(file), file.read_bytes())
-            kept.append(str(file))
+            menu.add(menu.key, name, file.read_bytes())
+            menu.paths[name] = str(file)
         except (ValueError, OSError) as error:
-            left[file.name] = reason(error, file.name)
-        if len(kept) == KEPT_FILES:
+            left[name] = reason(error, name)
+        if len(menu.paths) == KEPT_FILES:
             break
-    if not kept:
+    if not menu.paths:
         raise ValueError(f"nothing in {short(own)} can be shown: {examples(left) or 'it is empty'}")
-    say_left(left, len(left) + len(kept), kept='')
-    return kept[0]
+    say_left(left, len(left) + len(menu.paths), kept='')
+    return next(iter(menu.paths))
 
 # %% ../../../nbs/show/explorer/00_menus.ipynb #9095fbe9
 @cache

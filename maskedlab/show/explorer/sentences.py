@@ -149,7 +149,8 @@ def code_of(menus: Menus, s: State) -> tuple[str, str]:     # and what it takes 
     trust = ', trust=True' if menus.trust and s.recipe == menus.key else ''
     made = f'ml.create_recipe({text}{trust})' if text else words[0]
     if s.set in menus.files:
-        words.append(f'batch={v.open_code(s.set, menus.files[s.set][1], r, made)}')
+        path = menus.paths.get(s.set, s.set)
+        words.append(f'batch={v.open_code(path, menus.files[s.set][1], r, made)}')
     elif s.set == 'Your batch':
         words.append(f"batch={line.name(menus.own, 'batch')}")
     else:
