@@ -48,7 +48,9 @@ __all__ = ['__version__', *_NAMES, *_ROOMS]
 def __getattr__(name):
     if name in ('Trainer', 'fit'):
         _watch_in_a_notebook()
-    if name in _NAMES: return getattr(_import(f'maskedlab.{_NAMES[name]}'), name)
+    if name in _NAMES:      # with a docstring that says what the comments in the source do
+        found = getattr(_import(f'maskedlab.{_NAMES[name]}'), name)
+        return _import('maskedlab.told').with_help(found, name)
     if name in _ROOMS: return _import(f'maskedlab.{name}')
     raise AttributeError(f"maskedlab has no {name!r}; see maskedlab.__all__")
 

@@ -1,13 +1,23 @@
 """The public names, as an editor, a type checker and `help()` see them."""
+import doctest
 import importlib.util
+import inspect
 import pkgutil
+import pydoc
+import re
 import subprocess
 import sys
+import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 import maskedlab as ml
+from maskedlab.contract.catalogue import NAMED
+from maskedlab.told import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,3 +80,74 @@ def test_a_room_lists_all_that_is_in_it(room):
 
 def test_the_package_lists_all_that_is_in_it():
     assert set(dir(ml)) == {*ml.__all__} and {'create_recipe', 'Trainer', 'masks', 'data'} <= set(dir(ml))
+
+
+# ----------------------------------------------------------------------------------------- what help() shows
+
+CALLED = [name for name in ml._NAMES if name != 'settings']         # which is the answers themselves
+
+
+@pytest.mark.parametrize('name', CALLED)
+def test_help_shows_all_that_the_source_says(name):
+    thing = getattr(ml, name)
+    doc = pydoc.plain(pydoc.render_doc(thing))
+    assert f'    {thing.__module__}, line ' in doc and '.ipynb' in doc
+    source = inspect.getsource(inspect.unwrap(thing))
+    if inspect.isfunction(thing):
+        takes = inspect.signature(thing).parameters
+        assert ('Args:\n' in doc) == bool(takes)
+        assert all(re.search(rf'^ +\**{p}( \(|:|$)', doc, re.M) for p in takes), takes
+        head = source.partition('\n    "')[0]
+        for said in re.findall(r'#\s+(.*)', head.split('"""')[0]):      # each comment of the head, whole
+            assert ' '.join(said.split()) in ' '.join(doc.split()), said
+    assert '@door' not in source.partition('def ')[0] or 'Raises:\n' in doc
+
+
+def test_one_name_has_it_all():
+    doc = ml.create_recipe.__doc__
+    for title in ('Args', 'Returns', 'Raises', 'Example', 'Source'):
+        assert f'\n{title}:\n    ' in doc
+    assert 'size (str | None, default None): one of its sizes' in doc
+    assert "default 'mae'" in ml.Trainer.__doc__
+    assert "optimiser steps" in ml.fit.__doc__ and 'of an earlier run' in ml.Trainer.resume.__doc__
+    assert 'ValueError: ... has no size ...; choose one of ...' in doc
+    assert ml.create_recipe.__doc__.count('Args:') == 1 and all(len(line) <= 110 for line in doc.split('\n'))
+
+
+def test_help_costs_nothing_before_it_is_asked_for():
+    code = 'import sys, maskedlab; print("maskedlab.told" in sys.modules, "tokenize" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == 'False'
+
+
+@pytest.fixture(scope='module')
+def flowers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('examples')
+    for k, name in enumerate(('rose', 'tulip')):
+        (folder / 'flowers' / name).mkdir(parents=True)
+        for i in range(8):
+            x = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(i)) * 100 + 100 * k
+            Image.fromarray(x.byte().numpy()).save(folder / 'flowers' / name / f'{i}.png')
+    (folder / 'notes.txt').write_text('One paragraph of a text.\n\nAnother one.\n')
+    return folder
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_examples_run_as_they_stand(name, flowers, monkeypatch):
+    monkeypatch.chdir(flowers)
+    shown = getattr(ml, name).__doc__.partition('\nExample:\n')[2].partition('\nSource:\n')[0]
+    shown = textwrap.dedent(shown)
+    assert shown.strip() == EXAMPLES[name]
+    said = []
+    test = doctest.DocTestParser().get_doctest(shown, {'ml': ml}, name, None, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)
+    NAMED.pop('mine', None)
+    assert not said, ''.join(said)
+
+
+def test_each_name_has_an_example():
+    lacking = {name for name in CALLED if name not in EXAMPLES}
+    assert lacking <= {'batches', 'load_points', 'recordings', 'load_wave', 'videos', 'load_video',
+                       'view_pairs', 'psnr'}, lacking

@@ -49,7 +49,8 @@ def defined():
     return found
 
 
-SAID = [(where, text) for path in CODE for where, text in strings(path)]
+# but the examples of help(), which tests/test_names.py runs
+SAID = [(where, text) for path in CODE if path.name != 'told.py' for where, text in strings(path)]
 
 
 def test_names_of_the_package_exist_and_their_calls_run():

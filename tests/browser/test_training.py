@@ -76,7 +76,7 @@ def test_the_kernels_interrupt(training):
     page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
     page.wait_for_function("() => /waited for \\d+/.test(document.body.innerText)", timeout=30_000)
     assert load_checkpoint(checkpoints) is not None
-    run_cell(page, "t.fit(background=True); print('again')")                    # and once more, with the kernel idle
+    run_cell(page, "t.fit(background=True); print('again')")    # and once more, with the kernel idle
     page.wait_for_function("() => [...document.querySelectorAll('.jupyter-button')]"
                            ".filter((b) => b.innerText.includes('Stop')).length > 1",
                            timeout=30_000)
