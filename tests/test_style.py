@@ -203,6 +203,7 @@ SHARED = {
     ('formats.', 'course.exercises'): 'check',      # a checkpoint; a learner's answer
     ('course.',): 'EXERCISES',
     ('cli', 'train.make_stage'): 'main',            # commands
+    ('data.text', 'uses.decode'): 'decode',         # ids become a text; holes become ids
 }  # fmt: skip
 
 

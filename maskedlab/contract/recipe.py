@@ -28,7 +28,7 @@ from .units import (Units, count_of, free_for, in_line, in_table, known, layout,
 
 # %% auto #0
 __all__ = ['BUSY', 'Out', 'child', 'each_of', 'draw', 'Card', 'tell_busy', 'check_batch', 'check_forward', 'arguments_of',
-           'Recipe', 'pooled', 'evaluating']
+           'Sayer', 'Recipe', 'pooled', 'filled_by_writing', 'evaluating']
 
 # %% ../../nbs/contract/04_recipe.ipynb #8d3eecfe
 @dataclass(eq=False)
@@ -250,8 +250,17 @@ def _guarded(function: Any) -> Any:
         return function(self, batch, *args, **kwargs)
     return enter
 
+# %% ../../nbs/contract/04_recipe.ipynb #5365e62e
+class Sayer:
+    "What a recipe that names ids says of itself, for decoding."
+    # write_ids(units, hidden, ids) -> units with these ids, `[n, ...]`, in the hidden places, and a `put`
+    # that lays them into a batch. None: it names nothing that can be written back
+    write_ids: Any = None
+    condition: tuple[str, ...] = ()     # keys of a batch that its network is told, and that may be left out
+    shares: Any = None     # of the units that a mask chooses: hidden, left, exchanged; None: all are hidden
+
 # %% ../../nbs/contract/04_recipe.ipynb #24ee3c31
-class Recipe(nn.Module):
+class Recipe(Sayer, nn.Module):
     "Base of all recipes: `units` and `forward` are theirs to write; the other doors have defaults."
     card: Card
     sizes: dict[str, dict[str, Any]] = {}   # 'micro', 'tiny', 'small', 'base' -> arguments of the constructor
@@ -345,6 +354,11 @@ def pooled(h: Tensor,               # `[B, prefix + N, D]`, tokens of whole samp
     "Tokens as features."
     h = h[:, prefix:]
     return h.mean(1) if pool else h
+
+def filled_by_writing(self: Any, batch: dict, out: Out) -> dict:
+    "The batch with the likeliest id in each hidden unit, as the recipe writes ids; visible units stay."
+    u = self.write_ids(out.units, out.mask, out.pred.argmax(-1))
+    return u.put(batch, u.x)
 
 @contextmanager
 def evaluating(recipe: nn.Module) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...checks import BelowOne, FromZero, Layers, Positive, Table, Width
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, draw, pooled
+from ...contract.recipe import Card, Out, Recipe, draw, filled_by_writing, pooled
 from ...contract.strategy import Where
 from ...contract.units import Units, mean, rows, spread
 from ...corruptions.replace import replace
@@ -47,7 +47,7 @@ PLAN = Plan(lr=1.5e-3, per=2048, betas=(.9, .98), floor=1 / 150, warmup=1 / 80, 
 # %% ../../../nbs/recipes/image/beit.ipynb #0b29d070
 class BEiT(Recipe):
     "Name the words of hidden blocks of a picture (Bao et al. 2022, section 2)."
-    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
+    card, sizes, plan, tokenizer, fill = CARD, SIZES, PLAN, frozen_tokenizer, filled_by_writing
     mask_token_in = 'encoder'
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels, the largest picture that it takes
@@ -96,10 +96,9 @@ class BEiT(Recipe):
         "How well each word fits each patch, `[B, h, w, words]`."
         return self.head(self.encode(*self.looked_at(batch, mask)))
 
-    def fill(self, batch: dict, out: Out) -> dict:
-        """The batch with hidden patches painted by the tokenizer from the words that were named; visible
-        patches stay."""
-        return out.units.put(batch, self.words.painted(out.units, out.mask, out.pred.argmax(-1)))
+    def write_ids(self, u: Units, hidden: Tensor, ids: Tensor) -> Units:
+        "These words in hidden patches, as the tokenizer paints them; visible patches stay."
+        return u.but(x=self.words.painted(u, hidden, ids))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Weights `[layers, B, heads, 1+N, 1+N]` over patches and which they are, -1 for the class token."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...checks import BelowOne, FromZero, Layers, Positive, Table, Width
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.recipe import Card, Out, Recipe, child, draw, filled_by_writing, pooled
 from ...contract.strategy import Where
 from ...contract.units import Units, each_in, mean, rest, rows, spread
 from ...corruptions.drop import keep
@@ -186,7 +186,9 @@ class CAE(Recipe):
         super().__init__()
         self.cut = Patches(patch, channels, 'colour row column', mean, std)
         self.pixels = one_of('target', target, 'tokens', 'pixels') == 'pixels'
-        self.words = None if self.pixels else PictureWords(tokenizer, words, self.cut)
+        if self.pixels:
+            self.write_ids = None       # type: ignore[assignment]    # pixels are no ids
+        self.words: Any = None if self.pixels else PictureWords(tokenizer, words, self.cut)
         # a checkpoint says it, so that another tokenizer is found out
         self.config['words'] = None if self.words is None else self.words.count
         deep: dict[str, Any] = dict(heads=heads, eps=eps, layer_scale=layer_scale, drop_path=drop_path)
@@ -224,8 +226,11 @@ class CAE(Recipe):
     def fill(self, batch: dict, out: Out) -> dict:
         """The batch with predictions pasted over its hidden patches, in 0..1: pixels, or predicted tokens as
         the tokenizer draws them."""
-        if self.words is None: return self.cut.paste(batch, out, out.pred)
-        return out.units.put(batch, self.words.painted(out.units, out.mask, out.pred.argmax(-1)))
+        return self.cut.paste(batch, out, out.pred) if self.pixels else filled_by_writing(self, batch, out)
+
+    def write_ids(self, u: Units, hidden: Tensor, ids: Tensor) -> Units:
+        "These tokens in hidden patches, as the tokenizer draws them; visible patches stay."
+        return u.but(x=self.words.painted(u, hidden, ids))
 
     def attention(self, batch: dict, mask: Any = None,   # None: nothing hidden
                   # among visible; from hidden to all; among hidden

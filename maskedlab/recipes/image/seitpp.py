@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...checks import BelowOne, Layers, Positive, Table, Width, ZeroToOne
 from ...contract.chance import places_in
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw, pooled
+from ...contract.recipe import Card, Out, Recipe, child, draw, filled_by_writing, pooled
 from ...contract.strategy import Where
 from ...contract.units import Units, mean, place, repeat_to, rest, rows, spread
 from ...corruptions.drop import keep
@@ -318,7 +318,7 @@ DECLARED = ('in training words move before any is hidden, so what a place hides 
 
 class SeiTPP(Recipe):
     "Masked token modelling over stored words (Lee et al. 2024, section 3)."
-    card, sizes, plan, declared = CARD, SIZES, PLAN, DECLARED
+    card, sizes, plan, declared, fill = CARD, SIZES, PLAN, DECLARED, filled_by_writing
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels; other sizes work too
                  patch: Width = 16, channels: Width = 3,     # side of a unit in pixels: two words
@@ -377,11 +377,11 @@ class SeiTPP(Recipe):
         ids = augment(unblock(u.x), self.tokenizer.codebook, self.adapt, self.colour, generator)
         return u.but(x=blocks(ids))
 
-    def fill(self, batch: dict, out: Out) -> dict:
-        """The batch with predicted words in its holes, and the picture that the tokenizer paints from all
-        words: no pixel is kept."""
-        x = place(out.units.x, out.mask, out.pred.argmax(-1))
-        return {**batch, 'ids': unblock(x), 'image': self.words.picture(x)}
+    def write_ids(self, u: Units, hidden: Tensor, ids: Tensor) -> Units:
+        """These words, `[n, 4]`, in hidden units; put back, the tokenizer paints the picture from all words,
+        and no pixel is kept."""
+        paint = lambda batch, x: {**batch, 'ids': unblock(x), 'image': self.words.picture(x)}
+        return u.but(x=place(u.x, hidden, ids), put=paint)
 
     def attention(self, batch: dict, mask: Any = None,                     # None: nothing hidden
                   part: Literal['encoder', 'decoder'] = 'encoder',         # the decoder sees every unit

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...checks import BelowOne, FromZero, Layers, Positive, Table, Width, ZeroToOne
 from ...contract.chance import by_sample
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
+from ...contract.recipe import Card, Out, Recipe, child, draw, filled_by_writing
 from ...contract.strategy import Where, hide
 from ...contract.units import Units, mean, place, rest, rows, spread
 from ...corruptions.replace import replace
@@ -136,7 +136,7 @@ PLAN = Plan(lr=5e-4, betas=(.9, .999), floor=2e-3, warmup=.01)
 # %% ../../../nbs/recipes/points/point_bert.ipynb #05434e30
 class PointBERT(Recipe):
     "Name the words of hidden groups; tell mixed clouds by their parts (Yu et al. 2022, section 3)."
-    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, frozen_tokenizer
+    card, sizes, plan, tokenizer, fill = CARD, SIZES, PLAN, frozen_tokenizer, filled_by_writing
     declared = ('the centres of hidden groups are in the encoder, by design', SHARED)
 
     def __init__(self, groups: Width = 64, size: Width = 32,      # groups of a cloud, points of a group
@@ -179,10 +179,10 @@ class PointBERT(Recipe):
         if self.mixing is not None and 'keys' in out.after:
             self.mixing.step(self.student, out.after['keys'])
 
-    def fill(self, batch: dict, out: Out) -> dict:
-        """Hidden groups drawn by the tokenizer from the predicted words; points on view, and those in no
-        group, stay."""
-        return self.cut.paste(batch, out.units, self.words.painted(out.units, out.mask, out.pred.argmax(-1)))
+    def write_ids(self, u: Any, hidden: Tensor, ids: Tensor) -> Any:
+        """These words in hidden groups, as the tokenizer draws them; points on view, and those in no group,
+        stay."""
+        return u.but(x=self.words.painted(u, hidden, ids), put=lambda batch, x: self.cut.paste(batch, u, x))
 
     def attention(self, batch: dict, mask: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         "Who looks at whom: weights `[layers, B, heads, Q, K]`, query and key units (-1: the class token)."

@@ -18,7 +18,7 @@ from ...contract.strategy import Where
 from ...contract.units import Units, in_full, mean, place, rows, spread
 from ...masks.words import Tokens
 from ...contract.plan import Plan
-from ...contract.recipe import Card, Out, Recipe, child, draw
+from ...contract.recipe import Card, Out, Recipe, child, draw, filled_by_writing
 from ...parts.text import Pieces, TextEncoder, TiedHead, text_tokenizer
 from ...parts.watch import one_of
 
@@ -75,7 +75,7 @@ PLAN = Plan(lr=1e-4, betas=(.9, .999), eps=1e-6, weight_decay=.01, schedule='lin
 # %% ../../../nbs/recipes/text/bert_mlm.ipynb #60d34379
 class BertMLM(Recipe):
     "Predict hidden pieces of a text from both sides (Devlin et al. 2018, section 3.1)."
-    card, sizes, plan, tokenizer = CARD, SIZES, PLAN, text_tokenizer
+    card, sizes, plan, tokenizer, fill = CARD, SIZES, PLAN, text_tokenizer, filled_by_writing
 
     def __init__(self, vocab: Table = 3000,               # pieces; ids are 0 to vocab - 1
                  dim: Width = 768, depth: Layers = 12, heads: Width = 12,
@@ -115,9 +115,9 @@ class BertMLM(Recipe):
             terms['boundary'] = mean(self.boundary(h, u.x, mask, self.cut.plain(u), table))
         return Out(terms, mask, pred, target, spread(e, mask), u, kept=kept, seen={**batch, 'ids': ids})
 
-    def fill(self, batch: dict, out: Out) -> dict:
-        "The batch with the likeliest piece in each chosen place."
-        return out.units.put(batch, place(out.units.x, out.mask, out.pred.argmax(-1)))
+    def write_ids(self, u: Units, hidden: Tensor, ids: Tensor) -> Units:
+        "These pieces in the hidden places."
+        return u.but(x=place(u.x, hidden, ids))
 
     def logits(self, batch: dict) -> Tensor:
         "Logits at every place with nothing hidden, `[B, L, vocab]`; those at padding mean nothing."
