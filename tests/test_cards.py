@@ -39,6 +39,7 @@ PLANS = {
                   clip=None),
     'selfie': dict(optimiser='SGD', lr=.4, momentum=.9, nesterov=True, weight_decay=1e-4),
     'seitpp': dict(lr=1.5e-4, per=256, betas=(.9, .95), weight_decay=.05, warmup=40 / 400, clip=None),
+    'maskgit': dict(lr=1e-4, betas=(.9, .96), weight_decay=.045, warmup=5_000 / 2_000_000, clip=None),
     'spark': dict(lr=2e-4, per=256, betas=(.9, .95), weight_decay=.04, warmup=40 / 1600, floor=.001, clip=5.),
     'dmjd': dict(lr=6e-4 / .6, per=256, betas=(.9, .95), weight_decay=.05, warmup=20 / 400, floor=0.,
                  clip=None),
@@ -81,6 +82,7 @@ BASES = {
                   norm_pix=True, eps=1e-6),
     'selfie': dict(patch=32, dim=1024, depth=3, heads=32, stages=(3, 4, 6), mlp_ratio=640 / 1024,
                    positions='row column', context_positions=False),
+    'maskgit': dict(image=256, patch=16, dim=768, depth=24, heads=16, classes=1000, smoothing=.1, std=.02),
     'seitpp': dict(patch=16, dim=768, depth=12, heads=12, decoder_dim=512, decoder_depth=4, decoder_heads=16,
                    code=32, drop=.4, dropout=.1, smoothing=0., colour=0.),
     'spark': dict(patch=32, widths=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), bottleneck=True,
@@ -125,6 +127,7 @@ MASKS = {
     'selfie': "Random(ratio=0.25, law='floor hidden')", 'spark': "Random(ratio=0.6, law='round kept')",
     'hard_patches_mining': "Guided(by='loss', ratio=0.75, law='floor kept', draws='hidden', lottery=False, "
                            "share=Stepwise(of=Linear(start=0.0, stop=0.5, until=1.0), steps=800))",
+    'maskgit': "Random(ratio=Cosine(), law='ceil hidden')",
     'seitpp': "Random(ratio=Normal(mean=0.45, deviation=0.25, low=0.4, high=1.0), law='ceil hidden')",
     'dmjd': 'Disjoint(ratio=0.6, prediction=1.0, cell=2, views=2)',
     'point_mae': "Random(ratio=0.6, law='floor hidden')",

@@ -40,6 +40,7 @@ RECIPES: dict[str, Row] = {
                       'maskedlab.formats.point_bert'),
     'selfie': Row('maskedlab.recipes.image.selfie:Selfie', 'image'),
     'seitpp': Row('maskedlab.recipes.image.seitpp:SeiTPP', 'image'),
+    'maskgit': Row('maskedlab.recipes.image.maskgit:MaskGIT', 'image'),
     'spark': Row('maskedlab.recipes.image.spark:SparK', 'image', 'maskedlab.formats.spark'),
     'croco': Row('maskedlab.recipes.image.croco:CroCo', 'pairs', 'maskedlab.formats.croco'),
     'hard_patches_mining': Row('maskedlab.recipes.image.hard_patches_mining:HardPatchesMining', 'image',
@@ -63,7 +64,7 @@ STAGES: dict[str, Row] = {
     'vit_teacher': Row('maskedlab.stages.vit_teacher:ViTTeacher', 'image'),
     'recogniser': Row('maskedlab.stages.recogniser:Recogniser', 'wave'),
     'frame_text': Row('maskedlab.stages.frame_text:FrameText', 'video'),
-    **{name: RECIPES[name] for name in ('mae',)},       # recipes that serve as a stage too
+    **{name: RECIPES[name] for name in ('mae', 'maskgit')},       # recipes that serve as a stage too
 }
 # short names that the field has
 ALIASES: dict[str, str] = {
