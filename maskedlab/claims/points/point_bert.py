@@ -26,4 +26,4 @@ CLAIM = Claim(
     arms={'words, mixing and contrast': arm(PointBERT), 'words alone': arm(PointBERT, mixing=False),
           'Point-MAE': partial(PointMAE, **{**PointMAE.sizes['micro'], 'dim': 64}),
           'random masks': arm(PointBERT, strategy=Random(Uniform(.25, .45), law='floor hidden'))},
-    data='points', options=dict(points=512), steps=200, batch=32, lr=1e-3, seeds=3)
+    data='points', options=dict(points=512), steps=800, batch=32, lr=1e-3, seeds=5)
