@@ -13,7 +13,7 @@ import math
 import numbers
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,9 +22,9 @@ _F = TypeVar('_F', bound=Callable[..., Any])
 
 # %% auto #0
 __all__ = ['Filling', 'Width', 'Widths', 'Table', 'Count', 'Tries', 'Split', 'OnError', 'Rounds', 'Jobs', 'Layers', 'Whole',
-           'Side', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'Times', 'FromZero', 'REMEDIES', 'Range', 'Filled',
-           'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'door', 'outside', 'check_fields',
-           'short', 'in_words', 'on_disk']
+           'Side', 'Seed', 'ZeroToOne', 'BelowOne', 'Positive', 'Times', 'FromZero', 'THEIRS', 'REMEDIES', 'Range',
+           'Filled', 'wanted', 'fitted', 'brief_value', 'checked', 'hints_of', 'check_call', 'own_names', 'door',
+           'outside', 'check_fields', 'short', 'in_words', 'on_disk']
 
 # %% ../nbs/02_checks.ipynb #bb70d8af
 @dataclass(frozen=True)
@@ -241,11 +241,27 @@ def _names(signature: inspect.Signature) -> list[str]:
     return [n for n in signature.parameters if n != 'self']
 
 # %% ../nbs/02_checks.ipynb #ecbea5fa
+# what other libraries call it -> its name here
+THEIRS = {'batch_size': 'batch', 'in_chans': 'channels'}
+
+def own_names(given: dict[str, Any],
+              takes: Collection[str],       # the names that are asked for
+              ) -> dict[str, Any]:
+    "Arguments under the names of the kit; TypeError where one is given under both of its names."
+    for theirs, ours in THEIRS.items():
+        if theirs not in given or theirs in takes or ours not in takes: continue
+        if ours in given: raise TypeError(f"{ours}= and {theirs}= name the same thing; give one of them")
+        given = {ours if k == theirs else k: v for k, v in given.items()}
+    return given
+
 def door(function: _F) -> _F:
     "A function whose arguments are checked by their annotations before it runs."
     name = function.__qualname__.removesuffix('.__init__').rpartition('.')[2]
     @functools.wraps(function)
     def enter(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.keys() & THEIRS.keys():
+            plain = [k for k, hint in hints_of(function).items() if hint not in (Any, dict)]     # no data
+            kwargs = own_names(kwargs, plain)
         if not _compiling():
             check_call(function, name, args, kwargs)
         return function(*args, **kwargs)

@@ -383,7 +383,7 @@ def _train_options(c: argparse.ArgumentParser) -> None:
     c.add_argument('--steps', type=_number, help='optimiser steps; default: 1000')
     c.add_argument('--epochs', type=_number, help='instead of --steps: how often each picture is seen; '
                                                    'default: as --steps says')
-    c.add_argument('--batch', type=_number, default=64,
+    c.add_argument('--batch', '--batch-size', type=_number, default=64,
                    help='samples of a step, over all processes and rounds')
     c.add_argument('--accumulate', type=_number, default=1, metavar='ROUNDS',
                    help='rounds that a step is split into, where memory is short')
@@ -485,7 +485,7 @@ def _using(add: Callable[..., argparse.ArgumentParser]) -> None:
     c.add_argument('--out', required=True, help='a folder')
     c.add_argument('--overwrite', action='store_true', help='write into a folder that is not empty')
     c.add_argument('--steps', type=_number, default=300, help='of the optimiser')
-    c.add_argument('--batch', type=_number, default=64, help='samples of a step')
+    c.add_argument('--batch', '--batch-size', type=_number, default=64, help='samples of a step')
     c.add_argument('--lr', type=_number, help='of the head; default: 1e-3')
     c.add_argument('--no-augment', action='store_true', help='no random crops and mirroring')
     c = add('ask', _ask, 'what a classifier of `maskedlab finetune` says of pictures')

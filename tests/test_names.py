@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import maskedlab as ml
+from maskedlab.cli import parser
 from maskedlab.contract.catalogue import NAMED
 from maskedlab.told import EXAMPLES
 
@@ -151,3 +152,43 @@ def test_each_name_has_an_example():
     lacking = {name for name in CALLED if name not in EXAMPLES}
     assert lacking <= {'batches', 'load_points', 'recordings', 'load_wave', 'videos', 'load_video',
                        'view_pairs', 'psnr'}, lacking
+
+
+# ------------------------------------------------------------------------------ one word for one thing
+
+
+def both(call, *words):
+    with pytest.raises(TypeError) as error:
+        call()
+    assert all(w in str(error.value) for w in words) and '\n' not in str(error.value), error.value
+
+
+def test_names_of_other_libraries_are_taken_and_both_at_once_are_not(flowers, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    quiet = dict(steps=1, show=False)
+    r = ml.create_recipe('mae', in_chans=1)
+    assert r.config['channels'] == 1
+    r.save_pretrained('one')
+    assert ml.load_pretrained('one', in_chans=1).config['channels'] == 1
+    assert ml.Trainer('mae', 'image', batch_size=4, **quiet).batch == 4
+    assert len(ml.fit('mae', 'image', 1, batch_size=4)) == 1
+    train, test, classes = ml.labelled_images(flowers / 'flowers', size=64)
+    ml.finetune(ml.create_recipe('mae'), train, test, steps=1, batch_size=4, classes=classes)
+    assert ml.load_image(flowers / 'flowers' / 'rose' / '0.png', 32, in_chans=1)['image'].shape[1] == 1
+    assert parser().parse_args(['train', 'mae', '--batch-size', '4']).batch == 4
+    said = 'name the same thing; give one'
+    both(lambda: ml.create_recipe('mae', in_chans=1, channels=1), 'channels= and in_chans=', said)
+    both(lambda: ml.Trainer('mae', 'image', batch=4, batch_size=4, **quiet), 'batch= and batch_size=', said)
+    both(lambda: ml.finetune(r, train, test, batch=4, batch_size=4), 'batch= and batch_size=', said)
+    both(lambda: ml.Trainer('mae', 'image', batchsize=4, **quiet), "'batch' meant")
+    both(lambda: ml.leak_check(r, ml.sample('image', 2), batch_size=4), 'batch_size', 'it takes')
+    both(lambda: ml.create_recipe('mae', in_chan=1), 'in_chan', 'channels')
+
+
+def test_a_class_that_says_in_chans_itself_is_asked_so(monkeypatch):
+    class Theirs(type(ml.create_recipe('mae'))):
+        def __init__(self, in_chans=3, **more):
+            super().__init__(channels=in_chans, **more)
+
+    monkeypatch.setattr(Theirs, 'sizes', {'micro': dict(image=16, patch=4, dim=16, depth=1, heads=2)})
+    assert ml.create_recipe(Theirs, in_chans=1).config['in_chans'] == 1

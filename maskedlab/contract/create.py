@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 from pathlib import Path
 from typing import Any
 
 import maskedlab
-from ..checks import brief_value, door
+from ..checks import brief_value, door, own_names
 from .catalogue import (ALIASES, NAMED, RECIPES, STAGES, Row, all_rows, installed,
                                           opener, row_of, taken)
 from .code import code_at, trusted_code
@@ -131,6 +132,7 @@ def create_recipe(# a name, 'my_file.py:Mine', a class, saved weights (a folder,
             raise ValueError(f"size={size!r} was given, but {brief(which)} has a size already; leave it out")
         return opener().load_pretrained(which, trust=trust, **arguments)
     cls = recipe_class(which)
+    arguments = own_names(arguments, inspect.signature(cls).parameters)
     if pretrained: return _weights(cls, size or 'micro', arguments)
     unread = [k for k in ('patch', 'dim', 'depth', 'heads', 'eps') if k in arguments]
     if arguments.get('encoder') is not None and unread:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
-from ..checks import door, outside
+from ..checks import door, outside, own_names
 from ..contract.saved import load_state, make_saved, name_of, open_beside, read_checkpoint, values_of
 from ..contract.recipe import Recipe
 from ..contract.catalogue import formats_of
@@ -54,8 +54,10 @@ def load_pretrained(# a folder, a file (.safetensors, .pth), 'hf:owner/name' or 
         if len(several) > 1:
             raise ValueError(f"{brief(path, 60)} holds a whole recipe: give its path alone, and not a list")
         cls = saved_class(config, recipe, path, trust)
+        overrides = own_names(overrides, inspect.signature(cls).parameters)
         arguments = values_of(config, {k: v for k, v in overrides.items() if k != SIZE}, trust, path)
     else:
+        overrides = own_names(overrides, ('channels',))
         folders = several or [fetched(path, trust)]
         cls, *held = _adopted({**config, 'folders': folders}, state, overrides, recipe, path)
         for other in several[1:]:

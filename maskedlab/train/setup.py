@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 
 from ..checks import (BelowOne, Count, Filling, Positive, Range, Seed, Width, check_fields, checked,
-                              on_disk, outside)
+                              on_disk, outside, own_names)
 from ..contract.create import create_recipe, is_saved, recipe_class
 from ..contract.parse import parse
 from ..contract.plan import SMALL, Plan
@@ -103,6 +103,7 @@ PLANNED = tuple(f.name for f in fields(Plan))
 
 def sort_words(words: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     "Options of a run, and changes of its plan."
+    words = own_names(words, OPTIONS + PLANNED)
     wrong = next((k for k in words if k not in OPTIONS + PLANNED), None)
     if wrong is not None:
         near = difflib.get_close_matches(wrong, OPTIONS + PLANNED, 1)
