@@ -103,9 +103,11 @@ def drawn_from(logits: Tensor,      # `[n, ..., ids]`
                ) -> tuple[Tensor, Tensor]:      # ids `[n, ...]`, and log-probabilities `[n]`
     "One id each, and how probable it was; of a unit with several ids, all of them together."
     p = logits.softmax(-1)
-    ids = torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
-    log = p.gather(-1, ids[..., None])[..., 0].log()
-    return ids, log.flatten(1).sum(1) if log.ndim > 1 else log
+    upto = p.cumsum(-1)         # one number for each draw; multinomial takes one for each id
+    luck = rand((*p.shape[:-1], 1), generator, p.device) * upto[..., -1:]
+    ids = torch.searchsorted(upto, luck, right=True).clamp_max(p.shape[-1] - 1)
+    log = p.gather(-1, ids)[..., 0].log()
+    return ids[..., 0], log.flatten(1).sum(1) if log.ndim > 1 else log
 
 # %% ../../nbs/uses/04_decode.ipynb #447ab993
 def check_decodable(recipe: Recipe, batch: dict, guidance: float) -> None:
