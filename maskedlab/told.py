@@ -94,8 +94,12 @@ def _kind(annotation: Any, default: Any) -> str:
 def _text(node: Any) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
 
+def _record(kind: Any) -> list[str]:
+    "What a record holds, and those that it is made of."
+    own = [c for c in inspect.getmro(kind)[::-1] if c.__module__.startswith('maskedlab.')]
+    return [line for c in own for line in _fields(*_node(c))]
+
 def _fields(node: Any, lines: list[str]) -> list[str]:
-    "What a record holds."
     held: list[Any] = [n for n in node.body if isinstance(n, ast.AnnAssign)]
     held = [n for n in held if n.target.id[0] != '_']
     if not held: return []
@@ -126,7 +130,8 @@ def help_of(thing: Any,         # a function or class of the kit
     refused = _refused(node)
     if isinstance(node, ast.ClassDef):
         made = next((n for n in node.body if getattr(n, 'name', '') == '__init__'), None)
-        took = _arguments(made, lines)[0] if made else _fields(node, lines)
+        took = _arguments(made, lines)[0] if made else _record(thing)
+        took += [line for record in getattr(thing, 'records', ()) for line in _record(record)]
         refused = _refused(made) if made else []
     else:
         took, gave = _arguments(node, lines)

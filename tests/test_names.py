@@ -110,6 +110,7 @@ def test_one_name_has_it_all():
         assert f'\n{title}:\n    ' in doc
     assert 'size (str | None, default None): one of its sizes' in doc
     assert "default 'mae'" in ml.Trainer.__doc__
+    assert all(f'\n    {name} (' in ml.Trainer.__doc__ for name in inspect.signature(ml.Trainer).parameters)
     assert "optimiser steps" in ml.fit.__doc__ and 'of an earlier run' in ml.Trainer.resume.__doc__
     assert 'ValueError: ... has no size ...; choose one of ...' in doc
     assert ml.create_recipe.__doc__.count('Args:') == 1 and all(len(line) <= 110 for line in doc.split('\n'))

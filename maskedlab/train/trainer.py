@@ -214,6 +214,7 @@ class Trainer(Training):
 
     By keyword it takes what `Options` names (steps, batch, out, ...) and every value of the recipe's `Plan`
     (lr, optimiser, schedule, warmup, ...); None leaves a value as it is."""
+    records = (Options, Plan)           # whose fields it takes by keyword
     def __init__(self,
                  # a name, 'my_file.py:Mine', a class, or an instance (trained in place)
                  recipe: Any = 'mae',
@@ -291,7 +292,7 @@ def _signature() -> inspect.Signature:
     own = list(inspect.signature(Trainer.__init__).parameters.values())[1:-1]
     words = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, annotation=f.type,
                                default=f.default if kind is Options else None)
-             for kind in (Options, Plan) for f in fields(kind)]
+             for kind in Trainer.records for f in fields(kind)]
     return inspect.Signature(own + words)
 
 Trainer.__signature__ = _signature()        # type: ignore[attr-defined]
