@@ -15,7 +15,7 @@ from ...checks import BelowOne, Layers, Positive, Whole, Width
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, filled_by_writing, pooled
 from ...contract.strategy import Where
-from ...contract.units import Units, in_full, mean_over, place, rows, spread
+from ...contract.units import Units, in_full, mean_over, place, repeat_to, rows, spread
 from ...masks.schedules import Cosine
 from ...masks.strategies import Random, rand
 from ...parts.discrete import check_tokenizer, read_words
@@ -52,11 +52,12 @@ class WordGrid(nn.Module):
     "A frozen tokenizer, and pictures as a grid of its words; holds no state of its own."
     def __init__(self, tokenizer: Any,          # a stage, or a module: see `MaskGIT`
                  channels: int,                 # of its pictures
-                 grid: tuple[int, ...]):        # rows and columns of words
+                 grid: tuple[int, ...],         # rows and columns of words
+                 patch: int):                   # side of a word's cell in pixels
         super().__init__()
         self.tokenizer: Any = find_tokenizer(tokenizer)
         self.count = check_tokenizer(self.tokenizer, None, channels)       # words of the dictionary
-        self.channels, self.grid = channels, grid
+        self.channels, self.grid, self.patch = channels, grid, patch
 
     def units(self, batch: dict) -> Units:
         "Words, int64 `[B, h, w]`, of a picture of any size or stored as `ids`."
@@ -67,9 +68,10 @@ class WordGrid(nn.Module):
         return Units('grid', self.grid, x=x, put=self.put)
 
     def put(self, batch: dict, x: Tensor) -> dict:
-        "The batch with these words beside its picture; painted from them where it has none."
-        batch = {**batch, 'ids': x}
-        return batch if 'image' in batch else self.painted(batch)
+        """The batch with these words beside its picture; without one, the numbers drawn over their cells (as
+        maps of errors and masks want them)."""
+        drawn = repeat_to(x.float(), [n * self.patch for n in self.grid])[:, None]
+        return {'image': drawn.expand(-1, self.channels, -1, -1), **batch, 'ids': x}
 
     def stored(self, ids: Any) -> Tensor:
         "Words of a batch, or one sentence about what is wrong with them."
@@ -137,7 +139,7 @@ class MaskGIT(Recipe):
                  eps: Positive = 1e-12, std: Positive = .02,
                  strategy: Where = Random(Cosine(), law='ceil hidden')):
         super().__init__()
-        self.words = WordGrid(tokenizer, channels, sides(image, patch))
+        self.words = WordGrid(tokenizer, channels, sides(image, patch), patch)
         n = self.words.count
         self.mask_id, self.classes, self.dropped = n + classes + 1, classes, dropped
         self.smoothing, self.strategy = smoothing, strategy
