@@ -252,12 +252,13 @@ def _ask(a: argparse.Namespace) -> None:
 
 def _export(a: argparse.Namespace) -> None:
     if a.to != 'onnx':
+        if a.masked: raise ValueError("--masked is for --to onnx")
         print(_with_weights(a).save_pretrained(a.out, layout=a.to))
         return
     from maskedlab.uses.finetune import Classifier
     from maskedlab.uses.onnx import to_onnx
     told = Path(a.recipe, 'classifier.json').is_file()
-    print(to_onnx(Classifier.load(a.recipe) if told else _with_weights(a), a.out))
+    print(to_onnx(Classifier.load(a.recipe) if told else _with_weights(a), a.out, a.masked))
 
 # %% ../nbs/01_cli.ipynb #52d37644
 def _words(a: argparse.Namespace) -> dict[str, Any]:
@@ -494,6 +495,8 @@ def _using(add: Callable[..., argparse.ArgumentParser]) -> None:
     c = add('export', _export, 'write weights as another library reads them', recipe='recipe')
     c.add_argument('--to', required=True, metavar='LAYOUT', help="'transformers', 'timm' (the encoder), "
                    "'onnx' (a program that needs no Python), ...; a wrong one tells which there are")
+    c.add_argument('--masked', action='store_true', help='with --to onnx: what is predicted of hidden units, '
+                   'and not features')
     c.add_argument('--out', required=True, help='a folder')
     c.add_argument('--size', help=_SIZE)
 

@@ -134,6 +134,7 @@ def child(generator: torch.Generator | None,           # None: torch's global on
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(f"generator={brief_value(generator)}: give a torch.Generator, such as "
                         "torch.Generator().manual_seed(0)")
+    if torch.compiler.is_exporting(): return torch.Generator(device)        # a program has no luck
     source = 'cpu' if generator is None else generator.device
     part = generator if isinstance(generator, Part) else None
     seed = int(torch.randint(2 ** 62, (), generator=part.whole if part else generator, device=source))
@@ -163,6 +164,7 @@ def draw(strategy: Callable[..., Tensor],              # the recipe's own
     if not isinstance(u, Units) or not callable(strategy):
         raise TypeError(f"draw(strategy={brief_value(strategy)}, u={brief_value(u)}): give a strategy and "
                         "units")
+    if torch.compiler.is_exporting(): return mask       # in a program there is nothing to be looked at
     g = child(generator, u.device)
     given = torch.is_tensor(mask) or not (mask is None or callable(mask))
     m = check_mask(mask, u) if given else hide(mask or strategy, u, generator=g, **signals)

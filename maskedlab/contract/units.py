@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checks import Count, brief_value, door
 
 # %% auto #0
-__all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'rows', 'place', 'spread', 'in_full', 'mean',
+__all__ = ['MOST_UNITS', 'widen', 'known', 'each_in', 'rest', 'index_of', 'parted', 'rows', 'place', 'spread', 'in_full', 'mean',
            'mean_over', 'count_of', 'repeat_to', 'free_for', 'stack_views', 'split_views', 'check_parts', 'Parted',
            'type_and_shape', 'in_line', 'in_table', 'Units', 'told_device', 'layout']
 
@@ -60,8 +60,9 @@ def each_in(which: Tensor) -> int | None:
 def rest(mask: Tensor,      # bool, True = hidden
          ) -> Tensor:       # bool, True = visible; a known count stays known
     "What a mask leaves."
-    each = each_in(mask)
-    return ~mask if each is None else known(~mask, math.prod(mask.shape[1:]) - each)
+    each, told = each_in(mask), getattr(mask, 'others', None)
+    if each is None: return ~mask
+    return known(~mask, math.prod(mask.shape[1:]) - each) if told is None else told
 
 def index_of(which: Tensor) -> Tensor | None:       # int64 `[B, each]`, flat; None where counts may differ
     "The True units of each sample in their order, where their number is known."
@@ -75,6 +76,19 @@ def index_of(which: Tensor) -> Tensor | None:       # int64 `[B, each]`, flat; N
             order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, :each]
         setattr(which, 'unit_index', order.reshape(len(flat), each))     # noqa: B010
     return getattr(which, 'unit_index')                                  # noqa: B009
+
+def parted(hidden: Tensor, visible: Tensor,     # int64 `[B, h]` and `[B, v]`, flat, in order: each unit once
+           shape: tuple[int, ...]) -> Tensor:   # bool `[B, *shape]`
+    """A mask of which both sides are told unit by unit: nothing is counted or looked for, as in a program in
+    which `h` and `v` stay open."""
+    mask = torch.zeros(hidden.shape[0], math.prod(shape), dtype=torch.bool, device=hidden.device)
+    mask = mask.scatter(1, hidden, torch.ones_like(hidden, dtype=torch.bool)).view(-1, *shape)
+    left = ~mask
+    for which, index in ((mask, hidden), (left, visible)):
+        for name, what in (('promise', (index.shape[1], which._version)), ('unit_index', index)):
+            setattr(which, name, what)
+    setattr(mask, 'others', left)                                        # noqa: B010
+    return mask
 
 # %% ../../nbs/contract/00_units.ipynb #2bf59a8d
 def rows(x: Tensor,      # content `[B, *shape, ...]`, or with `shape` flattened

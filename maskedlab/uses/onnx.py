@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..checks import door
 from ..contract.recipe import Recipe, evaluating
 from ..contract.saved import write_files
+from ..contract.units import parted
 from ..train.setup import picture_size
 from .finetune import Classifier
 
@@ -35,41 +36,67 @@ class _Whole(nn.Module):
         batch = {'image': image}
         return self.model.features(batch) if isinstance(self.model, Recipe) else self.model(batch)
 
-def _program(model: Any, image: Tensor, name: str) -> Any:
+class _Asked(nn.Module):
+    "A picture and the units that are hidden in it, in; what is predicted of them, out."
+    def __init__(self, recipe: Recipe, shape: tuple[int, ...]):
+        super().__init__()
+        self.model, self.shape = recipe, shape
+
+    def forward(self, image: Tensor, hidden: Tensor, visible: Tensor) -> Any:
+        "A row for each hidden unit, sample by sample."
+        return self.model.forward({'image': image}, parted(hidden, visible, self.shape)).pred
+
+def _program(net: nn.Module, given: dict[str, Tensor], name: str) -> Any:
     if find_spec('onnx') is None or find_spec('onnxscript') is None:
         raise ImportError("this needs onnx and onnxscript, which are not installed; pip install "
                           "maskedlab[onnx]")
     batch = torch.export.Dim('batch', min=1)
+    one = len(given) == 1       # a picture is all that is given
+    open_ = {k: {0: batch} if one else {1: torch.export.Dim(k, min=1)} if k != 'image' else {} for k in given}
     before, logging.root.manager.disable = logging.root.manager.disable, logging.WARNING
     try:
-        with warnings.catch_warnings(), evaluating(model), torch.no_grad():
+        with warnings.catch_warnings(), evaluating(net), torch.no_grad():
             warnings.simplefilter('ignore')          # the exporter tells of its own future
-            return torch.onnx.export(_Whole(model), (image,), dynamo=True, dynamic_shapes=({0: batch},),
-                                     input_names=['image'], output_names=[name], verbose=False)
+            return torch.onnx.export(net, tuple(given.values()), dynamo=True, verbose=False,
+                                     dynamic_shapes=tuple(open_.values()), input_names=[*given],
+                                     output_names=[name])
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"this network does something that torch.onnx {torch.__version__} cannot write: "
+                         f"{str(error.__cause__ or error).strip().splitlines()[0][:90]}") from error
     finally:
         logging.root.manager.disable = before
 
+# %% ../../nbs/uses/03_onnx.ipynb #34db199e
 @door
 def to_onnx(model: Any,                      # a recipe of pictures, or a `Classifier`
             folder: str | Path,
+            masked: bool = False,            # of a recipe what it predicts, and not its features
             ) -> Path:                       # it holds model.onnx and model.json
     """Write a network of pictures as an ONNX program: `image` float `[B, C, H, W]` in 0..1 to `features`
-    `[B, dim]` of a recipe, or to `logits` `[B, classes]` of a classifier. model.json says the same, with the
-    names of the classes."""
+    `[B, dim]` of a recipe, or to `logits` `[B, classes]` of a classifier. `masked`: one `image` with the flat
+    indices of its `hidden` and `visible` units, int64 `[1, h]` and `[1, v]`, however many, to `pred`, a row
+    for each hidden unit. model.json says the same, with the names of the classes."""
     recipe = model.recipe if isinstance(model, Classifier) else model
     if not isinstance(recipe, Recipe):
         raise TypeError(f"give a recipe or a Classifier, not a {type(model).__name__}")
     size = picture_size(recipe)
     sides = (size, size) if isinstance(size, int) else size
     inner = getattr(recipe, 'inner', recipe)
-    name = 'features' if model is recipe else 'logits'
+    if masked and model is not recipe: raise ValueError("a Classifier hides nothing; give its recipe")
+    name = 'pred' if masked else 'features' if model is recipe else 'logits'
     try:
-        image = torch.rand(2, inner.cut.channels, *sides)
-        with evaluating(model), torch.no_grad():
-            _Whole(model)(image)
+        given = {'image': torch.rand(1 if masked else 2, inner.cut.channels, *sides)}
+        if masked:
+            u = recipe.units(given)
+            order = torch.arange(u.count)[None]
+            given |= {'hidden': order[:, 5:].contiguous(), 'visible': order[:, :5].contiguous()}
+        net: nn.Module = _Asked(recipe, u.shape) if masked else _Whole(model)
+        with evaluating(net), torch.no_grad():
+            net(*given.values())
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{type(recipe).__name__} does not take single pictures, and only those become "
                          "ONNX") from None
-    told = {'input': 'image', 'shape': ['batch', *image.shape[1:]], 'values': '0 to 1', 'output': name,
+    told = {'input': 'image', 'shape': [1 if masked else 'batch', *given['image'].shape[1:]],
+            'values': '0 to 1', 'output': name, **({'units': u.shape} if masked else {}),
             **({} if model is recipe else {'classes': model.classes})}
-    return write_files(folder, {'model.onnx': _program(model, image, name), 'model.json': told})
+    return write_files(folder, {'model.onnx': _program(net, given, name), 'model.json': told})
