@@ -8,7 +8,7 @@ import pytest
 
 import maskedlab as ml
 from maskedlab.instruments.held_out import held_out
-from maskedlab.contract.create import SHIPPED
+from maskedlab.contract.create import SHIPPED, recipe_class
 from maskedlab.show.standing import not_beaten, standing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,3 +118,14 @@ def test_what_is_trained_anew_keeps_its_key_and_its_place_and_is_judged_anew(tmp
     assert told['key'] == 'mae/micro/image/0' and told['standing'] == {'anew': 'mae-micro'}
     assert '--out maskedlab/weights/mae-micro' in told['command'] and '--resume' not in told['command']
     assert not (shelf / 'mae-micro' / 'run.json').exists()
+
+
+OF_DIGITS = [n for n in ml.list_recipes() if 'digits' in recipe_class(n).sizes]
+
+
+@pytest.mark.parametrize('name', OF_DIGITS)
+def test_what_a_training_reports_is_measured_on_data_that_fit(name):
+    r = ml.create_recipe(name, size='digits')
+    found = held_out(r, n=2)
+    assert set(found['loss']) == {'network', 'untrained'}
+    standing(r, n=3, slow=False)

@@ -25,6 +25,8 @@ def own_sample(recipe: Recipe,
                **wishes: Any) -> dict:
     "Samples of the test split of the data that a recipe is for."
     name, image = recipe.card.modality.split()[0], recipe.config.get('image')
+    if name == 'image' and recipe.config.get('channels', 3) == 1:
+        name = 'digits'                 # of the embedded pictures those of one channel
     wishes = {'size': image if isinstance(image, int) else None, **wishes}
     return sample(name, n=n, split='test', generator=generator,
                   **{k: v for k, v in wishes.items() if v is not None and k in options_of(name)})
