@@ -31,8 +31,8 @@ from .video import clips
 from .voiced import voiced
 
 # %% auto #0
-__all__ = ['SAMPLES', 'KEPT', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler', 'options_of',
-           'sample', 'describe', 'data_told', 'data_table']
+__all__ = ['SAMPLES', 'KEPT', 'OF_ONE_CHANNEL', 'photos', 'digits', 'fashion', 'list_samples', 'Kept', 'fingerprint', 'sampler',
+           'sample_of', 'options_of', 'sample', 'describe', 'data_told', 'data_table']
 
 # %% ../../nbs/data/01_samples.ipynb #72994e7f
 _FILES = resources.files('maskedlab') / 'data' / 'files'
@@ -193,6 +193,15 @@ def sampler(modality: str,          # a name of `list_samples()`
                 raise TypeError(f"sample({modality!r}) has no option {name[:40]!r}; it takes "
                                 f"{', '.join(known)}")
     return f
+
+OF_ONE_CHANNEL = {'image': 'digits'}        # where a sample has more, the one that stands in for it
+
+def sample_of(modality: str,                    # of a recipe's card: of 'image text' the first
+              channels: int | None = None,      # that the recipe was made for
+              ) -> str:
+    "The name of the sample that fits a method."
+    first = modality.split()[0]
+    return OF_ONE_CHANNEL.get(first, first) if channels == 1 else first
 
 def options_of(modality: str) -> tuple[str, ...]:
     "The options that its sample takes, such as `size`."

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..data.samples import options_of, sample
+from ..data.samples import options_of, sample, sample_of
 from .baselines import beside_baselines
 from ..contract.recipe import Recipe, evaluating
 
@@ -24,9 +24,7 @@ def own_sample(recipe: Recipe,
                # have are left out
                **wishes: Any) -> dict:
     "Samples of the test split of the data that a recipe is for."
-    name, image = recipe.card.modality.split()[0], recipe.config.get('image')
-    if name == 'image' and recipe.config.get('channels', 3) == 1:
-        name = 'digits'                 # of the embedded pictures those of one channel
+    name, image = sample_of(recipe.card.modality, recipe.config.get('channels')), recipe.config.get('image')
     wishes = {'size': image if isinstance(image, int) else None, **wishes}
     return sample(name, n=n, split='test', generator=generator,
                   **{k: v for k, v in wishes.items() if v is not None and k in options_of(name)})

@@ -52,7 +52,8 @@ def _program(net: nn.Module, given: dict[str, Tensor], name: str) -> Any:
                           "maskedlab[onnx]")
     batch = torch.export.Dim('batch', min=1)
     one = len(given) == 1       # a picture is all that is given
-    open_ = {k: {0: batch} if one else {1: torch.export.Dim(k, min=1)} if k != 'image' else {} for k in given}
+    several = lambda k, x: {} if x.is_floating_point() else {1: torch.export.Dim(k, min=1)}
+    open_ = {k: {0: batch} if one else several(k, x) for k, x in given.items()}
     before, logging.root.manager.disable = logging.root.manager.disable, logging.WARNING
     try:
         with warnings.catch_warnings(), evaluating(net), torch.no_grad():
@@ -85,7 +86,8 @@ def to_onnx(model: Any,                      # a recipe of pictures, or a `Class
     if masked and model is not recipe: raise ValueError("a Classifier hides nothing; give its recipe")
     name = 'pred' if masked else 'features' if model is recipe else 'logits'
     try:
-        given = {'image': torch.rand(1 if masked else 2, inner.cut.channels, *sides)}
+        image = torch.rand(1 if masked else 2, inner.cut.channels, *sides)
+        given = {'image': image}
         if masked:
             u = recipe.units(given)
             order = torch.arange(u.count)[None]
@@ -96,7 +98,7 @@ def to_onnx(model: Any,                      # a recipe of pictures, or a `Class
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{type(recipe).__name__} does not take single pictures, and only those become "
                          "ONNX") from None
-    told = {'input': 'image', 'shape': [1 if masked else 'batch', *given['image'].shape[1:]],
+    told = {'input': 'image', 'shape': [1 if masked else 'batch', *image.shape[1:]],
             'values': '0 to 1', 'output': name, **({'units': u.shape} if masked else {}),
             **({} if model is recipe else {'classes': model.classes})}
     return write_files(folder, {'model.onnx': _program(net, given, name), 'model.json': told})
