@@ -85,7 +85,7 @@ def test_own_mask_as_the_readme_says(flowers, capsys, monkeypatch):
     told = said[-1].out
     assert told.count('Unequal shares are hidden') == 1
     assert 'linear: Random(.75) minus ring.py:Ring(.5)' in told and '95 % interval' in told
-    assert asked == [(('runs/ring',), dict(port=8866, strategy=None, trust=True))]
+    assert asked == [(('runs/ring',), dict(port=8866, strategy=None, trust=True, own=None))]
 
 
 def test_the_instruments_look_at_an_own_mask(flowers, capsys):
