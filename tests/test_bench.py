@@ -117,7 +117,7 @@ def test_the_help_of_compare_says_its_budget(capsys):
     with pytest.raises(SystemExit):
         main(['compare', '--help'])
     said = ' '.join(capsys.readouterr().out.split())
-    assert f'default {Budget().steps}' in said and f'default {Budget().tune}' in said
+    assert f'default: {Budget().steps}' in said and f'default: {Budget().tune}' in said
 
 
 def test_a_dear_step_is_explained():
