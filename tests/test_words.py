@@ -192,8 +192,8 @@ def test_a_pickle_that_asks_for_more_than_tensors_is_not_run_even_when_trusted(s
 
 def test_the_environment_is_heard(served, tmp_path):
     "HF_ENDPOINT and HF_HOME, as huggingface_hub reads them when a process begins."
-    env = {**os.environ, 'HF_ENDPOINT': served.address, 'HF_HOME': str(tmp_path / 'home'),
-           'PYTHONPATH': str(ROOT)}
+    env = {**os.environ, 'HF_HUB_OFFLINE': '0', 'HF_ENDPOINT': served.address,
+           'HF_HOME': str(tmp_path / 'home'), 'PYTHONPATH': str(ROOT)}
     run = lambda **more: subprocess.run([sys.executable, '-m', 'maskedlab', 'card', 'hf:me/own', '--json'],
                                         env={**env, **more}, capture_output=True, text=True, timeout=300)
     assert json.loads(run().stdout)['title'] == ml.card('mae').title
