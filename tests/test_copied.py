@@ -171,7 +171,7 @@ def test_words_and_folders_in_every_command(run, capsys):
         assert cli.main(words) == 2 and '--trust' in capsys.readouterr().err
     for words in commands:
         assert cli.main([*words, '--trust']) == 0, capsys.readouterr().err
-    assert cli.main(['claim', 'run', '--steps', '1']) == 2 and 'folder' in capsys.readouterr().err
+    assert cli.main(['claim', 'run', '--steps', '1']) == 2 and 'holds weights' in capsys.readouterr().err
 
 
 def test_the_page_of_the_command_line_opens_both(run, tmp_path_factory, monkeypatch):
