@@ -40,7 +40,7 @@ PICTURES: dict[str, dict[str, tuple[str, int]]] = {
         'order.jpg': ('wrong_order=mixed', 0), 'smoothed.jpg': ('smoothed=smoothed', 0),
         'lent.jpg': ('reveal(nothing,', 0)},
     '05_words': {
-        'words.png': ("ml.Explorer('bert_mlm')", 0), 'fates.png': ('fate = [', 0),
+        'words.png': ("ml.Explorer('bert_mlm', my_own)", 0), 'fates.png': ('fate = [', 0),
         'shares.png': ('reveal(never,', 0), 'electra.png': ("ml.Explorer('electra')", 0)},
     '06_points': {
         'points.png': ('three_rows(few)', 0), 'centres.png': ("'at random': [torch.randperm", 0),
