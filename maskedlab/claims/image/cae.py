@@ -56,4 +56,4 @@ CLAIM = Claim(
     arms={'CAE': arm(CAE), 'no alignment': arm(CAE, align=0.),
           'decoder sees kept patches': arm(OpenDecoder), 'alignment alone': arm(AlignmentAlone),
           'pixels': arm(CAE, target='pixels')},
-    data='digits', steps=500, batch=64, lr=1e-3, seeds=3)
+    data='digits', steps=2000, batch=64, lr=1e-3, seeds=5)

@@ -51,4 +51,4 @@ CLAIM = Claim(
           'each picture first': partial(mfm, reduction='sample'),
           'super-resolution': partial(mfm, corruption='down'), 'denoising': partial(mfm, corruption='noise'),
           'MFM, convnet': partial(mfm, Bordered, encoder='test_resnet', stride=8)},
-    data='digits', steps=400, batch=64, lr=1e-3, seeds=3)
+    data='digits', steps=1600, batch=64, lr=1e-3, seeds=5)
