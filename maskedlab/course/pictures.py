@@ -5,7 +5,6 @@
 # %% ../../nbs/course/03_pictures.ipynb #10d42209
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ..show.stored import address_of
 
 # %% auto #0
 __all__ = ['HIDDEN', 'SHOWN', 'COLOURS', 'MARKS', 'DASHES', 'pixels', 'Strip', 'side_by_side', 'normal_interval', 'curves',
@@ -67,9 +68,9 @@ class Strip:
         for i, (image, note) in enumerate(zip(images, notes), 1):
             file = BytesIO()
             image.save(file, 'PNG')
-            data, below = base64.b64encode(file.getvalue()).decode(), html.escape(note)
+            below = html.escape(note)
             out += (f'<td style="{plain}"><img alt="{name}, picture {i}{", " + below if below else ""}" '
-                    f'src="data:image/png;base64,{data}" '
+                    f'src="{address_of(file.getvalue())}" '
                     f'style="width:{self._size(image)[0]}px;height:{self._size(image)[1]}px;max-width:none;'
                     'image-rendering:pixelated">'
                     + (f'<div style="font-size:85%">{below}</div>' if below else '') + '</td>')

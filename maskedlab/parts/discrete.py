@@ -19,7 +19,7 @@ from ..contract.units import in_full
 
 # %% auto #0
 __all__ = ['half_cosine', 'gumbel_softmax', 'uniform_kl', 'falling', 'ProductQuantiser', 'even_use', 'Prototypes', 'in_use',
-           'perplexity', 'dictionary', 'check_tokenizer', 'read_words']
+           'perplexity', 'dictionary', 'check_tokenizer', 'in_dictionary', 'read_words']
 
 # %% ../../nbs/parts/09_discrete.ipynb #71da2bb0
 def half_cosine(start: float, stop: float, progress: float) -> float:
@@ -150,6 +150,16 @@ def check_tokenizer(tokenizer: Any,              # has `ids`, `words` or `codebo
                       "longer, "
                       "or with fewer words= or a larger weight=", stacklevel=outside())
     return have
+
+def in_dictionary(ids: Tensor,      # int64, stored words of any shape; at least one
+                  words: int,       # of the tokenizer's dictionary
+                  ) -> Tensor:
+    "The same; ValueError where one of them is no word of the dictionary."
+    low, high = (int(v) for v in ids.aminmax())
+    if low < 0 or high >= words:
+        raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {words - 1}; give the "
+                         "tokenizer that wrote them")
+    return ids
 
 def read_words(tokenizer: Any,                # as above, with `stride`
                image: Tensor,                 # `[B, C, H, W]` in 0..1

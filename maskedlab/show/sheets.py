@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import io
 import textwrap
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from ..checks import door, on_disk, short
+from .stored import address_of
 from .views.base import FAINT, INK, PAPER, font, panel
 
 # %% auto #0
@@ -45,8 +45,8 @@ class Sheet:
     def svg(self) -> str:
         "Words as words, panels as pixels inside."
         size = f'width="{self.width}" height="{self.height}"'
-        marks = [f'<image x="{x}" y="{y}" width="{p.width}" height="{p.height}" href="{_as_address(p)}"/>'
-                 for x, y, p in self.panels]
+        marks = [f'<image x="{x}" y="{y}" width="{p.width}" height="{p.height}" '
+                 f'href="{address_of(_png(p))}"/>' for x, y, p in self.panels]
         # SVG counts from the line that letters stand on, Pillow from above them
         marks += [f'<text x="{x}" y="{y + round(.95 * high)}" fill="rgb{colour}" font-size="{high}">'
                   f'{html.escape(words)}</text>' for x, y, words, colour, high in self.texts if words]
@@ -65,9 +65,6 @@ def _png(picture: Image.Image) -> bytes:
     data = io.BytesIO()
     picture.save(data, 'PNG')
     return data.getvalue()
-
-def _as_address(picture: Image.Image) -> str:
-    return 'data:image/png;base64,' + b64encode(_png(picture)).decode()
 
 # %% ../../nbs/show/02_a_sheets.ipynb #126f6b62
 # the panel whose holes are hidden units; elsewhere they are places with nothing to show

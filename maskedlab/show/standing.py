@@ -39,7 +39,8 @@ def standing(recipe: Recipe,
                 for i in range(n)]
     each = [s for s in each if all(x == x for x in s.values())]      # nothing was hidden, nothing to score
     # where all is hidden, a guess from what is visible has no answer: those samples compare nothing
-    each = [s for s in each if len(s) == max(map(len, each))]
+    most = max(map(len, each), default=0)
+    each = [s for s in each if len(s) == most]
     if not each or 'network' not in each[0]: return {}
     measure, sign = view.measure, -1 if view.measure.low else 1
     mean = lambda k: round(sum(s[k] for s in each) / len(each), 3)

@@ -15,7 +15,7 @@ from typing import Any
 from ..train.watch import in_kernel
 
 # %% auto #0
-__all__ = ['keeps_outputs', 'image_of', 'display_stored']
+__all__ = ['keeps_outputs', 'address_of', 'image_of', 'display_stored']
 
 # %% ../../nbs/show/01_stored.ipynb #3afdd2d5
 # JupyterLab: an output is .jp-OutputArea-child, and in it .jp-OutputArea-output holds an element where a
@@ -32,12 +32,15 @@ def keeps_outputs() -> bool:
     others = 'google.colab' in sys.modules or 'VSCODE_PID' in os.environ
     return in_kernel() and not others and not os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
 
+def address_of(png: bytes) -> str:
+    "A picture as an address that holds all of it."
+    return 'data:image/png;base64,' + base64.b64encode(png).decode()
+
 def image_of(png: bytes,         # a picture
              words: str,         # what it shows, for those who cannot see it
              ) -> str:           # HTML
     "A picture inside of a page."
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+    return f'<img alt="{html.escape(words)}" src="{address_of(png)}" style="max-width:100%">'
 
 def display_stored(widget: Any,          # a living widget, of ipywidgets or anywidget
                    still: str,           # HTML that is shown where it no longer lives

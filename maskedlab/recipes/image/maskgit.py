@@ -18,11 +18,12 @@ from ...contract.strategy import Where
 from ...contract.units import Units, in_full, mean_over, place, repeat_to, rows, spread
 from ...masks.schedules import Cosine
 from ...masks.strategies import Random, rand
-from ...parts.discrete import check_tokenizer, read_words
+from ...parts.discrete import check_tokenizer, in_dictionary, read_words
 from ...parts.patches import check_image, sides
 from ...parts.text import TextEncoder, TiedHead
 from ...parts.watch import watched
 from ...stages.shelf import find_tokenizer
+from ...stages.words import frozen_tokenizer
 
 # %% auto #0
 __all__ = ['CARD', 'SIZES', 'PLAN', 'WordGrid', 'class_words', 'by_picture', 'MaskGIT']
@@ -80,11 +81,7 @@ class WordGrid(nn.Module):
             got = f'{ids.dtype} {list(ids.shape)}' if torch.is_tensor(ids) else type(ids).__name__
             raise ValueError(f"ids must be the words of pictures, int64 [B, {self.grid[0]}, {self.grid[1]}], "
                              f"got {got}")
-        low, high = (int(v) for v in ids.aminmax())
-        if low < 0 or high >= self.count:
-            raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {self.count - 1}; "
-                             "give the tokenizer that wrote them")
-        return ids
+        return in_dictionary(ids, self.count)
 
     def painted(self, batch: dict) -> dict:
         "The batch with the picture that the tokenizer paints from its `ids`, of the size that it had."
@@ -124,7 +121,7 @@ def by_picture(e: Tensor,           # `[n]`, errors of hidden words
 # %% ../../../nbs/recipes/image/maskgit.ipynb #febb8129
 class MaskGIT(Recipe):
     "Name any share of a picture's words, so that one can be made of nothing (Chang et al. 2022, section 3)."
-    card, sizes, plan, fill = CARD, SIZES, PLAN, filled_by_writing
+    card, sizes, plan, tokenizer, fill = CARD, SIZES, PLAN, frozen_tokenizer, filled_by_writing
     condition = ('label',)
 
     def __init__(self, image: Width | tuple[Width, Width] = 256,  # pixels; others are read at this size
@@ -147,11 +144,6 @@ class MaskGIT(Recipe):
         tables: Any = dict(length=length, hidden=hidden, eps=eps, std=std)
         self.encoder = TextEncoder(self.mask_id + 1, dim, depth, heads, **tables)
         self.head = TiedHead(dim, dim, n, eps, std)
-
-    @property
-    def tokenizer(self) -> Any:
-        "The frozen tokenizer."
-        return self.words.tokenizer
 
     def units(self, batch: dict) -> Units:
         "Words, int64 `[B, h, w]`: those of the tokenizer, or stored ones as they are."

@@ -20,12 +20,12 @@ from ...contract.chance import places_in
 from ...contract.plan import Plan
 from ...contract.recipe import Card, Out, Recipe, child, draw, filled_by_writing, pooled
 from ...contract.strategy import Where
-from ...contract.units import Units, mean, place, repeat_to, rest, rows, spread
+from ...contract.units import Units, mean, place, repeat_to, rest, rows, spread, type_and_shape
 from ...corruptions.drop import keep
 from ...corruptions.replace import replace
 from ...masks.schedules import Normal
 from ...masks.strategies import Random, first_k, rand
-from ...parts.discrete import check_tokenizer
+from ...parts.discrete import check_tokenizer, in_dictionary
 from ...parts.moves import move, movements, snap
 from ...parts.patches import Patches, sides
 from ...parts.positions import fit_positions
@@ -33,6 +33,7 @@ from ...parts.transformer import init_xavier
 from ...parts.vit import Filler, ViT
 from ...parts.watch import one_of, watched
 from ...stages.shelf import find_tokenizer
+from ...stages.words import frozen_tokenizer
 
 # %% auto #0
 __all__ = ['CARD', 'FINE', 'SIZES', 'PLAN', 'DECLARED', 'deflate', 'inflate', 'coded', 'storage', 'blocks', 'unblock',
@@ -132,18 +133,12 @@ def crop_words(ids: Tensor,                  # `[B, h, w]`
 def check_words(ids: Any, words: int) -> Tensor:      # int64 `[B, h, w]`
     "The words of a batch, or one sentence about what is wrong with them."
     if not torch.is_tensor(ids) or ids.ndim != 3 or ids.is_floating_point() or ids.dtype == torch.bool:
-        got = type(ids).__name__
-        if torch.is_tensor(ids):
-            got = f"{str(ids.dtype).removeprefix('torch.')} {list(ids.shape)}"
-        raise TypeError(f"ids must be whole numbers [B, h, w], a map of words for each picture, got {got}")
+        raise TypeError("ids must be whole numbers [B, h, w], a map of words for each picture, got "
+                        f"{type_and_shape(ids)}")
     if not ids.numel() or ids.shape[1] % 2 or ids.shape[2] % 2:
         raise ValueError(f"ids of shape {list(ids.shape)} do not divide into units of 2 x 2 words; give even "
                          "sides")
-    low, high = (int(v) for v in ids.aminmax())
-    if low < 0 or high >= words:
-        raise ValueError(f"ids run from {low} to {high}, the codebook has words 0 to {words - 1}; give the "
-                         "tokenizer that wrote them")
-    return ids.long()
+    return in_dictionary(ids.long(), words)
 
 # %% ../../../nbs/recipes/image/seitpp.ipynb #fab37018
 class StoredWords(nn.Module):
@@ -319,6 +314,7 @@ DECLARED = ('in training words move before any is hidden, so what a place hides 
 class SeiTPP(Recipe):
     "Masked token modelling over stored words (Lee et al. 2024, section 3)."
     card, sizes, plan, declared, fill = CARD, SIZES, PLAN, DECLARED, filled_by_writing
+    tokenizer = frozen_tokenizer
 
     def __init__(self, image: Width | tuple[Width, Width] = 224,  # pixels; other sizes work too
                  patch: Width = 16, channels: Width = 3,     # side of a unit in pixels: two words
@@ -346,11 +342,6 @@ class SeiTPP(Recipe):
         self.head = WordHead(decoder_dim, code, n, eps)
         self.drop, self.smoothing, self.colour, self.strategy = drop, smoothing, colour, strategy
         self.joint = 'with colour= a picture takes the colours of another of its part' if colour else ''
-
-    @property
-    def tokenizer(self) -> Any:
-        "The frozen tokenizer."
-        return self.words.tokenizer
 
     def units(self, batch: dict) -> Units:
         "Blocks of 2 x 2 words, `[B, h, w, 4]`: those of the tokenizer, or stored ones as they are."
